@@ -1,0 +1,435 @@
+"""From the authors' checkpoints to ours, and the loading of both.
+
+The authors' files hold the state dict bare or under ``model`` or
+``state_dict``, with or without a ``module.`` prefix. Ours is mm's layout of a
+classifier: ``backbone.*`` and ``head.fc.*``.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+RELEASE_URL = 'https://github.com/yun-liu/HAT-Net/releases/download/v2.0'
+RELEASES = {
+    'tiny': 'HAT-Net_Tiny.pth',
+    'small': 'HAT-Net_Small.pth',
+    'medium': 'HAT-Net_Medium.pth',
+    'large': 'HAT-Net_Large.pth',
+}
+
+# Official name -> ours, applied in this order to the start of a key (left
+# side without a dot in front) or to its middle.
+RENAMES = {
+    'patch_embed.': 'backbone.stem.',
+    'ds2.conv.': 'backbone.downsamples.0.0.',
+    'ds2.norm.': 'backbone.downsamples.0.1.',
+    'ds3.conv.': 'backbone.downsamples.1.0.',
+    'ds3.norm.': 'backbone.downsamples.1.1.',
+    'ds4.conv.': 'backbone.downsamples.2.0.',
+    'ds4.norm.': 'backbone.downsamples.2.1.',
+    'blocks.': 'backbone.stages.',
+    'classifier.1.': 'head.fc.',
+    '.attn.ds_norm.': '.attn.pool_norm.',
+    '.conv.conv1.0.': '.mlp.norm1.',
+    '.conv.conv1.1.': '.mlp.fc1.',
+    '.conv.conv2.0.': '.mlp.dw_conv.',
+    '.conv.conv3.0.': '.mlp.fc2.',
+    '.conv.conv3.1.': '.mlp.norm2.',
+}
+# In every official file, and used by no forward pass.
+UNUSED = re.compile(r'^blocks\.\d+\.\d+\.attn\.proj_norm\.(weight|bias)$')
+_OFFICIAL = re.compile(r'(patch_embed\.[013]|blocks\.\d+\.\d+)\.')
+BACKBONE = 'backbone.'
+OUT_NORMS = 'out_norms.'
+HEAD = ('head.fc.weight', 'head.fc.bias')
+
+
+class _Inert:
+    """Stands for an object of a checkpoint that is no tensor."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, item):
+        pass
+
+    def extend(self, items):
+        pass
+
+
+class _TensorsOnly:
+    """A pickle module for :func:`torch.load` that runs nothing from a file.
+
+    It makes tensors and plain containers; every other object comes out as an
+    :class:`_Inert`. torch's own ``weights_only`` refuses a file with any such
+    object, as the training checkpoints of mmengine and DeiT's scripts are.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        allowed = {  # noqa: RUF012
+            ('collections', 'OrderedDict'),
+            ('torch', 'Size'),
+            ('torch', 'device'),
+            ('torch._utils', '_rebuild_parameter'),
+            ('torch._utils', '_rebuild_tensor_v2'),
+        }
+
+        def find_class(self, module: str, name: str) -> object:
+            if (module, name) in self.allowed or (
+                module == 'torch'
+                and (
+                    name.endswith('Storage')
+                    or isinstance(getattr(torch, name, None), torch.dtype)
+                )
+            ):
+                return super().find_class(module, name)
+            return _Inert
+
+    @classmethod
+    def load(cls, file, **kwargs) -> object:
+        return cls.Unpickler(file, **kwargs).load()
+
+
+def read(filename: str | os.PathLike, map_location='cpu') -> dict:
+    """Read a checkpoint without running code that it may contain.
+
+    Args:
+        filename (str | PathLike): A file, an http(s) URL (kept in torch's hub
+            cache), ``hatnet://<arch>``, or any other scheme that mmengine
+            knows, such as ``s3://``.
+        map_location (str | torch.device): As for ``torch.load``. Defaults to
+            'cpu'.
+
+    Returns:
+        dict: What the file holds, with placeholders for what is no tensor.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint.
+    """
+    name = os.fspath(filename)
+    if name.startswith(('http://', 'https://')):
+        name = str(download(name))
+    elif '://' in name:
+        return CheckpointLoader.load_checkpoint(name, map_location)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'no checkpoint at {path}')
+    try:
+        try:
+            content = torch.load(
+                path, map_location=map_location, weights_only=True
+            )
+        except pickle.UnpicklingError:
+            content = torch.load(
+                path,
+                map_location=map_location,
+                pickle_module=_TensorsOnly,
+                weights_only=False,
+            )
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f'{path} is not a checkpoint of torch, or is damaged: {error}'
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f'{path} holds no state dict')
+    return content
+
+
+def download(url: str) -> Path:
+    """Download a file to torch's hub cache, once per machine.
+
+    Args:
+        url (str): An http(s) URL.
+
+    Returns:
+        Path: The file.
+    """
+    folder = Path(torch.hub.get_dir()) / 'checkpoints'
+    path = folder / url.rsplit('/', 1)[-1]
+    # Rank 0 goes first; ranks that do not see its files follow.
+    if not is_main_process():
+        barrier()
+    try:
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(url, str(path))
+            except OSError as error:
+                raise OSError(
+                    f'could not download {url} ({error}); get it by other '
+                    f'means and put it at {path}'
+                ) from error
+    finally:
+        if is_main_process():
+            barrier()
+    return path
+
+
+def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
+    """Get the state dict out of any layout.
+
+    Args:
+        checkpoint (Mapping): A state dict, bare or under ``state_dict`` or
+            ``model``, with or without a ``module.`` prefix.
+
+    Returns:
+        dict[str, Tensor]: The tensors in it.
+    """
+    for key in ('state_dict', 'model'):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+    return {
+        key.removeprefix('module.'): value
+        for key, value in checkpoint.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def is_official(state_dict: Iterable[str]) -> bool:
+    """Whether keys are named as in the authors' code."""
+    return any(_OFFICIAL.match(key) for key in state_dict)
+
+
+def convert_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the authors' keys to ours.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): As from :func:`unwrap`.
+
+    Returns:
+        dict[str, Tensor]: With ``backbone.*`` and ``head.fc.*`` keys and
+        without the unused ``proj_norm``. Unknown keys keep their names.
+    """
+    converted = {}
+    for key, value in state_dict.items():
+        if UNUSED.match(key):
+            continue
+        for official, ours in RENAMES.items():
+            if official.startswith('.'):
+                key = key.replace(official, ours)
+            elif key.startswith(official):
+                key = ours + key.removeprefix(official)
+        converted[key] = value
+    return converted
+
+
+def check(
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    source: str,
+) -> None:
+    """Compare a state dict with what a model needs.
+
+    Args:
+        found (Mapping[str, Tensor]): The state dict.
+        expected (Mapping[str, Tensor]): That of the model.
+        source (str): Where ``found`` comes from, for the message.
+
+    Raises:
+        ValueError: If keys are missing, unexpected or of another shape. The
+            message names them.
+    """
+
+    def listing(problem: str, keys: list[str]) -> str:
+        more = f' and {len(keys) - 4} more' if len(keys) > 4 else ''
+        return f'{problem}: {", ".join(keys[:4])}{more}' if keys else ''
+
+    problems = [
+        listing('missing', [key for key in expected if key not in found]),
+        listing('unexpected', [key for key in found if key not in expected]),
+        listing(
+            'wrong shape',
+            [
+                f'{key} {tuple(found[key].shape)} instead of '
+                f'{tuple(value.shape)}'
+                for key, value in expected.items()
+                if key in found and found[key].shape != value.shape
+            ],
+        ),
+    ]
+    if any(problems):
+        matched = len(found.keys() & expected.keys())
+        raise ValueError(
+            f'{source} does not fit the model ({matched} of '
+            f'{len(expected)} keys match): '
+            + '; '.join(problem for problem in problems if problem)
+        )
+
+
+def to_backbone(
+    checkpoint: Mapping,
+    model: nn.Module,
+    source: str,
+    prefix: str | None = None,
+) -> dict[str, Tensor]:
+    """Get the weights for a bare HATNet out of any checkpoint.
+
+    Args:
+        checkpoint (Mapping): Of the authors, of mm or of a bare HATNet.
+        model (HATNet): The backbone.
+        source (str): Where it comes from, for the message.
+        prefix (str, optional): Prefix of the backbone's keys. Defaults to
+            None, 'backbone.' where there are such keys and else none.
+
+    Returns:
+        dict[str, Tensor]: The state dict of ``model``.
+
+    Raises:
+        ValueError: If the weights do not fit, but for norms on the outputs,
+            which keep what they have, and stages that are not built.
+    """
+    state_dict = unwrap(checkpoint)
+    if is_official(state_dict):
+        state_dict = {
+            key.removeprefix(BACKBONE): value
+            for key, value in convert_official(state_dict).items()
+            if key not in HEAD
+        }
+    else:
+        if prefix is None:
+            prefix = BACKBONE if _has(state_dict, BACKBONE) else ''
+        elif prefix:
+            prefix = prefix.rstrip('.') + '.'
+        state_dict = {
+            key.removeprefix(prefix): value
+            for key, value in state_dict.items()
+            if key.startswith(prefix)
+        }
+    expected = model.state_dict()
+    found = {
+        **{key: expected[key] for key in expected if _has([key], OUT_NORMS)},
+        **{
+            key: value
+            for key, value in state_dict.items()
+            if key in expected or not model.is_optional(key)
+        },
+    }
+    check(found, expected, source)
+    return found
+
+
+def load_backbone(
+    model: nn.Module,
+    checkpoint: str,
+    prefix: str | None = None,
+    map_location: str | torch.device = 'cpu',
+) -> None:
+    """Load a checkpoint into a bare HATNet.
+
+    This is what ``init_cfg=dict(type='Pretrained', checkpoint=...)`` does.
+
+    Args:
+        model (HATNet): The backbone.
+        checkpoint (str): A file, a URL or ``'hatnet://<arch>'``, of the
+            authors or of mm.
+        prefix (str, optional): Prefix of the backbone's keys in a checkpoint
+            of mm. Defaults to None, 'backbone.' where there are such keys.
+        map_location (str | torch.device): As for ``torch.load``. Defaults to
+            'cpu'.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the weights do not fit; see :func:`to_backbone`.
+    """
+    content = read(checkpoint, map_location)
+    model.load_state_dict(to_backbone(content, model, str(checkpoint), prefix))
+
+
+def adapt_backbone(state_dict: dict, model: nn.Module) -> None:
+    """Make a state dict that is being loaded into a bare HATNet fit, in place.
+
+    Args:
+        state_dict (dict): Left alone if any of its keys is the model's.
+        model (HATNet): The backbone.
+
+    Raises:
+        ValueError: If the weights do not fit.
+    """
+    if state_dict and not state_dict.keys() & model.state_dict().keys():
+        weights = to_backbone(state_dict, model, 'the checkpoint')
+        state_dict.clear()
+        state_dict.update(weights)
+
+
+def adapt_classifier(state_dict: dict, model: nn.Module) -> None:
+    """Make a state dict that is being loaded into a classifier fit, in place.
+
+    Args:
+        state_dict (dict): Left alone if it is in mm's layout.
+        model (HATNet): The classifier's backbone.
+
+    Raises:
+        ValueError: If the weights do not fit.
+    """
+    if not state_dict or _has(state_dict, (BACKBONE, 'neck.', 'head.')):
+        return
+    found = convert_official(unwrap(state_dict))
+    expected = {
+        **{BACKBONE + key: value for key, value in model.state_dict().items()},
+        # The head is compared by its own class.
+        **{key: found.get(key, torch.empty(0)) for key in HEAD},
+    }
+    check(found, expected, 'the checkpoint')
+    state_dict.clear()
+    state_dict.update(found)
+
+
+@CheckpointLoader.register_scheme('hatnet://', force=True)
+def load_from_hatnet(
+    filename: str, map_location: str | torch.device | None = None
+) -> dict:
+    """Load the authors' ImageNet weights by name, for any of mm's loaders.
+
+    The file is downloaded to torch's hub cache, from the authors' release or
+    from ``$MMHATNET_RELEASE_URL``, where the same file names have to be.
+
+    Args:
+        filename (str): ``hatnet://`` and 'tiny', 'small', 'medium' or
+            'large', or their first letter.
+        map_location (str | torch.device, optional): As for ``torch.load``.
+            Defaults to None, 'cpu'.
+
+    Returns:
+        dict: ``state_dict`` of a classifier in mm's layout.
+
+    Raises:
+        ValueError: If the name is unknown or the file is not that model.
+    """
+    from .models.hatnet import HATNet
+
+    name = filename.removeprefix('hatnet://')
+    arch = next((arch for arch in RELEASES if name in (arch, arch[0])), None)
+    if arch is None:
+        raise ValueError(
+            f"unknown checkpoint '{filename}': choose from "
+            + ', '.join(f'hatnet://{arch}' for arch in RELEASES)
+        )
+    base = os.environ.get('MMHATNET_RELEASE_URL', RELEASE_URL).rstrip('/')
+    path = download(f'{base}/{RELEASES[arch]}')
+    try:
+        state_dict = unwrap(read(path, map_location or 'cpu'))
+        with torch.device('meta'):
+            adapt_classifier(state_dict, HATNet(arch, out_indices=-1))
+    except ValueError as error:
+        raise ValueError(
+            f'{error}. Delete {path} to download it again'
+        ) from error
+    return dict(state_dict=state_dict)
+
+
+def _has(keys: Iterable[str], prefix: str | tuple[str, ...]) -> bool:
+    return any(key.startswith(prefix) for key in keys)

@@ -1,0 +1,19 @@
+from ..registry import MODELS
+from .hatnet import HATNet
+
+__all__ = ['HATNet', 'build_cls_head']
+
+
+@MODELS.register_module('HATNetClsHead')
+def build_cls_head(**kwargs):
+    """Build a :class:`~mmhatnet.models.cls_head.HATNetClsHead`.
+
+    The registry gets this function instead of the class: the class derives
+    from mmpretrain's, which a segmentor or a detector must not import.
+
+    Args:
+        **kwargs: The arguments of the class.
+    """
+    from .cls_head import HATNetClsHead
+
+    return HATNetClsHead(**kwargs)

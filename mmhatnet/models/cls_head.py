@@ -1,0 +1,60 @@
+import torch
+from mmpretrain.models.heads import LinearClsHead
+from torch import nn
+
+
+class HATNetClsHead(LinearClsHead):
+    """Global average pooling, dropout and a linear layer (paper, Sec. 3.3).
+
+    In a config it is ``dict(type='mmhatnet.HATNetClsHead', ...)``, without a
+    neck.
+
+    Args:
+        num_classes (int): Number of classes.
+        in_channels (int): Channels of the backbone's last stage.
+        drop_rate (float): Dropout before the linear layer, 0.2 in the
+            official model. Defaults to 0.2.
+        init_cfg (dict, optional): Initialization config. Defaults to the
+            official truncated normal with a standard deviation of 0.02.
+        **kwargs: ``loss``, ``topk`` and ``cal_acc`` of mmpretrain's
+            ``LinearClsHead``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        drop_rate: float = 0.2,
+        init_cfg: dict | None = None,
+        **kwargs,
+    ) -> None:
+        init_cfg = init_cfg or dict(
+            type='TruncNormal', layer='Linear', std=0.02
+        )
+        super().__init__(num_classes, in_channels, init_cfg=init_cfg, **kwargs)
+        self.dropout = nn.Dropout(drop_rate)
+
+    def pre_logits(self, feats: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Pool the last feature map.
+
+        Args:
+            feats (tuple[Tensor]): Feature maps (N, C, H, W), last stage last.
+
+        Returns:
+            Tensor: (N, C).
+        """
+        return self.dropout(feats[-1].mean(dim=(2, 3)))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # mmengine would only log a different number of classes, and the head
+        # would silently keep its random weights.
+        weight = state_dict.get(f'{prefix}fc.weight')
+        if weight is not None and weight.shape != self.fc.weight.shape:
+            raise ValueError(
+                f'{prefix}fc.weight is {tuple(weight.shape)} in the '
+                f'checkpoint and {tuple(self.fc.weight.shape)} in the model. '
+                'To train on other classes, load the backbone alone: '
+                "model.backbone.init_cfg=dict(type='Pretrained', "
+                'checkpoint=...)'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)

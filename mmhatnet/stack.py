@@ -1,0 +1,112 @@
+"""What differs between the two families of the OpenMMLab stack.
+
+The original packages (OpenMMLab) and their maintained forks (OneDL) install
+the same modules under different distribution names.
+"""
+
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+from packaging.version import Version
+
+# module: distribution of either family -> (oldest that works, newest tested)
+FAMILIES = {
+    'onedl': {
+        'mmengine': ('onedl-mmengine', '0.10.12', '0.10.12'),
+        'mmcv': ('onedl-mmcv', '2.3.6', '2.3.6'),
+        'mmdet': ('onedl-mmdetection', '3.5.1', '3.5.1'),
+        'mmseg': ('onedl-mmsegmentation', '1.4.2', '1.4.2'),
+        'mmpretrain': ('onedl-mmpretrain', '1.3.6', '1.3.6'),
+    },
+    'openmmlab': {
+        'mmengine': ('mmengine', '0.10.7', '0.10.7'),
+        'mmcv': ('mmcv', '2.1.0', '2.1.0'),
+        'mmdet': ('mmdet', '3.3.0', '3.3.0'),
+        'mmseg': ('mmsegmentation', '1.2.2', '1.2.2'),
+        'mmpretrain': ('mmpretrain', '1.2.0', '1.2.0'),
+    },
+}
+TORCH = ('torch', '2.1.0', '2.10.0')
+REQUIRED = ('mmengine', 'mmcv')
+
+
+def _installed(distribution: str) -> Version | None:
+    try:
+        return Version(version(distribution))
+    except PackageNotFoundError:
+        return None
+
+
+def check_versions() -> None:
+    """Compare the installed packages with what mmhatnet works with.
+
+    mmengine and mmcv have to be there, of either family; mmdet, mmseg and
+    mmpretrain only where they are used. Only metadata is read: nothing is
+    imported.
+
+    Raises:
+        ImportError: If torch, mmengine or mmcv is absent or any package is
+            older than the oldest version that works. The message has the
+            command that helps.
+    """
+    found = {
+        family: {
+            module: _installed(package[0])
+            for module, package in packages.items()
+        }
+        for family, packages in FAMILIES.items()
+    }
+    _check(*TORCH, _installed('torch'), 'see https://pytorch.org', True)
+    for module, (onedl, *_) in FAMILIES['onedl'].items():
+        both = [family for family in FAMILIES if found[family][module]]
+        if len(both) == 2:
+            original = FAMILIES['openmmlab'][module][0]
+            warnings.warn(
+                f'{onedl} and {original} are both installed and overwrite '
+                f"each other's files: uninstall both, then install one.",
+                stacklevel=3,
+            )
+        # Where neither is there, name what belongs to the rest of the stack.
+        family = (both or [_family(found)])[0]
+        distribution, oldest, newest = FAMILIES[family][module]
+        _check(
+            distribution,
+            oldest,
+            newest,
+            found[family][module],
+            f'pip install "mmhatnet[{family}]", or tools/setup_env.sh '
+            f'--stack {family} in a clone, which builds mmcv as well',
+            module in REQUIRED,
+        )
+
+
+def _family(found: dict) -> str:
+    return max(
+        FAMILIES, key=lambda family: sum(map(bool, found[family].values()))
+    )
+
+
+def _check(
+    distribution: str,
+    oldest: str,
+    newest: str,
+    installed: Version | None,
+    remedy: str,
+    required: bool,
+) -> None:
+    if installed is None:
+        if required:
+            raise ImportError(
+                f'mmhatnet needs {distribution}>={oldest}: {remedy}'
+            )
+    elif installed < Version(oldest):
+        raise ImportError(
+            f'mmhatnet needs {distribution}>={oldest}, but {installed} is '
+            f'installed: {remedy}'
+        )
+    elif installed.release > Version(newest).release:
+        warnings.warn(
+            f'mmhatnet is tested with {distribution} up to {newest}; '
+            f'{installed} may work as well.',
+            stacklevel=4,
+        )

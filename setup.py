@@ -1,0 +1,69 @@
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def requirements(name: str) -> list:
+    """Read ``requirements/<name>.txt`` without its comments."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    return [line for line in lines if line and not line.startswith('#')]
+
+
+def add_mim_extension() -> None:
+    """Put configs, tools and model-index.yml where mim looks for them.
+
+    ``mmhatnet/.mim`` holds copies in a wheel or an sdist and links in an
+    editable install, so that edits of a config take effect.
+    """
+    if {'develop', 'editable_wheel'} & set(sys.argv):
+        link = os.name != 'nt'
+    elif {'sdist', 'bdist_wheel'} & set(sys.argv):
+        link = False
+    else:
+        return
+    mim = ROOT / 'mmhatnet' / '.mim'
+    shutil.rmtree(mim, ignore_errors=True)
+    mim.mkdir()
+    for name in ('configs', 'tools', 'model-index.yml'):
+        source, target = ROOT / name, mim / name
+        if link:
+            target.symlink_to(os.path.relpath(source, mim))
+        elif source.is_dir():
+            shutil.copytree(
+                source, target, ignore=shutil.ignore_patterns('__pycache__')
+            )
+        else:
+            shutil.copy(source, target)
+
+
+if __name__ == '__main__':
+    add_mim_extension()
+    version = {}
+    exec((ROOT / 'mmhatnet' / 'version.py').read_text(), version)
+    setup(
+        name='mmhatnet',
+        version=version['__version__'],
+        description='HAT-Net, the backbone of "Vision Transformers with '
+        'Hierarchical Attention", for OpenMMLab',
+        long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+        long_description_content_type='text/markdown',
+        license='Apache-2.0',
+        keywords='computer vision, backbone, vision transformer, '
+        'segmentation, detection, classification',
+        packages=find_packages(include=['mmhatnet*']),
+        include_package_data=True,
+        python_requires='>=3.10',
+        install_requires=requirements('runtime'),
+        extras_require={
+            'onedl': requirements('mminstall'),
+            'openmmlab': requirements('mminstall_openmmlab'),
+            'tests': requirements('tests'),
+            'optional': requirements('optional'),
+        },
+        zip_safe=False,
+    )

@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+# From a bare machine to an environment that runs mmhatnet: see --help.
+set -euo pipefail
+
+usage() {
+  cat <<'EOF'
+Usage: tools/setup_env.sh [--stack onedl|openmmlab] [--isolated] [--path]
+
+Creates a virtual environment with torch, mmcv, mmengine, mmsegmentation,
+mmdetection, mmpretrain and this checkout of mmhatnet (editable), or completes
+the one that is there. Running it again is quick and changes nothing.
+
+  --stack onedl      the maintained OneDL packages (default), in .venv
+  --stack openmmlab  the original OpenMMLab packages, in .venv-openmmlab
+                     (Python 3.10 or 3.11)
+  --isolated         install the tested torch even where the Python that makes
+                     the environment has one
+  --path             print where the environment is, and do nothing
+
+Environment variables:
+  PYTHON          the Python (>= 3.10) to make the environment with [python3]
+  MMHATNET_VENV   where the environment is; may be one that you already use
+  PIP_FIND_LINKS  folders of wheels to look in first, as for any pip
+  XDG_CACHE_HOME  mmcv wheels built here are kept in $XDG_CACHE_HOME/mmhatnet
+                  [~/.cache/mmhatnet]
+
+A torch that you already have, in MMHATNET_VENV or in $PYTHON, is never
+replaced.
+EOF
+}
+
+say() { printf '\n[setup %4ds] %s\n' "$SECONDS" "$*"; }
+die() { printf 'setup_env.sh: %s\n' "$*" >&2; exit 1; }
+
+stack=onedl isolated=0 path_only=0
+while [ $# -gt 0 ]; do
+  case $1 in
+    --stack) stack=${2:-}; shift ;;
+    --isolated) isolated=1 ;;
+    --path) path_only=1 ;;
+    -h | --help) usage; exit 0 ;;
+    *) die "unknown option '$1' (see --help)" ;;
+  esac
+  shift
+done
+case $stack in
+  onedl) suffix='' mmcv=onedl-mmcv mim=onedl-mim ;;
+  openmmlab) suffix=-openmmlab mmcv=mmcv mim=openmim ;;
+  *) die "--stack is 'onedl' or 'openmmlab', not '$stack'" ;;
+esac
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${MMHATNET_VENV:-$root/.venv$suffix}
+[ $path_only = 0 ] || { echo "$venv"; exit 0; }
+base_python=${PYTHON:-python3}
+py=$venv/bin/python
+tested=$root/requirements/tested_$stack.txt
+pinned() { sed -n "s/^$1==//p" "$tested"; }
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# What this environment was made from; when nothing changed, there is nothing
+# to do.
+made_from() {
+  cat "$root"/requirements/*.txt "$root/setup.py" "${BASH_SOURCE[0]}"
+  echo "$root" "$stack"
+  "$py" -c 'import sys; print(sys.version)'
+}
+stamp=$venv/.mmhatnet-$stack
+if [ -x "$py" ] && [ -f "$stamp" ] \
+    && [ "$(made_from | cksum)" = "$(cat "$stamp")" ]; then
+  echo "The environment in $venv is up to date."
+  exit 0
+fi
+
+# --- 1. the environment ------------------------------------------------------
+if [ ! -x "$py" ]; then
+  command -v "$base_python" >/dev/null \
+    || die "no '$base_python': install Python >= 3.10 or set PYTHON to one"
+  "$base_python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+    || die "$("$base_python" --version) is too old: set PYTHON to a Python >= 3.10"
+  if [ $stack = openmmlab ]; then
+    "$base_python" -c 'import sys; sys.exit(sys.version_info >= (3, 12))' \
+      || die "torch $(pinned torch) needs Python 3.10 or 3.11, not $("$base_python" --version): set PYTHON to one"
+  fi
+  site=()
+  if [ $isolated = 0 ] && "$base_python" -c 'import torch' 2>/dev/null; then
+    if "$base_python" -c 'import sys; sys.exit(sys.prefix != sys.base_prefix)'; then
+      site=(--system-site-packages)
+    else
+      echo "Note: $base_python belongs to a virtual environment that has torch;" \
+        "MMHATNET_VENV=$("$base_python" -c 'import sys; print(sys.prefix)') would install there and keep that torch."
+    fi
+  fi
+  say "1/5 making the environment $venv (seconds)"
+  "$base_python" -m venv "${site[@]+"${site[@]}"}" "$venv"
+fi
+
+# --- 2. torch ----------------------------------------------------------------
+if "$py" -c 'import torch' 2>/dev/null; then
+  say "2/5 keeping torch $("$py" -c 'import torch; print(torch.__version__)')"
+else
+  say "2/5 installing torch $(pinned torch) (5 GB to unpack; 2 minutes on a fast line)"
+  "$py" -m pip install "torch==$(pinned torch)" "torchvision==$(pinned torchvision)" \
+    "numpy==$(pinned numpy)" 2>&1 | grep -E '^ *(Downloading|Installing|ERROR)' || true
+  "$py" -c 'import torch' || die 'torch could not be installed; pip says why above'
+fi
+torch=$("$py" -c 'import torch; print(torch.__version__)')
+cuda=$("$py" -c 'import torch; print(torch.version.cuda if torch.cuda.is_available() else "")')
+# From here on pip may choose neither another torch nor untested versions.
+constraints=$(mktemp)
+trap 'rm -f "$constraints"' EXIT
+{ grep -v '^torch' "$tested"; echo "torch==$torch"; } >"$constraints"
+pip_install() { "$py" -m pip install -qq -c "$constraints" "$@"; }
+"$py" -c 'import torchvision' 2>/dev/null || pip_install torchvision
+
+# --- 3. mmcv: installed, else a wheel, else a build --------------------------
+mmcv_version=$(pinned $mmcv)
+mmcv_works() {
+  "$py" - 2>/dev/null <<'EOF'
+import torch
+from mmcv.ops import nms
+device = 'cuda' if torch.cuda.is_available() else 'cpu'
+box = torch.tensor([[0., 0., 1., 1.]], device=device)
+assert len(nms(box, torch.ones(1, device=device), 0.5)[1]) == 1
+EOF
+}
+# A wheel's name does not say which torch it was built for, hence the check.
+try_wheel() {
+  echo "  looking for a wheel: $1"
+  shift
+  "$@" >/dev/null 2>&1 || return 1
+  mmcv_works && return 0
+  echo '  found one, but it does not run with this torch'
+  "$py" -m pip uninstall -qq -y $mmcv
+  return 1
+}
+build_mmcv() {
+  local log=$wheels/build.log
+  mkdir -p "$wheels"
+  if [ -n "$cuda" ]; then
+    command -v nvcc >/dev/null \
+      || die "no prebuilt mmcv for torch $torch: to build it, install the CUDA $cuda toolkit (nvcc $cuda)"
+    nvcc --version | grep -q "release ${cuda%%.*}\." \
+      || die "no prebuilt mmcv for torch $torch: to build it, nvcc must be of CUDA $cuda, not $(nvcc --version | tail -n 1)"
+  fi
+  echo "  building from source: 10 minutes on 2 cores; the log is $log"
+  # -O1 without debug symbols: a third of the time of the default flags.
+  if ! PATH="$venv/bin:$PATH" MMCV_WITH_OPS=1 CFLAGS="-g0 -O1" \
+      "$py" -m pip wheel -v --no-deps --no-build-isolation -w "$wheels/new" \
+        "$mmcv==$mmcv_version" 2>&1 | tee "$log" \
+        | awk 'match($0, /\[[0-9]+\/[0-9]+\]/) && ++n % 10 == 0 {
+                 print "    compiled " substr($0, RSTART, RLENGTH); fflush() }'
+  then
+    tail -n 20 "$log" >&2
+    die "mmcv did not build (see $log); torch $(pinned torch) is known to work, and a C++17 compiler is needed"
+  fi
+  mv "$wheels"/new/*.whl "$wheels"
+}
+
+pip_install -r "$root/requirements/build.txt"
+tag=$("$py" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+wheels=${XDG_CACHE_HOME:-$HOME/.cache}/mmhatnet/$mmcv-$mmcv_version-torch$torch-$tag
+only_wheel=(--only-binary "$mmcv" "$mmcv==$mmcv_version")
+if mmcv_works; then
+  say "3/5 keeping mmcv $("$py" -c 'import mmcv; print(mmcv.__version__)')"
+else
+  say "3/5 installing mmcv $mmcv_version"
+  from_cache() { pip_install --no-index --no-deps -f "$wheels" "$mmcv==$mmcv_version"; }
+  from_mim() { pip_install $mim && "$py" -m mim install -qq -c "$constraints" "${only_wheel[@]}"; }
+  # The mm packages that mmcv.ops imports come first: the wheels are without.
+  pip_install "$(grep -o '[a-z-]*mmengine==.*' "$tested")" "numpy==$(pinned numpy)" \
+    "opencv-python==$(pinned opencv-python)"
+  { [ -n "$cuda" ] && try_wheel "prebuilt for CUDA $cuda, by mim" from_mim; } \
+    || try_wheel "built here before ($wheels)" from_cache \
+    || try_wheel 'PIP_FIND_LINKS and the package index' pip_install "${only_wheel[@]}" \
+    || { build_mmcv; from_cache; } \
+    || die 'mmcv could not be installed'
+fi
+
+# --- 4. the task libraries ---------------------------------------------------
+say '4/5 installing mmengine, mmsegmentation, mmdetection, mmpretrain (1 minute)'
+requirements=$root/requirements/mminstall$([ $stack = onedl ] || echo _$stack).txt
+pip_install -r "$requirements"
+
+# --- 5. mmhatnet -------------------------------------------------------------
+say '5/5 installing mmhatnet, editable, and what its tests need (seconds)'
+pip_install --no-build-isolation -e "$root" -r "$root/requirements/tests.txt"
+"$py" - <<'EOF'
+from importlib import import_module
+for name in 'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'mmhatnet':
+    print(f'  {name:10s} {import_module(name).__version__}')
+EOF
+mmcv_works || die "mmcv's compiled operators do not run; delete $venv and try again"
+made_from | cksum >"$stamp"
+say "done: source $venv/bin/activate"
