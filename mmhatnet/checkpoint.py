@@ -140,7 +140,7 @@ def read(filename: str | os.PathLike, map_location='cpu') -> dict:
                 pickle_module=_TensorsOnly,
                 weights_only=False,
             )
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise ValueError(
             f'{path} is not a checkpoint of torch, or is damaged: {error}'
         ) from error
@@ -304,11 +304,12 @@ def to_backbone(
             prefix = BACKBONE if _has(state_dict, BACKBONE) else ''
         elif prefix:
             prefix = prefix.rstrip('.') + '.'
+        # Where no key has the prefix, let the check name those that are there.
         state_dict = {
             key.removeprefix(prefix): value
             for key, value in state_dict.items()
             if key.startswith(prefix)
-        }
+        } or state_dict
     expected = model.state_dict()
     found = {
         **{key: expected[key] for key in expected if _has([key], OUT_NORMS)},

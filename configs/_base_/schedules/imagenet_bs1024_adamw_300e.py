@@ -6,7 +6,9 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, end=5, convert_to_iter_based=True),
+    dict(
+        type='LinearLR', start_factor=1e-3, end=5, convert_to_iter_based=True
+    ),
     dict(type='CosineAnnealingLR', eta_min=1e-5, begin=5, end=300),
 ]
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)

@@ -1,0 +1,427 @@
+import argparse
+import functools
+import http.server
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLS_GRIDS, ROOT, SMALL_ARCH, golden_image
+from mmengine import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+
+from mmhatnet.checkpoint import convert_official, read, to_backbone, unwrap
+from mmhatnet.models import HATNet
+
+LAYOUTS = {
+    'bare': lambda weights: weights,
+    'model': lambda weights: {
+        'model': weights,
+        'epoch': 300,
+        'args': argparse.Namespace(lr=1e-3),
+    },
+    'state_dict': lambda weights: {'state_dict': weights},
+    'module': lambda weights: {
+        'module.' + key: value for key, value in weights.items()
+    },
+    'model, module': lambda weights: {
+        'model': {'module.' + key: value for key, value in weights.items()}
+    },
+}
+
+
+@pytest.fixture(scope='session')
+def official_file(official, tmp_path_factory):
+    """Function that writes an official checkpoint."""
+    folder = tmp_path_factory.mktemp('official')
+
+    @functools.cache
+    def write(layout='model', arch='tiny', drop=(), **replace):
+        weights = {**official(arch), **replace}
+        for key in drop:
+            del weights[key]
+        path = folder / f'{layout}-{len(list(folder.iterdir()))}.pth'
+        torch.save(LAYOUTS[layout](weights), path)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def build_classifier():
+    def build(**head):
+        cfg = Config.fromfile(
+            ROOT / 'configs' / 'hatnet' / 'hatnet-tiny_8xb128_in1k.py'
+        )
+        cfg.model.head.update(head)
+        init_default_scope('mmpretrain')
+        return MODELS.build(cfg.model).eval()
+
+    return build
+
+
+def pretrained(checkpoint, **kwargs):
+    model = HATNet(
+        'tiny',
+        **CLS_GRIDS,
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+        **kwargs,
+    ).eval()
+    model.init_weights()
+    return model
+
+
+def error_of_last_stage(model, golden):
+    """Of the features, relative to the golden ones' standard deviation."""
+    with torch.no_grad():
+        feature = model(golden_image())[-1].numpy()
+    expected = golden('tiny')['stage3_sample']
+    difference = np.abs(feature[:, ::8] - expected).max()
+    return difference / expected.std()
+
+
+def error_of_logits(classifier, golden):
+    with torch.no_grad():
+        logits = classifier(golden_image()).numpy()
+    expected = golden('tiny')['logits']
+    return np.abs(logits - expected).max() / expected.std()
+
+
+class TestBackbone:
+    @pytest.mark.parametrize('layout', LAYOUTS)
+    def test_pretrained_official_file(self, layout, official_file, golden):
+        model = pretrained(official_file(layout))
+        assert error_of_last_stage(model, golden) < 5e-5
+
+    def test_as_part_of_a_larger_model(self, official_file, golden):
+        init_default_scope('mmpretrain')
+        model = MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=dict(
+                    type='mmhatnet.HATNet',
+                    arch='tiny',
+                    out_indices=(3,),
+                    **CLS_GRIDS,
+                    init_cfg=dict(
+                        type='Pretrained', checkpoint=official_file()
+                    ),
+                ),
+                head=dict(
+                    type='mmhatnet.HATNetClsHead',
+                    num_classes=7,
+                    in_channels=384,
+                ),
+            )
+        )
+        model.init_weights()
+        assert error_of_last_stage(model.backbone.eval(), golden) < 5e-5
+
+    @pytest.mark.parametrize('layout', LAYOUTS)
+    def test_loaders_of_torch_and_mmengine(
+        self, layout, official_file, golden
+    ):
+        by_torch = HATNet('tiny', **CLS_GRIDS).eval()
+        by_torch.load_state_dict(read(official_file(layout)))
+        assert error_of_last_stage(by_torch, golden) < 5e-5
+        by_mmengine = HATNet('tiny', **CLS_GRIDS).eval()
+        load_checkpoint(by_mmengine, official_file(layout))
+        assert error_of_last_stage(by_mmengine, golden) < 5e-5
+
+    @pytest.mark.parametrize('prefix', [None, 'backbone', 'backbone.'])
+    def test_checkpoint_of_mm(self, prefix, official, tmp_path, golden):
+        """With what mmengine's checkpoints of a training hold besides."""
+        content = dict(
+            meta=dict(epoch=3, time='now', scalar=np.float64(0.5)),
+            state_dict=convert_official(official('tiny')),
+            message_hub=dict(
+                log_scalars={'loss': HistoryBuffer([1.0, 2.0], [1, 1])}
+            ),
+            optimizer=dict(state={}, param_groups=[dict(lr=np.float32(1))]),
+        )
+        torch.save(content, tmp_path / 'epoch_3.pth')
+        model = HATNet(
+            'tiny',
+            **CLS_GRIDS,
+            init_cfg=dict(
+                type='Pretrained',
+                checkpoint=str(tmp_path / 'epoch_3.pth'),
+                prefix=prefix,
+            ),
+        ).eval()
+        model.init_weights()
+        assert error_of_last_stage(model, golden) < 5e-5
+
+    def test_own_checkpoint(self, tmp_path):
+        model = HATNet(SMALL_ARCH, out_norm_cfg=dict(type='BN'))
+        torch.save(model.state_dict(), tmp_path / 'own.pth')
+        other = HATNet(
+            SMALL_ARCH,
+            out_indices=(0, 1),
+            init_cfg=dict(
+                type='Pretrained', checkpoint=str(tmp_path / 'own.pth')
+            ),
+        )
+        other.init_weights()
+        for name, value in other.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name])
+
+    def test_fewer_stages_and_output_norms(self, official_file, golden):
+        model = pretrained(
+            official_file(), out_indices=(0, 2), out_norm_cfg=dict(type='BN')
+        )
+        model.out_norms = None
+        with torch.no_grad():
+            feature = model(golden_image())[1].numpy()
+        expected = golden('tiny')['stage2_sample']
+        difference = np.abs(feature[:, ::8, ::2, ::2] - expected).max()
+        assert difference < 5e-5 * expected.std()
+
+    @pytest.mark.parametrize(
+        ('damage', 'message'),
+        [
+            (
+                dict(drop=('blocks.2.3.attn.kv.weight',)),
+                r'missing: stages\.2\.3\.attn\.kv\.weight',
+            ),
+            (
+                dict(drop=('patch_embed.0.weight', 'patch_embed.0.bias')),
+                r'missing: stem\.0\.weight, stem\.0\.bias',
+            ),
+            (
+                {'blocks.0.0.attn.extra.weight': torch.zeros(1)},
+                r'unexpected: stages\.0\.0\.attn\.extra\.weight',
+            ),
+            ({'fpn.weight': torch.zeros(1)}, r'unexpected: fpn\.weight'),
+            (
+                {'ds2.conv.weight': torch.zeros(96, 48, 1, 1)},
+                r'downsamples\.0\.0\.weight \(96, 48, 1, 1\) instead of '
+                r'\(96, 48, 3, 3\)',
+            ),
+        ],
+    )
+    def test_damaged_file(self, damage, message, official_file):
+        path = official_file(**damage)
+        with pytest.raises(ValueError, match=message) as error:
+            pretrained(path)
+        assert path in str(error.value)
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(HATNet('tiny'), path)
+
+    def test_other_arch(self, official_file):
+        with pytest.raises(ValueError, match='wrong shape: stem.3.weight'):
+            pretrained(official_file(arch='small'))
+
+    @pytest.mark.parametrize('prefix', [None, 'encoder'])
+    def test_nothing_matches(self, prefix, tmp_path):
+        path = str(tmp_path / 'other.pth')
+        torch.save({'layer1.0.conv1.weight': torch.zeros(1)}, path)
+        model = HATNet('tiny')
+        needed = len(model.state_dict())
+        with pytest.raises(
+            ValueError,
+            match=rf'0 of {needed} .*missing: stem\.0.*unexpected: layer1',
+        ):
+            to_backbone(read(path), model, path, prefix)
+        with pytest.raises(ValueError, match='unexpected: layer1.0.conv1'):
+            load_checkpoint(model, path)
+
+    def test_nothing_is_loaded_from_a_damaged_file(self, official_file):
+        model = HATNet('tiny')
+        before = model.stem[0].weight.clone()
+        with pytest.raises(ValueError, match='missing'):
+            load_checkpoint(model, official_file(drop=('ds3.conv.bias',)))
+        assert torch.equal(model.stem[0].weight, before)
+
+
+class TestClassifier:
+    @pytest.mark.parametrize('layout', LAYOUTS)
+    def test_load_from(self, layout, official_file, build_classifier, golden):
+        model = build_classifier()
+        load_checkpoint(model, official_file(layout))
+        assert error_of_logits(model, golden) < 5e-5
+
+    def test_hatnet_is_in_the_layout_of_mm(
+        self, official, build_classifier, golden
+    ):
+        model = build_classifier()
+        model.load_state_dict(convert_official(official('tiny')))
+        assert error_of_logits(model, golden) < 5e-5
+
+    @pytest.mark.parametrize(
+        ('damage', 'message'),
+        [
+            (
+                dict(drop=('classifier.1.bias',)),
+                r'missing: head\.fc\.bias',
+            ),
+            (
+                dict(drop=('ds4.norm.bias',)),
+                r'missing: backbone\.downsamples\.2\.1\.bias',
+            ),
+            (
+                {'classifier.2.bias': torch.zeros(1)},
+                r'unexpected: classifier\.2\.bias',
+            ),
+            (
+                {'ds4.norm.bias': torch.zeros(1)},
+                r'wrong shape: backbone\.downsamples\.2\.1\.bias',
+            ),
+        ],
+    )
+    def test_damaged_file(
+        self, damage, message, official_file, build_classifier
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(build_classifier(), official_file(**damage))
+
+    def test_other_number_of_classes(self, official_file, build_classifier):
+        model = build_classifier(num_classes=10)
+        with pytest.raises(ValueError, match=r'head\.fc\.weight is \(1000'):
+            load_checkpoint(model, official_file())
+
+    def test_other_network(self, build_classifier, tmp_path):
+        path = str(tmp_path / 'other.pth')
+        torch.save({'layer1.0.conv1.weight': torch.zeros(1)}, path)
+        with pytest.raises(ValueError, match='unexpected: layer1.0.conv1'):
+            load_checkpoint(build_classifier(), path)
+
+
+class TestByName:
+    @pytest.fixture
+    def server(self, official_file, tmp_path, monkeypatch):
+        """The authors' release on loopback, and an empty hub cache."""
+        release = tmp_path / 'release'
+        release.mkdir()
+        requests = []
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args):
+                super().__init__(*args, directory=str(release))
+
+            def log_message(self, *args):
+                requests.append(self.path)
+
+        os.link(official_file(), release / 'HAT-Net_Tiny.pth')
+        with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as it:
+            thread = threading.Thread(target=it.serve_forever)
+            thread.start()
+            it.release = release
+            it.requests = requests
+            it.url = f'http://127.0.0.1:{it.server_port}'
+            it.hub = tmp_path / 'hub'
+            monkeypatch.setenv('MMHATNET_RELEASE_URL', it.url)
+            monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(it.hub))
+            yield it
+            it.shutdown()
+            thread.join()
+
+    @pytest.mark.parametrize('name', ['hatnet://tiny', 'hatnet://t'])
+    def test_backbone(self, name, server, golden):
+        for _ in range(2):
+            assert error_of_last_stage(pretrained(name), golden) < 5e-5
+        assert len(server.requests) == 1  # then it is in the cache
+        assert os.listdir(server.hub / 'checkpoints') == ['HAT-Net_Tiny.pth']
+
+    def test_url(self, server, golden):
+        model = pretrained(f'{server.url}/HAT-Net_Tiny.pth')
+        assert error_of_last_stage(model, golden) < 5e-5
+
+    def test_loaders_of_mmengine(self, server, build_classifier, golden):
+        backbone = HATNet('tiny', **CLS_GRIDS).eval()
+        load_checkpoint(backbone, 'hatnet://tiny')
+        assert error_of_last_stage(backbone, golden) < 5e-5
+        classifier = build_classifier()
+        load_checkpoint(classifier, 'hatnet://tiny')
+        assert error_of_logits(classifier, golden) < 5e-5
+
+    def test_unknown_name(self):
+        with pytest.raises(ValueError, match='hatnet://tiny, hatnet://small'):
+            pretrained('hatnet://huge')
+
+    def test_absent_file(self, server):
+        url = f'{server.url}/HAT-Net_Small.pth'
+        with pytest.raises(OSError, match=f'could not download {url}.*put it'):
+            pretrained('hatnet://small')
+        assert not list((server.hub / 'checkpoints').iterdir())
+
+    def test_wrong_file(self, server):
+        os.link(
+            server.release / 'HAT-Net_Tiny.pth',
+            server.release / 'HAT-Net_Small.pth',
+        )
+        with pytest.raises(ValueError, match=r'wrong shape.*Delete .*Small'):
+            pretrained('hatnet://small')
+
+    def test_no_checkpoint(self, server):
+        (server.release / 'HAT-Net_Small.pth').write_text('<html></html>')
+        with pytest.raises(ValueError, match='not a checkpoint.*Delete'):
+            pretrained('hatnet://small')
+
+
+class Payload:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+class TestSafety:
+    @pytest.mark.parametrize('new_format', [True, False])
+    def test_nothing_in_a_file_is_run(
+        self, new_format, official, tmp_path, golden
+    ):
+        path = tmp_path / 'evil.pth'
+        mark = tmp_path / 'mark'
+        torch.save(
+            {'model': official('tiny'), 'args': Payload(mark)},
+            path,
+            _use_new_zipfile_serialization=new_format,
+        )
+        model = pretrained(str(path))
+        assert not mark.exists()
+        assert error_of_last_stage(model, golden) < 5e-5
+        torch.load(path, weights_only=False)
+        assert mark.exists()  # the payload was a real one
+
+    def test_a_payload_instead_of_a_state_dict(self, tmp_path):
+        path, mark = tmp_path / 'evil.pth', tmp_path / 'mark'
+        path.write_bytes(pickle.dumps(Payload(mark)))
+        with pytest.raises(ValueError, match=str(path)):
+            read(path)
+        torch.save(Payload(mark), path)
+        with pytest.raises(ValueError, match='no state dict'):
+            read(path)
+        assert not mark.exists()
+
+    @pytest.mark.parametrize('content', [b'', b'<html></html>', b'PK\3\4'])
+    def test_damaged_file(self, content, tmp_path):
+        path = tmp_path / 'damaged.pth'
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match='damaged.pth is not a checkpoint'
+        ):
+            read(path)
+
+    def test_truncated_file(self, official_file, tmp_path):
+        path = tmp_path / 'truncated.pth'
+        with open(official_file(), 'rb') as file:
+            path.write_bytes(file.read(1_000_000))
+        with pytest.raises(ValueError, match='truncated.pth is not a check'):
+            read(path)
+
+    def test_absent_file(self):
+        with pytest.raises(FileNotFoundError, match='no checkpoint at'):
+            pretrained('absent.pth')
+
+
+def test_unwrap_keeps_tensors_only():
+    tensor = torch.zeros(1)
+    assert unwrap({'module.a': tensor, 'epoch': 3}) == {'a': tensor}

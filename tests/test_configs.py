@@ -1,0 +1,189 @@
+"""Every config builds, trains a step and is tested by mm's own tool."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import mmengine
+import numpy as np
+import pytest
+import torch
+from conftest import ARCHS, ROOT, golden_image
+from mmengine import Config
+from mmengine.config import DictAction
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+
+CONFIGS = sorted(
+    path.relative_to(ROOT / 'configs')
+    for path in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in path.parts
+)
+
+
+def load(config, options=()):
+    cfg = Config.fromfile(ROOT / 'configs' / config)
+    cfg.merge_from_dict(dict(options))
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=str)
+def test_training_step(config):
+    cfg = load(config)
+    model = MODELS.build(
+        {**cfg.model, 'data_preprocessor': cfg.data_preprocessor}
+    )
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    from mmpretrain.structures import DataSample
+
+    before = model.backbone.stem[0].weight.clone()
+    loss = model.train_step(
+        dict(
+            inputs=[
+                torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+                for _ in range(2)
+            ],
+            data_samples=[DataSample().set_gt_label(i) for i in range(2)],
+        ),
+        optimizer,
+    )
+    assert all(value.isfinite().all() for value in loss.values())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert not torch.equal(model.backbone.stem[0].weight, before)
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_imagenet_recipe(arch):
+    """Sec. 4.1 of the paper, and DeiT's protocol."""
+    cfg = load(f'hatnet/hatnet-{arch}_8xb128_in1k.py')
+    assert cfg.model.backbone.arch == arch
+    assert tuple(cfg.model.backbone.grid_sizes) == (8, 7, 7)
+    assert tuple(cfg.model.backbone.ds_ratios) == (8, 4, 2)
+    assert 8 * cfg.train_dataloader.batch_size == 1024
+    assert cfg.auto_scale_lr.base_batch_size == 1024
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == 300
+    model = MODELS.build(cfg.model)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        assert group['lr'] == 1e-3
+        for parameter in group['params']:
+            decayed = parameter.ndim > 1
+            assert group['weight_decay'] == (0.05 if decayed else 0), names[
+                parameter
+            ]
+
+
+@pytest.mark.parametrize(
+    'value', ['4,7,14', '(4,7,14)', '[4,7,14]'], ids=['plain', '()', '[]']
+)
+def test_grids_from_the_command_line(value):
+    options = DictAction._parse_iterable(value)
+    cfg = load(
+        'hatnet/hatnet-tiny_8xb128_in1k.py',
+        {
+            'model.backbone.grid_sizes': options,
+            'model.backbone.ds_ratios': options,
+        },
+    )
+    backbone = MODELS.build(cfg.model).backbone
+    assert backbone.grid_sizes == backbone.ds_ratios == (4, 7, 14)
+    assert backbone.stages[2][0].attn.grid_size == 14
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """Two images in ImageNet's folders."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / 'imagenet'
+    for name in ('n01440764', 'n01443537'):
+        (folder / 'val' / name).mkdir(parents=True)
+        noise = rng.integers(0, 256, (300, 260, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / 'val' / name / 'image.png')
+    return folder
+
+
+def test_test_command_with_an_official_file(official, imagenet, tmp_path):
+    """mmpretrain's own test tool, on the authors' file as it is."""
+    checkpoint = tmp_path / 'HAT-Net_Tiny.pth'
+    torch.save({'model': official('tiny')}, checkpoint)
+    package = Path(find_spec('mmpretrain').origin).parent
+    result = subprocess.run(
+        [
+            sys.executable,
+            package / '.mim' / 'tools' / 'test.py',
+            ROOT / 'configs' / 'hatnet' / 'hatnet-tiny_8xb128_in1k.py',
+            checkpoint,
+            '--work-dir',
+            tmp_path / 'work',
+            '--out',
+            tmp_path / 'scores.pkl',
+            '--cfg-options',
+            f'test_dataloader.dataset.data_root={imagenet}',
+            'test_dataloader.num_workers=0',
+            'test_dataloader.persistent_workers=False',
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''},
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert 'accuracy/top1' in result.stdout
+    samples = mmengine.load(tmp_path / 'scores.pkl')
+    assert len(samples) == 2
+    # The same images through the same weights, without mm's loop.
+    cfg = load('hatnet/hatnet-tiny_8xb128_in1k.py')
+    cfg.test_dataloader.dataset.data_root = str(imagenet)
+    from mmpretrain.registry import DATASETS
+
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    model = MODELS.build(
+        {**cfg.model, 'data_preprocessor': cfg.data_preprocessor}
+    ).eval()
+    model.load_state_dict(torch.load(checkpoint, weights_only=True))
+    for sample, data in zip(samples, dataset, strict=True):
+        batch = dict(
+            inputs=[data['inputs']], data_samples=[data['data_samples']]
+        )
+        expected = model.test_step(batch)[0].pred_score
+        torch.testing.assert_close(sample['pred_score'], expected)
+
+
+def test_head_pools_and_drops():
+    from mmhatnet.models.cls_head import HATNetClsHead
+
+    head = HATNetClsHead(num_classes=5, in_channels=8)
+    assert head.dropout.p == 0.2
+    feature = torch.randn(2, 8, 3, 4)
+    head.eval()
+    expected = head.fc(feature.mean(dim=(2, 3)))
+    torch.testing.assert_close(head((feature,)), expected)
+    head.train()
+    assert not torch.allclose(head((feature,)), head((feature,)))
+
+
+def test_mmpretrain_sees_the_layers(official):
+    """Layer-wise lr decay and feature extraction of mmpretrain."""
+    cfg = load('hatnet/hatnet-tiny_8xb128_in1k.py')
+    cfg.optim_wrapper.constructor = 'LearningRateDecayOptimWrapperConstructor'
+    cfg.optim_wrapper.paramwise_cfg = dict(layer_decay_rate=0.5)
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    rates = {
+        group['param_name']: group['lr']
+        for group in wrapper.optimizer.param_groups
+    }
+    depth = sum(model.backbone.depths)
+    assert rates['head.fc.weight'] == 1e-3
+    assert rates['backbone.stages.3.2.mlp.fc1.weight'] == 5e-4
+    assert rates['backbone.stem.0.weight'] == 1e-3 * 0.5 ** (depth + 1)
+    features = model.extract_feat(golden_image(64, 64), stage='backbone')
+    assert features[0].shape == (2, 384, 2, 2)

@@ -1,0 +1,280 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import distribution
+
+import pytest
+import yaml
+from conftest import ROOT
+from packaging.version import Version
+
+import mmhatnet
+from mmhatnet import stack
+
+LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
+SETUP = ROOT / 'tools' / 'setup_env.sh'
+
+
+def run(*command, **kwargs):
+    return subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        **kwargs,
+    )
+
+
+class TestRegistry:
+    @pytest.mark.parametrize('library', [None, *LIBRARIES])
+    def test_found_from_any_scope(self, library):
+        """By its scope alone, without importing another library."""
+        code = f"""
+import importlib, sys
+library = {library!r}
+if library:
+    importlib.import_module(library + '.models')
+    MODELS = importlib.import_module(library + '.registry').MODELS
+    from mmengine.registry import init_default_scope
+    init_default_scope(library)
+else:
+    from mmengine.registry import MODELS
+before = set(sys.modules)
+model = MODELS.build(dict(type='mmhatnet.HATNet', arch='tiny'))
+assert type(model).__module__ == 'mmhatnet.models.hatnet'
+new = {{name.split('.')[0] for name in set(sys.modules) - before}}
+print('imported:', *sorted(new & {set(LIBRARIES)!r}))
+"""
+        result = run(sys.executable, '-c', code)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines()[-1].strip() == 'imported:'
+
+
+class TestVersions:
+    @pytest.fixture
+    def installed(self, monkeypatch):
+        """What is installed, as a dict to change."""
+        versions = {'torch': stack.TORCH[1]}
+        for name, oldest, _ in stack.FAMILIES['onedl'].values():
+            versions[name] = oldest
+        monkeypatch.setattr(
+            stack,
+            '_installed',
+            lambda name: Version(versions[name]) if name in versions else None,
+        )
+        return versions
+
+    def test_this_environment(self, recwarn):
+        stack.check_versions()
+        assert not recwarn.list
+
+    def test_oldest_versions_pass(self, installed, recwarn):
+        stack.check_versions()
+        assert not recwarn.list
+
+    def test_task_libraries_are_optional(self, installed):
+        for name in ('onedl-mmdetection', 'onedl-mmsegmentation'):
+            del installed[name]
+        stack.check_versions()
+
+    @pytest.mark.parametrize(
+        ('change', 'message'),
+        [
+            (
+                {'onedl-mmcv': None},
+                r'needs onedl-mmcv>=.*pip install "mmhatnet\[onedl\]"',
+            ),
+            (
+                {'onedl-mmcv': '2.3.0'},
+                r'needs onedl-mmcv>=.*2\.3\.0 is installed: pip install',
+            ),
+            ({'onedl-mmdetection': '3.4.0'}, 'needs onedl-mmdetection>='),
+            ({'torch': '2.0.1'}, r'needs torch>=.*pytorch\.org'),
+            ({'torch': None}, r'needs torch>=.*pytorch\.org'),
+        ],
+    )
+    def test_missing_or_too_old(self, change, message, installed):
+        for name, value in change.items():
+            del installed[name]
+            if value:
+                installed[name] = value
+        with pytest.raises(ImportError, match=message):
+            stack.check_versions()
+
+    def test_family_of_the_user_is_named(self, installed):
+        torch = installed['torch']
+        installed.clear()
+        installed.update(
+            {'torch': torch, 'mmengine': '0.10.7', 'mmdet': '3.3.0'}
+        )
+        with pytest.raises(ImportError, match=r'needs mmcv>=.*\[openmmlab\]'):
+            stack.check_versions()
+
+    def test_newer_than_tested_only_warns(self, installed):
+        installed['onedl-mmcv'] = '99.0'
+        with pytest.warns(UserWarning, match='tested with onedl-mmcv up to'):
+            stack.check_versions()
+
+    def test_both_families_warns(self, installed):
+        installed['mmcv'] = '2.1.0'
+        with pytest.warns(UserWarning, match='overwrite each other'):
+            stack.check_versions()
+
+    @pytest.mark.parametrize('family', stack.FAMILIES)
+    def test_set_up_installs_what_is_tested(self, family):
+        text = (ROOT / 'requirements' / f'tested_{family}.txt').read_text()
+        pins = dict(re.findall(r'^([\w-]+)==(.+)$', text, re.M))
+        for name, oldest, newest in stack.FAMILIES[family].values():
+            assert Version(oldest) <= Version(pins[name]) <= Version(newest)
+        _, oldest, newest = stack.TORCH
+        assert Version(oldest) <= Version(pins['torch']) <= Version(newest)
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """The names in a wheel that is built from a clean clone."""
+    if not (ROOT / '.git').exists() or not shutil.which('git'):
+        pytest.skip('this is not a clone, from which a wheel would be built')
+    folder = tmp_path_factory.mktemp('wheel')
+    files = run('git', '-C', ROOT, 'ls-files').stdout.splitlines()
+    for name in files:
+        target = folder / 'clone' / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    result = run(
+        *(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '-w', folder),
+        *('--no-build-isolation', folder / 'clone'),
+    )
+    assert result.returncode == 0, result.stderr
+    (path,) = folder.glob('*.whl')
+    return zipfile.ZipFile(path), files
+
+
+class TestWheel:
+    def test_holds_configs_and_tools(self, wheel):
+        names = set(wheel[0].namelist())
+        expected = {
+            f'mmhatnet/.mim/{name}'
+            for name in wheel[1]
+            if re.match(r'(configs|tools)/', name)
+        } | {'mmhatnet/.mim/model-index.yml'}
+        assert expected <= names
+        assert {
+            name for name in wheel[1] if re.match('mmhatnet/', name)
+        } <= names
+
+    def test_holds_nothing_else(self, wheel):
+        for name in wheel[0].namelist():
+            assert re.match(r'mmhatnet(/|-\d)', name), name
+            assert not re.search(r'__pycache__|\.pyc$|tests/', name), name
+
+    def test_forces_neither_family(self, wheel):
+        (metadata,) = (
+            n for n in wheel[0].namelist() if n.endswith('METADATA')
+        )
+        text = wheel[0].read(metadata).decode()
+        required = re.findall(r'^Requires-Dist: (.*)$', text, re.M)
+        assert all(
+            'extra ==' in r for r in required if 'mm' in r.split(';')[0]
+        )
+        for family, packages in stack.FAMILIES.items():
+            of_family = [r for r in required if f'extra == "{family}"' in r]
+            for name, oldest, _ in packages.values():
+                assert any(
+                    re.match(rf'{name}\b.*>={re.escape(oldest)}', r)
+                    for r in of_family
+                ), (family, name)
+
+
+def test_mim_finds_configs_of_an_editable_install():
+    location = distribution('mmhatnet').read_text('direct_url.json') or ''
+    if '"editable": true' not in location:
+        pytest.skip('mmhatnet is not installed as editable')
+    mim = ROOT / 'mmhatnet' / '.mim'
+    for name in ('configs', 'tools', 'model-index.yml'):
+        assert (mim / name).resolve() == ROOT / name
+
+
+def test_model_index():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    for metafile in index['Import']:
+        models = yaml.safe_load((ROOT / metafile).read_text())['Models']
+        for model in models:
+            assert (ROOT / model['Config']).is_file()
+        folder = (ROOT / metafile).parent
+        listed = {model['Config'].rsplit('/')[-1] for model in models}
+        assert listed == {path.name for path in folder.glob('*.py')}
+
+
+def test_readme_python():
+    """The Python of the README runs and prints what its comments say."""
+    readme = (ROOT / 'README.md').read_text()
+    blocks = re.findall(r'```python\n(.*?)```', readme, re.S)
+    runnable = [block for block in blocks if 'hatnet://' not in block]
+    assert runnable
+    for block in runnable:
+        result = run(sys.executable, '-c', block)
+        assert result.returncode == 0, result.stderr
+        printed = re.findall(r'^# (\(.*)$', block, re.M)
+        assert result.stdout.splitlines() == printed
+
+
+def test_version():
+    assert distribution('mmhatnet').version == mmhatnet.__version__
+
+
+class TestSetUp:
+    @pytest.mark.parametrize('tool', ['setup_env.sh', 'run_tests.sh'])
+    def test_help(self, tool):
+        result = run(ROOT / 'tools' / tool, '--help')
+        assert result.returncode == 0
+        assert result.stdout.startswith(f'Usage: tools/{tool}')
+
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (['--stack', 'mmlab'], "--stack is 'onedl' or 'openmmlab'"),
+            (['--stack'], "--stack is 'onedl' or 'openmmlab'"),
+            (['--fast'], "unknown option '--fast'"),
+        ],
+    )
+    def test_wrong_argument(self, arguments, message):
+        result = run(SETUP, *arguments)
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+    def test_python_that_is_absent_or_too_old(self, tmp_path):
+        old = tmp_path / 'python3'
+        old.write_text(
+            '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1 && exit\n'
+            'exit 1\n'
+        )
+        old.chmod(0o755)
+        for python, message in (
+            (old, '3.8.1 is too old'),
+            ('py0', "no 'py0'"),
+        ):
+            env = {
+                **os.environ,
+                'PYTHON': str(python),
+                'MMHATNET_VENV': str(tmp_path / 'venv'),
+            }
+            result = run(SETUP, env=env)
+            assert result.returncode == 1
+            assert message in result.stderr
+            assert not (tmp_path / 'venv').exists()
+
+    def test_where(self, tmp_path):
+        env = {**os.environ, 'MMHATNET_VENV': str(tmp_path)}
+        assert run(SETUP, '--path', env=env).stdout.strip() == str(tmp_path)
+        env.pop('MMHATNET_VENV')
+        for arguments, name in (
+            ([], '.venv'),
+            (['--stack', 'openmmlab'], '.venv-openmmlab'),
+        ):
+            result = run(SETUP, '--path', *arguments, env=env)
+            assert result.stdout.strip() == str(ROOT / name)
