@@ -37,24 +37,23 @@ def test_training_step(config):
     model = MODELS.build(
         {**cfg.model, 'data_preprocessor': cfg.data_preprocessor}
     )
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
     from mmpretrain.structures import DataSample
 
-    before = model.backbone.stem[0].weight.clone()
-    loss = model.train_step(
-        dict(
-            inputs=[
-                torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-                for _ in range(2)
-            ],
-            data_samples=[DataSample().set_gt_label(i) for i in range(2)],
-        ),
-        optimizer,
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    batch = dict(
+        inputs=[image, image.flip(2)],
+        data_samples=[DataSample().set_gt_label(i) for i in range(2)],
     )
-    assert all(value.isfinite().all() for value in loss.values())
+    data = model.data_preprocessor(batch, training=True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    assert loss.isfinite()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+    before = model.backbone.stem[0].weight.clone()
+    model.train_step(batch, build_optim_wrapper(model, cfg.optim_wrapper))
     assert not torch.equal(model.backbone.stem[0].weight, before)
 
 
@@ -102,6 +101,10 @@ def imagenet(tmp_path):
     """Two images in ImageNet's folders."""
     rng = np.random.default_rng(0)
     folder = tmp_path / 'imagenet'
+    (folder / 'meta').mkdir(parents=True)
+    (folder / 'meta' / 'val.txt').write_text(
+        'n01440764/image.png 0\nn01443537/image.png 1\n'
+    )
     for name in ('n01440764', 'n01443537'):
         (folder / 'val' / name).mkdir(parents=True)
         noise = rng.integers(0, 256, (300, 260, 3), dtype=np.uint8)

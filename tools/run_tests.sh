@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 setup=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --stack) setup+=("$1" "${2:-}"); shift ;;
+    --stack) setup+=("$1" "${2:-}"); shift $(($# > 1)) ;;
     --isolated) setup+=("$1") ;;
     -h | --help)
       cat <<'EOF'

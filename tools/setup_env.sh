@@ -18,7 +18,9 @@ the one that is there. Running it again is quick and changes nothing.
   --path             print where the environment is, and do nothing
 
 Environment variables:
-  PYTHON          the Python (>= 3.10) to make the environment with [python3]
+  PYTHON          the Python (>= 3.10) to make the environment with [python3;
+                  for openmmlab the first of python3, python3.11 and python3.10
+                  that is old enough]
   MMHATNET_VENV   where the environment is; may be one that you already use
   PIP_FIND_LINKS  folders of wheels to look in first, as for any pip
   XDG_CACHE_HOME  mmcv wheels built here are kept in $XDG_CACHE_HOME/mmhatnet
@@ -35,7 +37,7 @@ die() { printf 'setup_env.sh: %s\n' "$*" >&2; exit 1; }
 stack=onedl isolated=0 path_only=0
 while [ $# -gt 0 ]; do
   case $1 in
-    --stack) stack=${2:-}; shift ;;
+    --stack) stack=${2:-}; shift $(($# > 1)) ;;
     --isolated) isolated=1 ;;
     --path) path_only=1 ;;
     -h | --help) usage; exit 0 ;;
@@ -52,7 +54,19 @@ esac
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${MMHATNET_VENV:-$root/.venv$suffix}
 [ $path_only = 0 ] || { echo "$venv"; exit 0; }
-base_python=${PYTHON:-python3}
+base_python=${PYTHON:-}
+if [ -z "$base_python" ]; then
+  base_python=python3
+  # torch 2.1 has no wheels for a newer Python.
+  if [ $stack = openmmlab ]; then
+    for name in python3 python3.11 python3.10; do
+      if "$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))' 2>/dev/null; then
+        base_python=$name
+        break
+      fi
+    done
+  fi
+fi
 py=$venv/bin/python
 tested=$root/requirements/tested_$stack.txt
 pinned() { sed -n "s/^$1==//p" "$tested"; }
@@ -61,12 +75,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # What this environment was made from; when nothing changed, there is nothing
 # to do.
 made_from() {
-  cat "$root"/requirements/*.txt "$root/setup.py" "${BASH_SOURCE[0]}"
+  cat "$root"/requirements/*.txt "$root/setup.py" "$root/mmhatnet/version.py" "${BASH_SOURCE[0]}"
   echo "$root" "$stack"
   "$py" -c 'import sys; print(sys.version)'
 }
 stamp=$venv/.mmhatnet-$stack
-if [ -x "$py" ] && [ -f "$stamp" ] \
+if [ -x "$py" ] && [ -f "$stamp" ] && [ -e "$root/mmhatnet/.mim/configs" ] \
     && [ "$(made_from | cksum)" = "$(cat "$stamp")" ]; then
   echo "The environment in $venv is up to date."
   exit 0
@@ -80,7 +94,7 @@ if [ ! -x "$py" ]; then
     || die "$("$base_python" --version) is too old: set PYTHON to a Python >= 3.10"
   if [ $stack = openmmlab ]; then
     "$base_python" -c 'import sys; sys.exit(sys.version_info >= (3, 12))' \
-      || die "torch $(pinned torch) needs Python 3.10 or 3.11, not $("$base_python" --version): set PYTHON to one"
+      || die "torch $(pinned torch) needs Python 3.10 or 3.11, not $("$base_python" --version): install one, or set PYTHON to it"
   fi
   site=()
   if [ $isolated = 0 ] && "$base_python" -c 'import torch' 2>/dev/null; then
