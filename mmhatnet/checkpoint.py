@@ -103,13 +103,15 @@ class _TensorsOnly:
         return cls.Unpickler(file, **kwargs).load()
 
 
-def read(filename: str | os.PathLike, map_location='cpu') -> dict:
+def read(
+    filename: str | os.PathLike, map_location: str | torch.device = 'cpu'
+) -> dict:
     """Read a checkpoint without running code that it may contain.
 
     Args:
         filename (str | PathLike): A file, an http(s) URL (kept in torch's hub
-            cache), ``hatnet://<arch>``, or any other scheme that mmengine
-            knows, such as ``s3://``.
+            cache) or ``hatnet://<arch>``. Other schemes, such as ``s3://``,
+            are left to mmengine, and so is their safety.
         map_location (str | torch.device): As for ``torch.load``. Defaults to
             'cpu'.
 

@@ -74,8 +74,9 @@ def check_versions() -> None:
             oldest,
             newest,
             found[family][module],
-            f'pip install "mmhatnet[{family}]", or tools/setup_env.sh '
-            f'--stack {family} in a clone, which builds mmcv as well',
+            f'{"mim" if module == "mmcv" else "pip"} install '
+            f'"{distribution}>={oldest}", or set all of it up by '
+            f'tools/setup_env.sh --stack {family} in a clone of mmhatnet',
             module in REQUIRED,
         )
 

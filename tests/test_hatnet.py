@@ -343,12 +343,11 @@ class TestTraining:
 
 
 class TestModes:
-    @pytest.fixture(scope='class')
+    @pytest.fixture
     def model(self):
-        torch.manual_seed(0)
         return HATNet('tiny').eval()
 
-    @pytest.fixture(scope='class')
+    @pytest.fixture
     def expected(self, model):
         with torch.no_grad():
             return model(golden_image(75, 101))
@@ -376,6 +375,15 @@ class TestModes:
         x = golden_image(75, 101).to(memory_format=torch.channels_last)
         with torch.no_grad():
             assert_features_close(model(x), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        'memory_format', [torch.contiguous_format, torch.channels_last]
+    )
+    def test_memory_format_is_kept(self, memory_format):
+        """Heads of mm view features of a contiguous image."""
+        model = HATNet(SMALL_ARCH).to(memory_format=memory_format)
+        for feature in model(images().to(memory_format=memory_format)):
+            assert feature.is_contiguous(memory_format=memory_format)
 
     def test_trace(self, model, expected):
         x = golden_image(75, 101)

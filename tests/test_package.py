@@ -85,11 +85,11 @@ class TestVersions:
         [
             (
                 {'onedl-mmcv': None},
-                r'needs onedl-mmcv>=.*pip install "mmhatnet\[onedl\]"',
+                r'needs onedl-mmcv>=.*mim install "onedl-mmcv.*--stack onedl',
             ),
             (
                 {'onedl-mmcv': '2.3.0'},
-                r'needs onedl-mmcv>=.*2\.3\.0 is installed: pip install',
+                r'needs onedl-mmcv>=.*2\.3\.0 is installed: mim install',
             ),
             ({'onedl-mmdetection': '3.4.0'}, 'needs onedl-mmdetection>='),
             ({'torch': '2.0.1'}, r'needs torch>=.*pytorch\.org'),
@@ -110,7 +110,9 @@ class TestVersions:
         installed.update(
             {'torch': torch, 'mmengine': '0.10.7', 'mmdet': '3.3.0'}
         )
-        with pytest.raises(ImportError, match=r'needs mmcv>=.*\[openmmlab\]'):
+        with pytest.raises(
+            ImportError, match='needs mmcv>=.*--stack openmmlab'
+        ):
             stack.check_versions()
 
     def test_newer_than_tested_only_warns(self, installed):

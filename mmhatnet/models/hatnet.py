@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -507,6 +507,8 @@ class HATNet(BaseModule):
         self.out_indices = self._check_out_indices(out_indices)
         self.num_stages = max(self.out_indices) + 1
         self.norm_eval = norm_eval
+        self.grid_sizes = self._check_grids('grid_sizes (G1)', grid_sizes)
+        self.ds_ratios = self._check_grids('ds_ratios (G2)', ds_ratios)
         attn_types = self._check_attn_types(attn_types)
         if not -1 <= frozen_stages <= self.num_stages:
             raise ValueError(
@@ -554,10 +556,16 @@ class HATNet(BaseModule):
                     attn = WindowMHSA(**attn_cfg)
                 elif attn_types[stage] == 'window':
                     attn = WindowMHSA(
-                        **attn_cfg, grid_size=1, shifted=i % 2 == 1
+                        **attn_cfg,
+                        grid_size=self.grid_sizes[stage],
+                        shifted=i % 2 == 1,
                     )
                 else:
-                    attn = HMHSA(**attn_cfg, grid_size=1, ds_ratio=1)
+                    attn = HMHSA(
+                        **attn_cfg,
+                        grid_size=self.grid_sizes[stage],
+                        ds_ratio=self.ds_ratios[stage],
+                    )
                 mlp = MLP(
                     dims,
                     self.arch_settings['expansions'][stage],
@@ -578,7 +586,6 @@ class HATNet(BaseModule):
             if out_norm_cfg
             else {}
         )
-        self.set_grids(grid_sizes, ds_ratios)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -620,21 +627,20 @@ class HATNet(BaseModule):
             ValueError: If either is not three positive integers. Nothing is
                 changed then.
         """
-        checked = {}
-        if grid_sizes is not None:
-            checked['grid_size'] = self._check_grids(
-                'grid_sizes (G1)', grid_sizes
-            )
-        if ds_ratios is not None:
-            checked['ds_ratio'] = self._check_grids(
-                'ds_ratios (G2)', ds_ratios
-            )
-        for name, values in checked.items():
-            for stage, value in zip(self.stages, values, strict=False):
-                for block in stage:
-                    if hasattr(block.attn, name):
-                        setattr(block.attn, name, value)
-            setattr(self, f'{name}s', values)
+        if grid_sizes is None:
+            grid_sizes = self.grid_sizes
+        if ds_ratios is None:
+            ds_ratios = self.ds_ratios
+        grid_sizes = self._check_grids('grid_sizes (G1)', grid_sizes)
+        ds_ratios = self._check_grids('ds_ratios (G2)', ds_ratios)
+        self.grid_sizes, self.ds_ratios = grid_sizes, ds_ratios
+        for stage, grid_size, ds_ratio in zip(
+            self.stages, grid_sizes, ds_ratios, strict=False
+        ):
+            for block in stage:
+                block.attn.grid_size = grid_size
+                if isinstance(block.attn, HMHSA):
+                    block.attn.ds_ratio = ds_ratio
 
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
@@ -674,14 +680,19 @@ class HATNet(BaseModule):
         mmengine's own loading leaves a checkpoint of another layout unloaded
         with a mere warning, and unpickles whatever the file holds.
         """
-        if isinstance(self.init_cfg, Mapping) and (
-            self.init_cfg['type'] == 'Pretrained'
-        ):
-            cfg = {k: v for k, v in self.init_cfg.items() if k != 'type'}
-            load_backbone(self, **cfg)
-            self.is_init = True
-        else:
+        cfgs = self.init_cfg
+        if isinstance(cfgs, Mapping):
+            cfgs = [cfgs]
+        pretrained = [
+            cfg
+            for cfg in cfgs
+            if cfg['type'] in ('Pretrained', PretrainedInit)
+        ]
+        if not pretrained:
             super().init_weights()
+        for cfg in pretrained:
+            load_backbone(self, **{k: cfg[k] for k in cfg if k != 'type'})
+            self.is_init = True
 
     def train(self, mode: bool = True) -> 'HATNet':
         """Set the mode; frozen stages and, if asked, batch norms stay."""
