@@ -149,15 +149,14 @@ try_wheel() {
   return 1
 }
 build_mmcv() {
-  local log=$wheels/build.log
-  mkdir -p "$wheels"
+  local log=$wheels/build.log nvcc
   if [ -n "$cuda" ]; then
-    command -v nvcc >/dev/null \
-      || die "no prebuilt mmcv for torch $torch: to build it, install the CUDA $cuda toolkit (nvcc $cuda)"
-    nvcc --version | grep -q "release ${cuda%%.*}\." \
-      || die "no prebuilt mmcv for torch $torch: to build it, nvcc must be of CUDA $cuda, not $(nvcc --version | tail -n 1)"
+    nvcc=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p') || true
+    [ "${nvcc%%.*}" = "${cuda%%.*}" ] \
+      || die "no prebuilt mmcv for torch $torch: to build it, install the CUDA $cuda toolkit (nvcc on the PATH is ${nvcc:-absent})"
   fi
-  echo "  building from source: 10 minutes on 2 cores; the log is $log"
+  mkdir -p "$wheels"
+  echo "  building from source: 10 minutes on 2 cores, longer for CUDA; the log is $log"
   # -O1 without debug symbols: a third of the time of the default flags.
   if ! PATH="$venv/bin:$PATH" MMCV_WITH_OPS=1 CFLAGS="-g0 -O1" \
       "$py" -m pip wheel -v --no-deps --no-build-isolation -w "$wheels/new" \
@@ -179,7 +178,7 @@ if mmcv_works; then
   say "3/5 keeping mmcv $("$py" -c 'import mmcv; print(mmcv.__version__)')"
 else
   say "3/5 installing mmcv $mmcv_version"
-  from_cache() { pip_install --no-index --no-deps -f "$wheels" "$mmcv==$mmcv_version"; }
+  from_cache() { pip_install --no-deps "$wheels"/*.whl; }
   from_mim() { pip_install $mim && "$py" -m mim install -qq -c "$constraints" "${only_wheel[@]}"; }
   # The mm packages that mmcv.ops imports come first: the wheels are without.
   pip_install "$(grep -o '[a-z-]*mmengine==.*' "$tested")" "numpy==$(pinned numpy)" \
