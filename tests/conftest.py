@@ -79,12 +79,3 @@ def golden():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def _registry_scope():
-    """Forget the default scope that a config of another test has set."""
-    from mmengine.registry import DefaultScope
-
-    yield
-    DefaultScope._instance_dict.clear()

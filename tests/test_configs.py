@@ -1,5 +1,6 @@
 """Every config builds, trains a step and is tested by mm's own tool."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -79,21 +80,22 @@ def test_imagenet_recipe(arch):
             ]
 
 
-@pytest.mark.parametrize(
-    'value', ['4,7,14', '(4,7,14)', '[4,7,14]'], ids=['plain', '()', '[]']
-)
+@pytest.mark.parametrize('value', ['4,7,14', '(4,7,14)', '[4,7,14]'])
 def test_grids_from_the_command_line(value):
-    options = DictAction._parse_iterable(value)
-    cfg = load(
-        'hatnet/hatnet-tiny_8xb128_in1k.py',
-        {
-            'model.backbone.grid_sizes': options,
-            'model.backbone.ds_ratios': options,
-        },
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    arguments = parser.parse_args(
+        [
+            '--cfg-options',
+            f'model.backbone.grid_sizes={value}',
+            f'model.backbone.ds_ratios={value}',
+        ]
     )
+    cfg = load('hatnet/hatnet-tiny_8xb128_in1k.py', arguments.cfg_options)
     backbone = MODELS.build(cfg.model).backbone
     assert backbone.grid_sizes == backbone.ds_ratios == (4, 7, 14)
     assert backbone.stages[2][0].attn.grid_size == 14
+    assert backbone.stages[1][0].attn.ds_ratio == 7
 
 
 @pytest.fixture
