@@ -47,7 +47,6 @@ RENAMES = {
 UNUSED = re.compile(r'^blocks\.\d+\.\d+\.attn\.proj_norm\.(weight|bias)$')
 _OFFICIAL = re.compile(r'(patch_embed\.[013]|blocks\.\d+\.\d+)\.')
 BACKBONE = 'backbone.'
-OUT_NORMS = 'out_norms.'
 HEAD = ('head.fc.weight', 'head.fc.bias')
 
 
@@ -314,7 +313,7 @@ def to_backbone(
         } or state_dict
     expected = model.state_dict()
     found = {
-        **{key: expected[key] for key in expected if _has([key], OUT_NORMS)},
+        **{key: expected[key] for key in expected if model.is_optional(key)},
         **{
             key: value
             for key, value in state_dict.items()

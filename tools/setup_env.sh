@@ -121,8 +121,9 @@ fi
 torch=$("$py" -c 'import torch; print(torch.__version__)')
 cuda=$("$py" -c 'import torch; print(torch.version.cuda if torch.cuda.is_available() else "")')
 # From here on pip may choose neither another torch nor untested versions.
-constraints=$(mktemp)
-trap 'rm -f "$constraints"' EXIT
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+constraints=$scratch/constraints.txt
 { grep -v '^torch' "$tested"; echo "torch==$torch"; } >"$constraints"
 pip_install() { "$py" -m pip install -qq -c "$constraints" "$@"; }
 "$py" -c 'import torchvision' 2>/dev/null || pip_install torchvision
@@ -179,8 +180,12 @@ if mmcv_works; then
 else
   say "3/5 installing mmcv $mmcv_version"
   from_cache() { pip_install --no-deps "$wheels"/*.whl; }
-  from_mim() { pip_install $mim && "$py" -m mim install -qq -c "$constraints" "${only_wheel[@]}"; }
-  # The mm packages that mmcv.ops imports come first: the wheels are without.
+  # mim's own requirements would replace packages of the environment.
+  from_mim() {
+    "$py" -m pip install -qq --target "$scratch/mim" $mim \
+      && PYTHONPATH="$scratch/mim" "$py" -m mim install -qq --no-deps "${only_wheel[@]}"
+  }
+  # What mmcv imports, since most of these install it without requirements.
   pip_install "$(grep -o '[a-z-]*mmengine==.*' "$tested")" "numpy==$(pinned numpy)" \
     "opencv-python==$(pinned opencv-python)"
   { [ -n "$cuda" ] && try_wheel "prebuilt for CUDA $cuda, by mim" from_mim; } \

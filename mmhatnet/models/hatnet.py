@@ -1,3 +1,4 @@
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 
@@ -714,11 +715,14 @@ class HATNet(BaseModule):
             bool: True for norms on the outputs and for stages behind the last
             of ``out_indices``, which are not built.
         """
-        part, _, rest = key.partition('.')
-        if part == 'out_norms':
+        if key.startswith('out_norms.'):
             return True
-        built = {'stages': self.num_stages, 'downsamples': self.num_stages - 1}
-        return part in built and int(rest.split('.')[0]) >= built[part]
+        match = re.match(r'(stages|downsamples)\.(\d+)\.', key)
+        if not match:
+            return False
+        # downsamples[i] leads to stages[i + 1]
+        stage = int(match[2]) + (match[1] == 'downsamples')
+        return self.num_stages <= stage < STAGES
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
@@ -758,13 +762,17 @@ class HATNet(BaseModule):
                 f'got {got}'
             )
         for key in sorted(keys - {'head_dim'}):
-            if len(arch[key]) != STAGES:
+            if (
+                not isinstance(arch[key], Sequence)
+                or len(arch[key]) != STAGES
+                or min(arch[key]) < 1
+            ):
                 raise ValueError(
-                    f"arch['{key}'] needs {STAGES} entries, one per stage; "
-                    f'got {arch[key]}'
+                    f"arch['{key}'] needs {STAGES} positive entries, one per "
+                    f'stage; got {arch[key]}'
                 )
         for dims in arch['embed_dims']:
-            if dims % arch['head_dim']:
+            if arch['head_dim'] < 1 or dims % arch['head_dim']:
                 raise ValueError(
                     f'head_dim={arch["head_dim"]} has to divide every entry '
                     f'of embed_dims={tuple(arch["embed_dims"])}, and does '
