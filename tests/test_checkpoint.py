@@ -3,6 +3,8 @@ import functools
 import http.server
 import os
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -32,6 +34,21 @@ LAYOUTS = {
         'model': {'module.' + key: value for key, value in weights.items()}
     },
 }
+
+
+LOAD_IN_A_PROCESS = """
+import os, sys, torch
+from mmhatnet.models import HATNet
+torch.distributed.init_process_group(
+    'gloo',
+    init_method=os.environ['STORE'],
+    rank=int(os.environ['RANK']),
+    world_size=int(os.environ['WORLD_SIZE']),
+)
+checkpoint = 'hatnet://' + sys.argv[1]
+cfg = dict(type='Pretrained', checkpoint=checkpoint)
+HATNet(sys.argv[1], init_cfg=cfg).init_weights()
+"""
 
 
 @pytest.fixture(scope='session')
@@ -338,6 +355,33 @@ class TestByName:
         classifier = build_classifier()
         load_checkpoint(classifier, 'hatnet://tiny')
         assert error_of_logits(classifier, golden) < 5e-5
+
+    @pytest.mark.parametrize('arch', ['tiny', 'small'])
+    def test_two_processes(self, arch, server, tmp_path):
+        """One downloads, and neither waits for ever; Small is not there."""
+        processes = [
+            subprocess.Popen(
+                [sys.executable, '-c', LOAD_IN_A_PROCESS, arch],
+                env={
+                    **os.environ,
+                    'TORCH_HOME': str(server.hub),
+                    'RANK': str(rank),
+                    'WORLD_SIZE': '2',
+                    'STORE': (tmp_path / 'store').as_uri(),
+                },
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            if arch == 'tiny':
+                assert process.returncode == 0, errors
+            else:
+                assert 'could not download' in errors
+        if arch == 'tiny':
+            assert len(server.requests) == 1
 
     def test_unknown_name(self):
         with pytest.raises(ValueError, match='hatnet://tiny, hatnet://small'):
