@@ -29,7 +29,8 @@ def norm(layer, x):
 def attend(q, k, v, heads):
     """Every head on its own: (C, queries), (C, keys) -> (C, queries)."""
     out = []
-    for q_, k_, v_ in zip(q.chunk(heads), k.chunk(heads), v.chunk(heads)):  # noqa: B905
+    parts = [x.chunk(heads) for x in (q, k, v)]
+    for q_, k_, v_ in zip(*parts, strict=True):
         weights = (q_.T @ k_ / len(q_) ** 0.5).softmax(dim=1)
         out.append((weights @ v_.T).T)
     return torch.cat(out)
