@@ -201,6 +201,7 @@ class TestTraining:
         [
             {},
             dict(attn_types=('window',) * 3),
+            dict(attn_types=('window',) * 3, grid_sizes=(1, 1, 1)),
             dict(dw_conv=False),
             dict(out_indices=(0, 1)),
             dict(out_indices=(1, 2), out_norm_cfg=BN),

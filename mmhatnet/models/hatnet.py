@@ -42,7 +42,9 @@ def _attend(
     return attn.softmax(dim=-1) @ v
 
 
-def _windows(length: int, size: int, shifted: bool) -> tuple[int, int, int]:
+def _windows(
+    length: int, size: int, shifted: bool
+) -> tuple[int, int, int, int]:
     """Cut one side of a map into windows.
 
     Args:
@@ -51,12 +53,14 @@ def _windows(length: int, size: int, shifted: bool) -> tuple[int, int, int]:
         shifted (bool): Begin with half a window.
 
     Returns:
-        tuple[int, int, int]: The window's side, at most ``length``, and the
-        tokens to pad before and after the map.
+        tuple[int, int, int, int]: The number of windows, their side, at most
+        ``length``, and the tokens to pad before and after the map.
     """
-    size = min(size, length)
-    before = -(size // 2) % size if shifted and size < length else 0
-    return size, before, -(before + length) % size
+    if size >= length:
+        return 1, length, 0, 0
+    before = -(size // 2) % size if shifted else 0
+    windows = (before + length + size - 1) // size
+    return windows, size, before, windows * size - before - length
 
 
 def _real_tokens(
@@ -85,9 +89,10 @@ def _window_attention(
     Returns:
         Tensor: (N, C, H, W).
     """
-    n, _, h, w = qkv.shape
-    size_h, top, bottom = _windows(h, size, shifted)
-    size_w, left, right = _windows(w, size, shifted)
+    n, channels, h, w = qkv.shape
+    head_dim = channels // 3 // heads
+    num_h, size_h, top, bottom = _windows(h, size, shifted)
+    num_w, size_w, left, right = _windows(w, size, shifted)
     mask = None
     if top or bottom or left or right:
         rows = _real_tokens(h, size_h, top, bottom, qkv.device)
@@ -95,18 +100,16 @@ def _window_attention(
         mask = rows[:, None, :, None] & cols[None, :, None, :]
         mask = mask.reshape(-1, 1, 1, size_h * size_w).repeat(n, 1, 1, 1)
         qkv = F.pad(qkv, (left, right, top, bottom))
-    num_h = (top + h + bottom) // size_h
-    num_w = (left + w + right) // size_w
     q, k, v = (
-        qkv.reshape(n, 3, heads, -1, num_h, size_h, num_w, size_w)
+        qkv.reshape(n, 3, heads, head_dim, num_h, size_h, num_w, size_w)
         .permute(1, 0, 4, 6, 2, 5, 7, 3)
-        .reshape(3, n * num_h * num_w, heads, size_h * size_w, -1)
+        .reshape(3, n * num_h * num_w, heads, size_h * size_w, head_dim)
     )
     out = _attend(q, k, v, mask, sdpa)
     out = (
-        out.reshape(n, num_h, num_w, heads, size_h, size_w, -1)
+        out.reshape(n, num_h, num_w, heads, size_h, size_w, head_dim)
         .permute(0, 1, 4, 2, 5, 3, 6)
-        .reshape(n, num_h * size_h, num_w * size_w, -1)
+        .reshape(n, num_h * size_h, num_w * size_w, heads * head_dim)
     )
     return out[:, top : top + h, left : left + w].permute(0, 3, 1, 2)
 
@@ -245,7 +248,8 @@ class HMHSA(WindowMHSA):
         kv = _split_heads(self.kv(self.pool_norm(pooled)), 2 * self.num_heads)
         k, v = kv.chunk(2, dim=1)
         out = _attend(q, k, v, None, self.sdpa)
-        out = out.transpose(1, 2).reshape(x.shape[0], *x.shape[2:], -1)
+        n, channels, h, w = x.shape
+        out = out.transpose(1, 2).reshape(n, h, w, channels)
         return out.permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
