@@ -108,6 +108,9 @@ if [ ! -x "$py" ]; then
   say "1/5 making the environment $venv (seconds)"
   "$base_python" -m venv "${site[@]+"${site[@]}"}" "$venv"
 fi
+# An environment of uv has no pip, nor has one whose making was interrupted.
+"$py" -m pip --version >/dev/null 2>&1 || "$py" -m ensurepip >/dev/null \
+  || die "there is no pip in $venv, and ensurepip could not install it"
 
 # --- 2. torch ----------------------------------------------------------------
 if "$py" -c 'import torch' 2>/dev/null; then
