@@ -280,6 +280,9 @@ class TestSetUp:
     def test_where(self, tmp_path):
         env = {**os.environ, 'MMHATNET_VENV': str(tmp_path)}
         assert run(SETUP, '--path', env=env).stdout.strip() == str(tmp_path)
+        env['MMHATNET_VENV'] = 'relative'
+        result = run(SETUP, '--path', env=env, cwd=tmp_path)
+        assert result.stdout.strip() == str(tmp_path / 'relative')
         env.pop('MMHATNET_VENV')
         for arguments, name in (
             ([], '.venv'),

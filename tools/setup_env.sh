@@ -53,6 +53,7 @@ esac
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${MMHATNET_VENV:-$root/.venv$suffix}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 [ $path_only = 0 ] || { echo "$venv"; exit 0; }
 base_python=${PYTHON:-}
 if [ -z "$base_python" ]; then
