@@ -14,7 +14,8 @@ the one that is there. Running it again is quick and changes nothing.
   --stack openmmlab  the original OpenMMLab packages, in .venv-openmmlab
                      (Python 3.10 or 3.11)
   --isolated         install the tested torch even where the Python that makes
-                     the environment has one
+                     the environment has one; openmmlab, which does not work
+                     with a recent torch, always does
   --path             print where the environment is, and do nothing
 
 Environment variables:
@@ -47,7 +48,7 @@ while [ $# -gt 0 ]; do
 done
 case $stack in
   onedl) suffix='' mmcv=onedl-mmcv mim=onedl-mim ;;
-  openmmlab) suffix=-openmmlab mmcv=mmcv mim=openmim ;;
+  openmmlab) suffix=-openmmlab mmcv=mmcv mim=openmim isolated=1 ;;
   *) die "--stack is 'onedl' or 'openmmlab', not '$stack'" ;;
 esac
 
@@ -170,7 +171,7 @@ build_mmcv() {
                  print "    compiled " substr($0, RSTART, RLENGTH); fflush() }'
   then
     tail -n 20 "$log" >&2
-    die "mmcv did not build (see $log); torch $(pinned torch) is known to work, and a C++17 compiler is needed"
+    die "mmcv did not build (see $log); a C++17 compiler is needed, and torch $(pinned torch) is known to work (a new environment with --isolated has it)"
   fi
   mv "$wheels"/new/*.whl "$wheels"
 }
