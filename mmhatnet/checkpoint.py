@@ -305,12 +305,16 @@ def to_backbone(
             prefix = BACKBONE if _has(state_dict, BACKBONE) else ''
         elif prefix:
             prefix = prefix.rstrip('.') + '.'
-        # Where no key has the prefix, let the check name those that are there.
+            if not _has(state_dict, prefix):
+                raise ValueError(
+                    f"{source} has no keys '{prefix}*', but "
+                    f'{", ".join(list(state_dict)[:4])} and so on'
+                )
         state_dict = {
             key.removeprefix(prefix): value
             for key, value in state_dict.items()
             if key.startswith(prefix)
-        } or state_dict
+        }
     expected = model.state_dict()
     found = {
         **{key: expected[key] for key in expected if model.is_optional(key)},
@@ -351,33 +355,56 @@ def load_backbone(
     model.load_state_dict(to_backbone(content, model, str(checkpoint), prefix))
 
 
-def adapt_backbone(state_dict: dict, model: nn.Module) -> None:
-    """Make a state dict that is being loaded into a bare HATNet fit, in place.
+def adapt_backbone(state_dict: dict, model: nn.Module, prefix: str) -> None:
+    """Make a state dict that is being loaded into a HATNet fit, in place.
+
+    Where nothing matches or shapes differ, mmengine would only log it.
 
     Args:
-        state_dict (dict): Left alone if any of its keys is the model's.
+        state_dict (dict): Converted if none of its keys is the model's, else
+            only the shapes are compared; it may be partial.
         model (HATNet): The backbone.
+        prefix (str): Prefix of the backbone's keys in ``state_dict``.
 
     Raises:
         ValueError: If the weights do not fit.
     """
-    if state_dict and not state_dict.keys() & model.state_dict().keys():
-        weights = to_backbone(state_dict, model, 'the checkpoint')
-        state_dict.clear()
-        state_dict.update(weights)
+    expected = model.state_dict()
+    found = {
+        key.removeprefix(prefix): value
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    }
+    matched = [key for key in expected if key in found]
+    if found and not matched:
+        weights = to_backbone(found, model, 'the checkpoint')
+        for key in found:
+            del state_dict[prefix + key]
+        state_dict.update(
+            {prefix + key: value for key, value in weights.items()}
+        )
+    else:
+        check(
+            {key: found[key] for key in matched},
+            {key: expected[key] for key in matched},
+            'the checkpoint',
+        )
 
 
 def adapt_classifier(state_dict: dict, model: nn.Module) -> None:
     """Make a state dict that is being loaded into a classifier fit, in place.
 
     Args:
-        state_dict (dict): Left alone if it is in mm's layout.
+        state_dict (dict): Left alone if it is in mm's layout, or has nothing
+            but parts of a neck or a head.
         model (HATNet): The classifier's backbone.
 
     Raises:
         ValueError: If the weights do not fit.
     """
-    if not state_dict or _has(state_dict, (BACKBONE, 'neck.', 'head.')):
+    if _has(state_dict, BACKBONE) or all(
+        key.startswith(('neck.', 'head.')) for key in state_dict
+    ):
         return
     found = convert_official(unwrap(state_dict))
     expected = {
@@ -433,5 +460,5 @@ def load_from_hatnet(
     return dict(state_dict=state_dict)
 
 
-def _has(keys: Iterable[str], prefix: str | tuple[str, ...]) -> bool:
+def _has(keys: Iterable[str], prefix: str) -> bool:
     return any(key.startswith(prefix) for key in keys)

@@ -118,7 +118,7 @@ fi
 if "$py" -c 'import torch' 2>/dev/null; then
   say "2/5 keeping torch $("$py" -c 'import torch; print(torch.__version__)')"
 else
-  say "2/5 installing torch $(pinned torch) (5 GB to unpack; 2 minutes on a fast line)"
+  say "2/5 installing torch $(pinned torch) (up to 7 GB to unpack; 3 minutes on a fast line)"
   "$py" -m pip install "torch==$(pinned torch)" "torchvision==$(pinned torchvision)" \
     "numpy==$(pinned numpy)" 2>&1 | grep -E '^ *(Downloading|Installing|ERROR)' || true
   "$py" -c 'import torch' || die 'torch could not be installed; pip says why above'

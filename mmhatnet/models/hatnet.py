@@ -740,8 +740,7 @@ class HATNet(BaseModule):
             module.requires_grad_(False)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        if not prefix:
-            adapt_backbone(state_dict, self)
+        adapt_backbone(state_dict, self, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _checkpoint_filter(self, state_dict, prefix, *args) -> None:
