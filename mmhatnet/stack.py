@@ -81,6 +81,19 @@ def check_versions() -> None:
         )
 
 
+def register_configs() -> None:
+    """Let ``_base_ = 'mmhatnet::...'`` and ``'mmseg::...'`` be found.
+
+    mmengine's table of packages lacks the first, and knows mmsegmentation
+    only by the distribution name of the original.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    MODULE2PACKAGE['mmhatnet'] = 'mmhatnet'
+    if not _installed(FAMILIES['openmmlab']['mmseg'][0]):
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
+
+
 def _family(found: dict) -> str:
     return max(
         FAMILIES, key=lambda family: sum(map(bool, found[family].values()))

@@ -1,0 +1,6 @@
+_base_ = './fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py'
+
+model = dict(
+    backbone=dict(arch='medium', init_cfg=dict(checkpoint='hatnet://medium')),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)

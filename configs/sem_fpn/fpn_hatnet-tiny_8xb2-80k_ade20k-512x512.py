@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/fpn_hatnet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/ade20k_bs16_adamw_80k.py',
+    '../_base_/mmseg_runtime.py',
+]
