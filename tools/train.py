@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+from mmhatnet.launch import (
+    build_runner,
+    enable_amp,
+    enable_auto_scale_lr,
+    load_config,
+    one_line_errors,
+    parser,
+)
+
+
+def main() -> None:
+    arguments = parser('Train a model of any task.')
+    arguments.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint, or without a value from the last one '
+        'in the work_dir, if there is one',
+    )
+    arguments.add_argument(
+        '--amp', action='store_true', help='train in mixed precision'
+    )
+    arguments.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the batch size, GPUs x images',
+    )
+    args = arguments.parse_args()
+    cfg = load_config(args)
+    if args.amp:
+        enable_amp(cfg)
+    if args.auto_scale_lr:
+        enable_auto_scale_lr(cfg)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    build_runner(cfg, ('train', 'val')).train()
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
