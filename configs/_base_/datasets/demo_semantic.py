@@ -1,0 +1,66 @@
+# tools/dataset_converters/make_demo_data.py, in ADE20K's layout: 192x160.
+metainfo = dict(
+    classes=(
+        'background',
+        'disk',
+        'square',
+        'triangle',
+        'star',
+        'ring',
+        'cross',
+    ),
+    palette=[
+        [0, 0, 0],
+        [230, 60, 50],
+        [150, 150, 150],
+        [170, 110, 40],
+        [70, 80, 220],
+        [60, 180, 75],
+        [255, 225, 25],
+    ],
+)
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='BaseSegDataset',
+        data_root='data/demo/ade/ADEChallengeData2016',
+        data_prefix=dict(
+            img_path='images/training', seg_map_path='annotations/training'
+        ),
+        metainfo=metainfo,
+        reduce_zero_label=True,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', reduce_zero_label=True),
+            dict(type='RandomCrop', crop_size=(128, 128)),
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='BaseSegDataset',
+        data_root='data/demo/ade/ADEChallengeData2016',
+        data_prefix=dict(
+            img_path='images/validation', seg_map_path='annotations/validation'
+        ),
+        metainfo=metainfo,
+        reduce_zero_label=True,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', reduce_zero_label=True),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator

@@ -1,0 +1,14 @@
+# A classifier, from scratch in minutes on two cores.
+_base_ = [
+    '../_base_/models/hatnet_cls.py',
+    '../_base_/datasets/demo_imagenet.py',
+    '../_base_/schedules/demo_adamw_6e.py',
+    '../_base_/mmpretrain_runtime.py',
+]
+
+model = dict(
+    backbone=dict(drop_path_rate=0.0),
+    head=dict(num_classes=6, topk=1),
+    # Of crops this small, mixtures are hard to learn.
+    train_cfg=None,
+)

@@ -1,0 +1,110 @@
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_utils
+from rich.progress import track
+
+IGNORED = 255
+
+
+def _encode(annotation: dict, height: int, width: int) -> dict:
+    """Compressed RLE of COCO's polygons or of either form of its RLE."""
+    segmentation = annotation.get('segmentation')
+    if isinstance(segmentation, list):
+        # pycocotools takes four numbers for a box.
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if polygons:
+            rles = mask_utils.frPyObjects(polygons, height, width)
+            return mask_utils.merge(rles)
+    elif segmentation and segmentation['size'] == [height, width]:
+        if isinstance(segmentation['counts'], list):
+            return mask_utils.frPyObjects(segmentation, height, width)
+        return segmentation
+    raise ValueError(
+        f'annotation {annotation["id"]} has no segmentation of '
+        f'{width}x{height} pixels'
+    )
+
+
+def _label_map(
+    image: dict, annotations: list[dict], labels: dict[int, int]
+) -> np.ndarray:
+    """Labels (H, W) of an image, uint8."""
+    height, width = image['height'], image['width']
+    objects = []
+    for annotation in annotations:
+        rle = _encode(annotation, height, width)
+        crowd, label = annotation.get('iscrowd'), annotation['category_id']
+        order = (not crowd, -int(mask_utils.area(rle)))
+        objects.append((order, rle, IGNORED if crowd else labels[label]))
+    semantic = np.zeros((height, width), np.uint8)
+    # Crowds, then from large to small: what comes later stays visible.
+    for _, rle, label in sorted(objects, key=lambda item: item[0]):
+        semantic[mask_utils.decode(rle) > 0] = label
+    return semantic
+
+
+def coco_to_semantic(
+    ann_file: str | Path, out_dir: str | Path
+) -> tuple[str, ...]:
+    """Make semantic label maps of COCO's instances.
+
+    Every image of ``ann_file`` gets ``<stem of its file_name>.png``, of the
+    image's size, with one uint8 label a pixel: 0 is the background, 1 to N
+    are the categories in the order of their ids, and 255 is ignored in
+    training and evaluation: crowds, where there is nothing else. The smaller
+    of two objects lies over the larger one.
+
+    Args:
+        ann_file (str | Path): JSON with COCO instances; polygons and both
+            forms of RLE.
+        out_dir (str | Path): Folder for the PNGs. Files of the same names
+            are overwritten.
+
+    Returns:
+        tuple[str, ...]: Names of the labels, from ``'background'``.
+
+    Raises:
+        FileNotFoundError: If there is no ``ann_file``.
+        ValueError: If it does not hold COCO instances with segmentations of
+            their image's size, if two images would get the same PNG, or if
+            there are more than 254 categories.
+    """
+    out_dir = Path(out_dir)
+    try:
+        data = json.loads(Path(ann_file).read_text())
+        categories = sorted(data['categories'], key=lambda item: item['id'])
+        classes = ('background', *(item['name'] for item in categories))
+        labels = {item['id']: n for n, item in enumerate(categories, 1)}
+        of_image = {image['id']: [] for image in data['images']}
+        for annotation in data['annotations']:
+            of_image[annotation['image_id']].append(annotation)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{ann_file} does not hold COCO instances: {error!r}'
+        ) from error
+    if len(classes) > IGNORED:
+        raise ValueError(
+            f'{len(classes) - 1} categories: at most {IGNORED - 1} fit in '
+            'uint8, beside the background and what is ignored'
+        )
+    names = defaultdict(list)
+    for image in data['images']:
+        names[Path(image['file_name']).stem].append(image['file_name'])
+    for stem, same in names.items():
+        if len(same) > 1:
+            raise ValueError(f'{" and ".join(same)} would share {stem}.png')
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for image in track(data['images'], 'label maps'):
+        try:
+            semantic = _label_map(image, of_image[image['id']], labels)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f'{ann_file}, {image["file_name"]}: {error!r}'
+            ) from error
+        name = Path(image['file_name']).with_suffix('.png').name
+        Image.fromarray(semantic).save(out_dir / name)
+    return classes

@@ -1,0 +1,320 @@
+import io
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance
+from pycocotools import mask as mask_utils
+from rich.progress import track
+
+
+def _polygon(points: int, step: int = 1) -> Callable:
+    """Shape whose every point is joined to the ``step``-th next one."""
+    normal = np.pi * step / points
+
+    def inside(radius, angle):
+        sector = 2 * np.pi / points
+        from_point = np.abs((angle + sector / 2) % sector - sector / 2)
+        return radius * np.cos(from_point - normal) <= np.cos(normal)
+
+    return inside
+
+
+def _cross(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    across = np.minimum(np.abs(np.cos(angle)), np.abs(np.sin(angle)))
+    return (radius <= 1) & (radius * across <= 0.3)
+
+
+# Class: its photograph, and which points (r, angle) of a unit disk it fills.
+SHAPES = {
+    'disk': ('retina.jpg', lambda radius, angle: radius <= 1),
+    'square': ('brick.png', _polygon(4)),
+    'triangle': ('ihc.png', _polygon(3)),
+    'star': ('hubble_deep_field.jpg', _polygon(5, 2)),
+    'ring': ('grass.png', lambda radius, angle: abs(radius - 0.75) <= 0.25),
+    'cross': ('page.png', _cross),
+}
+BACKGROUNDS = (  # not motorcycle_right.png, which is the same from beside
+    *('astronaut.png', 'camera.png', 'chelsea.png', 'coffee.png'),
+    *('moon.png', 'motorcycle_left.png', 'rocket.jpg'),
+)
+CLASSES = tuple(SHAPES)
+CATEGORY_IDS = (1, 2, 4, 5, 8, 13)  # with gaps, as in COCO
+PALETTE = [  # of the background and of CLASSES
+    [0, 0, 0],
+    [230, 60, 50],
+    [150, 150, 150],
+    [170, 110, 40],
+    [70, 80, 220],
+    [60, 180, 75],
+    [255, 225, 25],
+]
+SPLITS = {'train': 'training', 'val': 'validation'}  # COCO's, ADE20K's names
+MARKER = 'demo_data.json'  # what --force may delete
+MIN_PIXELS = 30
+CROWD_EVERY = 10  # images
+CROPS = dict(train=40, val=15)  # for classification, of each class
+
+
+def _photographs(split: str) -> dict[str, Image.Image]:
+    """Left 2/3 (train) or right 1/3 (val) of the photographs, in RGB."""
+    try:
+        import skimage
+    except ImportError as error:
+        raise ImportError(
+            'The demo data are made of the photographs in scikit-image: '
+            'pip install scikit-image'
+        ) from error
+    folder = Path(skimage.__file__).parent / 'data'
+    textures = [texture for texture, _ in SHAPES.values()]
+    photos = {}
+    for name in (*textures, *BACKGROUNDS):
+        photo = Image.open(folder / name).convert('RGB')
+        width, height = photo.size
+        margin = 0.15 if name in textures else 0  # retina.jpg's is black
+        left, right = margin * width, (1 - margin) * width
+        cut = round(left + (right - left) * 2 / 3)
+        left, right = (left, cut) if split == 'train' else (cut, right)
+        box = (left, margin * height, right, (1 - margin) * height)
+        photos[name] = photo.crop(tuple(map(round, box)))
+    return photos
+
+
+def _view(
+    rng: np.random.Generator,
+    photo: Image.Image,
+    size: tuple[int, int],
+    zoom: tuple[float, float],
+) -> Image.Image:
+    """Random crop of a photograph, scaled, flipped and brightened."""
+    factor = rng.uniform(*zoom)
+    factor = max(factor, *np.divide(size, photo.size))
+    crop = np.minimum(np.ceil(np.divide(size, factor)), photo.size)
+    corner = rng.integers(photo.size - crop.astype(int) + 1)
+    view = photo.resize(
+        size, Image.Resampling.BICUBIC, box=(*corner, *(corner + crop))
+    )
+    if rng.random() < 0.5:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return ImageEnhance.Brightness(view).enhance(rng.uniform(0.75, 1.25))
+
+
+def _scene(
+    rng: np.random.Generator,
+    photos: dict[str, Image.Image],
+    size: tuple[int, int],
+    labels: Sequence[int],
+    scale: tuple[float, float],
+    spread: float,
+    crowd: int | None = None,
+) -> tuple[Image.Image, list[tuple[int, np.ndarray, bool]]]:
+    """One image, and its objects as (label, visible pixels (H, W), crowd)."""
+    size, short = np.array(size), min(size)
+
+    def shape(label, centre, diameter):
+        x, y = np.meshgrid(*map(np.arange, size))
+        x, y = x - centre[0], y - centre[1]
+        turn = rng.uniform(0, 2 * np.pi)
+        radius = np.hypot(x, y) / (diameter * short / 2)
+        return SHAPES[CLASSES[label]][1](radius, np.arctan2(y, x) + turn)
+
+    objects = []  # from back to front
+    if crowd is not None:
+        centre = size * rng.uniform(0.25, 0.75, 2)
+        group = [
+            shape(crowd, rng.normal(centre, 0.12 * short), 0.14)
+            for _ in range(16)
+        ]
+        objects.append((crowd, np.any(group, axis=0), True))
+    for label in labels:
+        centre = size * rng.uniform(0.5 - spread, 0.5 + spread, 2)
+        mask = shape(label, centre, rng.uniform(*scale))
+        objects.append((label, mask, False))
+
+    visible, free = [], np.ones(size[::-1], bool)
+    for label, mask, is_crowd in reversed(objects):
+        mask = mask & free
+        if mask.sum() >= MIN_PIXELS:
+            visible.append((label, mask, is_crowd))
+            free &= ~mask
+
+    image = _view(rng, photos[rng.choice(BACKGROUNDS)], tuple(size), (0.4, 1))
+    for label, mask, _ in visible:
+        mask = Image.fromarray(mask.astype(np.uint8) * 255)
+        box = mask.getbbox()
+        texture = photos[SHAPES[CLASSES[label]][0]]
+        extent = (box[2] - box[0], box[3] - box[1])
+        view = _view(rng, texture, extent, (0.4, 0.8))
+        image.paste(view, box, mask.crop(box))
+    return image, visible
+
+
+def _annotation(label: int, mask: np.ndarray, is_crowd: bool) -> dict:
+    """COCO's record of an object; only RLE is exact to the pixel."""
+    rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+    area, bbox = int(mask_utils.area(rle)), mask_utils.toBbox(rle).tolist()
+    if is_crowd:  # COCO has them uncompressed, by columns, from a run of 0
+        flat = mask.ravel(order='F')
+        changes = np.flatnonzero(np.diff(flat, prepend=False))
+        rle['counts'] = np.diff([0, *changes, flat.size]).tolist()
+    else:
+        rle['counts'] = rle['counts'].decode()
+    return dict(
+        category_id=CATEGORY_IDS[label],
+        iscrowd=int(is_crowd),
+        area=area,
+        bbox=bbox,
+        segmentation=rle,
+    )
+
+
+def _make(root: Path, numbers: dict, size: tuple[int, int], seed: int) -> dict:
+    """Write all three data sets, and return the summary."""
+    summary = dict(seed=seed, size=list(size))
+    annotation_ids = count(1)
+    for index, (split, ade_split) in enumerate(SPLITS.items()):
+        ade, coco = root / 'ade' / 'ADEChallengeData2016', root / 'coco'
+        ade_images = ade / 'images' / ade_split
+        ade_labels = ade / 'annotations' / ade_split
+        coco_images = coco / f'{split}2017'
+        for folder in (ade_images, ade_labels, coco_images):
+            folder.mkdir(parents=True)
+        photos = _photographs(split)
+        images, annotations, background = [], [], 0
+        for n in track(range(1, numbers[split] + 1), f'{split} scenes'):
+            rng = np.random.default_rng((seed, index, n))
+            labels = rng.integers(len(CLASSES), size=rng.integers(2, 7))
+            turn, rest = divmod(n, CROWD_EVERY)
+            crowd = turn % len(CLASSES) if rest == CROWD_EVERY // 2 else None
+            image, objects = _scene(
+                rng, photos, size, labels, (0.12, 0.55), 0.4, crowd
+            )
+            semantic = np.ones(size[::-1], np.uint8)
+            for label, mask, is_crowd in objects:
+                semantic[mask] = 0 if is_crowd else label + 2
+                ids = dict(id=next(annotation_ids), image_id=n)
+                annotations.append(ids | _annotation(label, mask, is_crowd))
+            background += float((semantic == 1).mean())
+            jpeg = io.BytesIO()
+            image.save(jpeg, 'JPEG', quality=95)
+            stem, name = f'ADE_{split}_{n:08d}', f'{n:012d}.jpg'
+            (ade_images / f'{stem}.jpg').write_bytes(jpeg.getvalue())
+            Image.fromarray(semantic).save(ade_labels / f'{stem}.png')
+            (coco_images / name).write_bytes(jpeg.getvalue())
+            shape = dict(width=size[0], height=size[1])
+            images.append(dict(id=n, file_name=name, license=1, **shape))
+        categories = [
+            dict(id=id_, name=name, supercategory='shape')
+            for id_, name in zip(CATEGORY_IDS, CLASSES, strict=True)
+        ]
+        instances = dict(
+            info=dict(description='mmhatnet demo data', version='1.0'),
+            licenses=[dict(id=1, name='see README.txt in skimage/data')],
+            images=images,
+            annotations=annotations,
+            categories=categories,
+        )
+        file = coco / 'annotations' / f'instances_{split}2017.json'
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(instances))
+        own = [a['category_id'] for a in annotations if not a['iscrowd']]
+        summary[split] = dict(
+            images=len(images),
+            objects={c['name']: own.count(c['id']) for c in categories},
+            crowds=len(annotations) - len(own),
+            background=round(background / len(images), 4),
+        )
+
+        for label, name in enumerate(track(CLASSES, f'{split} crops')):
+            folder = root / 'imagenet' / split / name
+            folder.mkdir(parents=True)
+            for n in range(1, CROPS[split] + 1):
+                # Not 0, which would be the seed of a scene.
+                rng = np.random.default_rng((seed, index, n, label + 1))
+                image, _ = _scene(
+                    rng, photos, (64, 64), [label], (0.5, 0.9), 0.1
+                )
+                image.save(folder / f'{name}_{n}.JPEG', quality=95)
+    (root / MARKER).write_text(json.dumps(summary, indent=2))
+    return summary
+
+
+def make_demo_data(
+    out_dir: str | Path,
+    num_train: int = 240,
+    num_val: int = 60,
+    size: tuple[int, int] = (192, 160),
+    seed: int = 0,
+    force: bool = False,
+) -> dict:
+    """Make small data sets in the layouts of ADE20K, COCO and ImageNet.
+
+    Rotated shapes, cut out of photographs (one for each class, see
+    ``SHAPES``), lie over each other on other photographs. These come with
+    scikit-image; nothing is downloaded. Of the used part of every photograph
+    (without the margins of the textures), training takes its pixels from the
+    left two thirds and validation from the right third, so no pixel of
+    validation is ever seen in training. The same arguments give the same
+    bytes.
+
+    - ``ade/ADEChallengeData2016``: 0 is unlabelled (the crowds), 1 the
+      background, and 2, 3, ... are ``CLASSES``.
+    - ``coco``: the same images; masks as RLE, exact areas and boxes. Every
+      tenth image has a crowd.
+    - ``imagenet``: crops of 64x64 pixels with one object, 40 of each class
+      to train and 15 to validate on.
+
+    Args:
+        out_dir (str | Path): Folder to make. It appears when it is complete.
+        num_train (int): Number of training scenes. Defaults to 240.
+        num_val (int): Number of validation scenes. Defaults to 60.
+        size (tuple[int, int]): Width and height of the scenes, in pixels.
+            Defaults to (192, 160).
+        seed (int): Seed, from 0. Defaults to 0.
+        force (bool): Replace earlier demo data in ``out_dir``. Defaults to
+            False.
+
+    Returns:
+        dict: ``seed``, ``size``, and for ``train`` and ``val`` the numbers
+        of ``images``, of ``objects`` by class and of ``crowds``, and the
+        share of ``background`` pixels. ``out_dir/demo_data.json`` is a copy.
+
+    Raises:
+        FileExistsError: If ``out_dir`` is not empty, and ``force`` is not
+            set or something else than demo data is there.
+        ImportError: If scikit-image is not installed.
+        ValueError: If a number is too small.
+    """
+    if min(num_train, num_val) < 1 or min(size) < 32 or seed < 0:
+        raise ValueError(
+            'There must be an image in each split, of 32x32 pixels or more, '
+            'and the seed must not be negative'
+        )
+    out_dir = Path(out_dir).resolve()  # a link stays one
+    exists = out_dir.exists()
+    if exists and (out_dir.is_file() or any(out_dir.iterdir())):
+        if not (out_dir / MARKER).is_file():
+            raise FileExistsError(
+                f'{out_dir} holds other things than demo data: delete it '
+                'yourself or choose another folder'
+            )
+        if not force:
+            raise FileExistsError(
+                f'{out_dir} exists: delete it or pass --force (force=True)'
+            )
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    # On the same file system, where renaming is atomic.
+    with tempfile.TemporaryDirectory(
+        prefix=f'.{out_dir.name}-', dir=out_dir.parent
+    ) as temporary:
+        made = Path(temporary) / 'new'
+        made.mkdir()
+        numbers = dict(train=num_train, val=num_val)
+        summary = _make(made, numbers, size, seed)
+        if exists:
+            out_dir.rename(Path(temporary) / 'old')
+        made.rename(out_dir)
+    return summary

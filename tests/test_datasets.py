@@ -1,0 +1,476 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+
+from mmhatnet.datasets import (
+    CLASSES,
+    PALETTE,
+    coco_to_semantic,
+    demo,
+    make_demo_data,
+)
+
+TINYCOCO = ROOT.parent / 'shared' / 'data' / 'tinycoco'
+TOOLS = ROOT / 'tools' / 'dataset_converters'
+NUMBERS = dict(train=12, val=6)
+ADE = 'ade/ADEChallengeData2016'
+
+
+def make(folder, **kwargs):
+    numbers = dict(num_train=NUMBERS['train'], num_val=NUMBERS['val'])
+    return make_demo_data(folder, **(numbers | kwargs))
+
+
+def content(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_file()
+    }
+
+
+def read_ade(folder, split, what='annotations'):
+    """Images or label maps of a split, by their number."""
+    suffix = dict(images='jpg', annotations='png')[what]
+    files = (folder / ADE / what / demo.SPLITS[split]).iterdir()
+    arrays = {}
+    for file in files:
+        prefix, number = file.stem.rsplit('_', 1)
+        assert (prefix, file.suffix) == (f'ADE_{split}', f'.{suffix}')
+        arrays[int(number)] = np.array(Image.open(file))
+    assert sorted(arrays) == list(range(1, NUMBERS[split] + 1))
+    return arrays
+
+
+def run(tool, *args):
+    return subprocess.run(
+        [sys.executable, str(TOOLS / tool), *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """The folder of a small data set and its summary."""
+    pytest.importorskip('skimage')
+    folder = tmp_path_factory.mktemp('datasets') / 'demo'
+    return folder, make(folder)
+
+
+@pytest.fixture(params=NUMBERS)
+def split(request):
+    return request.param
+
+
+@pytest.fixture
+def coco(made, split):
+    return COCO(made[0] / f'coco/annotations/instances_{split}2017.json')
+
+
+class TestDemoData:
+    def test_deterministic(self, made, tmp_path):
+        make(tmp_path / 'same')
+        make(tmp_path / 'other', seed=1)
+        first = content(made[0])
+        assert content(tmp_path / 'same') == first
+        other = content(tmp_path / 'other')
+        assert other.keys() == first.keys()
+        assert all(other[path] != first[path] for path in first)
+
+    def test_layouts(self, made, split):
+        folder, summary = made
+        coco = folder / 'coco' / f'{split}2017'
+        ade = folder / ADE / 'images' / demo.SPLITS[split]
+        assert summary == json.loads((folder / demo.MARKER).read_text())
+        assert len(list(coco.iterdir())) == NUMBERS[split]
+        for n, image in read_ade(folder, split, 'images').items():
+            assert image.shape == (160, 192, 3)
+            assert (coco / f'{n:012d}.jpg').read_bytes() == (
+                ade / f'ADE_{split}_{n:08d}.jpg'
+            ).read_bytes()
+        labels = np.stack(list(read_ade(folder, split).values()))
+        assert labels.dtype == np.uint8
+        assert labels.shape == (NUMBERS[split], 160, 192)
+        assert set(np.unique(labels)) == set(range(len(CLASSES) + 2))
+        background = (labels == 1).mean()
+        assert summary[split]['background'] == pytest.approx(
+            background, abs=1e-4
+        )
+        assert len(PALETTE) == len(CLASSES) + 1
+
+        crops = folder / 'imagenet' / split
+        assert {path.name for path in crops.iterdir()} == set(CLASSES)
+        for path in crops.iterdir():
+            images = [Image.open(file) for file in path.glob('*.JPEG')]
+            assert len(images) == demo.CROPS[split]
+            assert {image.size for image in images} == {(64, 64)}
+
+    def test_coco_is_exact(self, made, coco, split):
+        """Masks, areas, boxes and labels say the same as the label maps."""
+        ids = sorted(coco.cats)
+        assert ids != list(range(ids[0], ids[0] + len(ids)))
+        assert tuple(coco.cats[id_]['name'] for id_ in ids) == CLASSES
+        for n, labels in read_ade(made[0], split).items():
+            expected = np.ones_like(labels)
+            taken = np.zeros(labels.shape, int)
+            for ann in coco.imgToAnns[n]:
+                mask = coco.annToMask(ann).astype(bool)
+                label = ids.index(ann['category_id']) + 2
+                expected[mask] = 0 if ann['iscrowd'] else label
+                taken += mask
+                y, x = mask.nonzero()
+                assert ann['area'] == mask.sum() >= demo.MIN_PIXELS
+                assert ann['bbox'] == [
+                    x.min(),
+                    y.min(),
+                    x.max() - x.min() + 1,
+                    y.max() - y.min() + 1,
+                ]
+            assert taken.max() == 1
+            np.testing.assert_array_equal(labels, expected)
+
+    def test_crowds(self, made, coco, split):
+        crowds = [ann for ann in coco.anns.values() if ann['iscrowd']]
+        assert len(crowds) == made[1][split]['crowds'] > 0
+        for ann in coco.anns.values():
+            kind = list if ann['iscrowd'] else str
+            assert isinstance(ann['segmentation']['counts'], kind)
+
+    def test_counts(self, made, coco, split):
+        objects = dict.fromkeys(CLASSES, 0)
+        for ann in coco.anns.values():
+            name = coco.cats[ann['category_id']]['name']
+            objects[name] += not ann['iscrowd']
+        assert made[1][split]['objects'] == objects
+
+    def test_annotation_ids_are_unique(self, made):
+        ids = [
+            annotation['id']
+            for split in NUMBERS
+            for annotation in json.loads(
+                (
+                    made[0] / f'coco/annotations/instances_{split}2017.json'
+                ).read_text()
+            )['annotations']
+        ]
+        assert len(set(ids)) == len(ids)
+
+    def test_splits_share_no_pixel(self, monkeypatch, tmp_path):
+        """With photographs whose hue tells how far to the right it is."""
+        pytest.importorskip('skimage')
+        real_open = Image.open
+
+        def ramp(file):
+            width, height = real_open(file).size
+            x = np.linspace(0, 120, width).round()
+            row = np.stack([60 + x, np.full(width, 60), 180 - x], axis=1)
+            return Image.fromarray(
+                np.tile(row.astype(np.uint8), (height, 1, 1))
+            )
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, 'open', ramp)
+            make(tmp_path / 'ramps')
+        hues = {}
+        for split in NUMBERS:
+            labels = read_ade(tmp_path / 'ramps', split)
+            images = read_ade(tmp_path / 'ramps', split, 'images')
+            for n, image in images.items():
+                red, _, blue = np.moveaxis(image.astype(float), 2, 0)
+                hue = red / (red + blue)  # whatever the brightness
+                for kind in ('background', 'object'):
+                    which = (labels[n] == 1) == (kind == 'background')
+                    hues.setdefault((split, kind), []).append(hue[which])
+        for kind in ('background', 'object'):
+            train, val = (
+                np.concatenate(hues[split, kind]) for split in NUMBERS
+            )
+            # JPEG moves the hue a little, most where objects end.
+            assert np.quantile(train, 0.999) < np.quantile(val, 0.001) + 0.02
+
+    def test_loads_in_mmdet(self, made, split):
+        from mmdet.datasets import CocoDataset
+
+        dataset = CocoDataset(
+            data_root=str(made[0] / 'coco'),
+            ann_file=f'annotations/instances_{split}2017.json',
+            data_prefix=dict(img=f'{split}2017/'),
+            metainfo=dict(classes=CLASSES, palette=PALETTE[1:]),
+            filter_cfg=dict(filter_empty_gt=True, min_size=32),
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(
+                    type='mmdet.LoadAnnotations',
+                    with_bbox=True,
+                    with_mask=True,
+                ),
+            ],
+        )
+        assert len(dataset) == NUMBERS[split]
+        labels = read_ade(made[0], split)
+        for sample in dataset:
+            semantic = np.ones((160, 192), int)
+            for mask, label, ignored in zip(
+                sample['gt_masks'].masks,
+                sample['gt_bboxes_labels'],
+                sample['gt_ignore_flags'],
+                strict=True,
+            ):
+                semantic[mask > 0] = 0 if ignored else label + 2
+            np.testing.assert_array_equal(semantic, labels[sample['img_id']])
+
+    def test_loads_in_mmseg(self, made, split):
+        from mmseg.datasets import BaseSegDataset
+
+        where = demo.SPLITS[split]
+        dataset = BaseSegDataset(
+            data_root=str(made[0] / ADE),
+            data_prefix=dict(
+                img_path=f'images/{where}', seg_map_path=f'annotations/{where}'
+            ),
+            metainfo=dict(classes=('background', *CLASSES), palette=PALETTE),
+            reduce_zero_label=True,
+            pipeline=[
+                dict(type='LoadImageFromFile'),
+                dict(type='mmseg.LoadAnnotations'),
+            ],
+        )
+        assert len(dataset) == NUMBERS[split]
+        labels = read_ade(made[0], split)
+        for n, sample in enumerate(dataset, 1):
+            assert sample['img'].shape == (160, 192, 3)
+            np.testing.assert_array_equal(
+                sample['gt_seg_map'], labels[n] - np.uint8(1)
+            )
+
+    def test_loads_in_mmpretrain(self, made, split):
+        from mmpretrain.datasets import CustomDataset
+
+        dataset = CustomDataset(
+            data_root=str(made[0] / 'imagenet'),
+            data_prefix=split,
+            pipeline=[dict(type='LoadImageFromFile')],
+        )
+        assert list(dataset.CLASSES) == sorted(CLASSES)
+        assert len(dataset) == demo.CROPS[split] * len(CLASSES)
+        sample = dataset[len(dataset) - 1]
+        assert sample['img'].shape == (64, 64, 3)
+        assert sample['gt_label'] == len(CLASSES) - 1
+
+
+class TestWriting:
+    @pytest.fixture(autouse=True)
+    def _few_crops(self, monkeypatch):
+        pytest.importorskip('skimage')
+        monkeypatch.setattr(demo, 'CROPS', dict(train=1, val=1))
+
+    def test_does_not_overwrite(self, tmp_path):
+        make(tmp_path / 'demo', num_train=1, num_val=1)
+        before = content(tmp_path)
+        with pytest.raises(FileExistsError, match='--force'):
+            make(tmp_path / 'demo', seed=1)
+        assert content(tmp_path) == before
+        make(tmp_path / 'demo', num_train=1, num_val=1, seed=1, force=True)
+        assert content(tmp_path).keys() == before.keys()
+        assert content(tmp_path) != before
+
+    def test_does_not_delete_what_it_did_not_make(self, tmp_path):
+        (tmp_path / 'precious').touch()
+        with pytest.raises(FileExistsError, match='other things'):
+            make(tmp_path, force=True)
+        assert [path.name for path in tmp_path.iterdir()] == ['precious']
+
+    @pytest.mark.parametrize('earlier', [False, True])
+    def test_interruption_leaves_nothing(self, monkeypatch, tmp_path, earlier):
+        if earlier:
+            make(tmp_path / 'demo', num_train=1, num_val=1)
+        before = content(tmp_path)
+        seen = []
+
+        def interrupted(*args):
+            seen.extend(tmp_path.rglob('*.jpg'))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(demo, '_annotation', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / 'demo', force=True)
+        assert content(tmp_path) == before
+        assert (tmp_path / 'demo').exists() == earlier
+        assert len(list(tmp_path.iterdir())) == earlier
+
+    def test_says_what_is_missing(self, monkeypatch, tmp_path):
+        monkeypatch.setitem(sys.modules, 'skimage', None)
+        with pytest.raises(ImportError, match='pip install scikit-image'):
+            make(tmp_path / 'demo')
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        'wrong', [dict(num_val=0), dict(size=(192, 8)), dict(seed=-1)]
+    )
+    def test_refuses_numbers(self, tmp_path, wrong):
+        with pytest.raises(ValueError, match='must'):
+            make(tmp_path / 'demo', **wrong)
+
+    def test_tool(self, tmp_path):
+        args = ('--out', tmp_path / 'demo', '--num-train', 2, '--num-val', 1)
+        result = run('make_demo_data.py', *args)
+        assert result.returncode == 0, result.stderr
+        assert 'train: 2 images' in result.stdout
+        again = run('make_demo_data.py', *args)
+        assert again.returncode == 1
+        assert '--force' in again.stderr
+        assert again.stderr.count('\n') == 1
+
+
+@pytest.fixture
+def instances():
+    """COCO's JSON of an empty image and of one with five instances."""
+    crowd = np.zeros((10, 20), np.uint8)
+    crowd[:, :12] = 1
+    runs = [0, 120, 80]  # of 0, 1, 0, by columns
+    small = np.zeros((10, 20), np.uint8, order='F')
+    small[4:6, 4:6] = 1
+    compressed = mask_utils.encode(small)
+    compressed['counts'] = compressed['counts'].decode()
+    # (category, crowd, segmentation); the ids of the categories are unsorted.
+    objects = [
+        (70, 0, compressed),
+        (3, 1, dict(size=[10, 20], counts=runs)),
+        (9, 0, [[2, 2, 8, 2, 8, 8, 2, 8]]),
+        (3, 0, [[14, 0, 16, 0, 16, 2, 14, 2], [14, 8, 16, 8, 16, 10, 14, 10]]),
+        (3, 0, dict(size=[10, 20], counts=[190, 10])),
+    ]
+    return dict(
+        images=[
+            dict(id=7, file_name='a/one.two.jpg', height=10, width=20),
+            dict(id=5, file_name='empty.png', height=3, width=4),
+        ],
+        annotations=[
+            dict(
+                id=n,
+                image_id=7,
+                category_id=category,
+                iscrowd=crowd,
+                segmentation=segmentation,
+            )
+            for n, (category, crowd, segmentation) in enumerate(objects)
+        ],
+        categories=[
+            dict(id=70, name='small'),
+            dict(id=3, name='first'),
+            dict(id=9, name='large'),
+        ],
+    )
+
+
+class TestCocoToSemantic:
+    @pytest.fixture
+    def convert(self, tmp_path):
+        def convert(instances):
+            (tmp_path / 'coco.json').write_text(json.dumps(instances))
+            classes = coco_to_semantic(
+                tmp_path / 'coco.json', tmp_path / 'out'
+            )
+            return classes, {
+                file.name: np.array(Image.open(file))
+                for file in (tmp_path / 'out').iterdir()
+            }
+
+        return convert
+
+    def test_labels(self, convert, instances):
+        classes, maps = convert(instances)
+        assert classes == ('background', 'first', 'large', 'small')
+        assert set(maps) == {'one.two.png', 'empty.png'}
+        np.testing.assert_array_equal(
+            maps['empty.png'], np.zeros((3, 4), np.uint8)
+        )
+        expected = np.zeros((10, 20), np.uint8)
+        expected[:, :12] = 255
+        expected[2:8, 2:8] = 2
+        expected[4:6, 4:6] = 3
+        expected[0:2, 14:16] = expected[8:10, 14:16] = 1
+        expected[:, 19] = 1
+        np.testing.assert_array_equal(maps['one.two.png'], expected)
+        assert maps['one.two.png'].dtype == np.uint8
+
+    @pytest.mark.parametrize(
+        'segmentation',
+        [None, [], [[0, 0, 5, 5]], dict(size=[20, 10], counts=[200])],
+    )
+    def test_refuses_segmentations(self, convert, instances, segmentation):
+        instances['annotations'][2]['segmentation'] = segmentation
+        with pytest.raises(ValueError, match='annotation 2 .* 20x10 pixels'):
+            convert(instances)
+
+    @pytest.mark.parametrize('key', ['category_id', 'image_id'])
+    def test_refuses_unknown_ids(self, convert, instances, key):
+        instances['annotations'][0][key] = 1234
+        with pytest.raises(ValueError, match='1234'):
+            convert(instances)
+
+    def test_refuses_equal_names(self, convert, instances):
+        instances['images'][1]['file_name'] = 'b/one.two.png'
+        with pytest.raises(ValueError, match='would share one.two.png'):
+            convert(instances)
+
+    def test_refuses_too_many_categories(self, convert, instances):
+        names = [dict(id=n, name=f'{n}') for n in range(1, 255)]
+        classes, maps = convert({**instances, 'categories': names})
+        assert len(classes) == 255
+        names.append(dict(id=255, name='255'))
+        with pytest.raises(ValueError, match='254'):
+            convert({**instances, 'categories': names})
+
+    def test_demo_data(self, made, split, tmp_path):
+        file = made[0] / f'coco/annotations/instances_{split}2017.json'
+        classes = coco_to_semantic(file, tmp_path)
+        assert classes == ('background', *CLASSES)
+        for n, labels in read_ade(made[0], split).items():
+            semantic = np.array(Image.open(tmp_path / f'{n:012d}.png'))
+            # As mmseg's reduce_zero_label: 0, the crowds, becomes 255.
+            np.testing.assert_array_equal(semantic, labels - np.uint8(1))
+
+    @pytest.mark.skipif(not TINYCOCO.is_dir(), reason=f'needs {TINYCOCO}')
+    def test_real_coco(self, tmp_path, split):
+        file = TINYCOCO / f'annotations/instances_{split}2017.json'
+        result = run('coco2semantic.py', file, tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "classes = ('background', 'person'," in result.stdout
+        coco = COCO(file)
+        ids = sorted(coco.cats)
+        for n, image in coco.imgs.items():
+            name = Path(image['file_name'])
+            semantic = np.array(Image.open(tmp_path / f'{name.stem}.png'))
+            assert semantic.shape == (image['height'], image['width'])
+            photo = Image.open(TINYCOCO / f'{split}2017' / name)
+            assert photo.size == semantic.shape[::-1]
+            named = np.zeros(256, bool)
+            covered = np.zeros(semantic.shape, bool)
+            for annotation in coco.imgToAnns[n]:
+                label = ids.index(annotation['category_id']) + 1
+                named[255 if annotation['iscrowd'] else label] = True
+                covered |= coco.annToMask(annotation) > 0
+            assert named[semantic[covered]].all()
+            np.testing.assert_array_equal(semantic > 0, covered)
+
+    @pytest.mark.parametrize('text', [None, 'no JSON', '[]', '{"images": []}'])
+    def test_tool_says_what_is_wrong(self, tmp_path, text):
+        file = tmp_path / 'coco.json'
+        if text is not None:
+            file.write_text(text)
+        result = run('coco2semantic.py', file, tmp_path / 'out')
+        assert result.returncode == 1
+        assert str(file) in result.stderr
+        assert result.stderr.count('\n') == 1
+        assert not (tmp_path / 'out').exists()
