@@ -243,7 +243,7 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
         list[str]: What to tell the user.
     """
     notes = []
-    if cfg.launcher != 'none' and not is_distributed():
+    if cfg.get('launcher', 'none') != 'none' and not is_distributed():
         # mmengine chooses a GPU for the process, whatever the backend.
         with mock.patch('torch.cuda.set_device'):
             init_dist(cfg.launcher, backend='gloo')

@@ -18,6 +18,10 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
+from mmhatnet.datasets import CLASSES, PALETTE
+from mmhatnet.launch import adapt_to_cpu
+from mmhatnet.models import HATNet
+
 CONFIGS = sorted(
     path.relative_to(ROOT / 'configs')
     for path in (ROOT / 'configs').rglob('*.py')
@@ -32,30 +36,183 @@ def load(config, options=()):
     return cfg
 
 
+def build(cfg):
+    """The model, without its pretrained weights, which are not here."""
+    adapt_to_cpu(cfg)
+    cfg.model.backbone.init_cfg = None
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    return MODELS.build({**cfg.model, 'data_preprocessor': preprocessor})
+
+
+def make_batch(scope, size=64):
+    """Two random images with what the task needs as truth."""
+    if scope == 'mmdet':
+        from mmdet.testing import demo_mm_inputs
+
+        shapes = [(3, size, size)] * 2
+        return demo_mm_inputs(2, shapes, [3, 3], 6, with_mask=True)
+    image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+    if scope == 'mmpretrain':
+        from mmpretrain.structures import DataSample
+
+        samples = [DataSample().set_gt_label(i) for i in range(2)]
+    else:
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+
+        samples = [SegDataSample() for _ in range(2)]
+        for i, sample in enumerate(samples):
+            labels = torch.arange(size * size).view(1, size, size) // 512 % 6
+            sample.gt_sem_seg = PixelData(data=labels.roll(i, 1))
+            sample.set_metainfo(
+                dict(img_shape=(size, size), ori_shape=(size, size))
+            )
+    return dict(inputs=[image, image.flip(2)], data_samples=samples)
+
+
 @pytest.mark.parametrize('config', CONFIGS, ids=str)
 def test_training_step(config):
     cfg = load(config)
-    model = MODELS.build(
-        {**cfg.model, 'data_preprocessor': cfg.data_preprocessor}
-    )
-    from mmpretrain.structures import DataSample
-
-    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    batch = dict(
-        inputs=[image, image.flip(2)],
-        data_samples=[DataSample().set_gt_label(i) for i in range(2)],
-    )
+    model = build(cfg)
+    batch = make_batch(cfg.default_scope)
     data = model.data_preprocessor(batch, training=True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
     assert loss.isfinite()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
 
     before = model.backbone.stem[0].weight.clone()
     model.train_step(batch, build_optim_wrapper(model, cfg.optim_wrapper))
     assert not torch.equal(model.backbone.stem[0].weight, before)
+
+
+# The launchers of mm read a config before anything imports mmhatnet.
+@pytest.mark.parametrize('library', ['mmseg', 'mmdet', 'mmpretrain'])
+def test_configs_are_read_without_mmhatnet(library):
+    names = [str(ROOT / 'configs' / config) for config in CONFIGS]
+    code = f"""
+import sys
+import {library}
+from mmengine import Config
+assert 'mmhatnet' not in sys.modules
+for name in {names!r}:
+    cfg = Config.fromfile(name)
+    if cfg.default_scope == {library!r}:
+        break
+assert cfg.model.backbone.type == 'mmhatnet.HATNet'
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize(
+    'config',
+    [
+        'sem_fpn/fpn_hatnet-{}_8xb2-80k_ade20k-512x512.py',
+        'retinanet/retinanet_hatnet-{}_fpn_8xb2-1x_coco.py',
+        'mask_rcnn/mask-rcnn_hatnet-{}_fpn_8xb2-1x_coco.py',
+    ],
+)
+def test_dense_recipe(config, arch):
+    """Sec. 4.2 and 4.3 of the paper, and PVT's settings."""
+    cfg = load(config.format(arch))
+    backbone = cfg.model.backbone
+    assert backbone.arch == arch
+    assert backbone.init_cfg.checkpoint == f'hatnet://{arch}'
+    assert tuple(backbone.grid_sizes) == (8, 8, 8)
+    assert tuple(backbone.ds_ratios) == (16, 8, 4)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer == dict(type='AdamW', lr=1e-4, weight_decay=1e-4)
+    assert cfg.optim_wrapper.get('clip_grad') is None
+    assert 8 * cfg.train_dataloader.batch_size == 16
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)
+    *_, schedule = cfg.param_scheduler
+    pipeline = {t['type']: t for t in cfg.train_dataloader.dataset.pipeline}
+    if cfg.default_scope == 'mmseg':
+        assert cfg.train_cfg.max_iters == schedule.end == 80000
+        assert len(cfg.param_scheduler) == 1
+        assert (schedule.type, schedule.power) == ('PolyLR', 0.9)
+        assert schedule.eta_min == 0
+        assert pipeline['RandomCrop']['crop_size'] == (512, 512)
+        assert cfg.model.decode_head.num_classes == 150
+    else:
+        assert cfg.train_cfg.max_epochs == schedule.end == 12
+        assert (schedule.milestones, schedule.gamma) == ([8, 11], 0.1)
+        assert pipeline['Resize']['scale'] == (1333, 800)
+    dims = HATNet.arch_zoo[arch]['embed_dims']
+    assert cfg.model.neck.in_channels == list(dims)
+
+
+@pytest.mark.parametrize(
+    ('config', 'limit'),
+    [
+        ('sem_fpn/fpn_hatnet-small_8xb2-80k_ade20k-512x512.py', 10),
+        ('upernet/upernet_hatnet-small_8xb2-160k_ade20k-512x512.py', 30),
+        (
+            'mask2former/mask2former_hatnet-small_8xb2-160k_ade20k-512x512.py',
+            30,
+        ),
+        (
+            'cascade_rcnn/cascade-mask-rcnn_hatnet-small_fpn_8xb2-1x_coco.py',
+            30,
+        ),
+        ('faster_rcnn/faster-rcnn_hatnet-small_fpn_8xb2-1x_coco.py', 30),
+    ],
+)
+def test_configs_are_short(config, limit):
+    assert len((ROOT / 'configs' / config).read_text().splitlines()) <= limit
+
+
+@pytest.mark.parametrize('stem', ['semantic', 'instance'])
+def test_demo_classes(stem):
+    cfg = Config.fromfile(ROOT / f'configs/_base_/datasets/demo_{stem}.py')
+    background = stem == 'semantic'
+    classes = ('background', *CLASSES) if background else CLASSES
+    assert cfg.metainfo.classes == classes
+    assert cfg.metainfo.palette == PALETTE[not background :]
+
+
+def test_layer_decay():
+    """From the head to the stem, in a segmentor."""
+    cfg = load(
+        'upernet/upernet_hatnet-small_8xb2-layer-decay-160k_ade20k-512x512.py'
+    )
+    model = build(cfg)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    groups = {g['param_name']: g for g in wrapper.optimizer.param_groups}
+    lr = cfg.optim_wrapper.optimizer.lr
+    rates = {name: group['lr'] for name, group in groups.items()}
+    assert rates['decode_head.conv_seg.weight'] == lr
+    assert rates['backbone.stages.3.2.mlp.fc1.weight'] == lr * 0.9
+    assert rates['backbone.stages.3.1.mlp.fc1.weight'] == lr * 0.9**2
+    assert rates['backbone.stem.0.weight'] == min(rates.values())
+    assert groups['backbone.stages.3.2.mlp.norm1.weight']['weight_decay'] == 0
+
+
+@pytest.mark.parametrize(
+    ('config', 'check'),
+    [
+        (
+            'mask_rcnn/mask-rcnn_hatnet-small_fpn_8xb2-amp-1x_coco.py',
+            lambda cfg: cfg.optim_wrapper.type == 'AmpOptimWrapper',
+        ),
+        (
+            'mask_rcnn/mask-rcnn_hatnet-large_fpn_8xb2-cp-1x_coco.py',
+            lambda cfg: MODELS.build(cfg.model.backbone).stages[0][0].with_cp,
+        ),
+    ],
+)
+def test_options(config, check):
+    assert check(load(config))
 
 
 @pytest.mark.parametrize('arch', ARCHS)

@@ -31,15 +31,23 @@ def _cross(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
 # Class: its photograph, and which points (r, angle) of a unit disk it fills.
 SHAPES = {
     'disk': ('retina.jpg', lambda radius, angle: radius <= 1),
-    'square': ('brick.png', _polygon(4)),
+    'square': ('coffee.png', _polygon(4)),
     'triangle': ('ihc.png', _polygon(3)),
-    'star': ('hubble_deep_field.jpg', _polygon(5, 2)),
-    'ring': ('grass.png', lambda radius, angle: abs(radius - 0.75) <= 0.25),
-    'cross': ('page.png', _cross),
+    'star': ('rocket.jpg', _polygon(5, 2)),
+    'ring': ('chelsea.png', lambda radius, angle: abs(radius - 0.75) <= 0.25),
+    'cross': ('astronaut.png', _cross),
 }
-BACKGROUNDS = (  # not motorcycle_right.png, which is the same from beside
-    *('astronaut.png', 'camera.png', 'chelsea.png', 'coffee.png'),
-    *('moon.png', 'motorcycle_left.png', 'rocket.jpg'),
+BACKGROUNDS = (
+    'brick.png',
+    'camera.png',
+    'clock_motion.png',
+    'coins.png',
+    'grass.png',
+    'gravel.png',
+    'hubble_deep_field.jpg',
+    'moon.png',
+    'motorcycle_left.png',
+    'page.png',
 )
 CLASSES = tuple(SHAPES)
 CATEGORY_IDS = (1, 2, 4, 5, 8, 13)  # with gaps, as in COCO
@@ -190,7 +198,7 @@ def _make(root: Path, numbers: dict, size: tuple[int, int], seed: int) -> dict:
             turn, rest = divmod(n, CROWD_EVERY)
             crowd = turn % len(CLASSES) if rest == CROWD_EVERY // 2 else None
             image, objects = _scene(
-                rng, photos, size, labels, (0.12, 0.55), 0.4, crowd
+                rng, photos, size, labels, (0.2, 0.7), 0.4, crowd
             )
             semantic = np.ones(size[::-1], np.uint8)
             for label, mask, is_crowd in objects:
