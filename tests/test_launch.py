@@ -24,7 +24,7 @@ pytest.importorskip('skimage', reason='the demo data need scikit-image')
 TOOLS = ROOT / 'tools'
 ITERS = 6
 DEMO = {
-    'semantic': 'fpn_hatnet-tiny_2xb4-300_demo.py',
+    'semantic': 'fpn_hatnet-tiny_2xb4-500_demo.py',
     'detection': 'retinanet_hatnet-tiny_fpn_2xb4-6e_demo.py',
     'instance': 'mask-rcnn_hatnet-tiny_fpn_2xb4-6e_demo.py',
     'classification': 'hatnet-tiny_2xb16-6e_demo.py',
@@ -88,7 +88,7 @@ _base_ = 'mmhatnet::demo/{DEMO['semantic']}'
 custom_imports = dict(imports=['record_hook'])
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
-    backbone=dict(arch={SMALL_ARCH}),
+    backbone=dict(arch=dict(_delete_=True, **{SMALL_ARCH})),
     neck=dict(in_channels={list(SMALL_ARCH['embed_dims'])}, out_channels=16),
     decode_head=dict(
         in_channels=[16] * 4,

@@ -9,18 +9,19 @@ model = dict(
     data_preprocessor=dict(size=(128, 128)),
     # Maps as small as in classification, hence its G2
     backbone=dict(init_cfg=None, drop_path_rate=0.0, ds_ratios=(8, 4, 2)),
-    decode_head=dict(num_classes=7),
+    neck=dict(out_channels=128),
+    decode_head=dict(in_channels=[128] * 4, num_classes=7),
 )
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=4e-4, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, end=30, by_epoch=False),
-    dict(type='PolyLR', power=0.9, begin=30, end=300, by_epoch=False),
+    dict(type='LinearLR', start_factor=0.01, end=20, by_epoch=False),
+    dict(type='PolyLR', power=0.9, begin=20, end=500, by_epoch=False),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=300, val_interval=100)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=500, val_interval=100)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=8)

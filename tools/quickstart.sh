@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# From a bare machine to a trained segmentor and its pictures: see --help.
+set -euo pipefail
+
+if [ $# -gt 0 ]; then
+  cat <<'USAGE'
+Usage: tools/quickstart.sh
+
+Sets an environment up (tools/setup_env.sh; its variables apply), makes the
+demo data, trains the Semantic FPN demo from scratch, on all GPUs or in two
+processes on the CPU, evaluates it and draws its predictions beside the truth.
+Running it again goes on where it was interrupted.
+USAGE
+  case $1 in -h | --help) exit 0 ;; *) exit 2 ;; esac
+fi
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+tools/setup_env.sh
+venv=$(tools/setup_env.sh --path)
+export PYTHON=$venv/bin/python
+config=configs/demo/fpn_hatnet-tiny_2xb4-500_demo.py
+work=work_dirs/quickstart
+started=$SECONDS
+say() { printf '\n[quickstart %4ds] %s\n' "$((SECONDS - started))" "$*"; }
+
+if [ ! -e data/demo/demo_data.json ]; then
+  say '1/3 making the demo data in data/demo (seconds)'
+  "$PYTHON" tools/dataset_converters/make_demo_data.py
+fi
+
+n=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 2)')
+say "2/3 training $config in $n processes (6 minutes on two cores; the log has an ETA)"
+tools/dist_train.sh "$config" "$n" --work-dir $work --resume
+
+say '3/3 evaluating, and drawing predictions'
+tools/dist_test.sh "$config" "$(cat $work/last_checkpoint)" "$n" \
+  --work-dir $work --show-dir $work/pictures
+"$PYTHON" - $work <<'SUMMARY'
+import json, sys
+from pathlib import Path
+
+work = Path(sys.argv[1])
+results = [json.loads(p.read_text()) for p in sorted(work.glob('*/*.json'))]
+background = json.loads(Path('data/demo/demo_data.json').read_text())['val']['background']
+print(f"""
+mIoU on photographs' parts that training never saw: {results[-1]['mIoU']:.1f} %
+The same for the answer 'background' everywhere:    {100 * background / 7:.1f} %
+Predictions, beside the truth: {work}/pictures""")
+SUMMARY
