@@ -73,6 +73,41 @@ def parser(description: str) -> argparse.ArgumentParser:
     return result
 
 
+def read_config(filename: str | os.PathLike) -> Config:
+    """Read a config that may inherit ours as ``_base_ = 'mmhatnet::...'``.
+
+    Args:
+        filename (str | PathLike): The config file.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not Path(filename).is_file():
+        raise FileNotFoundError(f'no config at {filename}')
+    cfg = Config.fromfile(filename)
+    _drop_scope(list(cfg.values()))
+    return cfg
+
+
+def _drop_scope(cfg: object) -> None:
+    """Leave what comes from our configs to their default_scope.
+
+    mmengine gives everything from 'mmhatnet::' the scope of mmhatnet, in whose
+    registries there are no data sets or hooks of the libraries.
+    """
+    if isinstance(cfg, dict):
+        if cfg.get('_scope_') == 'mmhatnet':
+            del cfg['_scope_']
+        cfg = cfg.values()
+    elif not isinstance(cfg, list | tuple):
+        return
+    for part in cfg:
+        _drop_scope(part)
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that the arguments of :func:`parser` describe.
 
@@ -85,11 +120,9 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'no config at {args.config}')
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get(

@@ -18,7 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools/setup_env.sh
 venv=$(tools/setup_env.sh --path)
 export PYTHON=$venv/bin/python
-config=configs/demo/fpn_hatnet-tiny_2xb4-500_demo.py
+config=configs/demo/fpn_hatnet-tiny_2xb4-400_demo.py
 work=work_dirs/quickstart
 started=$SECONDS
 say() { printf '\n[quickstart %4ds] %s\n' "$((SECONDS - started))" "$*"; }
@@ -33,7 +33,7 @@ say "2/3 training $config in $n processes (6 minutes on two cores; the log has a
 tools/dist_train.sh "$config" "$n" --work-dir $work --resume
 
 say '3/3 evaluating, and drawing predictions'
-tools/dist_test.sh "$config" "$(cat $work/last_checkpoint)" "$n" \
+"$PYTHON" tools/test.py "$config" "$(cat $work/last_checkpoint)" \
   --work-dir $work --show-dir $work/pictures
 "$PYTHON" - $work <<'SUMMARY'
 import json, sys

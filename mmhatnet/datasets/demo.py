@@ -32,10 +32,10 @@ def _cross(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
 SHAPES = {
     'disk': ('retina.jpg', lambda radius, angle: radius <= 1),
     'square': ('coffee.png', _polygon(4)),
-    'triangle': ('ihc.png', _polygon(3)),
+    'triangle': ('hubble_deep_field.jpg', _polygon(3)),
     'star': ('rocket.jpg', _polygon(5, 2)),
     'ring': ('chelsea.png', lambda radius, angle: abs(radius - 0.75) <= 0.25),
-    'cross': ('astronaut.png', _cross),
+    'cross': ('page.png', _cross),
 }
 BACKGROUNDS = (
     'brick.png',
@@ -44,10 +44,8 @@ BACKGROUNDS = (
     'coins.png',
     'grass.png',
     'gravel.png',
-    'hubble_deep_field.jpg',
     'moon.png',
     'motorcycle_left.png',
-    'page.png',
 )
 CLASSES = tuple(SHAPES)
 CATEGORY_IDS = (1, 2, 4, 5, 8, 13)  # with gaps, as in COCO

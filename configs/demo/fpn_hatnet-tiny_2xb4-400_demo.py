@@ -19,9 +19,9 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, end=20, by_epoch=False),
-    dict(type='PolyLR', power=0.9, begin=20, end=500, by_epoch=False),
+    dict(type='PolyLR', power=0.9, begin=20, end=400, by_epoch=False),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=500, val_interval=100)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=100)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=8)
