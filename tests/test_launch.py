@@ -32,9 +32,8 @@ DEMO = {
 }
 
 # A run of seconds, on scenes of 64x64.
-SHORT = dict.fromkeys(
-    DEMO, ('train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
-)
+EPOCH = ('train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
+SHORT = dict.fromkeys(DEMO, EPOCH)
 SHORT['classification'] = (
     *EPOCH,
     'train_dataloader.dataset.indices=16',

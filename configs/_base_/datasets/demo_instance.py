@@ -3,12 +3,12 @@ data_root = 'data/demo/coco/'
 metainfo = dict(
     classes=('disk', 'square', 'triangle', 'star', 'ring', 'cross'),
     palette=[
-        [230, 60, 50],
-        [150, 150, 150],
-        [170, 110, 40],
-        [70, 80, 220],
-        [60, 180, 75],
-        [255, 225, 25],
+        (230, 60, 50),
+        (150, 150, 150),
+        (170, 110, 40),
+        (70, 80, 220),
+        (60, 180, 75),
+        (255, 225, 25),
     ],
 )
 dataset = dict(type='CocoDataset', data_root=data_root, metainfo=metainfo)
