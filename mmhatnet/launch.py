@@ -18,10 +18,11 @@ from unittest import mock
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
-from . import checkpoint
+from .checkpoint import is_official, read, unwrap
 
 # Where the configs expect a data set -> how to get it.
 DATA_SOURCES = {
@@ -157,13 +158,51 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
         # mmengine's loaders fall back to unpickling whatever a file holds; to
         # resume, its own objects are needed.
         CheckpointLoader.register_scheme(
-            ['', 'http://', 'https://'], checkpoint.read, force=True
+            ['', 'http://', 'https://'], read, force=True
         )
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     runner = build(cfg)
+    runner.register_hook(MatchingKeysHook())
     for note in notes:
         runner.logger.warning(note)
     return runner
+
+
+class MatchingKeysHook(Hook):
+    """Refuse a checkpoint of which nothing fits the model.
+
+    mmengine would only log all of its keys.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the keys.
+
+        Args:
+            runner (Runner): The runner, with its model.
+            checkpoint (dict): What was read.
+
+        Raises:
+            ValueError: If the model has none of the keys.
+        """
+        model = runner.model
+        while hasattr(model, 'module'):  # DDP, test time augmentation
+            model = model.module
+        expected, found = model.state_dict(), unwrap(checkpoint)
+        # mmpretrain's classifiers let HATNet convert the authors' files.
+        official = is_official(found)
+        if found.keys() & expected.keys() or (
+            official and runner.cfg.get('default_scope') == 'mmpretrain'
+        ):
+            return
+        remedy = (
+            '. For the backbone of a segmentor or detector, use model.backbone'
+            ".init_cfg=dict(type='Pretrained', checkpoint=...)"
+        )
+        raise ValueError(
+            f'{runner.cfg.load_from} does not fit the model: it has '
+            f'{", ".join(list(found)[:3])}..., and the model '
+            f'{", ".join(list(expected)[:3])}...{remedy if official else ""}'
+        )
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -18,11 +18,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 
 from mmhatnet import launch
-from mmhatnet.datasets import make_demo_data
+from mmhatnet.datasets import coco_to_semantic, make_demo_data
 
 pytest.importorskip('skimage', reason='the demo data need scikit-image')
 
 TOOLS = ROOT / 'tools'
+TINYCOCO = ROOT.parent / 'shared' / 'data' / 'tinycoco'
 ITERS = 6
 DEMO = {
     'semantic': 'fpn_hatnet-tiny_2xb4-400_demo.py',
@@ -403,6 +404,110 @@ def test_demo(task, demo, tmp_path):
     assert len(pictures) == images
 
 
+@pytest.mark.skipif(not TINYCOCO.exists(), reason='needs tinycoco')
+@pytest.mark.parametrize('task', ['semantic', 'detection', 'instance'])
+def test_tinycoco(task, tmp_path):
+    """Real photographs, by the configs of the paper, in two processes."""
+    name = {
+        'semantic': 'sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py',
+        'detection': 'retinanet/retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py',
+        'instance': 'mask_rcnn/mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco.py',
+    }[task]
+    config = tmp_path / 'tinycoco.py'
+    config.write_text(f"""
+_base_ = 'mmhatnet::{name}'
+data_root = {str(TINYCOCO)!r} + '/'
+model = dict(backbone=dict(init_cfg=None))
+train_dataloader = dict(num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+""")
+    if task == 'semantic':
+        for split in ('train', 'val'):
+            classes = coco_to_semantic(
+                TINYCOCO / f'annotations/instances_{split}2017.json',
+                tmp_path / 'labels' / split,
+            )
+        text = f"""
+metainfo = dict(classes={classes}, palette=[[n] * 3 for n in range(81)])
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=False),
+]
+resize = dict(type='Resize', scale=(128, 128))
+model['decode_head'] = dict(num_classes=81)
+model['data_preprocessor'] = dict(size=(128, 128))
+for split, loader in dict(train=train_dataloader, val=val_dataloader).items():
+    order = [load[0], load[1], resize] if split == 'train' else [
+        load[0], resize, load[1]]
+    loader['dataset'] = dict(
+        _delete_=True,
+        type='BaseSegDataset',
+        data_root=data_root,
+        data_prefix=dict(
+            img_path=f'{{split}}2017',
+            seg_map_path={str(tmp_path)!r} + f'/labels/{{split}}',
+        ),
+        metainfo=metainfo,
+        pipeline=[*order, dict(type='PackSegInputs')],
+    )
+train_cfg = dict(max_iters=2, val_interval=2)
+"""
+    else:
+        text = """
+scale = dict(type='Resize', scale=(128, 128), keep_ratio=True)
+mask = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+train_dataloader['dataset'] = dict(
+    data_root=data_root,
+    indices=8,
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        mask,
+        scale,
+        dict(type='PackDetInputs'),
+    ],
+)
+val_dataloader['dataset'] = dict(
+    data_root=data_root,
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        scale,
+        mask,
+        dict(type='PackDetInputs', meta_keys=(
+            'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    ],
+)
+val_evaluator = dict(
+    ann_file=data_root + 'annotations/instances_val2017.json'
+)
+train_cfg = dict(max_epochs=1)
+"""
+    config.write_text(config.read_text() + text)
+    output = run(TOOLS / 'dist_train.sh', config, 2, cwd=tmp_path)
+    metric = 'mIoU: ' if task == 'semantic' else 'Evaluating bbox'
+    assert metric in output
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py',
+        'retinanet/retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py',
+        'hatnet/hatnet-tiny_8xb128_in1k.py',
+    ],
+)
+def test_tta(config):
+    cfg = launch.read_config(ROOT / 'configs' / config)
+    init_default_scope(cfg.default_scope)
+    head = cfg.model.type
+    launch.enable_tta(cfg)
+    cfg.model.module.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    assert 'TTA' in type(model).__name__
+    assert type(model.module).__name__ == head
+    dataset = cfg.test_dataloader.dataset
+    assert any(step.type == 'TestTimeAug' for step in dataset.pipeline)
+
+
 @pytest.mark.parametrize(
     ('library', 'task'),
     [
@@ -516,6 +621,30 @@ def test_on_the_cpu(monkeypatch):
     assert cfg.model.norm_cfg.type == 'GN'
     assert cfg.optim_wrapper == dict(type='OptimWrapper')
     assert len(notes) == 2
+
+
+class TestForeignCheckpoint:
+    """A file of which nothing fits is an error, not a random model."""
+
+    def run(self, config, checkpoint, demo):
+        return run(
+            *(sys.executable, TOOLS / 'test.py', config, checkpoint),
+            cwd=demo,
+            code=1,
+        ).splitlines()[-1]
+
+    def test_other_model(self, demo, config):
+        torch.save(dict(conv1=torch.ones(1)), demo / 'other.pth')
+        line = self.run(config, 'other.pth', demo)
+        assert line.startswith('test.py: error: other.pth does not fit')
+        assert 'conv1' in line
+        assert 'backbone.stem' in line
+
+    def test_official_in_a_segmentor(self, demo, config, official):
+        torch.save(dict(model=official('tiny')), demo / 'official.pth')
+        line = self.run(config, 'official.pth', demo)
+        assert 'error: official.pth does not fit' in line
+        assert 'init_cfg' in line
 
 
 def test_amp_and_auto_scale_lr():

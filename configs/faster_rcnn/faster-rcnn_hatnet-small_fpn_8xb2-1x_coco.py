@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/hatnet_dense.py',
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/coco_detection.py',
+    '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/coco_bs16_adamw_1x.py',
     '../_base_/mmdet_runtime.py',
 ]

@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/models/retinanet_hatnet_fpn.py',
-    'mmdet::_base_/datasets/coco_detection.py',
+    '../_base_/datasets/coco_detection.py',
     '../_base_/schedules/coco_bs16_adamw_1x.py',
     '../_base_/mmdet_runtime.py',
 ]

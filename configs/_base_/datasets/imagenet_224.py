@@ -3,3 +3,27 @@
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
 train_dataloader = dict(batch_size=128)
+
+# For --tta.
+tta_model = dict(type='AverageClsScoreTTA')
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='ResizeEdge',
+        scale=256,
+        edge='short',
+        backend='pillow',
+        interpolation='bicubic',
+    ),
+    dict(type='CenterCrop', crop_size=224),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='RandomFlip', prob=0.0),
+                dict(type='RandomFlip', prob=1.0),
+            ],
+            [dict(type='PackInputs')],
+        ],
+    ),
+]
