@@ -126,8 +126,10 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get(
-        'work_dir', os.path.join('work_dirs', Path(args.config).stem)
+    cfg.work_dir = (
+        args.work_dir
+        or cfg.get('work_dir')
+        or os.path.join('work_dirs', Path(args.config).stem)
     )
     return cfg
 

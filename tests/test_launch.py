@@ -680,8 +680,14 @@ def test_only_our_own_errors_lose_their_traceback():
 
 @pytest.mark.parametrize(
     'name',
-    ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'],
+    [
+        'dist_train.sh',
+        'dist_test.sh',
+        'slurm_train.sh',
+        'slurm_test.sh',
+        'quickstart.sh',
+    ],
 )
 def test_help_of_the_scripts(name, tmp_path):
     assert 'Usage: ' in run(TOOLS / name, '--help', cwd=tmp_path)
-    assert 'Usage: ' in run(TOOLS / name, cwd=tmp_path, code=2)
+    assert 'Usage: ' in run(TOOLS / name, '--nothing', cwd=tmp_path, code=2)
