@@ -414,7 +414,7 @@ def enable_show(cfg: Config, show_dir: str) -> None:
         # A relative folder would be made inside of the work_dir.
         hook.update(draw=True, test_out_dir=os.path.abspath(show_dir))
     else:
-        hook.update(draw=True)
+        hook.update(draw=True, interval=1)
         cfg.visualizer.save_dir = show_dir
 
 

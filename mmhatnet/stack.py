@@ -89,7 +89,9 @@ def register_configs() -> None:
     """
     from mmengine.config.utils import MODULE2PACKAGE
 
-    MODULE2PACKAGE['mmhatnet'] = 'mmhatnet'
+    # A module in mmhatnet's folder. By the name of the distribution, the
+    # original mmengine does not find an editable installation.
+    MODULE2PACKAGE['mmhatnet'] = 'mmhatnet.version'
     if not _installed(FAMILIES['openmmlab']['mmseg'][0]):
         MODULE2PACKAGE['mmseg'] = 'mmseg'
 
