@@ -280,8 +280,9 @@ def resume_intact(cfg: Config) -> list[str]:
     if zipfile.is_zipfile(last):
         return []
 
-    def step(path: Path) -> int:
-        return int(path.stem.rpartition('_')[2])
+    def step(path: Path) -> float:
+        number = re.search(r'\d+$', path.stem)
+        return int(number[0]) if number else float('inf')
 
     before = max(
         (
@@ -296,7 +297,7 @@ def resume_intact(cfg: Config) -> list[str]:
     )
     if before is None:
         raise ValueError(
-            f'{last} is damaged and there is no intact checkpoint before it'
+            f'{last} is damaged or gone, and there is no intact checkpoint before it'
         )
     if chosen:
         raise ValueError(
@@ -304,7 +305,9 @@ def resume_intact(cfg: Config) -> list[str]:
             f'--resume {before}'
         )
     cfg.load_from = str(before)
-    return [f'{last} is damaged: resuming from the one before it, {before}']
+    return [
+        f'{last} is damaged or gone: resuming from the one before it, {before}'
+    ]
 
 
 def adapt_to_cpu(cfg: Config) -> list[str]:
