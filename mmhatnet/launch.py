@@ -297,7 +297,8 @@ def resume_intact(cfg: Config) -> list[str]:
     )
     if before is None:
         raise ValueError(
-            f'{last} is damaged or gone, and there is no intact checkpoint before it'
+            f'{last} is damaged or gone, and there is no intact checkpoint '
+            'before it'
         )
     if chosen:
         raise ValueError(
