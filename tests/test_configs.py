@@ -18,7 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmhatnet.datasets import CLASSES, PALETTE
+from mmhatnet.datasets import CLASSES
 from mmhatnet.launch import adapt_to_cpu
 from mmhatnet.models import HATNet
 
@@ -178,7 +178,6 @@ def test_demo_classes(stem):
     background = stem == 'semantic'
     classes = ('background', *CLASSES) if background else CLASSES
     assert cfg.metainfo.classes == classes
-    assert cfg.metainfo.palette == PALETTE[not background :]
 
 
 def test_layer_decay():

@@ -12,7 +12,6 @@ from pycocotools.coco import COCO
 
 from mmhatnet.datasets import (
     CLASSES,
-    PALETTE,
     coco_to_semantic,
     demo,
     make_demo_data,
@@ -106,7 +105,6 @@ class TestDemoData:
         assert summary[split]['background'] == pytest.approx(
             background, abs=1e-4
         )
-        assert len(PALETTE) == len(CLASSES) + 1
 
         crops = folder / 'imagenet' / split
         assert {path.name for path in crops.iterdir()} == set(CLASSES)
@@ -205,7 +203,7 @@ class TestDemoData:
             data_root=str(made[0] / 'coco'),
             ann_file=f'annotations/instances_{split}2017.json',
             data_prefix=dict(img=f'{split}2017/'),
-            metainfo=dict(classes=CLASSES, palette=PALETTE[1:]),
+            metainfo=dict(classes=CLASSES),
             filter_cfg=dict(filter_empty_gt=True, min_size=32),
             pipeline=[
                 dict(type='LoadImageFromFile'),
@@ -238,7 +236,7 @@ class TestDemoData:
             data_prefix=dict(
                 img_path=f'images/{where}', seg_map_path=f'annotations/{where}'
             ),
-            metainfo=dict(classes=('background', *CLASSES), palette=PALETTE),
+            metainfo=dict(classes=('background', *CLASSES)),
             reduce_zero_label=True,
             pipeline=[
                 dict(type='LoadImageFromFile'),

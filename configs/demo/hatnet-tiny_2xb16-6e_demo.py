@@ -12,3 +12,4 @@ model = dict(
     # Of crops this small, mixtures are hard to learn.
     train_cfg=None,
 )
+default_hooks = dict(logger=dict(interval=10))

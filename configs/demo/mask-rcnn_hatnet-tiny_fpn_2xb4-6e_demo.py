@@ -18,3 +18,4 @@ model = dict(
         rcnn=dict(sampler=dict(num=128)),
     ),
 )
+default_hooks = dict(logger=dict(interval=10))

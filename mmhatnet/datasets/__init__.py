@@ -1,4 +1,4 @@
 from .coco2semantic import coco_to_semantic
-from .demo import CLASSES, PALETTE, make_demo_data
+from .demo import CLASSES, make_demo_data
 
-__all__ = ['CLASSES', 'PALETTE', 'coco_to_semantic', 'make_demo_data']
+__all__ = ['CLASSES', 'coco_to_semantic', 'make_demo_data']

@@ -49,15 +49,6 @@ BACKGROUNDS = (
 )
 CLASSES = tuple(SHAPES)
 CATEGORY_IDS = (1, 2, 4, 5, 8, 13)  # with gaps, as in COCO
-PALETTE = [  # of the background and of CLASSES
-    (0, 0, 0),
-    (230, 60, 50),
-    (150, 150, 150),
-    (170, 110, 40),
-    (70, 80, 220),
-    (60, 180, 75),
-    (255, 225, 25),
-]
 SPLITS = {'train': 'training', 'val': 'validation'}  # COCO's, ADE20K's names
 MARKER = 'demo_data.json'  # what --force may delete
 MIN_PIXELS = 30

@@ -2,14 +2,6 @@
 data_root = 'data/demo/coco/'
 metainfo = dict(
     classes=('disk', 'square', 'triangle', 'star', 'ring', 'cross'),
-    palette=[
-        (230, 60, 50),
-        (150, 150, 150),
-        (170, 110, 40),
-        (70, 80, 220),
-        (60, 180, 75),
-        (255, 225, 25),
-    ],
 )
 dataset = dict(type='CocoDataset', data_root=data_root, metainfo=metainfo)
 annotations = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)

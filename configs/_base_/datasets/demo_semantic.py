@@ -19,26 +19,30 @@ metainfo = dict(
         (255, 225, 25),
     ],
 )
+dataset = dict(
+    type='BaseSegDataset',
+    data_root='data/demo/ade/ADEChallengeData2016',
+    metainfo=metainfo,
+    reduce_zero_label=True,
+)
+annotations = dict(type='LoadAnnotations', reduce_zero_label=True)
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        type='BaseSegDataset',
-        data_root='data/demo/ade/ADEChallengeData2016',
         data_prefix=dict(
             img_path='images/training', seg_map_path='annotations/training'
         ),
-        metainfo=metainfo,
-        reduce_zero_label=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', reduce_zero_label=True),
+            annotations,
             dict(type='RandomCrop', crop_size=(128, 128)),
             dict(type='RandomFlip', prob=0.5),
             dict(type='PackSegInputs'),
         ],
+        **dataset,
     ),
 )
 val_dataloader = dict(
@@ -47,18 +51,15 @@ val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='BaseSegDataset',
-        data_root='data/demo/ade/ADEChallengeData2016',
         data_prefix=dict(
             img_path='images/validation', seg_map_path='annotations/validation'
         ),
-        metainfo=metainfo,
-        reduce_zero_label=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', reduce_zero_label=True),
+            annotations,
             dict(type='PackSegInputs'),
         ],
+        **dataset,
     ),
 )
 test_dataloader = val_dataloader
