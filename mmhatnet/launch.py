@@ -189,10 +189,11 @@ class MatchingKeysHook(Hook):
         model = runner.model
         while hasattr(model, 'module'):  # DDP, test time augmentation
             model = model.module
-        expected, found = model.state_dict(), unwrap(checkpoint)
+        expected = model.state_dict()
+        found = checkpoint.get('state_dict', checkpoint)
         # mmpretrain's classifiers let HATNet convert the authors' files.
-        official = is_official(found)
-        if found.keys() & expected.keys() or (
+        official = is_official(unwrap(checkpoint))
+        if any(key.removeprefix('module.') in expected for key in found) or (
             official and runner.cfg.get('default_scope') == 'mmpretrain'
         ):
             return
@@ -362,6 +363,20 @@ def _replace_sync_bn(cfg: object) -> bool:
     return _replace_sync_bn(list(cfg.values())) or found
 
 
+def enable_resume(cfg: Config, chosen: str) -> None:
+    """Go on from a checkpoint: ``--resume``.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        chosen (str): A checkpoint, or 'auto' for the last one in the work_dir;
+            where there is none yet, the run starts as without.
+    """
+    if chosen != 'auto':
+        cfg.update(resume=True, load_from=chosen)
+    elif find_latest_checkpoint(cfg.work_dir):
+        cfg.update(resume=True, load_from=None)
+
+
 def enable_amp(cfg: Config) -> None:
     """Train in mixed precision: ``--amp``.
 
@@ -465,17 +480,20 @@ def one_line_errors() -> Iterator[None]:
 
     Those of a user's own code, or of a library, keep theirs.
     """
-    package = str(Path(__file__).parent)
     try:
         yield
     except (OSError, ValueError) as error:
+        origin: BaseException | None = error
         # mmengine's registries raise the error of a class again.
-        origin: BaseException = error
-        while origin.__context__:
+        while origin and not _is_ours(origin):
             origin = origin.__context__
-        *_, (frame, _) = walk_tb(origin.__traceback__)
-        if not frame.f_code.co_filename.startswith(package):
+        if not origin:
             raise
         rank = os.environ.get('RANK', '0')
         where = f' (rank {rank})' if rank != '0' else ''
         sys.exit(f'{Path(sys.argv[0]).name}{where}: error: {origin}')
+
+
+def _is_ours(error: BaseException) -> bool:
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent)

@@ -654,6 +654,35 @@ class TestForeignCheckpoint:
         assert 'init_cfg' in line
 
 
+def test_no_download(demo, tmp_path):
+    output = run(
+        *(sys.executable, TOOLS / 'train.py'),
+        ROOT / 'configs' / 'demo' / DEMO['semantic'],
+        *('--work-dir', tmp_path, '--cfg-options'),
+        'model.backbone.init_cfg.type=Pretrained',
+        'model.backbone.init_cfg.checkpoint=hatnet://tiny',
+        cwd=demo,
+        code=1,
+        TORCH_HOME=str(tmp_path),
+        MMHATNET_RELEASE_URL='http://127.0.0.1:1',
+    )
+    assert 'Traceback' not in output
+    line = output.strip().splitlines()[-1]
+    assert line.startswith('train.py: error: could not download http://127')
+    assert str(tmp_path / 'hub' / 'checkpoints') in line
+
+
+def test_resume_before_there_is_a_checkpoint(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='x', resume=False))
+    launch.enable_resume(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (False, 'x')
+    (tmp_path / 'last_checkpoint').write_text('iter_1.pth')
+    launch.enable_resume(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (True, None)
+    launch.enable_resume(cfg, 'y')
+    assert (cfg.resume, cfg.load_from) == (True, 'y')
+
+
 def test_amp_and_auto_scale_lr():
     cfg = Config(
         dict(

@@ -3,6 +3,7 @@ from mmhatnet.launch import (
     build_runner,
     enable_amp,
     enable_auto_scale_lr,
+    enable_resume,
     load_config,
     one_line_errors,
     parser,
@@ -34,8 +35,7 @@ def main() -> None:
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
     if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        enable_resume(cfg, args.resume)
     build_runner(cfg, ('train', 'val')).train()
 
 
