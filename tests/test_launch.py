@@ -655,12 +655,16 @@ class TestForeignCheckpoint:
 
 
 def test_no_download(demo, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text(f"""
+_base_ = 'mmhatnet::demo/{DEMO['semantic']}'
+init_cfg = dict(
+    _delete_=True, type='Pretrained', checkpoint='hatnet://tiny'
+)
+model = dict(backbone=dict(init_cfg=init_cfg))
+""")
     output = run(
-        *(sys.executable, TOOLS / 'train.py'),
-        ROOT / 'configs' / 'demo' / DEMO['semantic'],
-        *('--work-dir', tmp_path, '--cfg-options'),
-        'model.backbone.init_cfg.type=Pretrained',
-        'model.backbone.init_cfg.checkpoint=hatnet://tiny',
+        *(sys.executable, TOOLS / 'train.py', config, '--work-dir', tmp_path),
         cwd=demo,
         code=1,
         TORCH_HOME=str(tmp_path),
