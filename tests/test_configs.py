@@ -85,7 +85,7 @@ def test_training_step(config):
             assert parameter.grad.isfinite().all(), name
 
     before = model.backbone.stem[0].weight.clone()
-    model.train_step(batch, build_optim_wrapper(model, cfg.optim_wrapper))
+    build_optim_wrapper(model, cfg.optim_wrapper).step()
     assert not torch.equal(model.backbone.stem[0].weight, before)
 
 

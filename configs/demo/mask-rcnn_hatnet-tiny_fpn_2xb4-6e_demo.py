@@ -12,10 +12,11 @@ model = dict(
     roi_head=dict(
         bbox_head=dict(num_classes=6), mask_head=dict(num_classes=6)
     ),
-    # A quarter of mmdetection's samples: the images are small.
+    # Fewer proposals than mmdetection has: scenes hold 2 to 6 objects.
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=500, max_per_img=250),
-        rcnn=dict(sampler=dict(num=128)),
+        rpn_proposal=dict(nms_pre=500, max_per_img=100),
+        rcnn=dict(sampler=dict(num=32)),
     ),
+    test_cfg=dict(rpn=dict(max_per_img=100), rcnn=dict(max_per_img=20)),
 )
 default_hooks = dict(logger=dict(interval=10))
