@@ -1,4 +1,4 @@
-# Mask R-CNN, from scratch in minutes on two cores.
+# Mask R-CNN, from scratch on the demo data.
 _base_ = [
     '../_base_/models/mask-rcnn_hatnet_fpn.py',
     '../_base_/datasets/demo_instance.py',

@@ -1,4 +1,4 @@
-# RetinaNet, from scratch in minutes on two cores.
+# RetinaNet, from scratch on the demo data.
 _base_ = [
     '../_base_/models/retinanet_hatnet_fpn.py',
     '../_base_/datasets/demo_instance.py',
