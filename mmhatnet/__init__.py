@@ -6,4 +6,8 @@ from .version import __version__
 check_versions()
 register_configs()
 
-__all__ = ['__version__']
+# After the check, which says what to install.
+from .inference import get_inferencer  # noqa: E402
+from .zoo import get_model, list_models  # noqa: E402
+
+__all__ = ['__version__', 'get_inferencer', 'get_model', 'list_models']

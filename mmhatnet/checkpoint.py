@@ -10,11 +10,14 @@ import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import torch
-from mmengine.dist import barrier, is_main_process
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
+
+from .download import PIN, download, split_pin, verify
 
 RELEASE_URL = 'https://github.com/yun-liu/HAT-Net/releases/download/v2.0'
 RELEASES = {
@@ -23,6 +26,8 @@ RELEASES = {
     'medium': 'HAT-Net_Medium.pth',
     'large': 'HAT-Net_Large.pth',
 }
+
+URLS = ('http://', 'https://', 'file://')
 
 # Official name -> ours, applied in this order to the start of a key (left
 # side without a dot in front) or to its middle.
@@ -48,6 +53,7 @@ UNUSED = re.compile(r'^blocks\.\d+\.\d+\.attn\.proj_norm\.(weight|bias)$')
 _OFFICIAL = re.compile(r'(patch_embed\.[013]|blocks\.\d+\.\d+)\.')
 BACKBONE = 'backbone.'
 HEAD = ('head.fc.weight', 'head.fc.bias')
+OFFICIAL_HEAD = ('classifier.1.weight', 'classifier.1.bias')
 
 
 class _Inert:
@@ -109,7 +115,8 @@ def read(
 
     Args:
         filename (str | PathLike): A file, an http(s) URL (kept in torch's hub
-            cache) or ``hatnet://<arch>``. Other schemes, such as ``s3://``,
+            cache) or ``hatnet://<arch>``, with ``#sha256=...`` behind it to
+            have the file's hash verified. Other schemes, such as ``s3://``,
             are left to mmengine, and so is their safety.
         map_location (str | torch.device): As for ``torch.load``. Defaults to
             'cpu'.
@@ -119,16 +126,12 @@ def read(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint.
+        ValueError: If it is no checkpoint, or not the one with that hash.
     """
-    name = os.fspath(filename)
-    if name.startswith(('http://', 'https://')):
-        name = str(download(name))
-    elif '://' in name:
-        return CheckpointLoader.load_checkpoint(name, map_location)
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f'no checkpoint at {path}')
+    location, pin = split_pin(os.fspath(filename))
+    if '://' in location and not location.startswith(URLS):
+        return CheckpointLoader.load_checkpoint(str(filename), map_location)
+    path = _local(location, pin)
     try:
         try:
             content = torch.load(
@@ -150,33 +153,20 @@ def read(
     return content
 
 
-def download(url: str) -> Path:
-    """Download a file to torch's hub cache, once per machine.
-
-    Args:
-        url (str): An http(s) URL.
-
-    Returns:
-        Path: The file.
-    """
-    folder = Path(torch.hub.get_dir()) / 'checkpoints'
-    path = folder / url.rsplit('/', 1)[-1]
-    # Rank 0 goes first; ranks that do not see its files follow.
-    if not is_main_process():
-        barrier()
-    try:
-        if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                torch.hub.download_url_to_file(url, str(path))
-            except OSError as error:
-                raise OSError(
-                    f'could not download {url} ({error}); get it by other '
-                    f'means and put it at {path}'
-                ) from error
-    finally:
-        if is_main_process():
-            barrier()
+def _local(location: str, pin: str | None) -> Path:
+    """The file at a path or URL."""
+    url = location
+    if location.startswith(RELEASE_URL):
+        mirror = os.environ.get('MMHATNET_RELEASE_URL', RELEASE_URL)
+        url = location.replace(RELEASE_URL, mirror.rstrip('/'))
+    if url.startswith(('http://', 'https://')):
+        return download(location, pin, url)
+    path = Path(url).expanduser()
+    if url.startswith('file://'):
+        path = Path(url2pathname(urlsplit(url).path))
+    if not path.is_file():
+        raise FileNotFoundError(f'no checkpoint at {path}')
+    verify(path, pin)
     return path
 
 
@@ -355,6 +345,31 @@ def load_backbone(
     model.load_state_dict(to_backbone(content, model, str(checkpoint), prefix))
 
 
+def load_weights(model: nn.Module, checkpoint: str) -> dict:
+    """Load a checkpoint into a whole model, for inference.
+
+    Args:
+        model (nn.Module): The classifier, segmentor or detector.
+        checkpoint (str): A file, a URL or ``'hatnet://<arch>'``, of mm or, for
+            a classifier, of the authors.
+
+    Returns:
+        dict: What the checkpoint says of the data set, such as ``classes``;
+        empty if it says nothing.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the weights do not fit. The message names the keys.
+    """
+    content = read(checkpoint)
+    state_dict = convert_official(unwrap(content))
+    check(state_dict, model.state_dict(), str(checkpoint))
+    model.load_state_dict(state_dict)
+    meta = content.get('meta')
+    meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    return {key.lower(): value for key, value in (meta or {}).items()}
+
+
 def adapt_backbone(state_dict: dict, model: nn.Module, prefix: str) -> None:
     """Make a state dict that is being loaded into a HATNet fit, in place.
 
@@ -417,6 +432,103 @@ def adapt_classifier(state_dict: dict, model: nn.Module) -> None:
     state_dict.update(found)
 
 
+def convert_classifier(
+    checkpoint: Mapping, source: str, arch: str | None = None
+) -> tuple[str, dict[str, Tensor]]:
+    """Convert a checkpoint of the authors, which has to be complete.
+
+    Args:
+        checkpoint (Mapping): As from :func:`read`.
+        source (str): Where it comes from, for the message.
+        arch (str, optional): 'tiny', 'small', 'medium' or 'large'. Defaults
+            to None, the one that has the file's numbers of blocks.
+
+    Returns:
+        tuple[str, dict[str, Tensor]]: The arch, and the state dict of a
+        classifier in mm's layout.
+
+    Raises:
+        ValueError: If a key is missing, unexpected or of another shape, or a
+            value is not finite. The message names it.
+    """
+    from .models.hatnet import HATNet
+
+    state_dict = unwrap(checkpoint)
+    if not is_official(state_dict):
+        raise ValueError(
+            f"{source} is not in the layout of the authors' classifiers: it "
+            f'has {", ".join(list(state_dict)[:3]) or "no tensors"}...'
+        )
+    if arch is None:
+        blocks = {re.match(r'blocks\.(\d+)\.\d+\.', k) for k in state_dict}
+        blocks = sorted({match.group() for match in blocks if match})
+        depths = tuple(
+            sum(block.startswith(f'blocks.{stage}.') for block in blocks)
+            for stage in range(4)
+        )
+        arch = next(
+            (a for a in RELEASES if HATNet.arch_zoo[a]['depths'] == depths),
+            None,
+        )
+        if arch is None:
+            raise ValueError(
+                f'{source} has {depths} blocks, like none of '
+                f'{", ".join(RELEASES)}'
+            )
+    with torch.device('meta'):
+        model = HATNet(arch, out_indices=-1)
+    try:
+        adapt_classifier(state_dict, model)
+    except ValueError as error:
+        raise ValueError(f'{source}: {error}') from error
+    for key, value in state_dict.items():
+        if not value.isfinite().all():
+            raise ValueError(f'{source}: {key} has values that are not finite')
+    return arch, state_dict
+
+
+def convert_to_official(
+    checkpoint: Mapping, source: str
+) -> tuple[str, dict[str, Tensor]]:
+    """Convert a checkpoint of mm for the authors' code.
+
+    Args:
+        checkpoint (Mapping): Of a classifier, or of any model with a HATNet,
+            of which only the backbone is taken.
+        source (str): Where it comes from, for the message.
+
+    Returns:
+        tuple[str, dict[str, Tensor]]: The arch, and a state dict with the
+        authors' keys; ``proj_norm``, which no forward pass uses, is at
+        identity.
+
+    Raises:
+        ValueError: As in :func:`convert_classifier`.
+    """
+    state_dict = unwrap(checkpoint)
+    prefix = '' if _has(state_dict, BACKBONE) else BACKBONE
+    official = {}
+    for key, value in state_dict.items():
+        key = prefix + key
+        if key not in HEAD and not key.startswith(BACKBONE):
+            continue  # a neck, or the head of a segmentor or detector
+        for theirs, ours in RENAMES.items():
+            if theirs.startswith('.'):
+                key = key.replace(ours, theirs)
+            elif key.startswith(ours):
+                key = theirs + key.removeprefix(ours)
+        official[key] = value
+    # What comes back has to be the model that went in.
+    head = {theirs: torch.empty(0) for theirs in OFFICIAL_HEAD}
+    arch, _ = convert_classifier({**head, **official}, source)
+    for key, value in list(official.items()):
+        if key.endswith('.attn.proj.bias'):
+            name = key.removesuffix('proj.bias') + 'proj_norm.'
+            official[name + 'weight'] = torch.ones_like(value)
+            official[name + 'bias'] = torch.zeros_like(value)
+    return arch, official
+
+
 @CheckpointLoader.register_scheme('hatnet://', force=True)
 def load_from_hatnet(
     filename: str, map_location: str | torch.device | None = None
@@ -428,7 +540,8 @@ def load_from_hatnet(
 
     Args:
         filename (str): ``hatnet://`` and 'tiny', 'small', 'medium' or
-            'large', or their first letter.
+            'large', or their first letter; ``#sha256=...`` behind it has the
+            file's hash verified.
         map_location (str | torch.device, optional): As for ``torch.load``.
             Defaults to None, 'cpu'.
 
@@ -436,28 +549,38 @@ def load_from_hatnet(
         dict: ``state_dict`` of a classifier in mm's layout.
 
     Raises:
+        OSError: If the file cannot be downloaded.
         ValueError: If the name is unknown or the file is not that model.
     """
-    from .models.hatnet import HATNet
-
-    name = filename.removeprefix('hatnet://')
+    location, pin = split_pin(filename)
+    name = location.removeprefix('hatnet://')
     arch = next((arch for arch in RELEASES if name in (arch, arch[0])), None)
     if arch is None:
         raise ValueError(
-            f"unknown checkpoint '{filename}': choose from "
+            f"unknown checkpoint '{location}': choose from "
             + ', '.join(f'hatnet://{arch}' for arch in RELEASES)
         )
-    base = os.environ.get('MMHATNET_RELEASE_URL', RELEASE_URL).rstrip('/')
-    path = download(f'{base}/{RELEASES[arch]}')
+    path = _local(f'{RELEASE_URL}/{RELEASES[arch]}', pin)
     try:
-        state_dict = unwrap(read(path, map_location or 'cpu'))
-        with torch.device('meta'):
-            adapt_classifier(state_dict, HATNet(arch, out_indices=-1))
+        content = read(path, map_location or 'cpu')
+        _, state_dict = convert_classifier(content, str(path), arch)
     except ValueError as error:
         raise ValueError(
-            f'{error}. Delete {path} to download it again'
+            f'{error}. Delete {path} and {path.name}.sha256 to download it '
+            'again'
         ) from error
     return dict(state_dict=state_dict)
+
+
+@CheckpointLoader.register_scheme(f'{RELEASE_URL}/', force=True)
+def load_from_release(
+    filename: str, map_location: str | torch.device | None = None
+) -> dict:
+    """Load the authors' weights by the URLs that the metafiles have."""
+    location, mark, pin = filename.partition(PIN)
+    names = {f'{RELEASE_URL}/{RELEASES[arch]}': arch for arch in RELEASES}
+    name = names.get(location, location)
+    return load_from_hatnet(f'hatnet://{name}{mark}{pin}', map_location)
 
 
 def _has(keys: Iterable[str], prefix: str) -> bool:

@@ -51,16 +51,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         '--work-dir',
         help='folder for logs and checkpoints; default: work_dirs/<config>',
     )
-    result.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings to override in the config, for example '
-        'model.backbone.grid_sizes=8,8,8 (G1) '
-        'model.backbone.ds_ratios=16,8,4 (G2); lists are a,b or "[a,b]", '
-        'without blanks',
-    )
+    add_cfg_options(result)
     result.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -72,6 +63,24 @@ def parser(description: str) -> argparse.ArgumentParser:
         '--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS
     )
     return result
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add mm's ``--cfg-options``.
+
+    Args:
+        parser (ArgumentParser): Of a tool.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings to override in the config, for example '
+        'model.backbone.grid_sizes=8,8,8 (G1) '
+        'model.backbone.ds_ratios=16,8,4 (G2); lists are a,b or "[a,b]", '
+        'without blanks',
+    )
 
 
 def read_config(filename: str | os.PathLike) -> Config:

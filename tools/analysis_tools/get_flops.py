@@ -1,0 +1,36 @@
+#!/usr/bin/env python
+import argparse
+
+from mmhatnet.complexity import measure
+from mmhatnet.launch import add_cfg_options, one_line_errors
+from mmhatnet.zoo import load_model_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Count a model's parameters and multiply-accumulates, "
+        'attention products included. No data set is needed.'
+    )
+    parser.add_argument('config', help='name of a model, or config file')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        default=(224, 224),
+        help='size of the image in pixels (default: 224 224)',
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args()
+    cfg = load_model_config(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    result = measure(cfg, args.shape)
+    print(f'Input:       {args.shape[0]}x{args.shape[1]} (H x W)')
+    print(f'Parameters:  {result.params / 1e6:.2f} M')
+    print(f'Operations:  {result.operations / 1e9:.2f} G')
+    print(f'  of them products of attention: {result.products / 1e9:.2f} G')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
