@@ -17,7 +17,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from .download import PIN, download, split_pin, verify
+from .download import PIN, download, sha256, split_pin, verify
 
 RELEASE_URL = 'https://github.com/yun-liu/HAT-Net/releases/download/v2.0'
 RELEASES = {
@@ -131,7 +131,7 @@ def read(
     location, pin = split_pin(os.fspath(filename))
     if '://' in location and not location.startswith(URLS):
         return CheckpointLoader.load_checkpoint(str(filename), map_location)
-    path = _local(location, pin)
+    path = locate(location, pin)
     try:
         try:
             content = torch.load(
@@ -153,8 +153,22 @@ def read(
     return content
 
 
-def _local(location: str, pin: str | None) -> Path:
-    """The file at a path or URL."""
+def locate(location: str, pin: str | None = None) -> Path:
+    """Find the file at a path or URL, and download it if need be.
+
+    Args:
+        location (str): A path or a URL; ``$MMHATNET_RELEASE_URL`` stands in
+            for that of the authors' release.
+        pin (str, optional): SHA-256 that the file must have. Defaults to None.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be downloaded.
+        ValueError: If it has another hash.
+    """
     url = location
     if location.startswith(RELEASE_URL):
         mirror = os.environ.get('MMHATNET_RELEASE_URL', RELEASE_URL)
@@ -168,6 +182,52 @@ def _local(location: str, pin: str | None) -> Path:
         raise FileNotFoundError(f'no checkpoint at {path}')
     verify(path, pin)
     return path
+
+
+def save(content: dict, folder: str | os.PathLike, name: str) -> Path:
+    """Save a checkpoint with a part of its hash in its name.
+
+    Args:
+        content (dict): What to save.
+        folder (str | PathLike): Where; is made if need be.
+        name (str): Start of the file's name.
+
+    Returns:
+        Path: ``<folder>/<name>-<first 8 digits of the SHA-256>.pth``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f'{name}.part'
+    try:
+        torch.save(content, part)
+        return part.replace(folder / f'{name}-{sha256(part)[:8]}.pth')
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def strip(checkpoint: Mapping) -> dict:
+    """Leave in a checkpoint what others need to use the model.
+
+    Args:
+        checkpoint (Mapping): Of a training, as from :func:`read`.
+
+    Returns:
+        dict: ``state_dict`` and, in ``meta``, what is plain data, such as the
+        config and the classes; no optimizer and no logs.
+    """
+
+    def plain(value: object) -> bool:
+        if isinstance(value, Mapping):
+            return all(map(plain, [*value.keys(), *value.values()]))
+        if isinstance(value, list | tuple):
+            return all(map(plain, value))
+        return value is None or isinstance(value, str | int | float)
+
+    meta = checkpoint.get('meta') or {}
+    return dict(
+        meta={key: value for key, value in meta.items() if plain(value)},
+        state_dict=unwrap(checkpoint),
+    )
 
 
 def unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
@@ -560,7 +620,7 @@ def load_from_hatnet(
             f"unknown checkpoint '{location}': choose from "
             + ', '.join(f'hatnet://{arch}' for arch in RELEASES)
         )
-    path = _local(f'{RELEASE_URL}/{RELEASES[arch]}', pin)
+    path = locate(f'{RELEASE_URL}/{RELEASES[arch]}', pin)
     try:
         content = read(path, map_location or 'cpu')
         _, state_dict = convert_classifier(content, str(path), arch)

@@ -100,8 +100,8 @@ def find(name: str) -> dict:
         similar = get_close_matches(name, entries(), 3, 0.3)
         raise ValueError(
             f"no model '{name}' and no config file of that name; similar "
-            f'names: {", ".join(similar) or "none"}. All are listed by: '
-            'mim search mmhatnet'
+            f'names: {", ".join(similar) or "none"}. All of them: '
+            'mmhatnet.list_models()'
         )
     return entries()[name]
 

@@ -3,9 +3,13 @@ import functools
 import http.server
 import os
 import pickle
+import re
+import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +18,21 @@ from conftest import CLS_GRIDS, ROOT, SMALL_ARCH, golden_image
 from mmengine import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import load_checkpoint, load_state_dict
+from mmengine.runner import (
+    CheckpointLoader,
+    load_checkpoint,
+    load_state_dict,
+)
 
-from mmhatnet.checkpoint import convert_official, read, to_backbone, unwrap
+from mmhatnet.checkpoint import (
+    RELEASE_URL,
+    convert_classifier,
+    convert_official,
+    read,
+    to_backbone,
+    unwrap,
+)
+from mmhatnet.download import sha256
 from mmhatnet.models import HATNet
 
 LAYOUTS = {
@@ -106,6 +122,16 @@ def error_of_logits(classifier, golden):
         logits = classifier(golden_image()).numpy()
     expected = golden('tiny')['logits']
     return np.abs(logits - expected).max() / expected.std()
+
+
+def cached(server):
+    return sorted(os.listdir(server.hub / 'checkpoints'))
+
+
+def tamper(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 class TestBackbone:
@@ -346,12 +372,22 @@ class TestByName:
             def log_message(self, *args):
                 requests.append(self.path)
 
+            def copyfile(self, source, target):
+                if it.cut or it.stall:
+                    target.write(source.read(1_000_000))
+                    target.flush()
+                if it.stall:
+                    it.stall.wait(60)
+                elif not it.cut:
+                    super().copyfile(source, target)
+
         os.link(official_file(), release / 'HAT-Net_Tiny.pth')
         with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as it:
             thread = threading.Thread(target=it.serve_forever)
             thread.start()
             it.release = release
             it.requests = requests
+            it.cut = it.stall = None  # what goes wrong
             it.url = f'http://127.0.0.1:{it.server_port}'
             it.hub = tmp_path / 'hub'
             monkeypatch.setenv('MMHATNET_RELEASE_URL', it.url)
@@ -365,7 +401,10 @@ class TestByName:
         for _ in range(2):
             assert error_of_last_stage(pretrained(name), golden) < 5e-5
         assert len(server.requests) == 1  # then it is in the cache
-        assert os.listdir(server.hub / 'checkpoints') == ['HAT-Net_Tiny.pth']
+        assert cached(server) == [
+            'HAT-Net_Tiny.pth',
+            'HAT-Net_Tiny.pth.sha256',
+        ]
 
     def test_url(self, server, golden):
         model = pretrained(f'{server.url}/HAT-Net_Tiny.pth')
@@ -406,6 +445,111 @@ class TestByName:
         if arch == 'tiny':
             assert len(server.requests) == 1
 
+    def test_hash_is_recorded_and_verified(self, server):
+        read('hatnet://tiny')
+        path = server.hub / 'checkpoints' / 'HAT-Net_Tiny.pth'
+        record = path.with_name('HAT-Net_Tiny.pth.sha256').read_text()
+        assert record == (
+            f'# {RELEASE_URL}/HAT-Net_Tiny.pth\n'
+            f'{sha256(path)}  HAT-Net_Tiny.pth\n'
+        )
+        tamper(path)
+        for location in ('hatnet://tiny', f'{RELEASE_URL}/HAT-Net_Tiny.pth'):
+            with pytest.raises(ValueError, match='has changed since.*Delete'):
+                CheckpointLoader.load_checkpoint(location)
+        path.unlink()
+        read('hatnet://tiny')  # the file of the first download is back
+
+    def test_a_release_that_changed_is_refused(self, server, official_file):
+        read('hatnet://tiny')
+        (server.hub / 'checkpoints' / 'HAT-Net_Tiny.pth').unlink()
+        (server.release / 'HAT-Net_Tiny.pth').unlink()
+        os.link(official_file('bare'), server.release / 'HAT-Net_Tiny.pth')
+        with pytest.raises(ValueError, match='does not match the known hash'):
+            read('hatnet://tiny')
+        assert cached(server) == ['HAT-Net_Tiny.pth.sha256']
+
+    def test_a_file_put_there_by_hand(self, server, official_file, golden):
+        folder = server.hub / 'checkpoints'
+        folder.mkdir(parents=True)
+        os.link(official_file('bare'), folder / 'HAT-Net_Tiny.pth')
+        assert error_of_last_stage(pretrained('hatnet://tiny'), golden) < 5e-5
+        assert not server.requests
+        assert len(cached(server)) == 2
+
+    @pytest.mark.parametrize('name', ['hatnet://tiny', 'url', 'file', 'path'])
+    def test_pinned_hash(self, name, server, official_file, golden):
+        path = official_file()
+        location = {
+            'url': f'{server.url}/HAT-Net_Tiny.pth',
+            'file': f'file://{path}',
+            'path': path,
+        }.get(name, name)
+        with pytest.raises(ValueError, match='SHA-256|SHA256|sha256'):
+            pretrained(f'{location}#sha256={"0" * 64}')
+        # Nothing that was refused stays.
+        assert not server.hub.exists() or not cached(server)
+        model = pretrained(f'{location}#sha256={sha256(path).upper()}')
+        assert error_of_last_stage(model, golden) < 5e-5
+        with pytest.raises(ValueError, match='is not the file that was asked'):
+            pretrained(f'{location}#sha256={"0" * 64}')
+        with pytest.raises(ValueError, match="64 hexadecimal.*'abc'"):
+            pretrained(f'{location}#sha256=abc')
+
+    def test_same_name_at_another_url(self, server):
+        read(f'{server.url}/HAT-Net_Tiny.pth')
+        with pytest.raises(ValueError, match=f'is from {server.url}'):
+            read('hatnet://tiny')
+
+    def test_damaged_record(self, server):
+        read('hatnet://tiny')
+        record = server.hub / 'checkpoints' / 'HAT-Net_Tiny.pth.sha256'
+        record.write_text('')
+        with pytest.raises(ValueError, match='sha256 is damaged: delete it'):
+            read('hatnet://tiny')
+
+    def test_cut_off(self, server, official_file):
+        """A server that goes away leaves nothing behind."""
+        server.cut = 1_000_000
+        with pytest.raises(OSError, match='could not download'):
+            read('hatnet://tiny')
+        assert not cached(server)
+
+    def test_interrupted(self, server, tmp_path):
+        """Ctrl-C leaves nothing behind, and then it works."""
+        server.stall = threading.Event()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, '-c'),
+                "from mmhatnet.checkpoint import read; read('hatnet://tiny')",
+            ],
+            env={**os.environ, 'TORCH_HOME': str(server.hub)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        folder = server.hub / 'hub' / 'checkpoints'
+        for _ in range(600):
+            if any(file.stat().st_size for file in folder.glob('*')):
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert 'KeyboardInterrupt' in errors
+        server.stall.set()
+        assert not list(folder.iterdir())
+
+    @pytest.mark.parametrize('value', [float('nan'), float('inf')])
+    def test_values_that_are_not_finite(self, value, server, official_file):
+        (server.release / 'HAT-Net_Tiny.pth').unlink()
+        norm = torch.ones(48)
+        norm[3] = value
+        path = official_file(**{'blocks.0.1.attn.norm.weight': norm})
+        os.link(path, server.release / 'HAT-Net_Tiny.pth')
+        with pytest.raises(
+            ValueError, match=r'stages\.0\.1\.attn\.norm\.weight has values'
+        ):
+            read('hatnet://tiny')
+
     def test_name_of_another_arch(self, server):
         classifier = torch.nn.ModuleDict({'backbone': HATNet('small')})
         with pytest.raises(ValueError, match='wrong shape: stem.3.weight'):
@@ -419,7 +563,7 @@ class TestByName:
         url = f'{server.url}/HAT-Net_Small.pth'
         with pytest.raises(OSError, match=f'could not download {url}.*put it'):
             pretrained('hatnet://small')
-        assert not list((server.hub / 'checkpoints').iterdir())
+        assert not cached(server)
 
     def test_wrong_file(self, server):
         os.link(
@@ -433,6 +577,133 @@ class TestByName:
         (server.release / 'HAT-Net_Small.pth').write_text('<html></html>')
         with pytest.raises(ValueError, match='not a checkpoint.*Delete'):
             pretrained('hatnet://small')
+
+
+class TestConversion:
+    """By the tools, of files."""
+
+    def run(self, tool, *arguments, fails=False):
+        result = subprocess.run(
+            [
+                sys.executable,
+                ROOT / 'tools' / 'model_converters' / f'{tool}.py',
+                *map(str, arguments),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (result.returncode != 0) == fails, result.stderr
+        if fails:
+            return result.stderr.splitlines()[-1]
+        path = Path(result.stdout.splitlines()[-1])
+        # The name has the hash, and the file only plain data.
+        assert path.stem.endswith('-' + sha256(path)[:8])
+        return path, torch.load(path, weights_only=True)
+
+    @pytest.mark.parametrize('layout', ['bare', 'model, module'])
+    def test_there_and_back(
+        self,
+        layout,
+        official,
+        official_file,
+        build_classifier,
+        golden,
+        tmp_path,
+    ):
+        source = official_file(layout)
+        path, content = self.run('hatnet2mm', source, tmp_path)
+        assert path.name.startswith('hatnet-tiny_in1k-')
+        assert content['meta']['source_sha256'] == sha256(source)
+        model = build_classifier()
+        load_checkpoint(model, str(path))
+        assert error_of_logits(model, golden) < 5e-5
+        path, content = self.run('hatnet2mm', path, tmp_path, '--to-official')
+        assert path.name.startswith('HAT-Net_Tiny-')
+        expected = official('tiny')
+        assert content['model'].keys() == expected.keys()
+        for key, value in content['model'].items():
+            if 'proj_norm' in key:
+                identity = 1 if key.endswith('weight') else 0
+                assert (value == identity).all()
+                assert value.shape == expected[key].shape
+            else:
+                assert torch.equal(value, expected[key])
+
+    def test_backbone(self, official_file, golden, tmp_path):
+        path, content = self.run(
+            'hatnet2mm', official_file(), tmp_path, '--backbone'
+        )
+        model = HATNet('tiny', **CLS_GRIDS).eval()
+        model.load_state_dict(content['state_dict'])
+        assert error_of_last_stage(model, golden) < 5e-5
+        _, back = self.run('hatnet2mm', path, tmp_path, '--to-official')
+        assert not any(key.startswith('classifier') for key in back['model'])
+
+    def test_backbone_of_a_detector(self, official, tmp_path):
+        weights = convert_official(official('tiny'))
+        for key in ('head.fc.weight', 'head.fc.bias'):
+            del weights[key]
+        weights['neck.conv.weight'] = torch.zeros(1)
+        torch.save({'state_dict': weights}, tmp_path / 'epoch_1.pth')
+        _, content = self.run(
+            'hatnet2mm', tmp_path / 'epoch_1.pth', tmp_path, '--to-official'
+        )
+        expected = official('tiny')
+        assert content['model'].keys() == {
+            key for key in expected if not key.startswith('classifier')
+        }
+
+    @pytest.mark.parametrize(
+        ('damage', 'message'),
+        [
+            (dict(drop=('ds3.conv.bias',)), r'missing: .*downsamples\.1\.0'),
+            ({'extra.weight': torch.zeros(1)}, 'unexpected: extra.weight'),
+            ({'ds3.conv.bias': torch.zeros(2)}, 'wrong shape: .*downsamples'),
+            ({'ds3.conv.bias': torch.full((240,), torch.inf)}, 'not finite'),
+            (
+                {'blocks.0.2.attn.norm.bias': torch.zeros(48)},
+                r'has \(3, 2, 6, 3\) blocks, like none of tiny, small',
+            ),
+        ],
+    )
+    def test_damaged_file(self, damage, message, official_file):
+        path = official_file(**damage)
+        with pytest.raises(ValueError, match=f'{re.escape(path)}.*{message}'):
+            convert_classifier(read(path), path)
+
+    @pytest.mark.parametrize('option', [(), ('--to-official',)])
+    def test_another_network(self, option, tmp_path):
+        path = tmp_path / 'resnet.pth'
+        torch.save({'layer1.0.conv1.weight': torch.zeros(1)}, path)
+        error = self.run('hatnet2mm', path, tmp_path, *option, fails=True)
+        assert 'is not in the layout' in error
+        assert 'layer1.0.conv1.weight' in error
+        assert [file.name for file in tmp_path.iterdir()] == ['resnet.pth']
+
+    def test_publish(self, official, tmp_path):
+        weights = convert_official(official('tiny'))
+        content = dict(
+            meta=dict(
+                cfg='model = dict()',
+                dataset_meta=dict(classes=('a', 'b')),
+                when=np.float64(1),
+            ),
+            state_dict=weights,
+            message_hub=dict(log={'loss': HistoryBuffer([1.0], [1])}),
+            optimizer=dict(state={}),
+        )
+        torch.save(content, tmp_path / 'epoch_3.pth')
+        path, published = self.run(
+            'publish_model', tmp_path / 'epoch_3.pth', tmp_path / 'out'
+        )
+        assert path.name.startswith('epoch_3-')
+        assert published.keys() == {'meta', 'state_dict'}
+        assert published['meta'] == dict(
+            cfg='model = dict()', dataset_meta=dict(classes=('a', 'b'))
+        )
+        for key, value in published['state_dict'].items():
+            assert torch.equal(value, weights[key])
 
 
 class Payload:

@@ -1,0 +1,369 @@
+"""The attention of a point, as numbers and as a figure.
+
+``tools/visualization/vis_attention.py`` is a command over this module.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from .models.hatnet import HMHSA, HATNet, WindowMHSA, _windows
+
+
+@dataclass(frozen=True)
+class PointAttention:
+    """What one token attends to in one block.
+
+    Attributes:
+        stage (int): The stage, from 0.
+        block (int): The block of the stage, from 0.
+        shape (tuple[int, int]): Height and width of the map in tokens.
+        token (tuple[int, int]): Row and column of the token.
+        window (tuple[int, int, int, int]): First row, first column, end row
+            and end column of its window; of the whole map in the last stage.
+        local (Tensor): (heads, rows, columns), the weights on the tokens of
+            the window, Eq. (8) of the paper.
+        grid_size (int, optional): G1; None in the last stage.
+        pooled (Tensor, optional): (heads, rows, columns), the weights on the
+            pooled tokens, Eq. (13); None where the block has no H-MHSA.
+        ds_ratio (int, optional): G2; None where the block has no H-MHSA.
+    """
+
+    stage: int
+    block: int
+    shape: tuple[int, int]
+    token: tuple[int, int]
+    window: tuple[int, int, int, int]
+    local: Tensor
+    grid_size: int | None
+    pooled: Tensor | None
+    ds_ratio: int | None
+
+
+@torch.no_grad()
+def attend_from(
+    model: HATNet, image: Tensor, point: tuple[float, float], block: int = -1
+) -> list[PointAttention]:
+    """Compute what a point of an image attends to, in every stage.
+
+    Args:
+        model (HATNet): The backbone.
+        image (Tensor): (1, C, H, W), normalized.
+        point (tuple[float, float]): x and y in pixels.
+        block (int): Which block of each stage; negative ones count from the
+            end. Defaults to -1, the last.
+
+    Returns:
+        list[PointAttention]: One for each stage that is built.
+
+    Raises:
+        ValueError: If the point is outside of the image, or a stage has no
+            such block.
+    """
+    height, width = image.shape[-2:]
+    x, y = point
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(
+            f'the point {x:g}, {y:g} is outside of the image of {width}x'
+            f'{height} pixels (W x H)'
+        )
+    fewest = min(len(stage) for stage in model.stages)
+    if not -fewest <= block < fewest:
+        raise ValueError(
+            f'block is from {-fewest} to {fewest - 1}, for the stages have '
+            f'{", ".join(str(len(stage)) for stage in model.stages)} blocks; '
+            f'got {block}'
+        )
+    inputs: list[Tensor] = []
+    hooks = [
+        stage[block].attn.register_forward_pre_hook(
+            lambda _, args: inputs.append(args[0])
+        )
+        for stage in model.stages
+    ]
+    try:
+        model.eval()(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = []
+    for i, (stage, tokens) in enumerate(
+        zip(model.stages, inputs, strict=True)
+    ):
+        attn = stage[block].attn
+        rows, columns = tokens.shape[-2:]
+        token = int(y * rows // height), int(x * columns // width)
+        window, local = _local_weights(attn, tokens, token)
+        hierarchical = isinstance(attn, HMHSA)
+        found.append(
+            PointAttention(
+                stage=i,
+                block=block % len(stage),
+                shape=(rows, columns),
+                token=token,
+                window=window,
+                local=local,
+                grid_size=attn.grid_size,
+                pooled=_global_weights(attn, tokens, token)
+                if hierarchical
+                else None,
+                ds_ratio=attn.ds_ratio if hierarchical else None,
+            )
+        )
+    return found
+
+
+def _weights(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """Softmax of one query (C) with the keys (C, rows, columns)."""
+    q = q.view(heads, -1, 1)
+    scores = (q * q.shape[1] ** -0.5 * k.reshape(*q.shape[:2], -1)).sum(1)
+    return scores.softmax(-1).view(heads, *k.shape[-2:])
+
+
+def _local_weights(
+    attn: WindowMHSA, x: Tensor, token: tuple[int, int]
+) -> tuple[tuple[int, int, int, int], Tensor]:
+    starts, ends = [], []
+    for position, length in zip(token, x.shape[-2:], strict=True):
+        size = attn.grid_size or length
+        _, size, before, _ = _windows(length, size, attn.shifted)
+        start = (position + before) // size * size - before
+        starts.append(max(start, 0))
+        ends.append(min(start + size, length))
+    q, k, _ = attn.qkv(attn.norm(x))[0].chunk(3)
+    (top, left), (bottom, right) = starts, ends
+    k = k[:, top:bottom, left:right]
+    weights = _weights(q[:, token[0], token[1]], k, attn.num_heads)
+    return (top, left, bottom, right), weights
+
+
+def _global_weights(attn: HMHSA, x: Tensor, token: tuple[int, int]) -> Tensor:
+    local = attn.grid_norm(x + attn.local_attention(x))
+    pooled = F.avg_pool2d(
+        local, attn.ds_ratio, ceil_mode=True, count_include_pad=False
+    )
+    q = attn.q(local)[0, :, token[0], token[1]]
+    k, _ = attn.kv(attn.pool_norm(pooled))[0].chunk(2)
+    return _weights(q, k, attn.num_heads)
+
+
+class _Sheet:
+    """The figure: a row of heads for each attention, an overview left."""
+
+    LOCAL, GLOBAL = '#00c8ff', '#ffb000'
+
+    def __init__(self, image: np.ndarray, point: tuple[float, float]) -> None:
+        self.image = image
+        self.point = point
+
+    def draw(self, attentions: list[PointAttention]) -> Figure:
+        rows = sum(1 + (a.pooled is not None) for a in attentions)
+        columns = max(len(a.local) for a in attentions) + 1
+        height, width = self.image.shape[:2]
+        figure = Figure(
+            figsize=(
+                1.8 * (columns + 1),
+                (1.8 * height / width + 0.3) * rows,
+            ),
+            layout='constrained',
+        )
+        # The overviews are as high as two rows, and as wide as two heads.
+        grid = figure.add_gridspec(
+            rows, columns, width_ratios=[2] + [1] * (columns - 1)
+        )
+        row = 0
+        for attention in attentions:
+            extra = attention.pooled is not None
+            overview = figure.add_subplot(grid[row : row + 1 + extra, 0])
+            self._overview(overview, attention)
+            for head, weights in enumerate(attention.local):
+                axes = figure.add_subplot(grid[row, head + 1])
+                self._local(axes, attention, head, weights)
+            row += 1
+            if extra:
+                for head, weights in enumerate(attention.pooled):
+                    axes = figure.add_subplot(grid[row, head + 1])
+                    self._global(axes, attention, head, weights)
+                row += 1
+        self._explain(figure, grid, columns)
+        return figure
+
+    def _explain(self, figure: Figure, grid, columns: int) -> None:
+        # Early stages have few heads, so there is room.
+        axes = figure.add_subplot(grid[0, max(columns - 5, 3) :])
+        axes.axis('off')
+        for y, color, text in (
+            (
+                1.0,
+                self.LOCAL,
+                'Local attention: over the G1 x G1 tokens of the window\n'
+                'that the point (cross) is in.',
+            ),
+            (
+                0.7,
+                self.GLOBAL,
+                'Global attention: over the whole map, pooled by G2:\n'
+                'one cell is the average of G2 x G2 tokens.',
+            ),
+            (
+                0.4,
+                'black',
+                'Each panel is from its least (dark) to its most (bright)\n'
+                'attention, given as multiples of equal attention to all.\n'
+                'The last stage attends over the whole map, not pooled.',
+            ),
+        ):
+            axes.text(0, y, '\u25a0 ', color=color, va='top', fontsize=14)
+            axes.text(0.07, y, text, va='top', fontsize=10)
+
+    def _show(self, axes: Axes) -> None:
+        grey = self.image.mean(axis=2) * 0.5
+        axes.imshow(grey, cmap='gray', vmin=0, vmax=255)
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+    def _cross(self, axes: Axes) -> None:
+        for color, width in (('black', 2.5), ('white', 1.2)):
+            axes.plot(
+                *self.point, '+', ms=9, mew=width, color=color, clip_on=True
+            )
+
+    def _scale(self, attention: PointAttention) -> tuple[float, float]:
+        """Pixels of a token's height and width."""
+        height, width = self.image.shape[:2]
+        return height / attention.shape[0], width / attention.shape[1]
+
+    def _box(self, axes: Axes, attention: PointAttention) -> None:
+        dy, dx = self._scale(attention)
+        top, left, bottom, right = attention.window
+        axes.add_patch(
+            Rectangle(
+                (left * dx - 0.5, top * dy - 0.5),
+                (right - left) * dx,
+                (bottom - top) * dy,
+                fill=False,
+                lw=2,
+                zorder=3,
+                color=self.LOCAL,
+            )
+        )
+
+    def _overview(self, axes: Axes, attention: PointAttention) -> None:
+        axes.imshow(self.image)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        height, width = self.image.shape[:2]
+        rows, columns = attention.shape
+        title = f'stage {attention.stage}: {rows}x{columns} tokens'
+        if attention.pooled is not None:
+            ratio = attention.ds_ratio
+            dy, dx = self._scale(attention)
+            for i in range(ratio, rows, ratio):
+                axes.axhline(i * dy - 0.5, color=self.GLOBAL, lw=0.6)
+            for i in range(ratio, columns, ratio):
+                axes.axvline(i * dx - 0.5, color=self.GLOBAL, lw=0.6)
+            pooled = 'x'.join(map(str, attention.pooled.shape[1:]))
+            title += f'\nG1 = {attention.grid_size}: the window'
+            title += f'\nG2 = {ratio}: {pooled} pooled'
+        self._box(axes, attention)
+        self._cross(axes)
+        axes.set_xlim(-0.5, width - 0.5)
+        axes.set_ylim(height - 0.5, -0.5)
+        axes.set_title(title, fontsize=9, loc='left')
+
+    def _heat(
+        self, axes: Axes, weights: Tensor, extent: tuple[float, ...]
+    ) -> None:
+        values = weights.cpu().numpy()
+        strength = Normalize(values.min(), values.max())(values)
+        axes.imshow(
+            strength,
+            cmap='inferno',
+            alpha=0.25 + 0.65 * strength,
+            extent=extent,
+            interpolation='nearest',
+            zorder=1,
+        )
+
+    def _title(self, axes: Axes, what: str, head: int, weights: Tensor):
+        least, most = weights.aminmax()
+        least, most = (float(w) * weights.numel() for w in (least, most))
+        text = f'{what} {head + 1}: {least:.2f} - {most:.2f}x'
+        axes.set_title(text, fontsize=8)
+
+    def _local(self, axes, attention, head, weights) -> None:
+        dy, dx = self._scale(attention)
+        top, left, bottom, right = attention.window
+        self._show(axes)
+        self._heat(
+            axes,
+            weights,
+            (
+                left * dx - 0.5,
+                right * dx - 0.5,
+                bottom * dy - 0.5,
+                top * dy - 0.5,
+            ),
+        )
+        self._box(axes, attention)
+        self._cross(axes)
+        # The window and half of it around.
+        y, x = (bottom - top) * dy / 2, (right - left) * dx / 2
+        height, width = self.image.shape[:2]
+        axes.set_xlim(
+            max(left * dx - x, 0) - 0.5, min(right * dx + x, width) - 0.5
+        )
+        axes.set_ylim(
+            min(bottom * dy + y, height) - 0.5, max(top * dy - y, 0) - 0.5
+        )
+        self._title(
+            axes, 'local' if attention.grid_size else 'head', head, weights
+        )
+
+    def _global(self, axes, attention, head, weights) -> None:
+        dy, dx = self._scale(attention)
+        ratio = attention.ds_ratio
+        # Cells at the border are partial: the image ends before they do.
+        self._show(axes)
+        self._heat(
+            axes,
+            weights,
+            (
+                -0.5,
+                weights.shape[1] * ratio * dx - 0.5,
+                weights.shape[0] * ratio * dy - 0.5,
+                -0.5,
+            ),
+        )
+        self._cross(axes)
+        height, width = self.image.shape[:2]
+        axes.set_xlim(-0.5, width - 0.5)
+        axes.set_ylim(height - 0.5, -0.5)
+        for spine in axes.spines.values():
+            spine.set_color(self.GLOBAL)
+        self._title(axes, 'global', head, weights)
+
+
+def draw_attention(
+    image: np.ndarray,
+    point: tuple[float, float],
+    attentions: list[PointAttention],
+) -> Figure:
+    """Draw what a point attends to, for every stage and head.
+
+    Args:
+        image (ndarray): (H, W, 3), RGB, 8 bits: what the network saw.
+        point (tuple[float, float]): x and y in pixels.
+        attentions (list[PointAttention]): As from :func:`attend_from`.
+
+    Returns:
+        Figure: A row for each attention, with a panel for each head.
+    """
+    return _Sheet(image, point).draw(attentions)

@@ -1,0 +1,71 @@
+#!/usr/bin/env python
+import argparse
+import sys
+
+from mmhatnet import __version__
+from mmhatnet.checkpoint import (
+    BACKBONE,
+    HEAD,
+    OFFICIAL_HEAD,
+    RELEASES,
+    convert_classifier,
+    convert_to_official,
+    locate,
+    read,
+    save,
+)
+from mmhatnet.download import sha256, split_pin
+from mmhatnet.launch import one_line_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Convert a checkpoint of the authors' code for mm, or back"
+        '. Every key, shape and value is checked.'
+    )
+    parser.add_argument('source', help='file (*.pth) or URL')
+    parser.add_argument(
+        'folder', help='where to put NAME-SHA256.pth, whose name is printed'
+    )
+    direction = parser.add_mutually_exclusive_group()
+    direction.add_argument(
+        '--backbone',
+        action='store_true',
+        help='the backbone alone, instead of the classifier',
+    )
+    direction.add_argument(
+        '--to-official',
+        action='store_true',
+        help="from a checkpoint of mm to one for the authors' code; of a "
+        'segmentor or detector, the backbone',
+    )
+    args = parser.parse_args()
+    path = locate(*split_pin(args.source))
+    meta = dict(
+        mmhatnet_version=__version__,
+        source=path.name,
+        source_sha256=sha256(path),
+    )
+    if args.to_official:
+        arch, weights = convert_to_official(read(path), str(path))
+        name = RELEASES[arch].removesuffix('.pth')
+        content = dict(model=weights, meta=meta)
+        if not set(OFFICIAL_HEAD) <= set(weights):
+            print('it has no ImageNet classifier', file=sys.stderr)
+    else:
+        arch, weights = convert_classifier(read(path), str(path))
+        name = f'hatnet-{arch}_in1k'
+        if args.backbone:
+            name = f'hatnet-{arch}_backbone_in1k'
+            weights = {
+                key.removeprefix(BACKBONE): value
+                for key, value in weights.items()
+                if key not in HEAD
+            }
+        content = dict(state_dict=weights, meta=dict(arch=arch, **meta))
+    print(save(content, args.folder, name))
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

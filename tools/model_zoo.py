@@ -1,0 +1,124 @@
+#!/usr/bin/env python
+"""Keeps the metafiles and the tables that are made from them current."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from mmhatnet.complexity import measure
+from mmhatnet.launch import read_config
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ('README.md', 'docs/model_zoo.md')
+
+
+def metafiles() -> list[Path]:
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    return [ROOT / name for name in index['Import']]
+
+
+def measured(text: str) -> str:
+    """A metafile with the numbers of today's configs."""
+    content = yaml.safe_load(text)
+    for model in tqdm(content['Models'], leave=False):
+        metadata = model['Metadata']
+        shape = tuple(map(int, metadata['Input Size'].split('x')))
+        result = measure(read_config(ROOT / model['Config']), shape)
+        metadata['FLOPs'] = result.operations
+        metadata['Parameters'] = result.params
+    return yaml.safe_dump(content, sort_keys=False, width=100)
+
+
+def table(metafile: Path, up: str) -> str:
+    """The models of a metafile, for a page from which ``up`` is the root."""
+    models = yaml.safe_load(metafile.read_text())['Models']
+    metrics = {
+        name: None
+        for model in models
+        for result in model['Results']
+        for name in result['Metrics']
+    }
+    # The asterisk stands with the numbers.
+    titles = [name.rstrip('*') for name in metrics]
+    rows = [
+        ['model', 'input', '#Param (M)', '#FLOPs (G)', *titles, 'weights'],
+    ]
+    rows.append(['---'] * 2 + ['---:'] * (2 + len(titles)) + ['---'])
+    for model in models:
+        metadata = model['Metadata']
+        found = {
+            name: value
+            for result in model['Results']
+            for name, value in result['Metrics'].items()
+        }
+        weights = metadata['Released Weights']
+        if 'Weights' in model:
+            weights = f'[{weights}]({model["Weights"]})'
+        rows.append(
+            [
+                f'[{model["Name"]}]({up}{model["Config"]})',
+                metadata['Input Size'],
+                f'{metadata["Parameters"] / 1e6:.2f}',
+                f'{metadata["FLOPs"] / 1e9:.2f}',
+                *(
+                    f'{found[name]}\\*' if name in found else ''
+                    for name in metrics
+                ),
+                weights,
+            ]
+        )
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def with_tables(page: Path) -> str:
+    """A page with its tables made anew.
+
+    They stand between ``<!-- models: FOLDER -->`` and ``<!-- end -->``.
+    """
+    up = '../' * (len(page.relative_to(ROOT).parts) - 1)
+    return re.sub(
+        r'(<!-- models: (\w+) -->\n).*?(\n<!-- end -->)',
+        lambda match: (
+            match[1]
+            + table(ROOT / 'configs' / match[2] / 'metafile.yml', up)
+            + match[3]
+        ),
+        page.read_text(),
+        flags=re.DOTALL,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description='Measure the parameters and operations in the metafiles, '
+        f'and make the model tables of {" and ".join(PAGES)} from them.'
+    )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='change nothing, and fail if something would change',
+    )
+    args = parser.parse_args()
+    changed = []
+
+    def update(path: Path, text: str) -> None:
+        if text != path.read_text():
+            changed.append(str(path.relative_to(ROOT)))
+            if not args.check:
+                path.write_text(text)
+
+    for metafile in tqdm(metafiles(), unit='metafile'):
+        update(metafile, measured(metafile.read_text()))
+    for name in PAGES:
+        update(ROOT / name, with_tables(ROOT / name))
+    if args.check and changed:
+        sys.exit(f'not current: {", ".join(changed)}; run tools/model_zoo.py')
+    print('changed:', *changed or ['nothing'])
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,87 @@
+#!/usr/bin/env python
+import argparse
+import sys
+from pathlib import Path
+
+import mmcv
+import torch
+from mmengine.registry import MODELS
+
+from mmhatnet.checkpoint import load_backbone
+from mmhatnet.inference import unreadable
+from mmhatnet.launch import add_cfg_options, one_line_errors
+from mmhatnet.visualization import attend_from, draw_attention
+from mmhatnet.zoo import find_weights, load_model_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw what a point of an image attends to: inside of its '
+        'window (G1) and over the pooled map (G2), for every stage and head.'
+    )
+    parser.add_argument('model', help='name of a model, or config file')
+    parser.add_argument('image', help='image file')
+    parser.add_argument(
+        '--checkpoint',
+        help='file, URL or hatnet://NAME with the backbone; default: the '
+        'released weights of the name',
+    )
+    parser.add_argument(
+        '--point',
+        type=float,
+        nargs=2,
+        metavar=('X', 'Y'),
+        help='pixel of the image (default: its middle)',
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        help="the image's shorter side in pixels when the network sees it "
+        '(default: 224 for a classifier, else 512)',
+    )
+    parser.add_argument(
+        '--block',
+        type=int,
+        default=-1,
+        help='block of each stage, -1 is the last (default: -1)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('outputs/attention.png'),
+        help='figure, .png, .pdf or .svg (default: outputs/attention.png)',
+    )
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    reason = unreadable(args.image)
+    if reason:
+        sys.exit(f'vis_attention.py: error: {args.image}: {reason}')
+    cfg = load_model_config(args.model)
+    cfg.merge_from_dict(args.cfg_options or {})
+    model = MODELS.build(cfg.model.backbone)
+    load_backbone(model, args.checkpoint or find_weights(args.model))
+
+    image = mmcv.imread(args.image, channel_order='rgb')
+    size = args.size or (224 if cfg.default_scope == 'mmpretrain' else 512)
+    scale = size / min(image.shape[:2])
+    height, width = image.shape[:2]
+    x, y = args.point or (width / 2, height / 2)
+    image = mmcv.imrescale(image, scale)
+    # Rounding may have changed the scale a little.
+    point = x * image.shape[1] / width, y * image.shape[0] / height
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    mean, std = torch.tensor(preprocessor.mean), torch.tensor(preprocessor.std)
+    tensor = ((torch.tensor(image) - mean) / std).permute(2, 0, 1)[None]
+    attentions = attend_from(model, tensor.float(), point, args.block)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draw_attention(image, point, attentions).savefig(args.out, dpi=130)
+    print(args.out)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
