@@ -13,6 +13,7 @@ import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.registry import init_default_scope
 from PIL import Image
 
 from .checkpoint import load_weights
@@ -52,6 +53,8 @@ def get_inferencer(
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.apis import ImageClassificationInferencer
 
+        # Unlike the others, it does not leave the scope of another library.
+        init_default_scope('mmpretrain')
         built = get_model(cfg, checkpoint, device)
         classes = built.dataset_meta.get('classes')
         return ImageClassificationInferencer(built, classes=classes)

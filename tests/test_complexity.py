@@ -1,0 +1,132 @@
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CLS_GRIDS, ROOT
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+
+from mmhatnet.complexity import measure
+from mmhatnet.launch import read_config
+from mmhatnet.models import HATNet
+
+CLASSIFIER = ROOT / 'configs' / 'hatnet' / 'hatnet-tiny_8xb128_in1k.py'
+
+
+def products(model, height, width):
+    """Of attention: Eqs. (5) and (15) of the paper without projections."""
+    total = 0
+    arch = model.arch_settings
+    for stage, (dims, depth) in enumerate(
+        zip(arch['embed_dims'], arch['depths'], strict=True)
+    ):
+        h, w = height >> (stage + 2), width >> (stage + 2)
+        if stage == 3:
+            block = 2 * (h * w) ** 2 * dims
+        else:
+            g1, g2 = model.grid_sizes[stage], model.ds_ratios[stage]
+            assert h % g1 == w % g1 == h % g2 == w % g2 == 0
+            block = 2 * h * w * dims * (g1**2 + h * w // g2**2)
+        total += depth * block
+    return total
+
+
+@pytest.mark.parametrize(
+    ('arch', 'shape', 'grids'),
+    [
+        ('tiny', (224, 224), CLS_GRIDS),
+        (
+            'small',
+            (256, 512),
+            dict(grid_sizes=(8, 8, 8), ds_ratios=(16, 8, 4)),
+        ),
+        ('small', (256, 256), dict(grid_sizes=(4, 4, 2), ds_ratios=(8, 4, 2))),
+    ],
+)
+def test_products_in_closed_form(arch, shape, grids):
+    cfg = Config(dict(model=dict(type='mmhatnet.HATNet', arch=arch, **grids)))
+    # The bare backbone takes no mode.
+    cfg.model = dict(type='ImageClassifier', backbone=cfg.model)
+    cfg.default_scope = 'mmpretrain'
+    result = measure(cfg, shape)
+    assert result.products == products(HATNet(arch, **grids), *shape)
+
+
+@pytest.mark.parametrize('sdpa', [True, False])
+def test_against_another_counter(sdpa):
+    """mmengine's, which knows no fused attention but explicit products."""
+    cfg = read_config(CLASSIFIER)
+    cfg.model.backbone.sdpa = sdpa
+    result = measure(cfg, (224, 224))
+    model = HATNet('tiny', sdpa=False, **CLS_GRIDS).eval()
+    other = FlopAnalyzer(model, (torch.rand(1, 3, 224, 224),))
+    other = other.unsupported_ops_warnings(False).by_operator()
+    head = 384 * 1000
+    assert result.operations - head == other['conv'] + other['matmul']
+    assert result.products == other['matmul']
+    params = sum(parameter.numel() for parameter in model.parameters())
+    assert result.params == params + head + 1000
+
+
+def test_table_2_of_the_paper():
+    """In print: 2.0, 4.3, 8.3 and 11.5 G, without products of attention."""
+    for arch, params, operations in (
+        ('tiny', 12.7, 2.0),
+        ('small', 25.7, 4.3),
+        ('medium', 42.9, 8.3),
+        ('large', 63.1, 11.5),
+    ):
+        cfg = read_config(CLASSIFIER.with_stem(f'hatnet-{arch}_8xb128_in1k'))
+        result = measure(cfg, (224, 224))
+        assert round(result.params / 1e6, 1) == params
+        counted = result.operations - result.products
+        # Printed with one digit, and with the norms.
+        assert abs(counted / 1e9 - operations) < 0.07
+
+
+def test_two_stages_do_not_depend_on_weights():
+    """Proposals by number, where a forward pass has what the weights give."""
+    cfg = read_config(
+        ROOT / 'configs/mask_rcnn/mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco.py'
+    )
+    result = measure(cfg, (256, 256))
+    assert result == measure(cfg, (256, 256))
+    cfg.model.test_cfg.rpn.max_per_img = 500
+    fewer = measure(cfg, (256, 256))
+    # The two shared layers and the two outputs of the box head.
+    per_proposal = 256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 80 * 4)
+    assert result.operations - fewer.operations == 500 * per_proposal
+    cfg.model.test_cfg.rcnn.max_per_img = 50
+    masks = fewer.operations - measure(cfg, (256, 256)).operations
+    convs = 4 * 14**2 * 256 * 256 * 9
+    upsampling, output = 14**2 * 256 * 256 * 4, 28**2 * 256 * 80
+    assert masks == 50 * (convs + upsampling + output)
+
+
+def test_config_stays_as_it_is():
+    cfg = read_config(CLASSIFIER)
+    before = cfg.to_dict()
+    measure(cfg, (64, 64))
+    assert cfg.to_dict() == before
+
+
+def test_tool():
+    tool = ROOT / 'tools' / 'analysis_tools' / 'get_flops.py'
+    result = subprocess.run(
+        [
+            *(sys.executable, tool, 'hatnet-tiny_8xb128_in1k'),
+            *('--shape', '96', '64'),
+            *('--cfg-options', 'model.backbone.ds_ratios=4,2,1'),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    cfg = read_config(CLASSIFIER)
+    cfg.model.backbone.ds_ratios = (4, 2, 1)
+    expected = measure(cfg, (96, 64))
+    assert 'Input:       96x64' in result.stdout
+    found = re.search(r'Operations: +([\d.]+) G', result.stdout)[1]
+    assert found == f'{expected.operations / 1e9:.2f}'

@@ -1,0 +1,198 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from test_zoo import DEMOS, trained  # noqa: F401
+
+import mmhatnet
+from mmhatnet.inference import find_images, predict, unique_names, unreadable
+
+LIBRARIES = {
+    'Image Classification': 'mmpretrain.apis.image_classification',
+    'Semantic Segmentation': 'mmseg.apis.mmseg_inferencer',
+    'Object Detection': 'mmdet.apis.det_inferencer',
+    'Instance Segmentation': 'mmdet.apis.det_inferencer',
+}
+
+
+@pytest.fixture(scope='module')
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp('images') / 'image.png'
+    noise = np.random.RandomState(0).randint(0, 256, (90, 110, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def infer(*arguments, **env):
+    return subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'infer.py', *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **env},
+    )
+
+
+@pytest.mark.parametrize('task', DEMOS)
+def test_inferencers_are_the_libraries_own(task, image, trained):  # noqa: F811
+    """And predict what the model computes for the image."""
+    checkpoint = trained(DEMOS[task])
+    inferencer = mmhatnet.get_inferencer(DEMOS[task], checkpoint, 'cpu')
+    assert type(inferencer).__module__ == LIBRARIES[task]
+    expected = torch.load(checkpoint)['state_dict']
+    for key, value in inferencer.model.state_dict().items():
+        assert torch.equal(value, expected[key])
+    result, picture, labels = predict(inferencer, image, score_thr=0.0, top=3)
+    json.dumps(result)
+    assert picture.dtype == np.uint8
+    assert picture.shape[2] == 3
+    if task == 'Image Classification':
+        scores = [found['score'] for found in result['classes']]
+        assert len(scores) == 3
+        assert scores == sorted(scores, reverse=True)
+        pixels = torch.tensor(np.array(Image.open(image))).permute(2, 0, 1)
+        data = inferencer.model.data_preprocessor(
+            # The pipelines load BGR.
+            dict(inputs=pixels.flip(0)[None])
+        )
+        with torch.no_grad():
+            logits = inferencer.model(data['inputs'])
+        torch.testing.assert_close(
+            torch.tensor(scores),
+            logits.softmax(1)[0].sort().values.flip(0)[:3],
+        )
+        assert labels is None
+    elif task == 'Semantic Segmentation':
+        assert picture.shape == (90, 110, 3)
+        assert labels.shape == (90, 110)
+        for found in result['classes']:
+            share = (labels == found['label']).mean()
+            assert found['share'] == pytest.approx(share)
+            names = inferencer.model.dataset_meta['classes']
+            assert found['name'] == names[found['label']]
+        assert sum(found['share'] for found in result['classes']) == (
+            pytest.approx(1)
+        )
+    else:
+        assert picture.shape == (90, 110, 3)
+        assert result['objects']
+        scores = [found['score'] for found in result['objects']]
+        for found in result['objects']:
+            x1, y1, x2, y2 = found['bbox']
+            assert 0 <= x1 <= x2 <= 110
+            assert 0 <= y1 <= y2 <= 90
+            assert ('mask' in found) == (task == 'Instance Segmentation')
+        fewer, *_ = predict(inferencer, image, score_thr=sorted(scores)[-2])
+        assert len(fewer['objects']) == 2
+
+
+@pytest.mark.parametrize('task', list(DEMOS)[1:])
+def test_classes_of_a_checkpoint_without_any(task, trained):  # noqa: F811
+    """Are those of the config, not of Cityscapes or COCO."""
+    checkpoint = trained(DEMOS[task], with_meta=False)
+    inferencer = mmhatnet.get_inferencer(DEMOS[task], checkpoint, 'cpu')
+    assert 'triangle' in inferencer.model.dataset_meta['classes']
+    assert 'triangle' in inferencer.visualizer.dataset_meta['classes']
+
+
+class TestImages:
+    def test_places(self, image, tmp_path):
+        for name in ('b.JPG', 'a.png', 'c.txt', 'd.webp', 'in/e.png'):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(image, tmp_path / name)
+        names = [p.name for p in find_images([str(tmp_path)])]
+        assert names == ['a.png', 'b.JPG', 'd.webp']
+        names = [p.name for p in find_images([str(tmp_path / '**' / '*.png')])]
+        assert sorted(names) == ['a.png', 'e.png']
+        # A file that is named is taken, and each is taken once.
+        places = [str(tmp_path / name) for name in ('c.txt', 'a.png', '*.png')]
+        assert [p.name for p in find_images(places)] == ['c.txt', 'a.png']
+
+    @pytest.mark.parametrize('place', ['no.png', 'no', '*.png', '.'])
+    def test_nothing_there(self, place, tmp_path):
+        with pytest.raises(FileNotFoundError, match='no image at'):
+            find_images([str(tmp_path / place)])
+
+    def test_unreadable(self, image, tmp_path):
+        assert unreadable(image) is None
+        content = image.read_bytes()
+        for name, part, reason in (
+            ('half.png', content[: len(content) // 2], 'truncated'),
+            ('empty.png', b'', 'cannot identify'),
+            ('text.png', b'text', 'cannot identify'),
+        ):
+            (tmp_path / name).write_bytes(part)
+            assert reason in unreadable(tmp_path / name)
+
+    def test_names_of_results(self, tmp_path):
+        paths = [tmp_path / name for name in ('a.png', 'x/a.png', 'a.jpg')]
+        assert list(unique_names(paths)) == ['a', 'a_2', 'a_3']
+
+
+class TestTool:
+    @pytest.mark.parametrize(
+        'task', ['Semantic Segmentation', 'Instance Segmentation']
+    )
+    def test_results(self, task, image, trained, tmp_path):  # noqa: F811
+        result = infer(
+            *(DEMOS[task], trained(DEMOS[task]), image),
+            *('--out-dir', tmp_path / 'new' / 'out', '--device', 'cpu'),
+            *('--score-thr', 0),
+        )
+        assert result.returncode == 0, result.stderr
+        names = {'image.png', 'image.json'}
+        if task == 'Semantic Segmentation':
+            names.add('image_labels.png')
+        out = tmp_path / 'new' / 'out'
+        assert set(os.listdir(out)) == names
+        content = json.loads((out / 'image.json').read_text())
+        assert content.pop('image') == str(image)
+        inferencer = mmhatnet.get_inferencer(
+            DEMOS[task], trained(DEMOS[task]), 'cpu'
+        )
+        expected, picture, labels = predict(inferencer, image, 0)
+        assert content.keys() == expected.keys()
+        if labels is not None:
+            with Image.open(out / 'image_labels.png') as saved:
+                assert (np.array(saved) == labels).all()
+        with Image.open(out / 'image.png') as saved:
+            assert np.array(saved).shape == picture.shape
+        assert '1 results in' in result.stdout
+
+    def test_unreadable_images(self, image, trained, tmp_path):  # noqa: F811
+        folder = tmp_path / 'images'
+        folder.mkdir()
+        shutil.copy(image, folder)
+        (folder / 'broken.jpg').write_text('no image')
+        name = DEMOS['Image Classification']
+        out = tmp_path / 'out'
+        result = infer(name, trained(name), folder, '--out-dir', out)
+        assert result.returncode == 1
+        assert set(os.listdir(out)) == {'image.png', 'image.json'}
+        assert 'broken.jpg: cannot be read, skipped' in result.stderr
+        last = result.stderr.splitlines()[-1]
+        assert last == '1 of 2 images could not be read'
+
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (['hatnet-tiny_2xb16-6e_demo', 'no.png'], 'no image at no.png'),
+            (['hatnet-tiny_2xb16-6e_demo', 'x.pth'], 'no images'),
+            (['hatnet-tiny_2xb16-6e_demo', 'x.pth', __file__], 'x.pth'),
+            (['hatnet-tiny', __file__], "no model 'hatnet-tiny'"),
+            (['hatnet-tiny_2xb16-6e_demo', __file__], 'have been released'),
+        ],
+    )
+    def test_wrong_arguments(self, arguments, message):
+        result = infer(*arguments)
+        assert result.returncode not in (0, -1)
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith('infer.py: error: ')
+        assert message in last

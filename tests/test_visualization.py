@@ -1,0 +1,141 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL_ARCH
+from PIL import Image
+
+from mmhatnet.models import HATNet
+from mmhatnet.models.hatnet import HMHSA
+from mmhatnet.visualization import attend_from, draw_attention
+
+GRIDS = dict(grid_sizes=(4, 3, 8), ds_ratios=(5, 2, 2))
+
+
+@pytest.fixture
+def model():
+    model = HATNet(SMALL_ARCH, **GRIDS).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # attention that differs
+    return model
+
+
+def attention_at(attn, x, token):
+    """What the block itself computes for a token, and its values."""
+    y, x_ = token
+    local = attn.local_attention(x)
+    outputs = [local[0, :, y, x_]]
+    values = [attn.qkv(attn.norm(x))[0].chunk(3)[2]]
+    if isinstance(attn, HMHSA):
+        normed = attn.grid_norm(x + local)
+        outputs.append(attn.global_attention(normed)[0, :, y, x_])
+        pooled = torch.nn.functional.avg_pool2d(
+            normed, attn.ds_ratio, ceil_mode=True, count_include_pad=False
+        )
+        values.append(attn.kv(attn.pool_norm(pooled))[0].chunk(2)[1])
+    return outputs, values
+
+
+@pytest.mark.parametrize('point', [(0, 0), (61.5, 40), (93, 109), (95.9, 3)])
+@pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
+@torch.no_grad()
+def test_weights_are_those_of_the_model(point, attn_type, model):
+    """Applied to the values, they give what the block computes."""
+    if attn_type == 'window':
+        weights = model.state_dict()
+        model = HATNet(SMALL_ARCH, attn_types=['window'] * 3, **GRIDS).eval()
+        own = model.state_dict()
+        model.load_state_dict({key: weights[key] for key in own})
+    image = torch.randn(1, 3, 110, 96)
+    inputs = {}
+    for stage in model.stages:
+        stage[-1].attn.register_forward_pre_hook(
+            lambda attn, args: inputs.update({attn: args[0]})
+        )
+    found = attend_from(model, image, point)
+    assert [attention.stage for attention in found] == [0, 1, 2, 3]
+    for attention, stage in zip(found, model.stages, strict=True):
+        attn = stage[-1].attn
+        rows, columns = attention.shape
+        y, x = attention.token
+        assert y / rows <= point[1] / 110 < (y + 1) / rows
+        assert x / columns <= point[0] / 96 < (x + 1) / columns
+        top, left, bottom, right = attention.window
+        assert top <= y < bottom
+        assert left <= x < right
+        outputs, values = attention_at(attn, inputs[attn], attention.token)
+        values[0] = values[0][:, top:bottom, left:right]
+        weights = [attention.local, attention.pooled][: len(outputs)]
+        for weight, output, value in zip(
+            weights, outputs, values, strict=True
+        ):
+            heads = value.reshape(attn.num_heads, -1, *value.shape[1:])
+            result = (weight[:, None] * heads).sum(dim=(2, 3)).flatten()
+            torch.testing.assert_close(result, output, rtol=1e-4, atol=1e-5)
+
+
+def test_figure(model, tmp_path):
+    """A panel for each head of each attention, with the peak in its title."""
+    image = torch.randn(1, 3, 64, 96)
+    found = attend_from(model, image, (30, 20))
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    figure = draw_attention(pixels, (30, 20), found)
+    titles = [axes.get_title() for axes in figure.axes]
+    for what, maps in (
+        ('local', [attention.local for attention in found[:3]]),
+        ('global', [attention.pooled for attention in found[:3]]),
+        ('head', [found[3].local]),
+    ):
+        panels = [title for title in titles if title.startswith(what)]
+        weights = [weight for heads in maps for weight in heads]
+        assert len(panels) == len(weights)
+        for title, weight in zip(panels, weights, strict=True):
+            assert title.endswith(f'{weight.max() * weight.numel():.2f}x')
+    figure.savefig(tmp_path / 'figure.png')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(point=(96, 0)), r'96, 0 is outside of the image of 96x64'),
+        (dict(point=(0, -1)), r'0, -1 is outside'),
+        (dict(block=1), r'block is from -1 to 0, .* 2, 2, 1, 1 blocks; got 1'),
+    ],
+)
+def test_wrong_arguments(arguments, message, model):
+    image = torch.randn(1, 3, 64, 96)
+    with pytest.raises(ValueError, match=message):
+        attend_from(model, image, **{'point': (0, 0), **arguments})
+
+
+def test_tool(tmp_path):
+    """On any model's config, with any checkpoint that has the backbone."""
+    model = HATNet('tiny')
+    model.init_weights()
+    torch.save(model.state_dict(), tmp_path / 'backbone.pth')
+    noise = np.random.RandomState(0).randint(0, 256, (80, 120, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / 'image.png')
+    tool = ROOT / 'tools' / 'visualization' / 'vis_attention.py'
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, tool, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    result = run(
+        *('fpn_hatnet-tiny_2xb4-400_demo', tmp_path / 'image.png'),
+        *('--checkpoint', tmp_path / 'backbone.pth', '--size', 64),
+        *('--point', 100, 70, '--out', tmp_path / 'new' / 'figure.png'),
+        *('--cfg-options', 'model.backbone.grid_sizes=3,5,7'),
+    )
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / 'new' / 'figure.png') as figure:
+        assert min(figure.size) > 500
+    result = run('hatnet-tiny_8xb128_in1k', tmp_path / 'backbone.pth')
+    assert result.returncode == 1
+    assert 'cannot identify image file' in result.stderr

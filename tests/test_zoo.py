@@ -1,0 +1,274 @@
+import re
+import subprocess
+import sys
+from functools import cache
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from mmengine.config import Config
+
+import mmhatnet
+from mmhatnet import zoo
+from mmhatnet.checkpoint import RELEASE_URL, RELEASES
+from mmhatnet.complexity import measure
+from mmhatnet.launch import read_config
+
+FOLDERS = [
+    folder.name
+    for folder in sorted((ROOT / 'configs').iterdir())
+    if folder.name != '_base_'
+]
+MODELS = zoo.entries()
+CLASSIFIERS = zoo.list_models(task='Image Classification')
+DEMOS = {
+    'Image Classification': 'hatnet-tiny_2xb16-6e_demo',
+    'Semantic Segmentation': 'fpn_hatnet-tiny_2xb4-400_demo',
+    'Object Detection': 'retinanet_hatnet-tiny_fpn_2xb4-6e_demo',
+    'Instance Segmentation': 'mask-rcnn_hatnet-tiny_fpn_2xb4-6e_demo',
+}
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory):
+    """Function that writes a checkpoint for a demo model: random weights."""
+    folder = tmp_path_factory.mktemp('trained')
+
+    @cache
+    def write(name, with_meta=True):
+        torch.manual_seed(0)
+        model = mmhatnet.get_model(name)
+        content = dict(state_dict=model.state_dict())
+        if with_meta:
+            content['meta'] = dict(dataset_meta=model.dataset_meta)
+        path = folder / f'{name}-{with_meta}.pth'
+        torch.save(content, path)
+        return str(path)
+
+    return write
+
+
+class TestMetafiles:
+    def test_every_folder_is_in_the_index(self):
+        index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+        assert sorted(index['Import']) == [
+            f'configs/{folder}/metafile.yml' for folder in FOLDERS
+        ]
+        assert {model['In Collection'] for model in MODELS.values()} == {
+            collection['Name'] for collection in index['Collections']
+        }
+
+    @pytest.mark.parametrize('folder', FOLDERS)
+    def test_every_config_is_listed_once(self, folder):
+        path = ROOT / 'configs' / folder
+        models = yaml.safe_load((path / 'metafile.yml').read_text())['Models']
+        listed = [model['Config'] for model in models]
+        configs = [str(p.relative_to(ROOT)) for p in path.glob('*.py')]
+        assert sorted(listed) == sorted(configs)
+
+    def test_names_are_unique_and_those_of_the_configs(self):
+        names = []
+        for metafile in (ROOT / 'configs').glob('*/metafile.yml'):
+            for model in yaml.safe_load(metafile.read_text())['Models']:
+                assert model['Config'].endswith(f'/{model["Name"]}.py')
+                names.append(model['Name'])
+        assert len(names) == len(set(names)) == len(MODELS)
+
+    def test_mm_can_read_them(self):
+        """What mim and mmpretrain read metafiles with."""
+        load = pytest.importorskip('modelindex.load_model_index').load
+        index = load(str(ROOT / 'model-index.yml'))
+        index.build_models_with_collections()
+        assert {model.name for model in index.models} == set(MODELS)
+        assert not [e for m in index.models for e in m.check_errors]
+
+    @pytest.mark.parametrize('name', MODELS)
+    def test_numbers_are_those_of_the_tool(self, name):
+        metadata = MODELS[name]['Metadata']
+        shape = tuple(map(int, metadata['Input Size'].split('x')))
+        result = measure(zoo.load_model_config(name), shape)
+        assert metadata['FLOPs'] == result.operations
+        assert metadata['Parameters'] == result.params
+
+    @pytest.mark.parametrize('name', MODELS)
+    def test_settings_are_those_of_the_config(self, name):
+        cfg = zoo.load_model_config(name)
+        metadata = MODELS[name]['Metadata']
+        length = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+        unit = 'Epochs' if 'max_epochs' in cfg.train_cfg else 'Iterations'
+        assert metadata[unit] == length
+        task = {
+            'mmpretrain': {'Image Classification'},
+            'mmseg': {'Semantic Segmentation'},
+            'mmdet': {'Object Detection', 'Instance Segmentation'},
+        }[cfg.default_scope]
+        found = {result['Task'] for result in MODELS[name]['Results']}
+        assert found <= task
+        assert ('Instance Segmentation' in found) == (
+            'mask' in name and cfg.default_scope == 'mmdet'
+        )
+
+    def test_weights_are_the_authors(self):
+        """Or there are none, which the entry says."""
+        for name, model in MODELS.items():
+            said = model['Metadata']['Released Weights']
+            if 'Weights' in model:
+                arch = re.match(r'hatnet-(\w+)_8xb128_in1k$', name)[1]
+                url = f'{RELEASE_URL}/{RELEASES[arch]}'
+                assert model['Weights'] == url
+                assert model['Converted From']['Weights'] == url
+                assert said == 'of the authors'
+            else:
+                assert said.startswith('none')
+                assert 'Converted From' not in model
+        assert sum('Weights' in model for model in MODELS.values()) == 4
+
+    def test_metrics_are_marked_as_the_papers(self):
+        for model in MODELS.values():
+            for result in model['Results']:
+                assert all(name[-1] == '*' for name in result['Metrics'])
+
+
+def test_tables_are_current():
+    """The pages have the tables that tools/model_zoo.py makes."""
+    sys.path.insert(0, str(ROOT / 'tools'))
+    try:
+        import model_zoo
+    finally:
+        sys.path.pop(0)
+    tables = 0
+    for page in model_zoo.PAGES:
+        text = (ROOT / page).read_text()
+        assert model_zoo.with_tables(ROOT / page) == text
+        tables += text.count('<!-- models: ')
+    assert tables >= len(FOLDERS)
+
+
+def test_links_of_the_pages():
+    """To files of the repository, and to headings of a page."""
+    pages = [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
+    links = 0
+    for page in pages:
+        for link in re.findall(r'\]\(([^)\s]+)\)', page.read_text()):
+            parts = urlsplit(link)
+            if parts.scheme:
+                continue
+            target = page.parent / parts.path if parts.path else page
+            assert target.exists(), (page, link)
+            if parts.fragment:
+                headings = re.findall(r'^#+ (.*)$', target.read_text(), re.M)
+                anchors = [
+                    re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-')
+                    for heading in headings
+                ]
+                assert parts.fragment in anchors, (page, link)
+            links += 1
+    assert links > len(MODELS)
+
+
+class TestNames:
+    def test_list(self):
+        assert mmhatnet.list_models() == sorted(MODELS)
+        assert mmhatnet.list_models('mask-rcnn_hatnet-s') == [
+            'mask-rcnn_hatnet-small_fpn_8xb2-1x_coco',
+            'mask-rcnn_hatnet-small_fpn_8xb2-amp-1x_coco',
+        ]
+        assert mmhatnet.list_models('*ade20k', 'semantic segmentation')
+        assert not mmhatnet.list_models('*ade20k', 'object detection')
+        with pytest.raises(ValueError, match="'Pose'.* Semantic Segmentation"):
+            mmhatnet.list_models(task='Pose')
+
+    def test_mmpretrain_knows_the_classifiers(self):
+        """Whichever is imported first."""
+        for first, second in (
+            ('mmhatnet', 'mmpretrain'),
+            ('mmpretrain', 'mmhatnet'),
+        ):
+            code = f"""
+import {first}, {second}
+from mmpretrain import ImageClassificationInferencer, get_model
+names = ImageClassificationInferencer.list_models('*hatnet')
+backbone = get_model(names[-1], backbone=dict(ds_ratios=(4, 2, 1))).backbone
+print('names', *names)
+print('G2', backbone.ds_ratios)
+"""
+            result = subprocess.run(
+                [sys.executable, '-c', code],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert f'names {" ".join(CLASSIFIERS)}\n' in result.stdout
+            assert 'G2 (4, 2, 1)\n' in result.stdout
+
+    def test_import_is_of_no_library(self):
+        code = (
+            'import sys, mmhatnet\n'
+            "print({'mmpretrain', 'mmseg', 'mmdet'} & set(sys.modules))"
+        )
+        result = subprocess.run(
+            [sys.executable, '-c', code],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert result.stdout.splitlines()[-1] == 'set()'
+
+    def test_unknown_name(self):
+        with pytest.raises(
+            ValueError, match="no model 'hatnet-tiny'.*hatnet-tiny_8xb128_in1k"
+        ):
+            mmhatnet.get_model('hatnet-tiny')
+        with pytest.raises(FileNotFoundError, match=r'no config at .*x\.py'):
+            mmhatnet.get_model('x.py')
+
+    def test_name_config_file_and_config(self):
+        name = DEMOS['Image Classification']
+        path = ROOT / MODELS[name]['Config']
+        for model in (name, path, str(path), read_config(path)):
+            built = mmhatnet.get_model(model, backbone=dict(arch='small'))
+            assert built.backbone.embed_dims == (64, 128, 320, 512)
+            assert not built.training
+        # A config is not changed.
+        assert isinstance(model, Config)
+        assert model.model.backbone.arch == 'tiny'
+
+
+class TestWeights:
+    @pytest.mark.parametrize('name', DEMOS.values())
+    def test_absent(self, name):
+        for ask in (
+            lambda: mmhatnet.get_model(name, pretrained=True),
+            lambda: mmhatnet.get_inferencer(name),
+        ):
+            with pytest.raises(ValueError, match='no weights have been rele'):
+                ask()
+        with pytest.raises(ValueError, match='config file needs a checkpoint'):
+            mmhatnet.get_inferencer(ROOT / MODELS[name]['Config'])
+
+    @pytest.mark.parametrize('name', DEMOS.values())
+    def test_loaded(self, name, trained):
+        expected = torch.load(trained(name))
+        model = mmhatnet.get_model(name, pretrained=trained(name))
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, expected['state_dict'][key])
+        classes = expected['meta']['dataset_meta'].get('classes')
+        assert model.dataset_meta.get('classes') == classes
+
+    @pytest.mark.parametrize('name', DEMOS.values())
+    def test_that_do_not_fit(self, name, trained, tmp_path):
+        content = torch.load(trained(name))
+        key, value = content['state_dict'].popitem()
+        for change, message in (
+            ({}, f'missing: {key}'),
+            ({key: value[..., None]}, f'wrong shape: {key}'),
+            ({key: value, 'other': value}, 'unexpected: other'),
+        ):
+            path = str(tmp_path / 'other.pth')
+            changed = {**content['state_dict'], **change}
+            torch.save(dict(state_dict=changed), path)
+            for get in (mmhatnet.get_model, mmhatnet.get_inferencer):
+                with pytest.raises(ValueError, match=f'{path}.*{message}'):
+                    get(name, path)
