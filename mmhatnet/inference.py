@@ -71,7 +71,10 @@ def get_inferencer(
 
             made = DetInferencer(cfg, device=device, show_progress=False)
     meta.update(load_weights(made.model, checkpoint))
-    made.model.dataset_meta.update(meta)
+    # mmseg's visualizer takes nothing else.
+    made.model.dataset_meta.update(
+        {key: meta[key] for key in ('classes', 'palette') if key in meta}
+    )
     made.visualizer.dataset_meta = made.model.dataset_meta
     return made
 

@@ -42,7 +42,10 @@ def trained(tmp_path_factory):
         model = mmhatnet.get_model(name)
         content = dict(state_dict=model.state_dict())
         if with_meta:
-            content['meta'] = dict(dataset_meta=model.dataset_meta)
+            # As mmseg's checkpoints have it.
+            meta = dict(label_map=None, reduce_zero_label=True)
+            meta.update(model.dataset_meta)
+            content['meta'] = dict(dataset_meta=meta)
         path = folder / f'{name}-{with_meta}.pth'
         torch.save(content, path)
         return str(path)
