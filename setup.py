@@ -14,18 +14,25 @@ def requirements(name: str) -> list:
     return [line for line in lines if line and not line.startswith('#')]
 
 
-def add_mim_extension() -> None:
+def add_mim_extension() -> dict:
     """Put configs, tools and model-index.yml where mim looks for them.
 
     ``mmhatnet/.mim`` holds copies in a wheel or an sdist and links in an
     editable install, so that edits of a config take effect.
+
+    onedl-mim takes the folder of the first file that pip lists, in the order
+    of the alphabet, for that of the package; here it would be
+    ``mmhatnet-*.dist-info``. In a wheel, ``_mmhatnet_mim`` comes before it.
+
+    Returns:
+        dict: What else to tell ``setup``.
     """
     if {'develop', 'editable_wheel'} & set(sys.argv):
         link = os.name != 'nt'
     elif {'sdist', 'bdist_wheel'} & set(sys.argv):
         link = False
     else:
-        return
+        return {}
     mim = ROOT / 'mmhatnet' / '.mim'
     shutil.rmtree(mim, ignore_errors=True)
     mim.mkdir()
@@ -39,10 +46,20 @@ def add_mim_extension() -> None:
             )
         else:
             shutil.copy(source, target)
+    if 'bdist_wheel' not in sys.argv:
+        return {}
+    patterns = ['*.yml', '**/*.yml', '**/*.py', '**/*.sh']
+    return dict(
+        package_dir={'_mmhatnet_mim': 'mmhatnet/.mim'},
+        package_data={
+            '_mmhatnet_mim': patterns,
+            'mmhatnet': [f'.mim/{pattern}' for pattern in patterns],
+        },
+    )
 
 
 if __name__ == '__main__':
-    add_mim_extension()
+    extension = add_mim_extension()
     version = {}
     exec((ROOT / 'mmhatnet' / 'version.py').read_text(), version)
     setup(
@@ -55,7 +72,11 @@ if __name__ == '__main__':
         license='Apache-2.0',
         keywords='computer vision, backbone, vision transformer, '
         'segmentation, detection, classification',
-        packages=find_packages(include=['mmhatnet*']),
+        packages=[
+            *find_packages(include=['mmhatnet*']),
+            *extension.get('package_dir', []),
+        ],
+        **extension,
         include_package_data=True,
         python_requires='>=3.10',
         install_requires=requirements('runtime'),
