@@ -13,7 +13,7 @@ import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from .checkpoint import load_weights
@@ -49,12 +49,15 @@ def get_inferencer(
     """
     cfg = load_model_config(model)
     checkpoint = checkpoint or find_weights(model)
-    device = device or get_device()
+    # The libraries set the scope, for good; here it is as before afterwards.
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return _build(cfg, checkpoint, device or get_device())
+
+
+def _build(cfg: Config, checkpoint: str, device: str):
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.apis import ImageClassificationInferencer
 
-        # Unlike the others, it does not leave the scope of another library.
-        init_default_scope('mmpretrain')
         built = get_model(cfg, checkpoint, device)
         classes = built.dataset_meta.get('classes')
         return ImageClassificationInferencer(built, classes=classes)

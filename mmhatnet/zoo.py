@@ -12,7 +12,7 @@ import wrapt
 import yaml
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from .checkpoint import load_weights
@@ -187,8 +187,8 @@ def get_model(
 
         built = build(cfg)
     else:
-        init_default_scope(cfg.default_scope)
-        built = revert_sync_batchnorm(MODELS.build(cfg.model))
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            built = revert_sync_batchnorm(MODELS.build(cfg.model))
         built.cfg = cfg
     built.dataset_meta = dataset_meta(cfg)
     if checkpoint:

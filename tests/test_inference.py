@@ -93,6 +93,20 @@ def test_inferencers_are_the_libraries_own(task, image, trained):  # noqa: F811
         assert len(fewer['objects']) == 2
 
 
+def test_one_library_after_another(image, trained):  # noqa: F811
+    """Neither building nor using one is in the way of the others."""
+    inferencers = [
+        mmhatnet.get_inferencer(name, trained(name), 'cpu')
+        for name in DEMOS.values()
+    ]
+    for inferencer in inferencers:
+        predict(inferencer, image)
+    from mmpretrain import ImageClassificationInferencer
+
+    name = DEMOS['Image Classification']
+    ImageClassificationInferencer(name, trained(name))(str(image))
+
+
 @pytest.mark.parametrize('task', list(DEMOS)[1:])
 def test_classes_of_a_checkpoint_without_any(task, trained):  # noqa: F811
     """Are those of the config, not of Cityscapes or COCO."""

@@ -7,7 +7,6 @@ import zipfile
 from importlib.metadata import distribution
 
 import pytest
-import torch
 from conftest import ROOT
 from packaging.version import Version
 
@@ -197,25 +196,6 @@ def test_mim_finds_configs_of_an_editable_install():
     mim = ROOT / 'mmhatnet' / '.mim'
     for name in ('configs', 'tools', 'model-index.yml'):
         assert (mim / name).resolve() == ROOT / name
-
-
-def test_readme_python(official, tmp_path):
-    """The Python of the README runs and prints what its comments say."""
-    torch.save({'model': official('small')}, tmp_path / 'HAT-Net_Small.pth')
-    readme = (ROOT / 'README.md').read_text()
-    code = '\n'.join(re.findall(r'```python\n(.*?)```', readme, re.S))
-    result = run(
-        *(sys.executable, '-c', code),
-        env={
-            **os.environ,
-            'TORCH_HOME': str(tmp_path / 'hub'),
-            'MMHATNET_RELEASE_URL': tmp_path.as_uri(),
-        },
-    )
-    assert result.returncode == 0, result.stderr
-    printed = re.findall(r'^# (\(.*)$', code, re.M)
-    assert len(printed) == 4
-    assert re.findall(r'^\(.*$', result.stdout, re.M) == printed
 
 
 def test_version():
