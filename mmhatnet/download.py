@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pooch
 import torch
@@ -87,7 +88,8 @@ def download(url: str, pin: str | None = None, source: str = '') -> Path:
         ValueError: If the file has another hash than the pinned or recorded
             one, or the cache has a file of that name from another URL.
     """
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / url.rsplit('/', 1)[-1]
+    path = Path(torch.hub.get_dir()) / 'checkpoints'
+    path /= Path(urlsplit(url).path).name
     # Rank 0 goes first; ranks that do not see its files follow.
     if not is_main_process():
         barrier()

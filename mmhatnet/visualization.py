@@ -29,10 +29,10 @@ class PointAttention:
         window (tuple[int, int, int, int]): First row, first column, end row
             and end column of its window; of the whole map in the last stage.
         local (Tensor): (heads, rows, columns), the weights on the tokens of
-            the window, Eq. (8) of the paper.
+            the window (Eqs. 6 to 9 of the paper).
         grid_size (int, optional): G1; None in the last stage.
         pooled (Tensor, optional): (heads, rows, columns), the weights on the
-            pooled tokens, Eq. (13); None where the block has no H-MHSA.
+            pooled tokens (Eqs. 10 to 13); None where the block has no H-MHSA.
         ds_ratio (int, optional): G2; None where the block has no H-MHSA.
     """
 
