@@ -81,11 +81,11 @@ def with_tables(page: Path) -> str:
     """
     up = '../' * (len(page.relative_to(ROOT).parts) - 1)
     return re.sub(
-        r'(<!-- models: (\w+) -->\n).*?(\n<!-- end -->)',
+        r'(<!-- models: (\w+) -->\n).*?(<!-- end -->)',
         lambda match: (
             match[1]
             + table(ROOT / 'configs' / match[2] / 'metafile.yml', up)
-            + match[3]
+            + f'\n{match[3]}'
         ),
         page.read_text(),
         flags=re.DOTALL,
