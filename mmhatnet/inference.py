@@ -68,11 +68,13 @@ def _build(cfg: Config, checkpoint: str, device: str):
         if cfg.default_scope == 'mmseg':
             from mmseg.apis import MMSegInferencer
 
-            made = MMSegInferencer(cfg, device=device, show_progress=False)
+            made = MMSegInferencer(cfg, device=device)
         else:
             from mmdet.apis import DetInferencer
 
-            made = DetInferencer(cfg, device=device, show_progress=False)
+            made = DetInferencer(cfg, device=device)
+    # Not all versions have it as an argument.
+    made.show_progress = False
     meta.update(load_weights(made.model, checkpoint))
     # mmseg's visualizer takes nothing else.
     made.model.dataset_meta.update(
