@@ -7,7 +7,7 @@ from inspect import signature
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,8 +48,8 @@ def measure(cfg: Config, shape: Sequence[int]) -> Complexity:
     Returns:
         Complexity: What was counted.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(deepcopy(cfg.model)).eval()
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        model = MODELS.build(deepcopy(cfg.model)).eval()
     params = sum(parameter.numel() for parameter in model.parameters())
     model.to('meta')
     image = torch.empty(1, 3, *shape, device='meta')

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from mmengine.registry import DefaultScope
 from PIL import Image
 from test_zoo import DEMOS, trained  # noqa: F401
 
@@ -95,16 +96,19 @@ def test_inferencers_are_the_libraries_own(task, image, trained):  # noqa: F811
 
 def test_one_library_after_another(image, trained):  # noqa: F811
     """Neither building nor using one is in the way of the others."""
+
+    def scope():
+        return getattr(DefaultScope.get_current_instance(), 'scope_name', None)
+
+    before = scope()
     inferencers = [
         mmhatnet.get_inferencer(name, trained(name), 'cpu')
         for name in DEMOS.values()
     ]
+    assert scope() == before
     for inferencer in inferencers:
         predict(inferencer, image)
-    from mmpretrain import ImageClassificationInferencer
-
-    name = DEMOS['Image Classification']
-    ImageClassificationInferencer(name, trained(name))(str(image))
+    assert scope() == before
 
 
 @pytest.mark.parametrize('task', list(DEMOS)[1:])
