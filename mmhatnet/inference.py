@@ -128,6 +128,7 @@ def predict(
     if library == 'MMSegInferencer':
         output = inferencer(path, return_vis=True, opacity=0.6)
         labels = output['predictions']
+        labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
         found, counts = np.unique(labels, return_counts=True)
         shares = sorted(zip(counts / labels.size, found, strict=True))
         result = dict(

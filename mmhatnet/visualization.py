@@ -192,12 +192,13 @@ class _Sheet:
                     axes = figure.add_subplot(grid[row, head + 1])
                     self._global(axes, attention, head, weights)
                 row += 1
-        self._explain(figure, grid, columns)
+        # Early stages have few heads, so there is room.
+        free = max(columns - 5, len(attentions[0].local) + 1)
+        if free < columns:
+            self._explain(figure.add_subplot(grid[0, free:]))
         return figure
 
-    def _explain(self, figure: Figure, grid, columns: int) -> None:
-        # Early stages have few heads, so there is room.
-        axes = figure.add_subplot(grid[0, max(columns - 5, 3) :])
+    def _explain(self, axes: Axes) -> None:
         axes.axis('off')
         for y, color, text in (
             (

@@ -1,10 +1,13 @@
 import csv
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+import mmhatnet
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / 'tests' / 'data'
@@ -20,6 +23,14 @@ SMALL_ARCH = dict(
     expansions=(2, 3, 2, 2),
     head_dim=8,
 )
+
+# Task -> name of the demo model.
+DEMOS = {
+    'Image Classification': 'hatnet-tiny_2xb16-6e_demo',
+    'Semantic Segmentation': 'fpn_hatnet-tiny_2xb4-400_demo',
+    'Object Detection': 'retinanet_hatnet-tiny_fpn_2xb4-6e_demo',
+    'Instance Segmentation': 'mask-rcnn_hatnet-tiny_fpn_2xb4-6e_demo',
+}
 
 
 def official_shapes(arch):
@@ -74,6 +85,28 @@ def golden():
         return np.load(DATA / 'golden' / f'hatnet_{arch}_224x224.npz')
 
     return read
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory):
+    """Function that writes a checkpoint for a demo model: random weights."""
+    folder = tmp_path_factory.mktemp('trained')
+
+    @cache
+    def write(name, with_meta=True):
+        torch.manual_seed(0)
+        model = mmhatnet.get_model(name)
+        content = dict(state_dict=model.state_dict())
+        if with_meta:
+            # As mmseg's checkpoints have it.
+            meta = dict(label_map=None, reduce_zero_label=True)
+            meta.update(model.dataset_meta)
+            content['meta'] = dict(dataset_meta=meta)
+        path = folder / f'{name}-{with_meta}.pth'
+        torch.save(content, path)
+        return str(path)
+
+    return write
 
 
 @pytest.fixture(autouse=True)

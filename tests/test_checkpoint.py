@@ -1,6 +1,7 @@
 import argparse
 import functools
 import http.server
+import json
 import os
 import pickle
 import re
@@ -23,6 +24,7 @@ from mmengine.runner import (
     load_checkpoint,
     load_state_dict,
 )
+from PIL import Image
 
 from mmhatnet.checkpoint import (
     RELEASE_URL,
@@ -549,6 +551,52 @@ class TestByName:
             ValueError, match=r'stages\.0\.1\.attn\.norm\.weight has values'
         ):
             read('hatnet://tiny')
+
+    def test_from_download_to_prediction(self, server, tmp_path):
+        """By the tools: a name predicts; converted, it tests the same."""
+        folder = tmp_path / 'imagenet' / 'val'
+        for label in range(2):
+            (folder / str(label)).mkdir(parents=True)
+            noise = np.random.RandomState(label).rand(60, 80, 3) * 255
+            image = Image.fromarray(noise.astype(np.uint8))
+            image.save(folder / str(label) / f'{label}.jpg')
+
+        def run(tool, *arguments):
+            result = subprocess.run(
+                [sys.executable, ROOT / 'tools' / tool, *map(str, arguments)],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=tmp_path,
+                env={**os.environ, 'TORCH_HOME': str(server.hub)},
+            )
+            assert result.returncode == 0, result.stderr
+            return result.stdout
+
+        name = 'hatnet-tiny_8xb128_in1k'
+        config = ROOT / 'configs' / 'hatnet' / f'{name}.py'
+        run('infer.py', name, folder / '*', '--out-dir', 'by_name')
+        assert len(server.requests) == 1
+        file = server.hub / 'hub' / 'checkpoints' / 'HAT-Net_Tiny.pth'
+        converted = run('model_converters/hatnet2mm.py', file, 'out').split()
+        run('infer.py', config, *converted, folder / '*', '--out-dir', 'by_mm')
+        found = [
+            json.loads((tmp_path / out / f'{image}.json').read_text())
+            for out in ('by_name', 'by_mm')
+            for image in (0, 1)
+        ]
+        assert found[:2] == found[2:]
+        printed = run(
+            *('test.py', config, *converted, '--cfg-options'),
+            f'test_dataloader.dataset.data_root={tmp_path / "imagenet"}',
+            'test_dataloader.batch_size=1',
+            'test_dataloader.num_workers=0',
+            'test_dataloader.persistent_workers=False',
+        )
+        right = [found[i]['classes'][0]['label'] == i for i in (0, 1)]
+        top1 = re.search(r'accuracy/top1: ([\d.]+)', printed)[1]
+        assert float(top1) == 50 * sum(right)
+        assert len(server.requests) == 1
 
     def test_name_of_another_arch(self, server):
         classifier = torch.nn.ModuleDict({'backbone': HATNet('small')})

@@ -32,17 +32,12 @@ CONFIGS = {
     for code in python_blocks(page)
     if (match := re.match(r'# (my_\w+\.py)\n', code))
 }
-# Pages with other Python than parts of configs.
+# Page -> its other Python; pages without an import have only settings.
 RUNNABLE = {
     page: '\n'.join(code)
     for page in PAGES
-    if (
-        code := [
-            c
-            for c in python_blocks(page)
-            if re.search('^(import|from) ', c, re.M)
-        ]
-    )
+    if (code := [c for c in python_blocks(page) if '# my_' not in c])
+    and re.search('^(import|from) ', '\n'.join(code), re.M)
 }
 # Those of all classes that the demo data have.
 ON_DEMO_DATA = (

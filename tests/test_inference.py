@@ -7,10 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import DEMOS, ROOT
 from mmengine.registry import DefaultScope
 from PIL import Image
-from test_zoo import DEMOS, trained  # noqa: F401
 
 import mmhatnet
 from mmhatnet.inference import find_images, predict, unique_names, unreadable
@@ -42,7 +41,7 @@ def infer(*arguments, **env):
 
 
 @pytest.mark.parametrize('task', DEMOS)
-def test_inferencers_are_the_libraries_own(task, image, trained):  # noqa: F811
+def test_inferencers_are_the_libraries_own(task, image, trained):
     """And predict what the model computes for the image."""
     checkpoint = trained(DEMOS[task])
     inferencer = mmhatnet.get_inferencer(DEMOS[task], checkpoint, 'cpu')
@@ -94,7 +93,7 @@ def test_inferencers_are_the_libraries_own(task, image, trained):  # noqa: F811
         assert len(fewer['objects']) == 2
 
 
-def test_one_library_after_another(image, trained):  # noqa: F811
+def test_one_library_after_another(image, trained):
     """Neither building nor using one is in the way of the others."""
 
     def scope():
@@ -112,7 +111,7 @@ def test_one_library_after_another(image, trained):  # noqa: F811
 
 
 @pytest.mark.parametrize('task', list(DEMOS)[1:])
-def test_classes_of_a_checkpoint_without_any(task, trained):  # noqa: F811
+def test_classes_of_a_checkpoint_without_any(task, trained):
     """Are those of the config, not of Cityscapes or COCO."""
     checkpoint = trained(DEMOS[task], with_meta=False)
     inferencer = mmhatnet.get_inferencer(DEMOS[task], checkpoint, 'cpu')
@@ -158,7 +157,7 @@ class TestTool:
     @pytest.mark.parametrize(
         'task', ['Semantic Segmentation', 'Instance Segmentation']
     )
-    def test_results(self, task, image, trained, tmp_path):  # noqa: F811
+    def test_results(self, task, image, trained, tmp_path):
         result = infer(
             *(DEMOS[task], trained(DEMOS[task]), image),
             *('--out-dir', tmp_path / 'new' / 'out', '--device', 'cpu'),
@@ -184,7 +183,7 @@ class TestTool:
             assert np.array(saved).shape == picture.shape
         assert '1 results in' in result.stdout
 
-    def test_unreadable_images(self, image, trained, tmp_path):  # noqa: F811
+    def test_unreadable_images(self, image, trained, tmp_path):
         folder = tmp_path / 'images'
         folder.mkdir()
         shutil.copy(image, folder)

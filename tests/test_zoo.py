@@ -1,13 +1,12 @@
 import re
 import subprocess
 import sys
-from functools import cache
 from urllib.parse import urlsplit
 
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import DEMOS, ROOT
 from mmengine.config import Config
 
 import mmhatnet
@@ -23,34 +22,6 @@ FOLDERS = [
 ]
 MODELS = zoo.entries()
 CLASSIFIERS = zoo.list_models(task='Image Classification')
-DEMOS = {
-    'Image Classification': 'hatnet-tiny_2xb16-6e_demo',
-    'Semantic Segmentation': 'fpn_hatnet-tiny_2xb4-400_demo',
-    'Object Detection': 'retinanet_hatnet-tiny_fpn_2xb4-6e_demo',
-    'Instance Segmentation': 'mask-rcnn_hatnet-tiny_fpn_2xb4-6e_demo',
-}
-
-
-@pytest.fixture(scope='session')
-def trained(tmp_path_factory):
-    """Function that writes a checkpoint for a demo model: random weights."""
-    folder = tmp_path_factory.mktemp('trained')
-
-    @cache
-    def write(name, with_meta=True):
-        torch.manual_seed(0)
-        model = mmhatnet.get_model(name)
-        content = dict(state_dict=model.state_dict())
-        if with_meta:
-            # As mmseg's checkpoints have it.
-            meta = dict(label_map=None, reduce_zero_label=True)
-            meta.update(model.dataset_meta)
-            content['meta'] = dict(dataset_meta=meta)
-        path = folder / f'{name}-{with_meta}.pth'
-        torch.save(content, path)
-        return str(path)
-
-    return write
 
 
 class TestMetafiles:
