@@ -555,11 +555,12 @@ class TestByName:
     def test_from_download_to_prediction(self, server, tmp_path):
         """By the tools: a name predicts; converted, it tests the same."""
         folder = tmp_path / 'imagenet' / 'val'
+        for label in range(1000):
+            (folder / f'{label:03}').mkdir(parents=True)
         for label in range(2):
-            (folder / str(label)).mkdir(parents=True)
             noise = np.random.RandomState(label).rand(60, 80, 3) * 255
             image = Image.fromarray(noise.astype(np.uint8))
-            image.save(folder / str(label) / f'{label}.jpg')
+            image.save(folder / f'{label:03}' / f'{label}.jpg')
 
         def run(tool, *arguments):
             result = subprocess.run(
@@ -575,11 +576,18 @@ class TestByName:
 
         name = 'hatnet-tiny_8xb128_in1k'
         config = ROOT / 'configs' / 'hatnet' / f'{name}.py'
-        run('infer.py', name, folder / '*', '--out-dir', 'by_name')
+        run('infer.py', name, folder / '*/*', '--out-dir', 'by_name')
         assert len(server.requests) == 1
         file = server.hub / 'hub' / 'checkpoints' / 'HAT-Net_Tiny.pth'
         converted = run('model_converters/hatnet2mm.py', file, 'out').split()
-        run('infer.py', config, *converted, folder / '*', '--out-dir', 'by_mm')
+        run(
+            'infer.py',
+            config,
+            *converted,
+            folder / '*/*',
+            '--out-dir',
+            'by_mm',
+        )
         found = [
             json.loads((tmp_path / out / f'{image}.json').read_text())
             for out in ('by_name', 'by_mm')
