@@ -422,12 +422,13 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
         ValueError: If the weights do not fit. The message names the keys.
     """
     content = read(checkpoint)
-    state_dict = convert_official(unwrap(content))
+    state_dict = unwrap(content)
+    if is_official(state_dict):
+        state_dict = convert_official(state_dict)
     check(state_dict, model.state_dict(), str(checkpoint))
     model.load_state_dict(state_dict)
-    meta = content.get('meta')
-    meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
-    return {key.lower(): value for key, value in (meta or {}).items()}
+    meta = strip(content)['meta'].get('dataset_meta') or {}
+    return {key.lower(): value for key, value in meta.items()}
 
 
 def adapt_backbone(state_dict: dict, model: nn.Module, prefix: str) -> None:
