@@ -1,6 +1,5 @@
 #!/usr/bin/env python
 import argparse
-from pathlib import Path
 
 from mmhatnet.checkpoint import locate, read, save, strip
 from mmhatnet.launch import one_line_errors
@@ -20,7 +19,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     path = locate(args.checkpoint)
-    name = args.name or Path(path).stem
+    name = args.name or path.stem
     print(save(strip(read(path)), args.folder, name))
 
 
