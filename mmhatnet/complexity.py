@@ -3,13 +3,28 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
+from math import prod
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+aten = torch.ops.aten
+
+PRODUCTS = (aten.bmm, aten.baddbmm)
+
+# Operations per element, what fvcore and mmengine take: a batch norm that does
+# not train is a multiplication and an addition.
+NORMS = {
+    aten.native_group_norm: 5,
+    aten.native_layer_norm: 5,
+    aten.native_batch_norm: 2,
+}
 
 
 @dataclass(frozen=True)
@@ -19,16 +34,24 @@ class Complexity:
     Attributes:
         params (int): Number of parameters.
         operations (int): Multiply-accumulates of all convolutions, linear
-            layers and matrix products, as the papers' #FLOPs are. Norms,
-            activations, pooling and the sampling of features are not counted.
+            layers and matrix products, as the papers' #FLOPs are.
+            Activations, pooling and the sampling of features are not counted.
         products (int): How many of the operations are products of two
-            activations, which attention consists of and Table 2 of the paper
-            leaves out.
+            activations, which attention consists of.
+        norms (int): Operations of the norms, which are not among
+            ``operations``: 5 per element of a layer or group norm and 2 of a
+            batch norm, as fvcore and mmengine count them.
     """
 
     params: int
     operations: int
     products: int
+    norms: int
+
+    @property
+    def without_products(self) -> int:
+        """What Table 2 of the paper has: all but the products, and norms."""
+        return self.operations - self.products + self.norms
 
 
 def measure(cfg: Config, shape: Sequence[int]) -> Complexity:
@@ -42,14 +65,16 @@ def measure(cfg: Config, shape: Sequence[int]) -> Complexity:
     admits, and makes masks for as many objects as it may return.
 
     Args:
-        cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet.
+        cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its
+            model may also be a backbone.
         shape (Sequence[int]): Height and width of the image in pixels.
 
     Returns:
         Complexity: What was counted.
     """
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        model = MODELS.build(deepcopy(cfg.model)).eval()
+        model = MODELS.build(deepcopy(cfg.model))
+    model.eval()  # not in one line: of some backbones it returns None
     params = sum(parameter.numel() for parameter in model.parameters())
     model.to('meta')
     image = torch.empty(1, 3, *shape, device='meta')
@@ -57,22 +82,31 @@ def measure(cfg: Config, shape: Sequence[int]) -> Complexity:
         counts = _count_two_stages(model, image)
     elif hasattr(model, 'decode_head'):
         counts = _count(lambda: _segment(model, image))
-    else:
+    elif isinstance(model, BaseModel):
         counts = _count(lambda: model(image, mode='tensor'))
+    else:
+        counts = _count(lambda: model(image))
     return Complexity(params, *counts)
 
 
-def _count(forward: Callable[[], object]) -> tuple[int, int]:
-    """(operations, products) of a forward pass."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+def _count(forward: Callable[[], object]) -> tuple[int, int, int]:
+    """(operations, products, norms) of a forward pass."""
+    norms = {name: partial(_norm, each) for name, each in NORMS.items()}
+    # Without the overload, the counter takes some operators apart.
+    norms.update({name.default: count for name, count in norms.items()})
+    counter = FlopCounterMode(display=False, custom_mapping=norms)
+    with torch.no_grad(), counter:
         forward()
-    flops = counter.get_flop_counts().get('Global', {})
-    products = sum(
-        flops.get(operator, 0)
-        for operator in (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
-    )
+    counts = counter.get_flop_counts().get('Global', {})
+    products = sum(counts.get(operator, 0) for operator in PRODUCTS)
+    norms = sum(counts.get(operator, 0) for operator in NORMS)
     # A multiply-accumulate is two floating point operations.
-    return counter.get_total_flops() // 2, products // 2
+    return (counter.get_total_flops() - norms) // 2, products // 2, norms
+
+
+def _norm(each: int, x: Tensor | Sequence[int], *_, **__) -> int:
+    # Releases of torch differ in what they hand over.
+    return each * prod(getattr(x, 'shape', x))
 
 
 def _segment(model: nn.Module, image: Tensor) -> object:
@@ -94,7 +128,7 @@ def _segment(model: nn.Module, image: Tensor) -> object:
         return head.forward(features, [sample])
 
 
-def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, int]:
+def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, int, int]:
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -109,7 +143,7 @@ def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, int]:
         features.extend(model.extract_feat(image))
         model.rpn_head(features)
 
-    def second(proposals: int) -> tuple[int, int]:
+    def second(proposals: int) -> tuple[int, int, int]:
         boxes = InstanceData(bboxes=image.new_empty(proposals, 4))
         return _count(lambda: head(features, [boxes], [sample]))
 

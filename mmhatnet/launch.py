@@ -19,6 +19,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.hooks import Hook
+from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 
@@ -87,7 +88,9 @@ def read_config(filename: str | os.PathLike) -> Config:
     """Read a config that may inherit ours as ``_base_ = 'mmhatnet::...'``.
 
     Args:
-        filename (str | PathLike): The config file.
+        filename (str | PathLike): The config file, or one of an installed
+            library in the way of ``_base_``, such as
+            'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
 
     Returns:
         Config: The config.
@@ -95,9 +98,12 @@ def read_config(filename: str | os.PathLike) -> Config:
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    if not Path(filename).is_file():
+    if '::' in str(filename):
+        cfg = get_config(filename)
+    elif Path(filename).is_file():
+        cfg = Config.fromfile(filename)
+    else:
         raise FileNotFoundError(f'no config at {filename}')
-    cfg = Config.fromfile(filename)
     _drop_scope(list(cfg.values()))
     return cfg
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import wrapt
 import yaml
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
@@ -110,8 +110,8 @@ def load_model_config(model: str | os.PathLike | Config) -> Config:
     """Read the config of a model.
 
     Args:
-        model (str | PathLike | Config): The model's name, a config file, or a
-            config.
+        model (str | PathLike | Config): The model's name, a config file (also
+            of an installed library, 'mmdet::....py'), or a config.
 
     Returns:
         Config: The config, or a copy of it.
@@ -125,6 +125,29 @@ def load_model_config(model: str | os.PathLike | Config) -> Config:
     if Path(model).suffix == '.py':
         return read_config(model)
     return read_config(root() / find(str(model))['Config'])
+
+
+def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
+    """Read the config of a model's backbone.
+
+    Args:
+        model (str | PathLike | Config): As for :func:`load_model_config`.
+
+    Returns:
+        ConfigDict: To be built under any default scope, as its type names the
+        library.
+
+    Raises:
+        FileNotFoundError: If there is no such config file.
+        ValueError: If there is no model of that name, or it has no backbone.
+    """
+    cfg = load_model_config(model)
+    if 'backbone' not in cfg.get('model', {}):
+        raise ValueError(f'{model} has no model.backbone')
+    backbone = cfg.model.backbone
+    if '.' not in backbone.type:
+        backbone.type = f'{cfg.default_scope}.{backbone.type}'
+    return backbone
 
 
 def find_weights(model: str | os.PathLike | Config) -> str:

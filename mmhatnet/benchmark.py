@@ -1,0 +1,101 @@
+"""Measuring of time and memory."""
+
+import ctypes
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+
+def machine(device: str | torch.device = 'cpu') -> str:
+    """Describe what is measured on.
+
+    Args:
+        device (str | torch.device): Where the model is. Defaults to 'cpu'.
+
+    Returns:
+        str: The device and the version of torch.
+    """
+    device = torch.device(device)
+    if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        name = f'{torch.get_num_threads()} CPU threads with {capability}'
+    return f'{name}, torch {torch.__version__}'
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def interleaved(
+    steps: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str | torch.device = 'cpu',
+) -> dict[str, list[float]]:
+    """Time several things in turns, so that all see the same machine.
+
+    Args:
+        steps (Mapping[str, Callable]): What to time.
+        rounds (int): How often; before them each runs once for nothing.
+        device (str | torch.device): Where they run. Defaults to 'cpu'.
+
+    Returns:
+        dict[str, list[float]]: The seconds of each in each round.
+    """
+    device = torch.device(device)
+    seconds = {name: [] for name in steps}
+    for count in range(rounds + 1):
+        for name, step in steps.items():
+            _synchronize(device)
+            start = time.perf_counter()
+            step()
+            _synchronize(device)
+            if count:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_memory(
+    step: Callable[[], object], device: str | torch.device = 'cpu'
+) -> int | None:
+    """Measure the memory that something needs, beside what is there before.
+
+    On a GPU it is what torch allocates. On the CPU it is what the process
+    occupies, as Linux counts it.
+
+    Args:
+        step (Callable): It should have run before, so that what it keeps is
+            there already.
+        device (str | torch.device): Where it runs. Defaults to 'cpu'.
+
+    Returns:
+        int, optional: Bytes; None where it cannot be measured, which is on
+        the CPU of another system.
+    """
+    device = torch.device(device)
+    if device.type == 'cuda':
+        _synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        _synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    status = Path('/proc/self/status')
+    try:
+        # What was freed goes back to the system, or it would be used again
+        # unseen; then the peak is forgotten.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5')
+    except (OSError, AttributeError):
+        return None
+
+    def kibibytes(key: str) -> int:
+        return int(status.read_text().partition(f'{key}:')[2].split()[0])
+
+    before = kibibytes('VmRSS')
+    step()
+    return 1024 * (kibibytes('VmHWM') - before)

@@ -1,0 +1,285 @@
+#!/usr/bin/env python
+"""Measures what the models of the paper's tables cost."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+from torchvision.models.regnet import BlockParams, RegNet
+from tqdm import tqdm
+
+from mmhatnet.complexity import measure
+from mmhatnet.launch import one_line_errors
+from mmhatnet.report import markdown, write_csv
+from mmhatnet.zoo import load_backbone_config, load_model_config
+
+SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text())
+
+INTRODUCTION = """\
+# The paper's tables, measured
+
+Made by `python tools/analysis_tools/paper_tables.py --out
+docs/paper_tables.md` from what `tools/analysis_tools/paper_tables.yml` lists.
+Every model is built from the installed libraries' own modules and configs, and
+counted as `tools/analysis_tools/get_flops.py` counts. *Print* is the paper:
+#Param in M and #FLOPs in G, where a multiply-accumulate is one; differences
+are relative to it. [The CSV](paper_tables.csv) has all digits.
+
+- **without products**: convolutions, linear layers and norms (5 operations
+  per element, 2 of a batch norm, as fvcore counts them), but not the two
+  matrix products of attention. HAT-Net's rows of Table 2 are counted so.
+- **with products**: convolutions, linear layers and all matrix products, as
+  in the metafiles. Tables 3, 4 and 6 are counted so.
+
+Other systems' rows of Table 2 follow now one and now the other.
+"""
+
+
+def regnet_y(depths: list, widths: list, group_width: int) -> nn.Module:
+    """RegNetY, where mmpretrain has RegNetX only."""
+    stages = len(depths)
+    # The widths are set, since torchvision rounds others from the formula
+    # than the paper of RegNet.
+    return RegNet(
+        BlockParams(
+            depths,
+            widths,
+            [group_width] * stages,
+            [1.0] * stages,
+            [2] * stages,
+            se_ratio=0.25,
+        )
+    )
+
+
+def with_backbone(config: str, origin: str) -> Config:
+    """One of our models with the backbone of another config."""
+    cfg, backbone = load_model_config(config), load_backbone_config(origin)
+    # Some leave the first stage out.
+    backbone.out_indices = (0, 1, 2, 3)
+    model = MODELS.build(backbone).to('meta')
+    with torch.no_grad():
+        features = model(torch.empty(2, 3, 224, 224, device='meta'))
+    channels = [feature.shape[1] for feature in features]
+    cfg.model.backbone = backbone
+    if 'neck' in cfg.model:
+        cfg.model.neck.in_channels = channels
+    else:
+        backbone.out_indices = (3,)
+        cfg.model.head.in_channels = channels[-1]
+    return cfg
+
+
+def classifier(how: dict) -> tuple[Config, str]:
+    """A whole model of Table 2, and where it is from."""
+    if 'regnet_y' in how:
+        backbone = dict(type=regnet_y, **how['regnet_y'])
+        model = dict(type='ImageClassifier', backbone=backbone)
+        cfg = Config(dict(model=model, default_scope='mmpretrain'))
+        return cfg, 'torchvision.models.regnet.RegNet'
+    cfg = load_model_config(how['config'])
+    cfg.merge_from_dict(dict(model=how.get('options', {})))
+    return cfg, how['config']
+
+
+def rows_in_print(number: str) -> Iterator[dict]:
+    """The rows of a table, one per head where it has several."""
+    table = SOURCE['tables'][number]
+    for index, head in enumerate(table['heads']):
+        for name, *printed in table['rows']:
+            row = dict(table=number, head=head, model=name)
+            row['height'], row['width'] = table['shape']
+            if number == '6':
+                row.update(zip(('G1', 'G2'), printed, strict=False))
+                row['flops_in_print'] = printed[2]
+            else:
+                row['params_in_print'] = printed[2 * index]
+                row['flops_in_print'] = printed[2 * index + 1]
+            yield row
+
+
+def measured(row: dict) -> dict:
+    """A row with what its model costs, or why there is none."""
+    name = row['model'].rstrip('*')
+    if name in SOURCE['absent']:
+        return row | dict(note=f'absent: {SOURCE["absent"][name]}')
+    row = dict(row)
+    how = SOURCE['classifiers'].get(name, {}) if row['table'] == '2' else {}
+    if how:
+        cfg, origin = classifier(how)
+        row['height'], row['width'] = how.get('shape', (224, 224))
+    else:
+        origin = SOURCE['backbones'][name]
+        cfg = with_backbone(row['head'], origin)
+    if 'G1' in row:
+        cfg.model.backbone.update(grid_sizes=row['G1'], ds_ratios=row['G2'])
+    result = measure(cfg, (row['height'], row['width']))
+    return row | dict(
+        params=result.params,
+        flops_without_products=result.without_products,
+        flops_with_products=result.operations,
+        products=result.products,
+        norms=result.norms,
+        origin=origin,
+        note=how.get('note', ''),
+    )
+
+
+def digits(printed: float) -> int:
+    return len(str(printed).partition('.')[2])
+
+
+def difference(value: int, printed: float, unit: float) -> str:
+    return f'{100 * (value / unit / printed - 1):+.1f} %'
+
+
+def cells(row: dict) -> dict[str, str]:
+    """A row of the page."""
+    shown = dict(model=row['model'])
+    if 'G1' in row:
+        shown = {key: ', '.join(map(str, row[key])) for key in ('G1', 'G2')}
+    if 'params_in_print' in row:
+        shown['#Param, print'] = str(row['params_in_print'])
+        shown['measured'] = shown['diff.'] = ''
+    flops = row['flops_in_print']
+    shown['#FLOPs, print'] = str(flops)
+    columns = ('without products', 'with products')
+    for column in columns:
+        shown[column] = shown[f'diff. {column}'] = ''
+    if 'G1' not in row:
+        shown['from'] = row['note'] if 'params' not in row else row['origin']
+    if 'params' not in row:
+        return shown
+    if 'params_in_print' in row:
+        printed = row['params_in_print']
+        shown['measured'] = f'{row["params"] / 1e6:.2f}'
+        shown['diff.'] = difference(row['params'], printed, 1e6)
+    for column in columns:
+        value = row[f'flops_{column.replace(" ", "_")}']
+        shown[column] = f'{value / 1e9:.2f}'
+        shown[f'diff. {column}'] = difference(value, flops, 1e9)
+    if row['note']:
+        shown['from'] += f' ({row["note"]})'
+    return shown
+
+
+def params_agree(row: dict) -> bool:
+    value, printed = row['params'] / 1e6, row['params_in_print']
+    return (
+        abs(value / printed - 1) <= 0.003
+        or round(value, digits(printed)) == printed
+    )
+
+
+def flops_agree(row: dict) -> bool:
+    value = row['flops_without_products'] / 1e9
+    return abs(value / row['flops_in_print'] - 1) <= 0.01
+
+
+def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
+    """What is asserted of HAT-Net's rows, and whether it holds."""
+    tables = {row['table']: [] for row in rows}
+    for row in rows:
+        if row['model'].startswith('HAT-Net'):
+            tables[row['table']].append(row)
+    for number in tables.keys() - {'6'}:
+        tiny = '' if number == '2' else ', but for Tiny'
+        yield (
+            f'Table {number}: #Param is within 0.3 % of print or rounds to '
+            f'it{tiny}',
+            all(
+                params_agree(row)
+                for row in tables[number]
+                if not tiny or row['model'] != 'HAT-Net-Tiny'
+            ),
+        )
+    if '2' in tables:
+        yield (
+            'Table 2: #FLOPs without products are within 1 % of print',
+            all(map(flops_agree, tables['2'])),
+        )
+    if '6' in tables:
+        first, *others = tables['6']
+        steps = [
+            (
+                (a['flops_with_products'] - b['flops_with_products']) / 1e9,
+                a['flops_in_print'] - b['flops_in_print'],
+            )
+            for a, b in pairwise(others)
+        ]
+        yield (
+            'Table 6: from row to row, but for the first, #FLOPs with '
+            'products change as in print within 3 G (2 G, and the rounding)',
+            all(abs(value - printed) <= 3 for value, printed in steps),
+        )
+
+
+def page(rows: list[dict]) -> str:
+    """The rows in Markdown."""
+    parts = [INTRODUCTION]
+    for number in dict.fromkeys(row['table'] for row in rows):
+        here = [row for row in rows if row['table'] == number]
+        table = SOURCE['tables'][number]
+        parts.append(f'## Table {number}: {table["title"]}\n')
+        parts += [text + '\n' for text in table.get('notes', [])]
+        for head in table['heads']:
+            if len(table['heads']) > 1:
+                parts.append(f'With the head of `{head}`:\n')
+            parts.append(
+                markdown([cells(row) for row in here if row['head'] == head])
+                + '\n'
+            )
+    parts.append('## What is asserted\n')
+    parts += [
+        f'- {text}: {"holds" if holds else "does not hold"}.'
+        for text, holds in claims(rows)
+    ]
+    return '\n'.join(parts) + '\n'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Measure #Param and #FLOPs of the models in the paper's "
+        'tables, beside what is printed there. No data set, GPU or weights '
+        'are needed.'
+    )
+    parser.add_argument(
+        '--table',
+        nargs='+',
+        choices=SOURCE['tables'],
+        default=list(SOURCE['tables']),
+        help='which tables (default: all)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        metavar='PAGE.md',
+        help='file for the page, and beside it a .csv with all digits '
+        '(default: the page is shown)',
+    )
+    args = parser.parse_args()
+    if args.out and args.out.suffix != '.md':
+        parser.error(f'--out writes a .md file, not {args.out}')
+    todo = [row for number in args.table for row in rows_in_print(number)]
+    rows = [measured(row) for row in tqdm(todo, unit='row')]
+    if args.out:
+        write_csv(args.out.with_suffix('.csv'), rows)
+        args.out.write_text(page(rows))
+        print(args.out)
+    else:
+        print(page(rows))
+    failed = [text for text, holds in claims(rows) if not holds]
+    if failed:
+        sys.exit('\n'.join(f'does not hold: {text}' for text in failed))
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
