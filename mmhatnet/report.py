@@ -74,7 +74,9 @@ def read_csv(path: str | os.PathLike) -> list[dict[str, object]]:
 
 
 def _value(text: str) -> object:
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
+    for parse in (ast.literal_eval, float):  # 'nan' is only the latter's
+        try:
+            return parse(text)
+        except (SyntaxError, ValueError):
+            pass
+    return text

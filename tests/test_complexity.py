@@ -7,10 +7,12 @@ import torch
 from conftest import CLS_GRIDS, ROOT
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from mmhatnet.complexity import measure
 from mmhatnet.launch import read_config
 from mmhatnet.models import HATNet
+from mmhatnet.zoo import load_backbone_config
 
 CLASSIFIER = ROOT / 'configs' / 'hatnet' / 'hatnet-tiny_8xb128_in1k.py'
 
@@ -47,9 +49,6 @@ def products(model, height, width):
 )
 def test_products_in_closed_form(arch, shape, grids):
     cfg = Config(dict(model=dict(type='mmhatnet.HATNet', arch=arch, **grids)))
-    # The bare backbone takes no mode.
-    cfg.model = dict(type='ImageClassifier', backbone=cfg.model)
-    cfg.default_scope = 'mmpretrain'
     result = measure(cfg, shape)
     assert result.products == products(HATNet(arch, **grids), *shape)
 
@@ -66,24 +65,35 @@ def test_against_another_counter(sdpa):
     head = 384 * 1000
     assert result.operations - head == other['conv'] + other['matmul']
     assert result.products == other['matmul']
+    assert result.norms == other['group_norm']
     params = sum(parameter.numel() for parameter in model.parameters())
     assert result.params == params + head + 1000
 
 
-def test_table_2_of_the_paper():
-    """In print: 2.0, 4.3, 8.3 and 11.5 G, without products of attention."""
-    for arch, params, operations in (
-        ('tiny', 12.7, 2.0),
-        ('small', 25.7, 4.3),
-        ('medium', 42.9, 8.3),
-        ('large', 63.1, 11.5),
-    ):
-        cfg = read_config(CLASSIFIER.with_stem(f'hatnet-{arch}_8xb128_in1k'))
-        result = measure(cfg, (224, 224))
-        assert round(result.params / 1e6, 1) == params
-        counted = result.operations - result.products
-        # Printed with one digit, and with the norms.
-        assert abs(counted / 1e9 - operations) < 0.07
+@pytest.mark.parametrize(
+    'source',
+    [
+        'mmpretrain::resnet/resnet18_8xb32_in1k.py',
+        'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py',
+        'mmdet::pvt/retinanet_pvtv2-b1_fpn_1x_coco.py',
+        'mmseg::twins/twins_svt-s_fpn_fpnhead_8xb4-80k_ade20k-512x512.py',
+    ],
+)
+def test_other_backbones_against_another_counter(source):
+    """A batch norm, einsum, torch's multi-head attention, all explicit."""
+    library = source.partition('::')[0]
+    pytest.importorskip(library, reason=f'{library} is not installed')
+    backbone = load_backbone_config(source)
+    backbone.init_cfg = None
+    result = measure(Config(dict(model=backbone)), (96, 96))
+    model = MODELS.build(backbone)
+    model.eval()
+    other = FlopAnalyzer(model, (torch.rand(1, 3, 96, 96),))
+    other = other.unsupported_ops_warnings(False).by_operator()
+    norms = other['layer_norm'] + other['batch_norm']
+    assert result.norms == norms > 0
+    assert result.products == other['matmul'] + other['bmm']
+    assert result.operations == sum(other.values()) - norms
 
 
 def test_two_stages_do_not_depend_on_weights():

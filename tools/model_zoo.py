@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mmhatnet.complexity import measure
 from mmhatnet.launch import read_config
+from mmhatnet.report import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ('README.md', 'docs/model_zoo.md')
@@ -42,12 +43,7 @@ def table(metafile: Path, up: str) -> str:
         for result in model['Results']
         for name in result['Metrics']
     }
-    # The asterisk stands with the numbers.
-    titles = [name.rstrip('*') for name in metrics]
-    rows = [
-        ['model', 'input', '#Param (M)', '#FLOPs (G)', *titles, 'weights'],
-    ]
-    rows.append(['---'] * 2 + ['---:'] * (2 + len(titles)) + ['---'])
+    rows = []
     for model in models:
         metadata = model['Metadata']
         found = {
@@ -59,19 +55,22 @@ def table(metafile: Path, up: str) -> str:
         if 'Weights' in model:
             weights = f'[{weights}]({model["Weights"]})'
         rows.append(
-            [
-                f'[{model["Name"]}]({up}{model["Config"]})',
-                metadata['Input Size'],
-                f'{metadata["Parameters"] / 1e6:.2f}',
-                f'{metadata["FLOPs"] / 1e9:.2f}',
-                *(
-                    f'{found[name]}\\*' if name in found else ''
+            {
+                'model': f'[{model["Name"]}]({up}{model["Config"]})',
+                'input': metadata['Input Size'],
+                '#Param (M)': f'{metadata["Parameters"] / 1e6:.2f}',
+                '#FLOPs (G)': f'{metadata["FLOPs"] / 1e9:.2f}',
+                # The asterisk stands with the numbers.
+                **{
+                    name.rstrip('*'): f'{found[name]}\\*'
+                    if name in found
+                    else ''
                     for name in metrics
-                ),
-                weights,
-            ]
+                },
+                'weights': weights,
+            }
         )
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+    return markdown(rows)
 
 
 def with_tables(page: Path) -> str:

@@ -100,6 +100,10 @@ def _window_attention(
         mask = rows[:, None, :, None] & cols[None, :, None, :]
         mask = mask.reshape(-1, 1, 1, size_h * size_w).repeat(n, 1, 1, 1)
         qkv = F.pad(qkv, (left, right, top, bottom))
+    if num_h == num_w == 1:
+        # Nothing is copied below. As in _split_heads, fused attention wants
+        # the last dimension contiguous, else it forms the whole product.
+        qkv = qkv.contiguous(memory_format=torch.channels_last)
     q, k, v = (
         qkv.reshape(n, 3, heads, head_dim, num_h, size_h, num_w, size_w)
         .permute(1, 0, 4, 6, 2, 5, 7, 3)

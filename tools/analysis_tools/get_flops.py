@@ -29,6 +29,11 @@ def main() -> None:
     print(f'Parameters:  {result.params / 1e6:.2f} M')
     print(f'Operations:  {result.operations / 1e9:.2f} G')
     print(f'  of them products of attention: {result.products / 1e9:.2f} G')
+    print(f'Besides, norms: {result.norms / 1e9:.2f} G')
+    print(
+        'As in Table 2 of the paper, with norms and without products: '
+        f'{result.without_products / 1e9:.2f} G'
+    )
 
 
 if __name__ == '__main__':

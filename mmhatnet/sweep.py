@@ -1,0 +1,321 @@
+"""A trained model under many settings of G1 and G2.
+
+``tools/analysis_tools/sweep_grids.py`` is a command over this module.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from operator import truediv
+from pathlib import Path
+from statistics import median
+
+import torch
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+from torch import nn
+from tqdm import tqdm
+
+from .benchmark import interleaved, machine, peak_memory
+from .complexity import measure
+from .launch import build_runner
+from .models import HATNet
+from .report import markdown, read_csv, write_csv
+from .zoo import load_backbone_config
+
+# G1 and G2 of the stages 0 to 2.
+Grids = tuple[tuple[int, ...], tuple[int, ...]]
+
+COSTS = dict(
+    operations=('multiply-accumulates of the model (G)', 1e9),
+    latency_ratio=('time of the backbone, configured = 1', 1),
+    memory=('peak memory of the backbone (MiB)', 2**20),
+)
+
+
+def sweep(
+    cfg: Config,
+    grids: Sequence[Grids],
+    shapes: Sequence[tuple[int, int]],
+    out_dir: str | os.PathLike,
+    checkpoint: str | None = None,
+    rounds: int = 5,
+) -> list[dict]:
+    """Measure a model under many settings of G1 and G2, without training.
+
+    With every setting it is evaluated on its test data, its operations are
+    counted, and time and memory of its backbone are measured for one image of
+    each shape; time in turns with the configured setting, so that their ratio
+    holds on a busy machine. What is measured is kept after each setting, and
+    not measured again.
+
+    Args:
+        cfg (Config): The config, whose backbone is a HATNet; with a
+            ``work_dir`` for the logs, if there is a checkpoint.
+        grids (Sequence[Grids]): The settings, pairs of G1 and G2. The
+            configured one is added to them.
+        shapes (Sequence[tuple[int, int]]): Heights and widths in pixels.
+        out_dir (str | PathLike): Folder for ``grids.csv``.
+        checkpoint (str, optional): A file, URL or ``hatnet://NAME``. Defaults
+            to None: nothing is evaluated, and no data are needed.
+        rounds (int): Repetitions of every measurement of time. Defaults to 5.
+
+    Returns:
+        list[dict]: The rows of ``grids.csv``, one for a setting and shape.
+
+    Raises:
+        FileNotFoundError: If the data or the checkpoint are absent.
+        ValueError: If the backbone is no HATNet, a setting is not legal, or
+            the folder has what was measured on something else.
+    """
+    cfg = deepcopy(cfg)
+    backbone = MODELS.build({**load_backbone_config(cfg), 'init_cfg': None})
+    if not isinstance(backbone, HATNet):
+        raise ValueError(
+            f'the backbone is a {type(backbone).__name__}; G1 and G2 are '
+            'those of HATNet'
+        )
+    configured = (backbone.grid_sizes, backbone.ds_ratios)
+    grids = list(dict.fromkeys([configured, *grids]))
+    for setting in grids:
+        backbone.set_grids(*setting)  # is it legal?
+    path = Path(out_dir) / 'grids.csv'
+    fingerprint = _fingerprint(cfg, checkpoint)
+    rows = read_csv(path)
+    if any(row['fingerprint'] != fingerprint for row in rows):
+        raise ValueError(
+            f'{path} was measured with another config or checkpoint: delete '
+            'it, or choose another folder'
+        )
+
+    backbone.to(get_device()).eval()
+    runner = None
+    for setting in tqdm(grids, unit='setting'):
+        done = [row for row in rows if (row['G1'], row['G2']) == setting]
+        todo = [
+            shape
+            for shape in shapes
+            if shape not in {(row['height'], row['width']) for row in done}
+        ]
+        if not todo:
+            continue
+        metrics = metrics_of(done[0]) if done else {}
+        if checkpoint and not done:
+            runner = runner or _runner(cfg, checkpoint)
+            runner.model.backbone.set_grids(*setting)
+            metrics = {k: float(v) for k, v in runner.test().items()}
+        for shape in todo:
+            rows.append(
+                dict(
+                    G1=setting[0],
+                    G2=setting[1],
+                    configured=setting == configured,
+                    height=shape[0],
+                    width=shape[1],
+                    **_costs(
+                        cfg, backbone, setting, configured, shape, rounds
+                    ),
+                    machine=machine(_device(backbone)),
+                    fingerprint=fingerprint,
+                    **metrics,
+                )
+            )
+        write_csv(path, rows)
+    return rows
+
+
+def _fingerprint(cfg: Config, checkpoint: str | None) -> str:
+    content = hashlib.sha256(str([cfg.to_dict(), checkpoint]).encode())
+    if checkpoint and Path(checkpoint).is_file():
+        content.update(Path(checkpoint).read_bytes())
+    return f'sha256:{content.hexdigest()[:16]}'
+
+
+def _runner(cfg: Config, checkpoint: str) -> Runner:
+    cfg = deepcopy(cfg)
+    cfg.load_from = checkpoint
+    cfg.resume = False
+    return build_runner(cfg, ('test',))
+
+
+@torch.no_grad()
+def _costs(
+    cfg: Config,
+    backbone: HATNet,
+    setting: Grids,
+    configured: Grids,
+    shape: tuple[int, int],
+    rounds: int,
+) -> dict:
+    cfg = deepcopy(cfg)
+    cfg.model.backbone.update(grid_sizes=setting[0], ds_ratios=setting[1])
+    device = _device(backbone)
+    channels = backbone.stem[0].in_channels
+    image = torch.rand(1, channels, *shape, device=device)
+
+    def step(grids: Grids = setting) -> None:
+        backbone.set_grids(*grids)
+        backbone(image)
+
+    steps = dict(configured=lambda: step(configured), setting=step)
+    seconds = interleaved(steps, rounds, device)
+    ratios = map(truediv, seconds['setting'], seconds['configured'])
+    costs = dict(
+        operations=measure(cfg, shape).operations,
+        latency=median(seconds['setting']),
+        latency_ratio=median(ratios) if setting != configured else 1.0,
+    )
+    memory = peak_memory(step, device)
+    return costs if memory is None else costs | dict(memory=memory)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def metrics_of(row: dict) -> dict[str, float]:
+    """Get what a row says of the evaluation.
+
+    Args:
+        row (dict): Of :func:`sweep`.
+
+    Returns:
+        dict[str, float]: The metrics by name; none without a checkpoint.
+    """
+    names = list(row)
+    return {
+        name: row[name] for name in names[names.index('fingerprint') + 1 :]
+    }
+
+
+def main_metric(cfg: Config, rows: Sequence[dict]) -> str | None:
+    """Find the metric by which a config keeps the best checkpoint.
+
+    Args:
+        cfg (Config): The config.
+        rows (Sequence[dict]): Of :func:`sweep`.
+
+    Returns:
+        str, optional: Its name, or the first one's, as mmengine's 'auto'
+        does; None if nothing was evaluated.
+    """
+    metrics = metrics_of(rows[0])
+    best = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best')
+    return best if best in metrics else next(iter(metrics), None)
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Find the points that no other one beats.
+
+    Args:
+        points (Sequence[tuple[float, float]]): Cost and metric of each; less
+            cost is better, and more of the metric.
+
+    Returns:
+        list[int]: Their indices, by cost.
+    """
+    front = []
+    for index in sorted(
+        range(len(points)), key=lambda i: (points[i][0], -points[i][1])
+    ):
+        if not front or points[index][1] > points[front[-1]][1]:
+            front.append(index)
+    return front
+
+
+def _name(sizes: Sequence[int]) -> str:
+    return ', '.join(map(str, sizes))
+
+
+def _by_shape(rows: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
+    for shape in dict.fromkeys((row['height'], row['width']) for row in rows):
+        yield (
+            f'{shape[0]}x{shape[1]}',
+            [row for row in rows if (row['height'], row['width']) == shape],
+        )
+
+
+def plot(rows: Sequence[dict], metric: str | None) -> Figure:
+    """Draw the metric against the costs, or without one these alone.
+
+    Args:
+        rows (Sequence[dict]): Of :func:`sweep`.
+        metric (str, optional): The metric's name.
+
+    Returns:
+        Figure: A row of panels for each shape. Colours are G2, markers G1,
+        a ring is the configured setting, and a line joins the settings that
+        no other one beats in both.
+    """
+    groups = list(_by_shape(rows))
+    costs = [name for name in COSTS if name in rows[0]]
+    columns = costs if metric else costs[1:]
+    figure = Figure(
+        figsize=(5 * len(columns) + 1, 4.2 * len(groups)), layout='constrained'
+    )
+    panels = figure.subplots(len(groups), len(columns), squeeze=False)
+    colours = {g2: f'C{i}' for i, g2 in enumerate({r['G2']: 0 for r in rows})}
+    markers = dict(zip({r['G1']: 0 for r in rows}, 'osD^vP*X<>', strict=False))
+    for (shape, here), line in zip(groups, panels, strict=True):
+        for column, axis in zip(columns, line, strict=True):
+            x, y = (column, metric) if metric else ('operations', column)
+            points = [(_value(row, x), _value(row, y)) for row in here]
+            if metric:
+                front = [points[i] for i in pareto(points)]
+                axis.plot(*zip(*front, strict=True), 'k-', lw=0.8, zorder=0)
+            for row, point in zip(here, points, strict=True):
+                axis.plot(*point, markers[row['G1']], color=colours[row['G2']])
+                if row['configured']:
+                    axis.plot(*point, 'ko', ms=13, mfc='none')
+            axis.set(
+                xlabel=COSTS[x][0],
+                ylabel=metric or COSTS[column][0],
+                title=shape,
+            )
+            axis.grid(alpha=0.3)
+    legend = panels[0, -1]
+    for g2, colour in colours.items():
+        legend.plot([], [], 's', color=colour, label=f'G2 {_name(g2)}')
+    for g1, marker in markers.items():
+        legend.plot([], [], marker, color='gray', label=f'G1 {_name(g1)}')
+    legend.plot([], [], 'ko', ms=11, mfc='none', label='configured')
+    figure.legend(loc='outside right upper')
+    return figure
+
+
+def _value(row: dict, name: str) -> float:
+    if name in COSTS:
+        return row[name] / COSTS[name][1]
+    return row[name]
+
+
+def tables(rows: Sequence[dict], metric: str | None) -> str:
+    """Make Markdown tables, one for each shape.
+
+    Args:
+        rows (Sequence[dict]): Of :func:`sweep`.
+        metric (str, optional): The metric's name.
+
+    Returns:
+        str: The tables with titles.
+    """
+    parts = []
+    for shape, here in _by_shape(rows):
+        shown = []
+        for row in here:
+            cells = {'G1': _name(row['G1']), 'G2': _name(row['G2'])}
+            if metric:
+                cells[metric] = f'{row[metric]:.4g}'
+            cells['#FLOPs (G)'] = f'{row["operations"] / 1e9:.2f}'
+            cells['time (ms)'] = f'{1000 * row["latency"]:.1f}'
+            cells['relative'] = f'{row["latency_ratio"]:.2f}'
+            if 'memory' in row:
+                cells['memory (MiB)'] = f'{row["memory"] / 2**20:.0f}'
+            cells[''] = 'configured' if row['configured'] else ''
+            shown.append(cells)
+        parts.append(f'## {shape}\n\n{markdown(shown)}\n')
+    return '\n'.join(parts)

@@ -1,0 +1,187 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import DEMOS, ROOT
+
+import mmhatnet.sweep
+from mmhatnet.report import read_csv
+from mmhatnet.sweep import main_metric, metrics_of, pareto, plot, sweep, tables
+from mmhatnet.zoo import load_model_config
+
+TOOL = ROOT / 'tools' / 'analysis_tools' / 'sweep_grids.py'
+CLASSIFIER = DEMOS['Image Classification']
+# The first is what is configured.
+GRIDS = [((8, 7, 7), (8, 4, 2)), ((4, 4, 2), (8, 4, 2))]
+SHAPE = (64, 64)
+
+
+@pytest.fixture(scope='module')
+def on_demo_data(tmp_path_factory):
+    """A folder with demo data."""
+    pytest.importorskip('skimage', reason='the demo data need scikit-image')
+    from mmhatnet.datasets import make_demo_data
+
+    folder = tmp_path_factory.mktemp('sweep')
+    make_demo_data(folder / 'data' / 'demo', 2, 4, (96, 96))
+    return folder
+
+
+def test_costs_alone(tmp_path):
+    cfg = load_model_config(CLASSIFIER)
+    rows = sweep(cfg, GRIDS[1:], [SHAPE, (96, 64)], tmp_path, rounds=1)
+    assert [(r['G1'], r['G2'], r['configured']) for r in rows] == [
+        (*GRIDS[0], True),
+        (*GRIDS[0], True),
+        (*GRIDS[1], False),
+        (*GRIDS[1], False),
+    ]
+    assert read_csv(tmp_path / 'grids.csv') == rows
+    for row in rows:
+        cfg = load_model_config(CLASSIFIER)
+        cfg.model.backbone.update(grid_sizes=row['G1'], ds_ratios=row['G2'])
+        expected = mmhatnet.complexity.measure(
+            cfg, (row['height'], row['width'])
+        )
+        assert row['operations'] == expected.operations
+        assert row['latency'] > 0
+        assert (row['latency_ratio'] == 1) == row['configured']
+    assert main_metric(cfg, rows) is None
+    assert '## 96x64' in tables(rows, None)
+
+
+def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    cfg = load_model_config(CLASSIFIER)
+    calls = []
+    costs = mmhatnet.sweep._costs
+
+    def stop_at_second(*args):
+        calls.append(args[2])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return costs(*args)
+
+    monkeypatch.setattr(mmhatnet.sweep, '_costs', stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
+    first = read_csv(tmp_path / 'grids.csv')
+    assert len(first) == 1
+    rows = sweep(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
+    assert calls == [GRIDS[0], GRIDS[1], GRIDS[1]]
+    assert rows[:1] == first
+    # Another shape is added.
+    sweep(cfg, GRIDS, [SHAPE, (96, 64)], tmp_path, rounds=1)
+    assert calls[3:] == GRIDS
+    cfg.model.head.num_classes += 1
+    with pytest.raises(ValueError, match='another config or checkpoint'):
+        sweep(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
+
+
+def test_what_is_not_legal(tmp_path):
+    cfg = load_model_config(CLASSIFIER)
+    with pytest.raises(ValueError, match=r'ds_ratios \(G2\)'):
+        sweep(cfg, [((8, 8, 8), (8, 4))], [SHAPE], tmp_path)
+    cfg = load_model_config('mmpretrain::resnet/resnet18_8xb32_in1k.py')
+    with pytest.raises(ValueError, match='is a ResNet'):
+        sweep(cfg, [], [SHAPE], tmp_path)
+    assert not (tmp_path / 'grids.csv').exists()
+
+
+def test_pareto():
+    points = [(1, 1), (2, 3), (3, 2), (2, 2), (4, 3), (5, 4), (1, 0.5)]
+    assert pareto(points) == [0, 1, 5]
+
+
+@pytest.mark.parametrize('metric', ['mIoU', None])
+def test_plot(metric):
+    rows = [
+        dict(
+            G1=g1,
+            G2=g2,
+            configured=g2 == (8, 4, 2),
+            height=64,
+            width=96,
+            operations=1e9 * g2[0],
+            latency=0.1,
+            latency_ratio=1.0 + g1[0] / 10,
+            fingerprint='sha256:0',
+            mIoU=60.0 + g1[0],
+        )
+        for g1 in ((8, 8, 8), (4, 4, 4))
+        for g2 in ((8, 4, 2), (16, 8, 4))
+    ]
+    figure = plot(rows, metric)
+    # Memory is absent, as on systems where it cannot be measured.
+    assert len(figure.axes) == (2 if metric else 1)
+    for axis in figure.axes:
+        drawn = [
+            tuple(line.get_xydata()[0])
+            for line in axis.lines
+            if len(line.get_xydata()) == 1
+        ]
+        assert len(drawn) >= len(rows) + 2  # and rings
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [
+        'G2 8, 4, 2',
+        'G2 16, 8, 4',
+        'G1 8, 8, 8',
+        'G1 4, 4, 4',
+        'configured',
+    ]
+
+
+@pytest.mark.parametrize(
+    ('task', 'metric'),
+    [
+        ('Image Classification', 'accuracy/top1'),
+        ('Semantic Segmentation', 'mIoU'),
+    ],
+)
+def test_tool(task, metric, trained, on_demo_data, tmp_path):
+    """What it evaluates is what tools/test.py would with these grids."""
+    name = DEMOS[task]
+
+    def run(*options):
+        return subprocess.run(
+            [
+                *(sys.executable, TOOL, name, trained(name)),
+                *('--g1', '4,4,2', '--shape', *map(str, SHAPE)),
+                *('--rounds', '1', '--out-dir', str(tmp_path), *options),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=on_demo_data,
+        )
+
+    result = run()
+    assert result.returncode == 0, result.stderr
+    rows = read_csv(tmp_path / 'grids.csv')
+    assert [row['G1'] for row in rows][1:] == [(4, 4, 2)]
+    assert main_metric(load_model_config(name), rows) == metric
+    assert metric in (tmp_path / 'grids.md').read_text()
+    assert (tmp_path / 'grids.png').stat().st_size > 10_000
+    result = run('--metric', 'AP')
+    assert result.returncode == 1
+    assert f'no metric AP; there are: {", ".join(metrics_of(rows[0]))}' in (
+        result.stderr
+    )
+
+
+def test_evaluates_with_the_grids(
+    trained, on_demo_data, tmp_path, monkeypatch
+):
+    """Pooling to a single token shows in the metrics of random weights."""
+    monkeypatch.chdir(on_demo_data)
+    name = DEMOS['Semantic Segmentation']
+    cfg = load_model_config(name)
+    cfg.work_dir = str(tmp_path / 'logs')
+    setting = ((2, 2, 2), (64, 64, 64))
+    rows = sweep(cfg, [setting], [SHAPE], tmp_path, trained(name), 1)
+    found = metrics_of(rows[1])
+    assert found != metrics_of(rows[0])
+    cfg.model.backbone.update(grid_sizes=setting[0], ds_ratios=setting[1])
+    rows = sweep(cfg, [], [SHAPE], tmp_path / 'again', trained(name), 1)
+    assert metrics_of(rows[0]) == pytest.approx(found)
+    assert torch.isfinite(torch.tensor(list(found.values()))).any()
