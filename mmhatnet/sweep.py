@@ -248,8 +248,8 @@ def plot(rows: Sequence[dict], metric: str | None) -> Figure:
 
     Returns:
         Figure: A row of panels for each shape. Colours are G2, markers G1,
-        a ring is the configured setting, and a line joins the settings that
-        no other one beats in both.
+        a ring is the configured setting, and a line joins those with a black
+        edge, which no other one beats in both.
     """
     groups = list(_by_shape(rows))
     costs = [name for name in COSTS if name in rows[0]]
@@ -264,11 +264,23 @@ def plot(rows: Sequence[dict], metric: str | None) -> Figure:
         for column, axis in zip(columns, line, strict=True):
             x, y = (column, metric) if metric else ('operations', column)
             points = [(_value(row, x), _value(row, y)) for row in here]
-            if metric:
-                front = [points[i] for i in pareto(points)]
-                axis.plot(*zip(*front, strict=True), 'k-', lw=0.8, zorder=0)
-            for row, point in zip(here, points, strict=True):
-                axis.plot(*point, markers[row['G1']], color=colours[row['G2']])
+            front = pareto(points) if metric else []
+            axis.plot(
+                [points[i][0] for i in front],
+                [points[i][1] for i in front],
+                'k-',
+                lw=0.8,
+                zorder=0,
+            )
+            for index, (row, point) in enumerate(
+                zip(here, points, strict=True)
+            ):
+                axis.plot(
+                    *point,
+                    markers[row['G1']],
+                    color=colours[row['G2']],
+                    mec='black' if index in front else 'none',
+                )
                 if row['configured']:
                     axis.plot(*point, 'ko', ms=13, mfc='none')
             axis.set(

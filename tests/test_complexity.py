@@ -12,9 +12,29 @@ from mmengine.registry import MODELS
 from mmhatnet.complexity import measure
 from mmhatnet.launch import read_config
 from mmhatnet.models import HATNet
+from mmhatnet.models.hatnet import HMHSA, WindowMHSA
 from mmhatnet.zoo import load_backbone_config
 
+NORM = dict(type='GN', num_groups=1)
 CLASSIFIER = ROOT / 'configs' / 'hatnet' / 'hatnet-tiny_8xb128_in1k.py'
+
+
+def test_equations_5_and_15():
+    """Of one attention; they leave out the projection of the output."""
+    h, w, c, g1, g2 = 16, 24, 3, 8, 4
+    projection = h * w * c**2
+
+    def operations(attention, **kwargs):
+        kwargs.update(embed_dims=c, num_heads=1, norm_cfg=NORM)
+        cfg = Config(dict(model=dict(type=attention, **kwargs)))
+        return measure(cfg, (h, w)).operations
+
+    mhsa = 3 * h * w * c**2 + 2 * h**2 * w**2 * c
+    assert operations(WindowMHSA) == mhsa + projection
+    h_mhsa = h * w * c * (4 * c + 2 * g1**2)
+    h_mhsa += 2 * h * w // g2**2 * c * (c + h * w)
+    found = operations(HMHSA, grid_size=g1, ds_ratio=g2)
+    assert found == h_mhsa + projection
 
 
 def products(model, height, width):
@@ -85,10 +105,10 @@ def test_other_backbones_against_another_counter(source):
     pytest.importorskip(library, reason=f'{library} is not installed')
     backbone = load_backbone_config(source)
     backbone.init_cfg = None
-    result = measure(Config(dict(model=backbone)), (96, 96))
+    result = measure(Config(dict(model=backbone)), (224, 224))
     model = MODELS.build(backbone)
     model.eval()
-    other = FlopAnalyzer(model, (torch.rand(1, 3, 96, 96),))
+    other = FlopAnalyzer(model, (torch.rand(1, 3, 224, 224),))
     other = other.unsupported_ops_warnings(False).by_operator()
     norms = other['layer_norm'] + other['batch_norm']
     assert result.norms == norms > 0

@@ -160,7 +160,9 @@ def plot(rows: list[dict]) -> Figure:
             'o-',
             label=f'global attention, G2 {", ".join(map(str, g2))}',
         )
-    axes[3].set(title=UNITS['operations'][0], yscale='log')
+    axes[3].set(
+        title=f'{UNITS["operations"][0]} of HAT-Net-Small', yscale='log'
+    )
     axes[3].legend()
     for axis in axes:
         axis.set(xscale='log', xlabel='side of the image (pixels)')
@@ -168,6 +170,10 @@ def plot(rows: list[dict]) -> Figure:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     return figure
+
+
+def figures(value: float) -> str:
+    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def page(rows: list[dict], picture: str) -> str:
@@ -178,8 +184,9 @@ def page(rows: list[dict], picture: str) -> str:
         'inference, eager, random weights. Time is the median of '
         f'{rows[0]["rounds"]} rounds in which all take turns; memory is the '
         f'peak above the weights. Measured on {rows[0]["machine"]}. *{MHSA}* '
-        'is HAT-Net-Small with Eq. (5) in all blocks, by fused attention; '
-        'what would take too long was not timed.\n',
+        'is HAT-Net-Small with Eq. (5) in all blocks, by fused attention, '
+        'which never holds the H²W² weights; what would take too long was not '
+        'timed.\n',
         f'![operations, time and memory against size]({picture})\n',
     ]
     sizes = list(dict.fromkeys(row['size'] for row in rows))
@@ -188,15 +195,13 @@ def page(rows: list[dict], picture: str) -> str:
         for name in BACKBONES:
             found = dict(points(rows, name, column))
             if name != LOCAL:
-                table.append(
-                    {'backbone': name}
-                    | {
-                        str(size): f'{found[size] / unit:.3g}'
-                        if size in found
-                        else ''
-                        for size in sizes
-                    }
-                )
+                cells = {
+                    str(size): figures(found[size] / unit)
+                    if size in found
+                    else ''
+                    for size in sizes
+                }
+                table.append({'backbone': name} | cells)
         parts += [f'## {label[0].upper()}{label[1:]}\n', markdown(table), '']
     parts.append(
         '## What G2 does\n\nThe global attention of a block takes 2 H²W²C / '
@@ -221,7 +226,9 @@ def page(rows: list[dict], picture: str) -> str:
             ]
         )
     )
-    parts.append('\nin pixels of the side of the image, to 64.\n')
+    parts.append(
+        '\nin pixels of the side of the image, the latter in steps of 64.\n'
+    )
     return '\n'.join(parts)
 
 

@@ -111,8 +111,8 @@ def main() -> None:
         f'those of the backbone with one image, on {rows[0]["machine"]}, '
         'eager; *relative* is the median of the ratio to the configured '
         f'setting, timed in turns {args.rounds} times; memory is the peak '
-        'above the weights. In the figure, a line joins the settings that no '
-        'other one beats in both.\n\n![metric and cost of each setting]'
+        'above the weights. In the figure, no other setting beats those with '
+        'a black edge in both.\n\n![metric and cost of each setting]'
         f'(grids.png)\n\n{tables(rows, metric)}'
     )
     print(args.out_dir / 'grids.md')
