@@ -43,7 +43,7 @@ def sweep(
     shapes: Sequence[tuple[int, int]],
     out_dir: str | os.PathLike,
     checkpoint: str | None = None,
-    rounds: int = 5,
+    rounds: int = 10,
 ) -> list[dict]:
     """Measure a model under many settings of G1 and G2, without training.
 
@@ -62,7 +62,7 @@ def sweep(
         out_dir (str | PathLike): Folder for ``grids.csv``.
         checkpoint (str, optional): A file, URL or ``hatnet://NAME``. Defaults
             to None: nothing is evaluated, and no data are needed.
-        rounds (int): Repetitions of every measurement of time. Defaults to 5.
+        rounds (int): Repetitions of every measurement of time. Defaults to 10.
 
     Returns:
         list[dict]: The rows of ``grids.csv``, one for a setting and shape.

@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
         'checkpoint by)',
     )
     parser.add_argument(
-        '--rounds', type=int, default=5, help='repetitions (default: 5)'
+        '--rounds', type=int, default=10, help='repetitions (default: 10)'
     )
     parser.add_argument(
         '--out-dir',
@@ -110,7 +110,7 @@ def main() -> None:
         '#FLOPs are multiply-accumulates of the model; time and memory are '
         f'those of the backbone with one image, on {rows[0]["machine"]}, '
         'eager; *relative* is the median of the ratio to the configured '
-        f'setting, timed in turns {args.rounds} times; memory is the peak '
+        'setting, timed in turns with it; memory, to a few MiB, is the peak '
         'above the weights. In the figure, no other setting beats those with '
         'a black edge in both.\n\n![metric and cost of each setting]'
         f'(grids.png)\n\n{tables(rows, metric)}'
