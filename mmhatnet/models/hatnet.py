@@ -21,8 +21,10 @@ STRIDE = 32
 # the size from which malloc fetches fresh pages for every tensor.
 CHUNK = 8 * 2**20
 
-# torch 2.1 lacks it.
-_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+if hasattr(torch.compiler, 'is_compiling'):
+    _is_compiling = torch.compiler.is_compiling
+else:  # torch 2.1
+    _is_compiling = torch._utils.is_compiling
 
 
 def _attend(
