@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from itertools import cycle
 from operator import truediv
 from pathlib import Path
 from statistics import median
@@ -259,7 +260,9 @@ def plot(rows: Sequence[dict], metric: str | None) -> Figure:
     )
     panels = figure.subplots(len(groups), len(columns), squeeze=False)
     colours = {g2: f'C{i}' for i, g2 in enumerate({r['G2']: 0 for r in rows})}
-    markers = dict(zip({r['G1']: 0 for r in rows}, 'osD^vP*X<>', strict=False))
+    markers = dict(
+        zip({r['G1']: 0 for r in rows}, cycle('osD^vP*X<>'), strict=False)
+    )
     for (shape, here), line in zip(groups, panels, strict=True):
         for column, axis in zip(columns, line, strict=True):
             x, y = (column, metric) if metric else ('operations', column)

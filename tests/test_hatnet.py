@@ -389,6 +389,12 @@ class TestModes:
         for feature in model(images().to(memory_format=memory_format)):
             assert feature.is_contiguous(memory_format=memory_format)
 
+    def test_part_of_an_image(self):
+        """Neither layout: the features are contiguous."""
+        x = images(75, 120)[..., :101]
+        for feature in HATNet(SMALL_ARCH)(x):
+            assert feature.is_contiguous()
+
     @pytest.mark.parametrize('chunk', [1, 2**15, 2**18])
     @pytest.mark.parametrize('kwargs', [{}, dict(dw_conv=False)])
     def test_inference_in_chunks(self, chunk, kwargs, monkeypatch):
