@@ -57,8 +57,8 @@ def sweep(
     Args:
         cfg (Config): The config, whose backbone is a HATNet; with a
             ``work_dir`` for the logs, if there is a checkpoint.
-        grids (Sequence[Grids]): The settings, pairs of G1 and G2. The
-            configured one is added to them.
+        grids (Sequence[Grids]): The settings, pairs of G1 and G2, either of
+            which may be None, as configured. The configured one is added.
         shapes (Sequence[tuple[int, int]]): Heights and widths in pixels.
         out_dir (str | PathLike): Folder for ``grids.csv``.
         checkpoint (str, optional): A file, URL or ``hatnet://NAME``. Defaults
@@ -81,7 +81,8 @@ def sweep(
             'those of HATNet'
         )
     configured = (backbone.grid_sizes, backbone.ds_ratios)
-    grids = list(dict.fromkeys([configured, *grids]))
+    named = [(g1 or configured[0], g2 or configured[1]) for g1, g2 in grids]
+    grids = list(dict.fromkeys([configured, *named]))
     for setting in grids:
         backbone.set_grids(*setting)  # is it legal?
     path = Path(out_dir) / 'grids.csv'

@@ -83,15 +83,9 @@ def main() -> None:
     cfg.merge_from_dict(args.cfg_options or {})
     name = Path(args.config).stem
     cfg.work_dir = str(Path('work_dirs', name))
-    backbone = cfg.model.backbone
     rows = sweep(
         cfg,
-        list(
-            product(
-                args.g1 or [tuple(backbone.grid_sizes)],
-                args.g2 or [tuple(backbone.ds_ratios)],
-            )
-        ),
+        list(product(args.g1 or [None], args.g2 or [None])),
         [tuple(map(int, shape)) for shape in args.shape],
         args.out_dir,
         args.checkpoint,
