@@ -92,7 +92,9 @@ def rows_of(
     }
     for name, seconds in interleaved(steps, rounds, device).items():
         rows[name]['seconds'] = median(seconds)
-        rows[name]['memory'] = peak_memory(steps[name], device)
+        memory = peak_memory(steps[name], device)
+        if memory is not None:
+            rows[name]['memory'] = memory
     return list(rows.values())
 
 
@@ -124,7 +126,7 @@ def points(rows: list[dict], name: str, column: str) -> list[tuple]:
 def plot(rows: list[dict]) -> Figure:
     """Operations, time and memory, and what G2 decides about."""
     figure = Figure(figsize=(12, 9), layout='constrained')
-    axes = figure.subplots(2, 2).flat
+    axes = figure.subplots(2, 2).ravel()
     for axis, (column, (label, unit)) in zip(
         axes, UNITS.items(), strict=False
     ):
@@ -271,6 +273,7 @@ def main() -> None:
     for size in tqdm(sorted(args.sizes), unit='size'):
         if size not in {row['size'] for row in rows}:
             rows += rows_of(size, rows, args.device, args.rounds, args.limit)
+            rows.sort(key=lambda row: row['size'])
             write_csv(table, rows)
     plot(rows).savefig(picture, dpi=100)
     args.out.write_text(page(rows, picture.name))
