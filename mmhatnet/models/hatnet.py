@@ -16,15 +16,6 @@ from ..registry import MODELS
 
 STAGES = 4
 STRIDE = 32
-# Bytes of the MLP's hidden map that are computed at once on a CPU. Of 2, 4 and
-# 8 MiB this was the fastest on two cores: a chunk stays in the cache, and is
-# below the size from which malloc fetches fresh pages for every tensor.
-CHUNK = 8 * 2**20
-
-if hasattr(torch.compiler, 'is_compiling'):
-    _is_compiling = torch.compiler.is_compiling
-else:  # torch 2.1
-    _is_compiling = torch._utils.is_compiling
 
 
 def _attend(
@@ -80,92 +71,61 @@ def _real_tokens(
     return ((index >= 0) & (index < length)).view(-1, size)
 
 
-def _split_windows(
-    x: Tensor, size: int, shifted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Cut a map into the windows of a grid, Eq. (6) of the paper.
+def _window_attention(
+    qkv: Tensor, heads: int, size: int, shifted: bool, sdpa: bool
+) -> Tensor:
+    """Attention inside the windows of a grid, Eqs. (6) to (8) of the paper.
 
     Windows at the border of a map that the grid does not divide are partial:
     padding makes them whole for the computation, and a mask keeps it out.
 
     Args:
-        x (Tensor): (N, C, H, W).
+        qkv (Tensor): Queries, keys and values, (N, 3 * C, H, W).
+        heads (int): Number of heads.
         size (int): The windows' side G1 in tokens.
         shifted (bool): Shift the grid by half a window.
+        sdpa (bool): See :func:`_attend`.
 
     Returns:
-        tuple[Tensor, Tensor | None]: (N * windows, C, h, w) in channels_last,
-        and where there is padding, a mask for :func:`_attend`.
+        Tensor: (N, C, H, W).
     """
-    n, channels, h, w = x.shape
+    n, channels, h, w = qkv.shape
+    head_dim = channels // 3 // heads
     num_h, size_h, top, bottom = _windows(h, size, shifted)
     num_w, size_w, left, right = _windows(w, size, shifted)
     mask = None
-    x = x.permute(0, 2, 3, 1)
     if top or bottom or left or right:
-        rows = _real_tokens(h, size_h, top, bottom, x.device)
-        cols = _real_tokens(w, size_w, left, right, x.device)
+        rows = _real_tokens(h, size_h, top, bottom, qkv.device)
+        cols = _real_tokens(w, size_w, left, right, qkv.device)
         mask = rows[:, None, :, None] & cols[None, :, None, :]
         mask = mask.reshape(-1, 1, 1, size_h * size_w).repeat(n, 1, 1, 1)
-        x = F.pad(x, (0, 0, left, right, top, bottom))
-    x = x.reshape(n, num_h, size_h, num_w, size_w, channels)
-    x = x.transpose(2, 3).reshape(-1, size_h, size_w, channels)
-    return x.permute(0, 3, 1, 2), mask
-
-
-def _join_windows(
-    x: Tensor, shape: Sequence[int], size: int, shifted: bool
-) -> Tensor:
-    """Undo :func:`_split_windows`, Eq. (9) of the paper.
-
-    Args:
-        x (Tensor): What was attended to, (N * windows, h * w, C).
-        shape (Sequence[int]): N, C, H and W of the map.
-        size (int): The windows' side G1 in tokens.
-        shifted (bool): As when it was cut.
-
-    Returns:
-        Tensor: (N, C, H, W), in channels_last.
-    """
-    n, channels, h, w = shape
-    num_h, size_h, top, _ = _windows(h, size, shifted)
-    num_w, size_w, left, _ = _windows(w, size, shifted)
-    x = x.reshape(n, num_h, num_w, size_h, size_w, channels).transpose(2, 3)
-    x = x.reshape(n, num_h * size_h, num_w * size_w, channels)
-    return x[:, top : top + h, left : left + w].permute(0, 3, 1, 2)
+        qkv = F.pad(qkv, (left, right, top, bottom))
+    if num_h == num_w == 1:
+        # Nothing is copied below. As in _split_heads, fused attention wants
+        # the last dimension contiguous, else it forms the whole product.
+        qkv = qkv.contiguous(memory_format=torch.channels_last)
+    q, k, v = (
+        qkv.reshape(n, 3, heads, head_dim, num_h, size_h, num_w, size_w)
+        .permute(1, 0, 4, 6, 2, 5, 7, 3)
+        .reshape(3, n * num_h * num_w, heads, size_h * size_w, head_dim)
+    )
+    out = _attend(q, k, v, mask, sdpa)
+    out = (
+        out.reshape(n, num_h, num_w, heads, size_h, size_w, head_dim)
+        .permute(0, 1, 4, 2, 5, 3, 6)
+        .reshape(n, num_h * size_h, num_w * size_w, heads * head_dim)
+    )
+    return out[:, top : top + h, left : left + w].permute(0, 3, 1, 2)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
     """(N, C, H, W) to (N, heads, H * W, C / heads), for fused attention.
 
-    Its kernels want the last dimension contiguous, else they are left for the
-    explicit products; it is for a map in channels_last: there, nothing is
-    copied.
+    Its kernels want the last dimension contiguous, which it is for a map in
+    channels_last: there, nothing is copied.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     return x.flatten(2).unflatten(1, (heads, -1)).transpose(-2, -1)
-
-
-def _project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A 1x1 convolution as a matrix product, its output in channels_last."""
-    x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-    return F.linear(x, weight.flatten(1), bias).permute(0, 3, 1, 2)
-
-
-class Projection(nn.Conv2d):
-    """A 1x1 convolution that is computed as a matrix product.
-
-    Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
-        return _project(x, self.weight, self.bias)
 
 
 class WindowMHSA(nn.Module):
@@ -209,19 +169,17 @@ class WindowMHSA(nn.Module):
         self.shifted = shifted
         self.sdpa = sdpa
         self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
-        self.qkv = Projection(embed_dims, 3 * embed_dims)
-        self.proj = Projection(embed_dims, embed_dims)
+        self.qkv = nn.Conv2d(embed_dims, 3 * embed_dims, 1)
+        self.proj = nn.Conv2d(embed_dims, embed_dims, 1)
         self.drop = nn.Dropout2d(drop_rate)
 
     def local_attention(self, x: Tensor) -> Tensor:
         """Attend inside the windows: (N, C, H, W) to (N, C, H, W)."""
         size = self.grid_size or max(x.shape[2:])
-        # Cut before the projection, there is a third as much to copy.
-        windows, mask = _split_windows(self.norm(x), size, self.shifted)
-        qkv = _split_heads(self.qkv(windows), 3 * self.num_heads)
-        out = _attend(*qkv.chunk(3, dim=1), mask, self.sdpa)
-        out = out.transpose(1, 2).flatten(2)
-        return _join_windows(out, x.shape, size, self.shifted)
+        qkv = self.qkv(self.norm(x))
+        return _window_attention(
+            qkv, self.num_heads, size, self.shifted, self.sdpa
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
@@ -275,8 +233,8 @@ class HMHSA(WindowMHSA):
         self.ds_ratio = ds_ratio
         self.grid_norm = build_norm_layer(norm_cfg, embed_dims)[1]
         self.pool_norm = build_norm_layer(norm_cfg, embed_dims)[1]
-        self.q = Projection(embed_dims, embed_dims)
-        self.kv = Projection(embed_dims, 2 * embed_dims)
+        self.q = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.kv = nn.Conv2d(embed_dims, 2 * embed_dims, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
@@ -305,9 +263,6 @@ class HMHSA(WindowMHSA):
 
 class MLP(nn.Module):
     """The inverted bottleneck with a depthwise convolution, Sec. 3.3.
-
-    For inference on a CPU its layers are not called: their weights are used in
-    chunks, which is equal, faster and needs less memory.
 
     Args:
         embed_dims (int): Channels C.
@@ -354,48 +309,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
-        x = self.norm1(x)
-        if (
-            self.training
-            or torch.is_grad_enabled()
-            or not x.is_cpu
-            or torch.jit.is_tracing()
-            or _is_compiling()
-        ):
-            x = self.act(self.fc1(x))
-            if self.dw_conv is not None:
-                x = self.act(self.dw_conv(x))
-            x = self.fc2(self.drop(x))
-        else:
-            parts = [self._in_chunks(part) for part in self._parts(x)]
-            x = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return self.drop(self.norm2(x))
-
-    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Split a batch so that a hidden map has the size of a chunk."""
-        each = x[0, 0].numel() * self.fc1.out_channels * x.element_size()
-        return x.split(max(1, CHUNK // each))
-
-    def _in_chunks(self, x: Tensor) -> Tensor:
-        """All between the norms, some hidden channels at a time.
-
-        Through the depthwise convolution and the activations the hidden
-        channels do not depend on each other, and the last product is a sum
-        over them.
-        """
-        each = x[:, 0].numel() * x.element_size()
-        size = max(32, CHUNK // each // 32 * 32)
-        total = None
-        for start in range(0, self.fc1.out_channels, size):
-            part = slice(start, start + size)
-            y = self.act(_project(x, self.fc1.weight[part]))
-            if self.dw_conv is not None:
-                weight, padding = self.dw_conv.weight, self.dw_conv.padding
-                y = F.conv2d(y, weight[part], None, 1, padding, 1, y.shape[1])
-                y = self.act(y)
-            y = _project(y, self.fc2.weight[:, part])
-            total = y if total is None else total.add_(y)
-        return total
+        x = self.act(self.fc1(self.norm1(x)))
+        if self.dw_conv is not None:
+            x = self.act(self.dw_conv(x))
+        return self.drop(self.norm2(self.fc2(self.drop(x))))
 
 
 class HATNetBlock(nn.Module):
@@ -695,20 +612,11 @@ class HATNet(BaseModule):
                 f'HATNet needs images of at least {STRIDE}x{STRIDE} pixels, '
                 f'got {x.shape[-2]}x{x.shape[-1]} (H x W)'
             )
-        layout = torch.contiguous_format
-        if not x.is_contiguous() and x.is_contiguous(
-            memory_format=torch.channels_last
-        ):
-            layout = torch.channels_last
-        if x.is_cpu:
-            # Every convolution is faster there, the depthwise ones most.
-            x = x.contiguous(memory_format=torch.channels_last)
         outs = []
         for i, stage in enumerate(self.stages):
             x = stage(self.downsamples[i - 1](x) if i else self.stem(x))
             if i in self.out_indices:
-                out = self.out_norms[str(i)](x) if self.out_norms else x
-                outs.append(out.contiguous(memory_format=layout))
+                outs.append(self.out_norms[str(i)](x) if self.out_norms else x)
         return tuple(outs)
 
     def set_grids(
