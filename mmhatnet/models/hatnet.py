@@ -16,6 +16,29 @@ from ..registry import MODELS
 
 STAGES = 4
 STRIDE = 32
+# Bytes of the MLP's hidden map that are computed at once on a CPU: it stays in
+# the cache, and below the 32 MiB from which on glibc's malloc gets fresh pages
+# for every tensor, which costs more than to compute it.
+CHUNK = 16 * 2**20
+
+if hasattr(torch.compiler, 'is_compiling'):
+    _is_compiling = torch.compiler.is_compiling
+else:  # torch 2.1
+    _is_compiling = torch._utils.is_compiling
+
+
+# What a module calls besides its forward method.
+HOOKS = (
+    '_forward_pre_hooks',
+    '_forward_hooks',
+    '_backward_pre_hooks',
+    '_backward_hooks',
+)
+
+
+def _is_traced() -> bool:
+    """Whether a graph is made, which has to be one of any size."""
+    return _is_compiling() or torch.jit.is_tracing()
 
 
 def _attend(
@@ -71,58 +94,67 @@ def _real_tokens(
     return ((index >= 0) & (index < length)).view(-1, size)
 
 
-def _window_attention(
-    qkv: Tensor, heads: int, size: int, shifted: bool, sdpa: bool
-) -> Tensor:
-    """Attention inside the windows of a grid, Eqs. (6) to (8) of the paper.
+def _split_windows(
+    x: Tensor, size: int, shifted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Cut a map into the windows of a grid, Eq. (6) of the paper.
 
     Windows at the border of a map that the grid does not divide are partial:
     padding makes them whole for the computation, and a mask keeps it out.
 
     Args:
-        qkv (Tensor): Queries, keys and values, (N, 3 * C, H, W).
-        heads (int): Number of heads.
+        x (Tensor): (N, C, H, W).
         size (int): The windows' side G1 in tokens.
         shifted (bool): Shift the grid by half a window.
-        sdpa (bool): See :func:`_attend`.
 
     Returns:
-        Tensor: (N, C, H, W).
+        tuple[Tensor, Tensor | None]: (N * windows, C, h, w) in channels_last,
+        and where there is padding, a mask for :func:`_attend`.
     """
-    n, channels, h, w = qkv.shape
-    head_dim = channels // 3 // heads
+    n, channels, h, w = x.shape
     num_h, size_h, top, bottom = _windows(h, size, shifted)
     num_w, size_w, left, right = _windows(w, size, shifted)
     mask = None
+    x = x.permute(0, 2, 3, 1)
     if top or bottom or left or right:
-        rows = _real_tokens(h, size_h, top, bottom, qkv.device)
-        cols = _real_tokens(w, size_w, left, right, qkv.device)
+        rows = _real_tokens(h, size_h, top, bottom, x.device)
+        cols = _real_tokens(w, size_w, left, right, x.device)
         mask = rows[:, None, :, None] & cols[None, :, None, :]
         mask = mask.reshape(-1, 1, 1, size_h * size_w).repeat(n, 1, 1, 1)
-        qkv = F.pad(qkv, (left, right, top, bottom))
-    if num_h == num_w == 1:
-        # Nothing is copied below. As in _split_heads, fused attention wants
-        # the last dimension contiguous, else it forms the whole product.
-        qkv = qkv.contiguous(memory_format=torch.channels_last)
-    q, k, v = (
-        qkv.reshape(n, 3, heads, head_dim, num_h, size_h, num_w, size_w)
-        .permute(1, 0, 4, 6, 2, 5, 7, 3)
-        .reshape(3, n * num_h * num_w, heads, size_h * size_w, head_dim)
-    )
-    out = _attend(q, k, v, mask, sdpa)
-    out = (
-        out.reshape(n, num_h, num_w, heads, size_h, size_w, head_dim)
-        .permute(0, 1, 4, 2, 5, 3, 6)
-        .reshape(n, num_h * size_h, num_w * size_w, heads * head_dim)
-    )
-    return out[:, top : top + h, left : left + w].permute(0, 3, 1, 2)
+        x = F.pad(x, (0, 0, left, right, top, bottom))
+    x = x.reshape(n, num_h, size_h, num_w, size_w, channels)
+    x = x.transpose(2, 3).reshape(-1, size_h, size_w, channels)
+    return x.permute(0, 3, 1, 2), mask
+
+
+def _join_windows(
+    x: Tensor, shape: Sequence[int], size: int, shifted: bool
+) -> Tensor:
+    """Undo :func:`_split_windows`, Eq. (9) of the paper.
+
+    Args:
+        x (Tensor): What was attended to, (N * windows, h * w, C).
+        shape (Sequence[int]): N, C, H and W of the map.
+        size (int): The windows' side G1 in tokens.
+        shifted (bool): As when it was cut.
+
+    Returns:
+        Tensor: (N, C, H, W), in channels_last.
+    """
+    n, channels, h, w = shape
+    num_h, size_h, top, _ = _windows(h, size, shifted)
+    num_w, size_w, left, _ = _windows(w, size, shifted)
+    x = x.reshape(n, num_h, num_w, size_h, size_w, channels).transpose(2, 3)
+    x = x.reshape(n, num_h * size_h, num_w * size_w, channels)
+    return x[:, top : top + h, left : left + w].permute(0, 3, 1, 2)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
     """(N, C, H, W) to (N, heads, H * W, C / heads), for fused attention.
 
-    Its kernels want the last dimension contiguous, which it is for a map in
-    channels_last: there, nothing is copied.
+    Its kernels want the last dimension contiguous, else they are left for the
+    explicit products; it is for a map in channels_last: there, nothing is
+    copied.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     return x.flatten(2).unflatten(1, (heads, -1)).transpose(-2, -1)
@@ -176,10 +208,20 @@ class WindowMHSA(nn.Module):
     def local_attention(self, x: Tensor) -> Tensor:
         """Attend inside the windows: (N, C, H, W) to (N, C, H, W)."""
         size = self.grid_size or max(x.shape[2:])
-        qkv = self.qkv(self.norm(x))
-        return _window_attention(
-            qkv, self.num_heads, size, self.shifted, self.sdpa
-        )
+        shape, x = x.shape, self.norm(x)
+        _, _, *rows = _windows(shape[2], size, self.shifted)
+        _, _, *cols = _windows(shape[3], size, self.shifted)
+        if any(rows + cols):
+            qkv, mask = _split_windows(self.qkv(x), size, self.shifted)
+        else:
+            # This way round there is a third as much to copy. With padding
+            # it would be projected, too.
+            x, mask = _split_windows(x, size, self.shifted)
+            qkv = self.qkv(x)
+        qkv = _split_heads(qkv, 3 * self.num_heads)
+        out = _attend(*qkv.chunk(3, dim=1), mask, self.sdpa)
+        out = out.transpose(1, 2).flatten(2)
+        return _join_windows(out, shape, size, self.shifted)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
@@ -264,6 +306,13 @@ class HMHSA(WindowMHSA):
 class MLP(nn.Module):
     """The inverted bottleneck with a depthwise convolution, Sec. 3.3.
 
+    On a CPU it computes in chunks that fit the cache, of samples or of hidden
+    channels, and keeps none of them for the backward pass but computes it
+    again: this takes no longer there, and much less memory. In chunks, the
+    weights of the convolutions are used and the modules are not called; if
+    one has a hook or was replaced, or the activation is not the paper's SiLU,
+    all is computed at once.
+
     Args:
         embed_dims (int): Channels C.
         expansion (int): E, hidden channels per channel.
@@ -309,10 +358,70 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
-        x = self.act(self.fc1(self.norm1(x)))
+        x = self.norm1(x)
+        if x.is_cpu and self._is_plain() and not _is_traced():
+            x = self._in_chunks(x)
+        else:
+            x = self.act(self.fc1(x))
+            if self.dw_conv is not None:
+                x = self.act(self.dw_conv(x))
+            x = self.fc2(self.drop(x))
+        return self.drop(self.norm2(x))
+
+    def _is_plain(self) -> bool:
+        """Whether all between the norms is known but for the weights."""
+        layers = [self.fc1, self.fc2, self.act]
         if self.dw_conv is not None:
-            x = self.act(self.dw_conv(x))
-        return self.drop(self.norm2(self.fc2(self.drop(x))))
+            layers.append(self.dw_conv)
+        return all(
+            type(layer) in (nn.Conv2d, nn.SiLU)
+            and not any(getattr(layer, hooks) for hooks in HOOKS)
+            for layer in layers
+        )
+
+    def _in_chunks(self, x: Tensor) -> Tensor:
+        """All between the norms."""
+        channel = x.shape[2] * x.shape[3] * x.element_size()
+        channels = self.fc1.out_channels
+        samples = CHUNK // (channel * channels)
+        if not samples:
+            samples, channels = 1, max(32, CHUNK // channel // 32 * 32)
+        weights = [
+            conv.weight.split(channels, dim)
+            for conv, dim in ((self.fc1, 0), (self.fc2, 1), (self.dw_conv, 0))
+            if conv is not None
+        ]
+        parts = []
+        for part in x.split(samples):
+            # Up to the last product, which is a sum over them, the hidden
+            # channels do not depend on each other.
+            total = None
+            for chunk in zip(*weights, strict=True):
+                if torch.is_grad_enabled():
+                    y = checkpoint(
+                        self._chunk, part, *chunk, use_reentrant=False
+                    )
+                else:
+                    y = self._chunk(part, *chunk)
+                total = y if total is None else total.add_(y)
+            parts.append(total)
+        return torch.cat(parts) if len(parts) > 1 else total
+
+    def _chunk(
+        self,
+        x: Tensor,
+        fc1: Tensor,
+        fc2: Tensor,
+        dw_conv: Tensor | None = None,
+    ) -> Tensor:
+        """All between the norms, with some of the weights."""
+        inplace = not torch.is_grad_enabled()
+        x = F.silu(F.conv2d(x, fc1), inplace)
+        if dw_conv is not None:
+            padding, groups = self.dw_conv.padding, len(dw_conv)
+            x = F.conv2d(x, dw_conv, padding=padding, groups=groups)
+            x = F.silu(x, inplace)
+        return F.conv2d(self.drop(x), fc2)
 
 
 class HATNetBlock(nn.Module):
@@ -612,11 +721,20 @@ class HATNet(BaseModule):
                 f'HATNet needs images of at least {STRIDE}x{STRIDE} pixels, '
                 f'got {x.shape[-2]}x{x.shape[-1]} (H x W)'
             )
+        layout = torch.contiguous_format
+        if not x.is_contiguous() and x.is_contiguous(
+            memory_format=torch.channels_last
+        ):
+            layout = torch.channels_last
+        if x.is_cpu:
+            # Every convolution is faster there, the depthwise ones most.
+            x = x.contiguous(memory_format=torch.channels_last)
         outs = []
         for i, stage in enumerate(self.stages):
             x = stage(self.downsamples[i - 1](x) if i else self.stem(x))
             if i in self.out_indices:
-                outs.append(self.out_norms[str(i)](x) if self.out_norms else x)
+                out = self.out_norms[str(i)](x) if self.out_norms else x
+                outs.append(out.contiguous(memory_format=layout))
         return tuple(outs)
 
     def set_grids(
