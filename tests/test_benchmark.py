@@ -1,9 +1,19 @@
+import importlib.util
+import re
+import subprocess
 import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from mmhatnet.benchmark import interleaved, machine, peak_memory
+from mmhatnet.complexity import measure
+from mmhatnet.launch import read_config
+from mmhatnet.models import HATNet
+from mmhatnet.report import read_csv
+
+TOOL = ROOT / 'tools' / 'analysis_tools' / 'benchmark.py'
 
 
 def test_interleaved():
@@ -36,3 +46,140 @@ def test_peak_memory():
 
 def test_machine():
     assert torch.__version__ in machine()
+
+
+def run_tool(*args):
+    return subprocess.run(
+        [sys.executable, *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('benchmark_tool', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # for its dataclass
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize('train', [(), ('--train',)])
+def test_tool(train, tmp_path):
+    """Measured once; the forms of a backbone give the same."""
+    tiny, page = 'hatnet-tiny_8xb128_in1k', tmp_path / 'page.md'
+    forms = [f'plain:{tiny}', tiny, f'channels_last:with_cp:{tiny}']
+    args = (*forms, '--shape', '64', '96', '--rounds', '2', *train)
+    result = run_tool(TOOL, *args, '--out', page)
+    assert result.returncode == 0, result.stderr
+    rows = read_csv(page.with_suffix('.csv'))
+    assert [row['backbone'] for row in rows] == [*forms, 'matrix product']
+    cfg = read_config(ROOT / 'configs' / 'hatnet' / f'{tiny}.py')
+    cfg.model = cfg.model.backbone
+    operations = measure(cfg, (64, 96)).operations * (3 if train else 1)
+    for row in rows[:-1]:
+        assert row['operations'] == operations
+        assert len(row['seconds']) == 2
+    content = page.read_text()
+    for form in forms:
+        assert f'| `{form}` |' in content
+    assert page.with_suffix('.png').exists()
+    again = run_tool(TOOL, *args, '--out', page)
+    assert again.returncode == 0, again.stderr
+    assert read_csv(page.with_suffix('.csv')) == rows
+    assert page.read_text() == content
+
+
+@pytest.mark.parametrize('shape', [(64, 96), (75, 101)])
+@pytest.mark.parametrize('out_norm_cfg', [None, dict(type='GN', num_groups=1)])
+def test_plain_formulation(shape, out_norm_cfg, tool):
+    """Of all stages, at windows that do and do not divide the map."""
+    model = HATNet('tiny', out_norm_cfg=out_norm_cfg).eval()
+    x = torch.rand(2, 3, *shape)
+    with torch.no_grad():
+        plain = tool.PlainHATNet(model)(x)
+        for a, b in zip(plain, model(x), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_unequal_forms_are_refused(tool):
+    with pytest.raises(AssertionError):
+        tool.check(
+            {
+                'plain:a': lambda: (torch.zeros(2),),
+                'a': lambda: (torch.ones(2),),
+            }
+        )
+
+
+def test_compare(tool):
+    """Ratios of a round, of which the median counts."""
+    rows = [
+        dict(backbone='a', seconds=(2, 30, 8), operations=6, memory=4),
+        dict(backbone='b', seconds=(1, 10, 2), operations=8, memory=1),
+    ]
+    assert tool.compare(rows, 'b', 'a', 'speed') == 3
+    assert tool.compare(rows, 'b', 'a', 'memory') == 0.25
+    assert tool.compare(rows, 'b', 'a', 'share') == (8 / 2) / (6 / 8)
+
+
+def test_accuracy_of_a_metafile(tool):
+    assert tool.accuracy('hatnet-small_8xb128_in1k') == 82.6
+    assert tool.accuracy('my_config.py') is None
+    pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
+    assert tool.accuracy(tool.PEERS[1]) == 82.14
+
+
+def test_page_is_what_the_tool_makes(tool):
+    """Of the table beside it, which covers all that is aimed at."""
+    page = ROOT / 'docs' / 'benchmark.md'
+    rows = tool.by_case(read_csv(page.with_suffix('.csv')))
+    assert list(rows) == [str(case) for case in tool.SUITE]
+    assert page.read_text() == tool.page(rows, 'benchmark.png')
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (('no-such-model',), "no model 'no-such-model'"),
+        (('plain:mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',), 'HATNet'),
+        (('--out', 'page.csv'), '.md file'),
+    ],
+)
+def test_wrong_arguments(args, message):
+    if 'mmdet' in args[0]:
+        pytest.importorskip('mmdet', reason='mmdet is not installed')
+    result = run_tool(TOOL, *args)
+    assert result.returncode
+    assert message in result.stderr.strip().splitlines()[-1]
+
+
+def test_profile_of_training(tmp_path):
+    """The parts are all of the time."""
+    config, page = tmp_path / 'tiny.py', tmp_path / 'page.md'
+    pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
+    pytest.importorskip('skimage', reason='the demo data need scikit-image')
+    from mmhatnet.datasets import make_demo_data
+
+    make_demo_data(tmp_path / 'data' / 'demo', 6, 2, (96, 96))
+    name = 'demo/hatnet-tiny_2xb16-6e_demo.py'
+    config.write_text(f"""
+_base_ = 'mmhatnet::{name}'
+train_dataloader = dict(
+    batch_size=2,
+    dataset=dict(data_root='{tmp_path}/data/demo/imagenet/train'),
+)
+""")
+    tool = TOOL.with_name('profile_training.py')
+    args = (config, '--steps', '2', '--skip', '1', '--out', page)
+    result = run_tool(tool, *args)
+    assert result.returncode == 0, result.stderr
+    row = next(
+        line for line in page.read_text().splitlines() if '`tiny`' in line
+    )
+    shares = [float(share) for share in re.findall(r'([\d.]+)%', row)]
+    assert len(shares) == 5
+    assert abs(sum(shares) - 100) < 0.3

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from numbers import Integral
 
 import torch
@@ -307,11 +308,11 @@ class MLP(nn.Module):
     """The inverted bottleneck with a depthwise convolution, Sec. 3.3.
 
     On a CPU it computes in chunks that fit the cache, of samples or of hidden
-    channels, and keeps none of them for the backward pass but computes it
-    again: this takes no longer there, and much less memory. In chunks, the
-    weights of the convolutions are used and the modules are not called; if
-    one has a hook or was replaced, or the activation is not the paper's SiLU,
-    all is computed at once.
+    channels, and keeps none of several for the backward pass but computes
+    them again: this takes no longer there, and much less memory. In chunks,
+    the weights of the convolutions are used and the modules are not called;
+    if one has a hook or was replaced, or the activation is not the paper's
+    SiLU, all is computed at once.
 
     Args:
         embed_dims (int): Channels C.
@@ -391,21 +392,20 @@ class MLP(nn.Module):
             for conv, dim in ((self.fc1, 0), (self.fc2, 1), (self.dw_conv, 0))
             if conv is not None
         ]
-        parts = []
-        for part in x.split(samples):
+        chunks = list(zip(*weights, strict=True))
+        parts = x.split(samples)
+        compute = self._chunk
+        if torch.is_grad_enabled() and len(parts) * len(chunks) > 1:
+            compute = partial(checkpoint, compute, use_reentrant=False)
+        outs = []
+        for part in parts:
             # Up to the last product, which is a sum over them, the hidden
             # channels do not depend on each other.
-            total = None
-            for chunk in zip(*weights, strict=True):
-                if torch.is_grad_enabled():
-                    y = checkpoint(
-                        self._chunk, part, *chunk, use_reentrant=False
-                    )
-                else:
-                    y = self._chunk(part, *chunk)
-                total = y if total is None else total.add_(y)
-            parts.append(total)
-        return torch.cat(parts) if len(parts) > 1 else total
+            out = compute(part, *chunks[0])
+            for chunk in chunks[1:]:
+                out += compute(part, *chunk)
+            outs.append(out)
+        return torch.cat(outs) if len(outs) > 1 else out
 
     def _chunk(
         self,

@@ -8,6 +8,7 @@ data_preprocessor = dict(
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
+    persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='CustomDataset',
@@ -22,6 +23,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=16,
     num_workers=1,
+    persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CustomDataset',

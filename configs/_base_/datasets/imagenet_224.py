@@ -2,7 +2,9 @@
 # jitter of 0.4 takes effect only without RandAugment, so it is not here.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
-train_dataloader = dict(batch_size=128)
+train_dataloader = dict(batch_size=128, persistent_workers=True)
+val_dataloader = dict(persistent_workers=True)
+test_dataloader = dict(persistent_workers=True)
 
 # For --tta.
 tta_model = dict(type='AverageClsScoreTTA')
