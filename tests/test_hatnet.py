@@ -480,6 +480,41 @@ class TestModes:
                 compiled(golden_image(75, 101)), expected, rtol=1e-4, atol=1e-4
             )
 
+    def test_compile_a_training_step(self):
+        model, x = HATNet(SMALL_ARCH), images()
+        expected = gradients(model, x)
+        compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+        model.zero_grad()
+        sum(out.square().mean() for out in compiled(x)).backward()
+        found = {name: p.grad for name, p in model.named_parameters()}
+        assert_gradients_close(found, expected)
+
+    @pytest.mark.skipif(
+        hatnet.has_static_value is None,
+        reason='torch < 2.8 compiles for every way that G1 divides a map',
+    )
+    def test_compile_for_any_size(self):
+        """One graph, whether or not G1 and G2 divide the maps."""
+        graphs = []
+
+        def backend(graph, _):
+            graphs.append(graph)
+            return graph.forward
+
+        # Maps so large that torch does not look at how small they are.
+        dims = dict(embed_dims=(32, 64, 128, 256), depths=(1,) * 4)
+        model = HATNet({**SMALL_ARCH, **dims}).eval()
+        compiled = torch.compile(
+            model, backend=backend, fullgraph=True, dynamic=True
+        )
+        with torch.no_grad():
+            for size in ((352, 480), (512, 512), (320, 321), (333, 500)):
+                x = torch.rand(1, 3, *size)
+                assert_features_close(
+                    compiled(x), model(x), rtol=1e-4, atol=1e-4
+                )
+        assert len(graphs) == 1
+
     def test_pickle_and_deepcopy(self, model, expected):
         for clone in (
             copy.deepcopy(model),

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+try:
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+except ImportError:  # before torch 2.8
+    has_static_value = None
+
 from ..checkpoint import adapt_backbone, adapt_classifier, load_backbone
 from ..registry import MODELS
 
@@ -22,12 +27,6 @@ STRIDE = 32
 # for every tensor, which costs more than to compute it.
 CHUNK = 16 * 2**20
 
-if hasattr(torch.compiler, 'is_compiling'):
-    _is_compiling = torch.compiler.is_compiling
-else:  # torch 2.1
-    _is_compiling = torch._utils.is_compiling
-
-
 # What a module calls besides its forward method.
 HOOKS = (
     '_forward_pre_hooks',
@@ -36,10 +35,23 @@ HOOKS = (
     '_backward_hooks',
 )
 
+if hasattr(torch.compiler, 'is_compiling'):
+    _is_compiling = torch.compiler.is_compiling
+else:  # torch 2.1
+    _is_compiling = torch._utils.is_compiling
 
-def _is_traced() -> bool:
-    """Whether a graph is made, which has to be one of any size."""
-    return _is_compiling() or torch.jit.is_tracing()
+
+def _is_open(size: int) -> bool:
+    """Whether a graph is compiled that leaves a size open.
+
+    What depends on such a size is computed without branches, or another graph
+    would be compiled for every outcome.
+    """
+    return (
+        _is_compiling()
+        and has_static_value is not None
+        and not has_static_value(size)
+    )
 
 
 def _attend(
@@ -67,24 +79,36 @@ def _attend(
 
 
 def _windows(
-    length: int, size: int, shifted: bool
+    length: int, size: int | None, shifted: bool
 ) -> tuple[int, int, int, int]:
     """Cut one side of a map into windows.
 
     Args:
         length (int): The side in tokens.
-        size (int): The window's side G1 in tokens.
+        size (int, optional): The window's side G1 in tokens; None for one
+            window.
         shifted (bool): Begin with half a window.
 
     Returns:
         tuple[int, int, int, int]: The number of windows, their side, at most
-        ``length``, and the tokens to pad before and after the map.
+        ``length`` if that is known, and the tokens to pad before and after.
     """
-    if size >= length:
+    if size is None:
+        return 1, length, 0, 0
+    if (shifted or not _is_open(length)) and size >= length:
         return 1, length, 0, 0
     before = -(size // 2) % size if shifted else 0
     windows = (before + length + size - 1) // size
     return windows, size, before, windows * size - before - length
+
+
+def _is_padded(h: int, w: int, size: int | None, shifted: bool) -> bool:
+    """Whether a grid does not divide a map, or may not."""
+    if size is not None and (_is_open(h) or _is_open(w)):
+        return True
+    _, _, *rows = _windows(h, size, shifted)
+    _, _, *cols = _windows(w, size, shifted)
+    return any(rows + cols)
 
 
 def _real_tokens(
@@ -96,7 +120,7 @@ def _real_tokens(
 
 
 def _split_windows(
-    x: Tensor, size: int, shifted: bool
+    x: Tensor, size: int | None, shifted: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Cut a map into the windows of a grid, Eq. (6) of the paper.
 
@@ -105,7 +129,8 @@ def _split_windows(
 
     Args:
         x (Tensor): (N, C, H, W).
-        size (int): The windows' side G1 in tokens.
+        size (int, optional): The windows' side G1 in tokens; None for one
+            window.
         shifted (bool): Shift the grid by half a window.
 
     Returns:
@@ -117,7 +142,7 @@ def _split_windows(
     num_w, size_w, left, right = _windows(w, size, shifted)
     mask = None
     x = x.permute(0, 2, 3, 1)
-    if top or bottom or left or right:
+    if _is_padded(h, w, size, shifted):
         rows = _real_tokens(h, size_h, top, bottom, x.device)
         cols = _real_tokens(w, size_w, left, right, x.device)
         mask = rows[:, None, :, None] & cols[None, :, None, :]
@@ -129,14 +154,14 @@ def _split_windows(
 
 
 def _join_windows(
-    x: Tensor, shape: Sequence[int], size: int, shifted: bool
+    x: Tensor, shape: Sequence[int], size: int | None, shifted: bool
 ) -> Tensor:
     """Undo :func:`_split_windows`, Eq. (9) of the paper.
 
     Args:
         x (Tensor): What was attended to, (N * windows, h * w, C).
         shape (Sequence[int]): N, C, H and W of the map.
-        size (int): The windows' side G1 in tokens.
+        size (int, optional): The windows' side G1 in tokens.
         shifted (bool): As when it was cut.
 
     Returns:
@@ -147,7 +172,32 @@ def _join_windows(
     num_w, size_w, left, _ = _windows(w, size, shifted)
     x = x.reshape(n, num_h, num_w, size_h, size_w, channels).transpose(2, 3)
     x = x.reshape(n, num_h * size_h, num_w * size_w, channels)
-    return x[:, top : top + h, left : left + w].permute(0, 3, 1, 2)
+    x = x[:, top : top + h, left : left + w].permute(0, 3, 1, 2)
+    if _is_open(h) or _is_open(w):  # or the next sum looks at the layout
+        x = x.clone(memory_format=torch.channels_last)
+    return x
+
+
+def _pool(x: Tensor, size: int) -> Tensor:
+    """Average the cells of a map, Eq. (10), at the border what exists of them.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        size (int): The cells' side G2 in tokens.
+
+    Returns:
+        Tensor: (N, C, ceil(H / G2), ceil(W / G2)).
+    """
+    n, channels, h, w = x.shape
+    if not (_is_open(h) or _is_open(w)):
+        return F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)
+    rows, cols = (h + size - 1) // size, (w + size - 1) // size
+    bottom, right = rows * size - h, cols * size - w
+    x = F.pad(x, (0, right, 0, bottom))
+    x = x.reshape(n, channels, rows, size, cols, size).sum((3, 5))
+    rows = _real_tokens(h, size, 0, bottom, x.device).sum(1)
+    cols = _real_tokens(w, size, 0, right, x.device).sum(1)
+    return x / (rows[:, None] * cols)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -208,21 +258,19 @@ class WindowMHSA(nn.Module):
 
     def local_attention(self, x: Tensor) -> Tensor:
         """Attend inside the windows: (N, C, H, W) to (N, C, H, W)."""
-        size = self.grid_size or max(x.shape[2:])
         shape, x = x.shape, self.norm(x)
-        _, _, *rows = _windows(shape[2], size, self.shifted)
-        _, _, *cols = _windows(shape[3], size, self.shifted)
-        if any(rows + cols):
-            qkv, mask = _split_windows(self.qkv(x), size, self.shifted)
+        grid = self.grid_size, self.shifted
+        if _is_padded(*shape[2:], *grid):
+            qkv, mask = _split_windows(self.qkv(x), *grid)
         else:
             # This way round there is a third as much to copy. With padding
             # it would be projected, too.
-            x, mask = _split_windows(x, size, self.shifted)
+            x, mask = _split_windows(x, *grid)
             qkv = self.qkv(x)
         qkv = _split_heads(qkv, 3 * self.num_heads)
         out = _attend(*qkv.chunk(3, dim=1), mask, self.sdpa)
         out = out.transpose(1, 2).flatten(2)
-        return _join_windows(out, shape, size, self.shifted)
+        return _join_windows(out, shape, *grid)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
@@ -286,11 +334,7 @@ class HMHSA(WindowMHSA):
 
     def global_attention(self, x: Tensor) -> Tensor:
         """Attend to the pooled map: (N, C, H, W) to (N, C, H, W)."""
-        # ceil_mode keeps the partial cells at the border and averages what
-        # exists of them.
-        pooled = F.avg_pool2d(
-            x, self.ds_ratio, ceil_mode=True, count_include_pad=False
-        )
+        pooled = _pool(x, self.ds_ratio)
         q = _split_heads(self.q(x), self.num_heads)
         kv = _split_heads(self.kv(self.pool_norm(pooled)), 2 * self.num_heads)
         k, v = kv.chunk(2, dim=1)
@@ -360,7 +404,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
         x = self.norm1(x)
-        if x.is_cpu and self._is_plain() and not _is_traced():
+        if x.is_cpu and self._is_plain() and not self._is_for_any_size(x):
             x = self._in_chunks(x)
         else:
             x = self.act(self.fc1(x))
@@ -378,6 +422,18 @@ class MLP(nn.Module):
             type(layer) in (nn.Conv2d, nn.SiLU)
             and not any(getattr(layer, hooks) for hooks in HOOKS)
             for layer in layers
+        )
+
+    @staticmethod
+    def _is_for_any_size(x: Tensor) -> bool:
+        """Whether a graph is made that chunks would bind to a size."""
+        if torch.jit.is_tracing():
+            return True
+        # The compiler plans by itself what to recompute.
+        return _is_compiling() and (
+            torch.is_grad_enabled()
+            or has_static_value is None
+            or _is_open(x.numel())
         )
 
     def _in_chunks(self, x: Tensor) -> Tensor:
