@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoint import adapt_backbone, adapt_classifier, load_backbone
+from ..registry import MODELS
+
 try:
     from torch.fx.experimental.symbolic_shapes import has_static_value
 except ImportError:  # before torch 2.8
     has_static_value = None
-
-from ..checkpoint import adapt_backbone, adapt_classifier, load_backbone
-from ..registry import MODELS
 
 STAGES = 4
 STRIDE = 32
@@ -777,20 +777,22 @@ class HATNet(BaseModule):
                 f'HATNet needs images of at least {STRIDE}x{STRIDE} pixels, '
                 f'got {x.shape[-2]}x{x.shape[-1]} (H x W)'
             )
-        layout = torch.contiguous_format
-        if not x.is_contiguous() and x.is_contiguous(
-            memory_format=torch.channels_last
-        ):
-            layout = torch.channels_last
+        layout = torch.preserve_format
         if x.is_cpu:
-            # Every convolution is faster there, the depthwise ones most.
+            # Every convolution is faster there, the depthwise ones most. But
+            # the features are laid out as the images are.
+            layout = torch.contiguous_format
+            if not x.is_contiguous() and x.is_contiguous(
+                memory_format=torch.channels_last
+            ):
+                layout = torch.channels_last
             x = x.contiguous(memory_format=torch.channels_last)
         outs = []
         for i, stage in enumerate(self.stages):
             x = stage(self.downsamples[i - 1](x) if i else self.stem(x))
             if i in self.out_indices:
                 out = self.out_norms[str(i)](x) if self.out_norms else x
-                outs.append(out.contiguous(memory_format=layout))
+                outs.append(out.to(memory_format=layout))
         return tuple(outs)
 
     def set_grids(

@@ -4,6 +4,9 @@
 import argparse
 import math
 import multiprocessing
+import re
+import shlex
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.utils import get_installed_path
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from mmhatnet.benchmark import interleaved, machine, peak_memory
@@ -31,6 +35,8 @@ from mmhatnet.zoo import entries, load_backbone_config
 
 FORMS = ('plain', 'compile', 'channels_last', 'with_cp')
 PRODUCT = 'matrix product'
+# Convolutions and linear layers, and the products of activations.
+LAYERS, ATTENTION, REST = 'layers', 'attention', 'rest'
 
 
 class PlainHATNet(nn.Module):
@@ -276,6 +282,22 @@ def check(steps: dict[str, Callable[[], tuple[Tensor, ...]]]) -> None:
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
+def shares(step: Callable[[], object]) -> dict[str, float]:
+    """What part of the time of a CPU is spent in what."""
+    times = dict.fromkeys((LAYERS, ATTENTION, REST), 0.0)
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(3):
+            step()
+    for event in found.key_averages():
+        kind = REST
+        if re.search('bmm|softmax|scaled_dot_product', event.key):
+            kind = ATTENTION
+        elif re.search('convolution|mm|linear', event.key):
+            kind = LAYERS
+        times[kind] += event.self_cpu_time_total
+    return {kind: time / sum(times.values()) for kind, time in times.items()}
+
+
 def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
     """Measure a case."""
     steps = {
@@ -303,9 +325,13 @@ def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
         if backbone == PRODUCT:
             continue
         cfg = backbone_config(split_forms(backbone)[1])
-        row['operations'] = case.batch * measure(cfg, case.shape).operations
+        result = measure(cfg, case.shape)
+        row['operations'] = case.batch * result.operations
         if case.train:  # the backward pass has twice the products
             row['operations'] *= 3
+        elif device == 'cpu':
+            row['products'] = case.batch * result.products
+            row.update(shares(steps[backbone]))
         # Nothing that was there before may be used again unseen.
         with multiprocessing.get_context('spawn').Pool(1) as pool:
             memory = pool.apply(memory_of, (backbone, case, device))
@@ -395,6 +421,27 @@ def table(rows: list[dict]) -> str:
     return markdown(cells)
 
 
+def parts_table(rows: list[dict]) -> str:
+    """Where the time goes, and at what rate."""
+    cells = []
+    for row in rows:
+        if LAYERS not in row:
+            continue
+        seconds, products = median(row['seconds']), row['products']
+        cell = {'backbone': f'`{short(row["backbone"])}`'}
+        for kind, operations in (
+            (LAYERS, row['operations'] - products),
+            (ATTENTION, products),
+        ):
+            rate = 2e-9 * operations / (row[kind] * seconds or math.inf)
+            cell |= {
+                kind: f'{row[kind]:.0%}',
+                f'{kind}, GFLOP/s': f'{rate:.0f}' if operations else '',
+            }
+        cells.append(cell | {REST: f'{row[REST]:.0%}'})
+    return markdown(cells) if cells else ''
+
+
 def aims(rows: dict[str, list[dict]]) -> list[dict[str, str]]:
     """What is aimed at, and what was measured."""
     cells = []
@@ -443,26 +490,30 @@ def plot(rows: dict[str, list[dict]]) -> Figure:
     return figure
 
 
-def page(rows: dict[str, list[dict]], picture: str | None) -> str:
+def page(
+    rows: dict[str, list[dict]], picture: str | None, command: str
+) -> str:
     every = [row for found in rows.values() for row in found]
     peaks = [gflops(row) for row in every if is_product(row)]
     parts = [
-        '# Benchmark\n',
-        'Made by `python tools/analysis_tools/benchmark.py --out '
-        f'docs/benchmark.md` on {every[0]["machine"]}; the matrix product of '
-        f'torch, the *peak* here, reached {min(peaks):.0f} to '
-        f'{max(peaks):.0f} GFLOP/s between the measurements. All of a table '
-        'take turns, and time is the median of '
-        f'{len(every[0]["seconds"])} rounds; *speed* is the median of the '
-        'ratios within a round, and as *memory* beside the first line. Random '
-        'weights, eager and float32 if nothing else is said. Memory is the '
-        'peak above the weights, in a process of its own. *Operations* are '
-        'multiply-accumulates for the batch; a training step is taken for '
-        'three times the inference.\n\n'
+        f'# Benchmark\n\nMade by `{command}` on {every[0]["machine"]}. Random '
+        'weights; eager and float32 if nothing else is said.\n',
+        '- All of a table take turns. *Time* is the median of '
+        f'{len(every[0]["seconds"])} rounds, *speed* the median of the ratios '
+        'to the first line within a round.',
+        '- *Operations* are multiply-accumulates of the batch; a training '
+        'step is taken for three times the inference.',
+        '- The *peak* is a matrix product of torch, measured in turns with '
+        f'them: {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s.',
+        '- *Memory* is its peak above the weights, in a process of its own; '
+        'the ratio is to the first line.',
+        '- *Layers* are the convolutions and linear layers, *attention* the '
+        'products of activations with the softmax, and the *rest* norms, '
+        'activations, sums and changes of layout.\n',
         'Before a name, `plain:` is the same weights in the equations of the '
         'paper, written out in NCHW with explicit products and softmax; '
         '`compile:` is torch.compile, for inference with constant weights '
-        '(`freezing`); `with_cp:` recomputes the blocks in the backward '
+        '(`freezing`); `with_cp:` computes the blocks again in the backward '
         'pass; `channels_last:` hands over weights and images so.\n',
     ]
     table_of_aims = aims(rows)
@@ -477,6 +528,9 @@ def page(rows: dict[str, list[dict]], picture: str | None) -> str:
         ]
     for case, found in rows.items():
         parts += [f'## {case[0].upper()}{case[1:]}\n', table(found), '']
+        parts_of = parts_table(found)
+        if parts_of:
+            parts += ['Where the time goes, by the profiler:\n', parts_of, '']
     return '\n'.join(parts)
 
 
@@ -560,7 +614,8 @@ def main() -> None:
     picture = args.out.with_suffix('.png') if figure.axes else None
     if picture:
         figure.savefig(picture, dpi=100)
-    args.out.write_text(page(rows, picture and picture.name))
+    command = shlex.join(['python', *sys.argv])
+    args.out.write_text(page(rows, picture and picture.name, command))
     for case in cases:
         print(f'{case}\n{table(rows[str(case)])}\n')
     print(args.out)
