@@ -408,26 +408,29 @@ class TestModes:
             assert feature.is_contiguous()
 
     @pytest.mark.parametrize('grad', [False, True])
-    @pytest.mark.parametrize('chunk', [1, 2**15, 2**18])
-    @pytest.mark.parametrize('kwargs', [{}, dict(dw_conv=False)])
+    @pytest.mark.parametrize('chunk', [1, 2**14, 2**18])
+    @pytest.mark.parametrize(
+        'kwargs', [{}, dict(dw_conv=False), dict(kernel_sizes=(5, 3, 5, 3))]
+    )
     def test_in_chunks(self, chunk, kwargs, grad, monkeypatch):
-        """Of hidden channels and of the batch: equal to all at once."""
+        """Of rows and of samples: equal to all at once."""
         monkeypatch.setattr(hatnet, 'CHUNK', chunk)
-        # 5 x 24 hidden channels are no multiple of a chunk's 32.
-        arch = {**SMALL_ARCH, 'expansions': (4, 3, 2, 5)}
-        model, x, calls = HATNet(arch, **kwargs), images(), set()
+        arch = {**SMALL_ARCH, 'kernel_sizes': (3,) * 4}
+        arch |= {key: kwargs[key] for key in kwargs if key in arch}
+        model = HATNet(arch, dw_conv=kwargs.get('dw_conv', True))
+        x, calls = images(), set()
         compute = hatnet.MLP._chunk
 
-        def record(self, x, fc1, *args):
-            calls.add((len(x), len(fc1)))
-            return compute(self, x, fc1, *args)
+        def record(self, x, padding):
+            calls.add((len(x), tuple(x.shape[2:])))
+            return compute(self, x, padding)
 
         monkeypatch.setattr(hatnet.MLP, '_chunk', record)
         with torch.set_grad_enabled(grad):
             found = model(x)
-        # The last stage's 120 of both images, or of one the rest of them.
-        assert ((2, 120) in calls) == (chunk > 1)
-        assert ((1, 120 % 32) in calls) == (chunk == 1)
+        # The first stage's maps are 19x26, the last one's 3x4.
+        assert ((2, (3, 4)) in calls) == (chunk > 1)
+        assert ((2, (19, 26)) in calls) == (chunk == 2**18)
         chunked = gradients(model, x)
         calls.clear()
         not_in_chunks(model)
@@ -435,14 +438,15 @@ class TestModes:
         assert_gradients_close(chunked, gradients(model, x))
         assert not calls
 
-    def test_dropout_is_computed_again(self):
-        """In the backward pass, the same channels are dropped."""
+    def test_dropout_of_whole_channels(self, monkeypatch):
+        """Not of those of a chunk."""
+        monkeypatch.setattr(hatnet, 'CHUNK', 1)
         model, x = HATNet(SMALL_ARCH, drop_rate=0.5), images()
         torch.manual_seed(1)
-        chunked = gradients(model, x)
+        found = model(x)
         not_in_chunks(model)
         torch.manual_seed(1)
-        assert_gradients_close(chunked, gradients(model, x))
+        assert_features_close(found, model(x))
 
     def test_hooks_and_replaced_layers_are_called(self):
         """Also where the computation needs but their weights."""

@@ -351,12 +351,11 @@ class HMHSA(WindowMHSA):
 class MLP(nn.Module):
     """The inverted bottleneck with a depthwise convolution, Sec. 3.3.
 
-    On a CPU it computes in chunks that fit the cache, of samples or of hidden
-    channels, and keeps none of several for the backward pass but computes
-    them again: this takes no longer there, and much less memory. In chunks,
-    the weights of the convolutions are used and the modules are not called;
-    if one has a hook or was replaced, or the activation is not the paper's
-    SiLU, all is computed at once.
+    On a CPU it computes in chunks that fit the cache, of samples or of rows,
+    and keeps none of several for the backward pass but computes them again:
+    this takes no longer there, and much less memory. All is computed at once
+    if a layer has a hook or was replaced, with dropout, and where the
+    activation is not the paper's SiLU.
 
     Args:
         embed_dims (int): Channels C.
@@ -414,7 +413,9 @@ class MLP(nn.Module):
         return self.drop(self.norm2(x))
 
     def _is_plain(self) -> bool:
-        """Whether all between the norms is known but for the weights."""
+        """Whether rows do not depend on others, but by the convolution."""
+        if self.training and self.drop.p:
+            return False
         layers = [self.fc1, self.fc2, self.act]
         if self.dw_conv is not None:
             layers.append(self.dw_conv)
@@ -437,47 +438,40 @@ class MLP(nn.Module):
         )
 
     def _in_chunks(self, x: Tensor) -> Tensor:
-        """All between the norms."""
-        channel = x.shape[2] * x.shape[3] * x.element_size()
-        channels = self.fc1.out_channels
-        samples = CHUNK // (channel * channels)
-        if not samples:
-            samples, channels = 1, max(32, CHUNK // channel // 32 * 32)
-        weights = [
-            conv.weight.split(channels, dim)
-            for conv, dim in ((self.fc1, 0), (self.fc2, 1), (self.dw_conv, 0))
-            if conv is not None
-        ]
-        chunks = list(zip(*weights, strict=True))
-        parts = x.split(samples)
+        """All between the norms, of some samples or some rows at a time."""
+        n, channels, h, w = x.shape
+        row = w * self.fc1.out_channels * x.element_size()
+        around = self.dw_conv.padding[0] if self.dw_conv is not None else 0
+        samples = CHUNK // (h * row)
+        if samples:
+            parts, padding = x.split(samples), (around, around)
+        else:
+            # The rows around are computed once more. Behind the border they
+            # are zeros for the convolution, as fc1 and SiLU keep zeros.
+            rows = max(1, CHUNK // row - 2 * around)
+            padded = F.pad(x, (0, 0, around, around))
+            parts = [
+                sample[:, :, top : top + rows + 2 * around]
+                for sample in padded.split(1)
+                for top in range(0, h, rows)
+            ]
+            padding = (0, around)
         compute = self._chunk
-        if torch.is_grad_enabled() and len(parts) * len(chunks) > 1:
+        if torch.is_grad_enabled() and len(parts) > 1:
             compute = partial(checkpoint, compute, use_reentrant=False)
-        outs = []
-        for part in parts:
-            # Up to the last product, which is a sum over them, the hidden
-            # channels do not depend on each other.
-            out = compute(part, *chunks[0])
-            for chunk in chunks[1:]:
-                out += compute(part, *chunk)
-            outs.append(out)
-        return torch.cat(outs) if len(outs) > 1 else out
+        outs = [compute(part, padding) for part in parts]
+        x = torch.cat(outs) if len(outs) > 1 else outs[0]
+        return x.view(n, h, w, channels).permute(0, 3, 1, 2)
 
-    def _chunk(
-        self,
-        x: Tensor,
-        fc1: Tensor,
-        fc2: Tensor,
-        dw_conv: Tensor | None = None,
-    ) -> Tensor:
-        """All between the norms, with some of the weights."""
+    def _chunk(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
+        """All between the norms: (N, C, H, W) to (N * H * W, C)."""
         inplace = not torch.is_grad_enabled()
-        x = F.silu(F.conv2d(x, fc1), inplace)
-        if dw_conv is not None:
-            padding, groups = self.dw_conv.padding, len(dw_conv)
-            x = F.conv2d(x, dw_conv, padding=padding, groups=groups)
+        x = F.silu(self.fc1(x), inplace)
+        if self.dw_conv is not None:
+            weight = self.dw_conv.weight
+            x = F.conv2d(x, weight, padding=padding, groups=len(weight))
             x = F.silu(x, inplace)
-        return F.conv2d(self.drop(x), fc2)
+        return self.fc2(x).permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class HATNetBlock(nn.Module):
