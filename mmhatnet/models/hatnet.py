@@ -25,7 +25,7 @@ STRIDE = 32
 # Bytes of the MLP's hidden map that are computed at once on a CPU: it stays in
 # the cache, and below the 32 MiB from which on glibc's malloc gets fresh pages
 # for every tensor, which costs more than to compute it.
-CHUNK = 16 * 2**20
+CHUNK = 8 * 2**20
 
 # What a module calls besides its forward method.
 HOOKS = (
