@@ -471,6 +471,17 @@ class TestModes:
             expected = mlp.norm2(mlp.fc2(mlp.act(2 * before)))
             torch.testing.assert_close(mlp(x), expected)
 
+    def test_bias_of_another_layer(self, monkeypatch):
+        """It makes something of the zeros around a map."""
+        monkeypatch.setattr(hatnet, 'CHUNK', 1)
+        mlp = HATNet(SMALL_ARCH).eval().stages[0][0].mlp
+        x = torch.rand(1, mlp.fc1.in_channels, 4, 4)
+        mlp.fc1 = nn.Conv2d(mlp.fc1.in_channels, mlp.fc1.out_channels, 1)
+        with torch.no_grad():
+            hidden = mlp.act(mlp.dw_conv(mlp.act(mlp.fc1(mlp.norm1(x)))))
+            expected = mlp.norm2(mlp.fc2(hidden))
+            torch.testing.assert_close(mlp(x), expected)
+
     def test_trace(self, model, expected):
         x = golden_image(75, 101)
         with torch.no_grad():

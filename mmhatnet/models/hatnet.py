@@ -421,6 +421,7 @@ class MLP(nn.Module):
             layers.append(self.dw_conv)
         return all(
             type(layer) in (nn.Conv2d, nn.SiLU)
+            and getattr(layer, 'bias', None) is None
             and not any(getattr(layer, hooks) for hooks in HOOKS)
             for layer in layers
         )

@@ -466,27 +466,31 @@ def aims(rows: dict[str, list[dict]]) -> list[dict[str, str]]:
 
 
 def plot(rows: dict[str, list[dict]]) -> Figure:
-    """Accuracy against time, a panel for each case that has some."""
+    """Accuracy against time, where there are several accuracies."""
     panels = {}
     for case, found in rows.items():
-        for row in found:
-            top1 = accuracy(split_forms(row['backbone'])[1])
-            if top1:
-                time = 1e3 * median(row['seconds']) / row['batch']
-                panels.setdefault(case, []).append((time, top1, row))
-    columns = min(len(panels), 2)
-    lines = math.ceil(len(panels) / max(columns, 1))
-    figure = Figure(figsize=(7 * columns, 4 * lines), layout='constrained')
+        points = [
+            (
+                1e3 * median(row['seconds']) / row['batch'],
+                accuracy(split_forms(row['backbone'])[1]),
+                short(row['backbone']),
+            )
+            for row in found
+        ]
+        points = [point for point in points if point[1]]
+        if len({top1 for _, top1, _ in points}) > 1:
+            panels[case] = points
+    figure = Figure(figsize=(9, 4 * len(panels)), layout='constrained')
     for i, (case, points) in enumerate(panels.items()):
-        axis = figure.add_subplot(lines, columns, i + 1)
-        for time, top1, row in points:
-            axis.plot(time, top1, 'o', label=short(row['backbone']))
+        axis = figure.add_subplot(len(panels), 1, i + 1)
+        for time, top1, name in points:
+            axis.plot(time, top1, 'o', label=name)
         axis.set(
             title=case, xlabel='ms per image', ylabel='top-1 accuracy (%)'
         )
-        axis.margins(0.2)
+        axis.margins(0.1)
         axis.grid(alpha=0.3)
-        axis.legend()
+        axis.legend(loc='upper left', bbox_to_anchor=(1, 1))
     return figure
 
 

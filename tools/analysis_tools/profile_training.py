@@ -4,6 +4,7 @@
 import argparse
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import mean
 
@@ -21,6 +22,10 @@ from mmhatnet.zoo import load_model_config
 PARTS = ('data', 'backbone', 'head', 'optimizer', 'rest')
 
 
+class EnoughError(Exception):
+    """Ends a training that has been measured."""
+
+
 class ShareHook(Hook):
     """Times the parts of every training step.
 
@@ -29,6 +34,7 @@ class ShareHook(Hook):
     logging and the like.
 
     Args:
+        steps (int): Steps to count, after which it raises EnoughError.
         skip (int): Steps that do not count, while workers start and memory
             grows.
 
@@ -40,8 +46,8 @@ class ShareHook(Hook):
     # Other hooks count for the rest.
     priority = 'VERY_LOW'
 
-    def __init__(self, skip: int) -> None:
-        self.skip = skip
+    def __init__(self, steps: int, skip: int) -> None:
+        self.steps, self.skip = steps, skip
         self.seconds = {part: [] for part in PARTS}
         self.busy = []
 
@@ -95,19 +101,20 @@ class ShareHook(Hook):
             self.seconds[part].append(seconds)
         cpu = time.process_time() - self.cpu
         self.busy.append(cpu / (at['end'] - at['loaded']))
+        if len(self.busy) == self.steps:
+            raise EnoughError
 
 
 def profile(cfg: Config, steps: int, skip: int) -> ShareHook:
     """Train for some steps, without validation or anything that is kept."""
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps + skip)
     for key in cfg:
         if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
             cfg[key] = None
     cfg.default_hooks.checkpoint = None
-    cfg.launcher, hook = 'none', ShareHook(skip)
-    with tempfile.TemporaryDirectory() as cfg.work_dir:
-        runner = build_runner(cfg, ('train',))
-        runner.register_hook(hook)
+    cfg.launcher, hook = 'none', ShareHook(steps, skip)
+    runner = build_runner(cfg, ('train',))
+    runner.register_hook(hook)
+    with suppress(EnoughError):
         runner.train()
     return hook
 
@@ -144,11 +151,14 @@ def main() -> None:
     add_cfg_options(parser)
     args = parser.parse_args()
     rows = []
-    for name in args.configs:
-        cfg = load_model_config(name)
-        cfg.merge_from_dict(args.cfg_options or {})
-        hook = profile(cfg, args.steps, args.skip)
-        rows.append(row_of(Path(name).stem, hook))
+    # One for all: mmengine's visualizer stays with the first.
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.configs:
+            cfg = load_model_config(name)
+            cfg.merge_from_dict(args.cfg_options or {})
+            cfg.work_dir = folder
+            hook = profile(cfg, args.steps, args.skip)
+            rows.append(row_of(Path(name).stem, hook))
     table = markdown(rows)
     print(table)
     if args.out:
