@@ -523,7 +523,11 @@ class TestByName:
         process = subprocess.Popen(
             [
                 *(sys.executable, '-c'),
-                "from mmhatnet.checkpoint import read; read('hatnet://tiny')",
+                # What a shell starts in the background ignores Ctrl-C.
+                'import signal\n'
+                'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+                'from mmhatnet.checkpoint import read\n'
+                "read('hatnet://tiny')",
             ],
             env={**os.environ, 'TORCH_HOME': str(server.hub)},
             stderr=subprocess.PIPE,

@@ -275,8 +275,8 @@ def check(steps: dict[str, Callable[[], tuple[Tensor, ...]]]) -> None:
     """Raise AssertionError if two forms of a backbone are not equal."""
     expected = {}
     for backbone, step in steps.items():
-        # The dtypes of autocast are good for three digits.
         name, outs = split_forms(backbone)[1], step()
+        # Autocast keeps 8 bits of a number.
         tolerance = 1e-3 if outs[-1].dtype == torch.float32 else 0.1
         for a, b in zip(outs, expected.setdefault(name, outs), strict=True):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
