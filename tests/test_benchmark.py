@@ -92,6 +92,11 @@ def test_tool(train, tmp_path):
     assert again.returncode == 0, again.stderr
     assert read_csv(page.with_suffix('.csv')) == rows
     assert page.read_text() == content
+    if not train:
+        other = run_tool(TOOL, *args, '--out', page, '--rounds', '1')
+        assert other.returncode == 0, other.stderr
+        rows = read_csv(page.with_suffix('.csv'))
+        assert [len(row['seconds']) for row in rows] == [1] * 4
 
 
 @pytest.mark.parametrize('shape', [(64, 96), (75, 101)])
@@ -149,6 +154,7 @@ def test_page_is_what_the_tool_makes(tool):
     ('args', 'message'),
     [
         (('no-such-model',), "no model 'no-such-model'"),
+        (('plain:hatnet-small-no-dwconv_8xb64-100e_in1k',), 'depthwise'),
         (('plain:mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',), 'HATNet'),
         (('--out', 'page.csv'), '.md file'),
     ],

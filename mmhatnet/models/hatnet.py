@@ -93,9 +93,7 @@ def _windows(
         tuple[int, int, int, int]: The number of windows, their side, at most
         ``length`` if that is known, and the tokens to pad before and after.
     """
-    if size is None:
-        return 1, length, 0, 0
-    if (shifted or not _is_open(length)) and size >= length:
+    if size is None or ((shifted or not _is_open(length)) and size >= length):
         return 1, length, 0, 0
     before = -(size // 2) % size if shifted else 0
     windows = (before + length + size - 1) // size

@@ -89,13 +89,15 @@ class ShareHook(Hook):
             self.skip -= 1
             return
         at = self.times
+        # A frozen backbone has none.
+        gradients = at.pop('gradients', at['update'])
         step = dict(
             data=at['loaded'] - self.before,
             backbone=at['features'] - at['forward'],
-            head=at['gradients'] - at['features'],
+            head=gradients - at['features'],
             optimizer=at['updated'] - at['update'],
         )
-        step['backbone'] += at['update'] - at['gradients']
+        step['backbone'] += at['update'] - gradients
         step['rest'] = at['end'] - self.before - sum(step.values())
         for part, seconds in step.items():
             self.seconds[part].append(seconds)
