@@ -2,6 +2,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -119,6 +120,35 @@ def test_unequal_forms_are_refused(tool):
                 'a': lambda: (torch.ones(2),),
             }
         )
+
+
+def test_compiled_with_constant_weights(tool, monkeypatch):
+    """The image is the only input of the graph."""
+    inputs = []
+
+    def backend(graph, examples):
+        inputs.append(len(examples))
+        return graph
+
+    monkeypatch.setattr(
+        torch, 'compile', partial(torch.compile, backend=backend)
+    )
+    monkeypatch.setattr(tool.inductor, 'freezing', False)
+    case = tool.Case((), (64, 96), 1)
+    step = tool.build_step(f'compile:{tool.TINY}', case, 'cpu')
+    torch.testing.assert_close(
+        step(), tool.build_step(tool.TINY, case, 'cpu')()
+    )
+    assert inputs == [1]
+
+
+def test_aims_of_what_was_measured(tool):
+    """A case of the suite with other backbones, too."""
+    case, (aim, *_) = next(iter(tool.SUITE.items()))
+    rows = [dict(backbone=name, seconds=(1, 2)) for name in aim[:2]]
+    (cell,) = tool.aims({str(case): rows})
+    assert (cell['measured'], cell['met']) == ('1.00', 'no')
+    assert not tool.aims({str(case): rows[:1]})
 
 
 def test_compare(tool):

@@ -447,7 +447,7 @@ class MLP(nn.Module):
         else:
             # The rows around are computed once more. Behind the border they
             # are zeros for the convolution, as fc1 and SiLU keep zeros.
-            rows = max(1, CHUNK // row - 2 * around)
+            rows = max(1, CHUNK // row - 2 * around, 24 * around)
             padded = F.pad(x, (0, 0, around, around))
             parts = [
                 sample[:, :, top : top + rows + 2 * around]
