@@ -445,8 +445,9 @@ class MLP(nn.Module):
         if samples:
             parts, padding = x.split(samples), (around, around)
         else:
-            # The rows around are computed once more. Behind the border they
-            # are zeros for the convolution, as fc1 and SiLU keep zeros.
+            # The rows around are computed once more: others should be many.
+            # Behind the border they are zeros for the convolution, as fc1 and
+            # SiLU keep zeros.
             rows = max(1, CHUNK // row - 2 * around, 24 * around)
             padded = F.pad(x, (0, 0, around, around))
             parts = [
