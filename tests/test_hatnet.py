@@ -418,7 +418,7 @@ class TestModes:
         arch = {**SMALL_ARCH, 'kernel_sizes': (3,) * 4}
         arch |= {key: kwargs[key] for key in kwargs if key in arch}
         model = HATNet(arch, dw_conv=kwargs.get('dw_conv', True))
-        x, calls = images(235, 101), set()
+        x, calls = images(), set()
         compute = hatnet.MLP._chunk
 
         def record(self, x, padding):
@@ -428,14 +428,9 @@ class TestModes:
         monkeypatch.setattr(hatnet.MLP, '_chunk', record)
         with torch.set_grad_enabled(grad):
             found = model(x)
-        # The first stage's maps are 59x26, the last one's 8x4. Strips have at
-        # least 24 rows for one around them, if there is any.
-        rows = 26 * (arch['kernel_sizes'][0] // 2)
-        if 'dw_conv' in kwargs:
-            rows = max(1, chunk // (26 * 16 * 4))
-        assert ((1, (rows, 26)) in calls) == (chunk < 2**18)
-        assert ((2, (8, 4)) in calls) == (chunk > 1)
-        assert ((2, (59, 26)) in calls) == (chunk == 2**18)
+        # The first stage's maps are 19x26, the last one's 3x4.
+        assert ((2, (3, 4)) in calls) == (chunk > 1)
+        assert ((2, (19, 26)) in calls) == (chunk == 2**18)
         chunked = gradients(model, x)
         calls.clear()
         not_in_chunks(model)

@@ -22,10 +22,10 @@ except ImportError:  # before torch 2.8
 
 STAGES = 4
 STRIDE = 32
-# Bytes of the MLP's hidden map that are computed at once on a CPU: it stays in
-# the cache, and below the 32 MiB from which on glibc's malloc gets fresh pages
-# for every tensor, which costs more than to compute it.
-CHUNK = 8 * 2**20
+# Bytes of the MLP's hidden map that are computed at once on a CPU: below the
+# 32 MiB from which on glibc's malloc gets fresh pages for every tensor, which
+# costs more than to compute it. With less, more rows are computed twice.
+CHUNK = 24 * 2**20
 
 # What a module calls besides its forward method.
 HOOKS = (
@@ -445,10 +445,9 @@ class MLP(nn.Module):
         if samples:
             parts, padding = x.split(samples), (around, around)
         else:
-            # The rows around are computed once more: others should be many.
-            # Behind the border they are zeros for the convolution, as fc1 and
-            # SiLU keep zeros.
-            rows = max(1, CHUNK // row - 2 * around, 24 * around)
+            # The rows around are computed once more. Behind the border they
+            # are zeros for the convolution, as fc1 and SiLU keep zeros.
+            rows = max(1, CHUNK // row - 2 * around)
             padded = F.pad(x, (0, 0, around, around))
             parts = [
                 sample[:, :, top : top + rows + 2 * around]

@@ -4,6 +4,7 @@
 import argparse
 import math
 import multiprocessing
+import os
 import re
 import shlex
 import sys
@@ -343,7 +344,12 @@ def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
         elif device == 'cpu':
             row['products'] = case.batch * result.products
             row.update(shares(steps[backbone]))
-        # Nothing that was there before may be used again unseen.
+        # Nothing that was there before may be used again unseen, and what is
+        # freed goes back to the system: glibc keeps more or less of it by
+        # the order in which it comes.
+        os.environ.setdefault(
+            'GLIBC_TUNABLES', 'glibc.malloc.mmap_threshold=1048576'
+        )
         with multiprocessing.get_context('spawn').Pool(1) as pool:
             memory = pool.apply(memory_of, (backbone, case, device))
         if memory is not None:
@@ -522,7 +528,9 @@ def page(
         '- The *peak* is a matrix product of torch, measured in turns with '
         f'them: {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s.',
         '- *Memory* is its peak above the weights, in a process of its own; '
-        'the ratio is to the first line.',
+        'the ratio is to the first line. On CPUs, malloc gives back what is '
+        'freed there (`glibc.malloc.mmap_threshold`), which it else does in '
+        'part.',
         '- *Layers* are the convolutions and linear layers, *attention* the '
         'products of activations with the softmax, and the *rest* norms, '
         'activations, sums and changes of layout.\n',
