@@ -133,12 +133,13 @@ def test_compiled_with_constant_weights(tool, monkeypatch):
     monkeypatch.setattr(
         torch, 'compile', partial(torch.compile, backend=backend)
     )
-    monkeypatch.setattr(tool.inductor, 'freezing', False)
     case = tool.Case((), (64, 96), 1)
-    step = tool.build_step(f'compile:{tool.TINY}', case, 'cpu')
-    torch.testing.assert_close(
-        step(), tool.build_step(tool.TINY, case, 'cpu')()
-    )
+    with tool.inductor.patch(freezing=False):  # and as it was afterwards
+        step = tool.build_step(f'compile:{tool.TINY}', case, 'cpu')
+        torch.testing.assert_close(
+            step(), tool.build_step(tool.TINY, case, 'cpu')()
+        )
+    torch.compiler.reset()  # or the next one compiles for any size
     assert inputs == [1]
 
 
