@@ -408,13 +408,17 @@ class TestModes:
             assert feature.is_contiguous()
 
     @pytest.mark.parametrize('grad', [False, True])
-    @pytest.mark.parametrize('chunk', [1, 2**14, 2**18])
+    @pytest.mark.parametrize(
+        ('chunk', 'strip'),
+        [(1, 1), (1, 2**18), (2**14, 2**14), (2**18, 2**18)],
+    )
     @pytest.mark.parametrize(
         'kwargs', [{}, dict(dw_conv=False), dict(kernel_sizes=(5, 3, 5, 3))]
     )
-    def test_in_chunks(self, chunk, kwargs, grad, monkeypatch):
+    def test_in_chunks(self, chunk, strip, kwargs, grad, monkeypatch):
         """Of rows and of samples: equal to all at once."""
         monkeypatch.setattr(hatnet, 'CHUNK', chunk)
+        monkeypatch.setattr(hatnet, 'STRIP', strip)
         arch = {**SMALL_ARCH, 'kernel_sizes': (3,) * 4}
         arch |= {key: kwargs[key] for key in kwargs if key in arch}
         model = HATNet(arch, dw_conv=kwargs.get('dw_conv', True))
@@ -431,6 +435,7 @@ class TestModes:
         # The first stage's maps are 19x26, the last one's 3x4.
         assert ((2, (3, 4)) in calls) == (chunk > 1)
         assert ((2, (19, 26)) in calls) == (chunk == 2**18)
+        assert ((1, (19, 26)) in calls) == (chunk < strip)
         chunked = gradients(model, x)
         calls.clear()
         not_in_chunks(model)
@@ -441,6 +446,7 @@ class TestModes:
     def test_dropout_of_whole_channels(self, monkeypatch):
         """Not of those of a chunk."""
         monkeypatch.setattr(hatnet, 'CHUNK', 1)
+        monkeypatch.setattr(hatnet, 'STRIP', 1)
         model, x = HATNet(SMALL_ARCH, drop_rate=0.5), images()
         torch.manual_seed(1)
         found = model(x)
@@ -473,7 +479,7 @@ class TestModes:
 
     def test_bias_of_another_layer(self, monkeypatch):
         """It makes something of the zeros around a map."""
-        monkeypatch.setattr(hatnet, 'CHUNK', 1)
+        monkeypatch.setattr(hatnet, 'STRIP', 1)
         mlp = HATNet(SMALL_ARCH).eval().stages[0][0].mlp
         x = torch.rand(1, mlp.fc1.in_channels, 4, 4)
         mlp.fc1 = nn.Conv2d(mlp.fc1.in_channels, mlp.fc1.out_channels, 1)

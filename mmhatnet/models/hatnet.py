@@ -22,10 +22,13 @@ except ImportError:  # before torch 2.8
 
 STAGES = 4
 STRIDE = 32
-# Bytes of the MLP's hidden map that are computed at once on a CPU: below the
-# 32 MiB from which on glibc's malloc gets fresh pages for every tensor, which
-# costs more than to compute it. With less, more rows are computed twice.
-CHUNK = 24 * 2**20
+# Bytes of the MLP's hidden maps that are computed at once on a CPU. Samples are
+# taken together up to CHUNK, beyond which malloc gets more fresh pages, which
+# cost more than to compute them. A map that is larger than STRIP is cut: below
+# the 32 MiB from which on glibc gets such pages for every tensor, and not
+# into less, since the rows around a strip are computed twice.
+CHUNK = 8 * 2**20
+STRIP = 24 * 2**20
 
 # What a module calls besides its forward method.
 HOOKS = (
@@ -441,13 +444,13 @@ class MLP(nn.Module):
         n, channels, h, w = x.shape
         row = w * self.fc1.out_channels * x.element_size()
         around = self.dw_conv.padding[0] if self.dw_conv is not None else 0
-        samples = CHUNK // (h * row)
-        if samples:
-            parts, padding = x.split(samples), (around, around)
+        if h * row <= STRIP:
+            parts = x.split(max(1, CHUNK // (h * row)))
+            padding = (around, around)
         else:
             # The rows around are computed once more. Behind the border they
             # are zeros for the convolution, as fc1 and SiLU keep zeros.
-            rows = max(1, CHUNK // row - 2 * around)
+            rows = max(1, STRIP // row - 2 * around)
             padded = F.pad(x, (0, 0, around, around))
             parts = [
                 sample[:, :, top : top + rows + 2 * around]

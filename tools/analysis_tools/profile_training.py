@@ -2,6 +2,8 @@
 """Measures what the time of training goes to."""
 
 import argparse
+import shlex
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -41,6 +43,7 @@ class ShareHook(Hook):
     Attributes:
         seconds (dict[str, list[float]]): Of each part, in each step.
         busy (list[float]): Cores that the process kept busy in each step.
+        images (int): Number of images that there are to train on.
     """
 
     # Other hooks count for the rest.
@@ -56,6 +59,7 @@ class ShareHook(Hook):
         model = runner.model
         model = model.module if is_model_wrapper(model) else model
         self.device = next(model.parameters()).device
+        self.images = len(runner.train_dataloader.dataset)
         model.backbone.register_forward_pre_hook(
             lambda *_: self.mark('forward')
         )
@@ -125,6 +129,7 @@ def row_of(name: str, hook: ShareHook) -> dict[str, str]:
     total = sum(map(sum, hook.seconds.values()))
     return {
         'config': f'`{name}`',
+        'images': f'{hook.images}',
         'step (s)': f'{total / len(hook.busy):.3f}',
         **{
             part: f'{sum(seconds) / total:.1%}'
@@ -167,11 +172,11 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(
             '# What the time of training goes to\n\n'
-            'Made by `python tools/analysis_tools/profile_training.py '
-            f'{" ".join(args.configs)} --out {args.out}` on '
+            f'Made by `{shlex.join(["python", *sys.argv])}` on '
             f'{machine(hook.device)}: means of {args.steps} steps of one '
-            'process. *Data* is waiting for it, *backbone* forward and '
-            'backward, *head* all that is behind it, with the losses.\n\n'
+            'process. *Images* are those of the data set, *data* is waiting '
+            'for it, *backbone* forward and backward, *head* all that is '
+            'behind it, with the losses.\n\n'
             f'{table}\n'
         )
 
