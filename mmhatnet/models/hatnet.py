@@ -22,11 +22,11 @@ except ImportError:  # before torch 2.8
 
 STAGES = 4
 STRIDE = 32
-# Bytes of the MLP's hidden maps that are computed at once on a CPU. Samples are
-# taken together up to CHUNK, beyond which malloc gets more fresh pages, which
-# cost more than to compute them. A map that is larger than STRIP is cut: below
-# the 32 MiB from which on glibc gets such pages for every tensor, and not
-# into less, since the rows around a strip are computed twice.
+# Bytes of the MLP's hidden maps that are computed at once on a CPU. Samples
+# are taken together up to CHUNK, since from more malloc gets more fresh pages,
+# which cost more than to compute them. A map larger than STRIP is cut: below
+# the 32 MiB from which on glibc gets such pages for every tensor, and not into
+# less, since the rows around a strip are computed twice.
 CHUNK = 8 * 2**20
 STRIP = 24 * 2**20
 
