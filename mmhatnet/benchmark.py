@@ -31,6 +31,26 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def timed(
+    step: Callable[[], object], device: str | torch.device = 'cpu'
+) -> float:
+    """Time something once.
+
+    Args:
+        step (Callable): What to time.
+        device (str | torch.device): Where it runs. Defaults to 'cpu'.
+
+    Returns:
+        float: Seconds.
+    """
+    device = torch.device(device)
+    _synchronize(device)
+    start = time.perf_counter()
+    step()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
 def interleaved(
     steps: Mapping[str, Callable[[], object]],
     rounds: int,
@@ -46,16 +66,12 @@ def interleaved(
     Returns:
         dict[str, list[float]]: The seconds of each in each round.
     """
-    device = torch.device(device)
+    for step in steps.values():
+        step()
     seconds = {name: [] for name in steps}
-    for count in range(rounds + 1):
+    for _ in range(rounds):
         for name, step in steps.items():
-            _synchronize(device)
-            start = time.perf_counter()
-            step()
-            _synchronize(device)
-            if count:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(timed(step, device))
     return seconds
 
 

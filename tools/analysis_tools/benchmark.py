@@ -9,10 +9,12 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
 from statistics import median
+from unittest import mock
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -27,7 +29,7 @@ from torch._inductor import config as inductor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from mmhatnet.benchmark import interleaved, machine, peak_memory
+from mmhatnet.benchmark import machine, peak_memory, timed
 from mmhatnet.complexity import measure
 from mmhatnet.launch import one_line_errors
 from mmhatnet.models import HATNet
@@ -37,6 +39,8 @@ from mmhatnet.zoo import entries, load_backbone_config
 
 FORMS = ('plain', 'compile', 'channels_last', 'with_cp')
 PRODUCT = 'matrix product'
+# Rounds before those that count, while memory grows.
+WARMUP = 2
 # Convolutions and linear layers, and the products of activations.
 LAYERS, ATTENTION, REST = 'layers', 'attention', 'rest'
 
@@ -275,8 +279,62 @@ def build_step(
     return step
 
 
+def product_side(device: str) -> int:
+    """Of the square matrices whose product the peak is measured by."""
+    return 2048 if device == 'cpu' else 8192
+
+
+def build_product(case: Case, device: str) -> Callable[[], Tensor]:
+    side = product_side(device)
+    a, b = torch.rand(2, side, side, device=device).to(
+        getattr(torch, case.dtype)
+    )
+    return lambda: a @ b
+
+
+def process() -> Pool:
+    """A process that has not done anything yet."""
+    return multiprocessing.get_context('spawn').Pool(1)
+
+
+def prepare(build: Callable[..., Callable], *args: object) -> None:
+    """Have something to time in a process."""
+    prepare.step = build(*args)
+
+
+def turn(device: str) -> float:
+    """Time it once."""
+    return timed(prepare.step, device)
+
+
+def take_turns(
+    case: Case, device: str, rounds: int
+) -> dict[str, tuple[float, ...]]:
+    """The seconds of each backbone and of the product in each round.
+
+    Each has a process of its own, as a user's has: in one, its time would
+    depend on the memory that the others left to malloc.
+    """
+    builds = {
+        backbone: (build_step, backbone, case, device)
+        for backbone in case.backbones
+    }
+    builds[PRODUCT] = (build_product, case, device)
+    seconds = {name: [] for name in builds}
+    with ExitStack() as stack:
+        pools = {name: stack.enter_context(process()) for name in builds}
+        for name, pool in pools.items():
+            pool.apply(prepare, builds[name])
+        for count in range(WARMUP + rounds):
+            for name, pool in pools.items():
+                time = pool.apply(turn, (device,))
+                if count >= WARMUP:
+                    seconds[name].append(round(time, 5))
+    return {name: tuple(times) for name, times in seconds.items()}
+
+
 def memory_of(backbone: str, case: Case, device: str) -> int | None:
-    """Peak memory in a process that has not done anything else."""
+    """Peak memory, in a process that has not done anything else."""
     step = build_step(backbone, case, device)
     for _ in range(2):
         step()
@@ -317,20 +375,14 @@ def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
         for backbone in case.backbones
     }
     check(steps)
-    side = 2048 if device == 'cpu' else 8192
-    a, b = torch.rand(2, side, side, device=device).to(
-        getattr(torch, case.dtype)
-    )
-    steps[PRODUCT] = lambda: a @ b
-    seconds = interleaved(steps, rounds, device)
     rows = []
-    for backbone, times in seconds.items():
+    for backbone, times in take_turns(case, device, rounds).items():
         row = dict(
             case=str(case),
             backbone=backbone,
             batch=case.batch,
-            operations=side**3,
-            seconds=tuple(round(time, 5) for time in times),
+            operations=product_side(device) ** 3,
+            seconds=times,
             machine=machine(device),
         )
         rows.append(row)
@@ -344,14 +396,15 @@ def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
         elif device == 'cpu':
             row['products'] = case.batch * result.products
             row.update(shares(steps[backbone]))
-        # Nothing that was there before may be used again unseen, and what is
-        # freed goes back to the system: glibc keeps more or less of it by
-        # the order in which it comes.
-        os.environ.setdefault(
-            'GLIBC_TUNABLES', 'glibc.malloc.mmap_threshold=1048576'
-        )
-        with multiprocessing.get_context('spawn').Pool(1) as pool:
-            memory = pool.apply(memory_of, (backbone, case, device))
+        with mock.patch.dict(os.environ):
+            # Nothing that was there before may be used again unseen, and what
+            # is freed goes back to the system: glibc keeps more or less of it
+            # by the order in which it comes.
+            os.environ.setdefault(
+                'GLIBC_TUNABLES', 'glibc.malloc.mmap_threshold=1048576'
+            )
+            with process() as pool:
+                memory = pool.apply(memory_of, (backbone, case, device))
         if memory is not None:
             row['memory'] = memory
     return rows
@@ -520,7 +573,8 @@ def page(
     parts = [
         f'# Benchmark\n\nMade by `{command}` on {every[0]["machine"]}. Random '
         'weights; eager and float32 if nothing else is said.\n',
-        '- All of a table take turns. *Time* is the median of '
+        '- All of a table take turns, each in a process of its own. *Time* is '
+        'the median of '
         f'{len(every[0]["seconds"])} rounds, *speed* the median of the ratios '
         'to the first line within a round.',
         '- *Operations* are multiply-accumulates of the batch; a training '
