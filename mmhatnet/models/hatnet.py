@@ -1,3 +1,4 @@
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,12 +24,11 @@ except ImportError:  # before torch 2.8
 STAGES = 4
 STRIDE = 32
 # Bytes of the MLP's hidden maps that are computed at once on a CPU. Samples
-# are taken together up to CHUNK, since from more malloc gets more fresh pages,
-# which cost more than to compute them. A map larger than STRIP is cut: below
-# the 32 MiB from which on glibc gets such pages for every tensor, and not into
-# less, since the rows around a strip are computed twice.
+# are taken together up to CHUNK, and a map larger than STRIP is cut. With
+# more, malloc gets fresh pages more often, which cost more than to compute
+# them; with less, more of a strip are rows that its neighbours compute, too.
 CHUNK = 8 * 2**20
-STRIP = 24 * 2**20
+STRIP = 16 * 2**20
 
 # What a module calls besides its forward method.
 HOOKS = (
@@ -451,6 +451,7 @@ class MLP(nn.Module):
             # The rows around are computed once more. Behind the border they
             # are zeros for the convolution, as fc1 and SiLU keep zeros.
             rows = max(1, STRIP // row - 2 * around)
+            rows = math.ceil(h / math.ceil(h / rows))  # in equal strips
             padded = F.pad(x, (0, 0, around, around))
             parts = [
                 sample[:, :, top : top + rows + 2 * around]
