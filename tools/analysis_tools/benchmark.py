@@ -376,13 +376,13 @@ def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
     }
     check(steps)
     rows = []
-    for backbone, times in take_turns(case, device, rounds).items():
+    for backbone, seconds in take_turns(case, device, rounds).items():
         row = dict(
             case=str(case),
             backbone=backbone,
             batch=case.batch,
             operations=product_side(device) ** 3,
-            seconds=times,
+            seconds=seconds,
             machine=machine(device),
         )
         rows.append(row)
@@ -390,11 +390,11 @@ def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
             continue
         cfg = backbone_config(split_forms(backbone)[1])
         result = measure(cfg, case.shape)
-        row['operations'] = case.batch * result.operations
-        if case.train:  # the backward pass has twice the products
-            row['operations'] *= 3
-        elif device == 'cpu':
-            row['products'] = case.batch * result.products
+        # A backward pass has twice the products of the forward pass.
+        times = case.batch * (3 if case.train else 1)
+        row['operations'] = times * result.operations
+        if device == 'cpu':
+            row['products'] = times * result.products
             row.update(shares(steps[backbone]))
         with mock.patch.dict(os.environ):
             # Nothing that was there before may be used again unseen, and what
