@@ -1,5 +1,10 @@
 import copy
+import os
 import pickle
+import platform
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -243,11 +248,11 @@ class TestTraining:
         finally:
             torch.distributed.destroy_process_group()
 
-    def test_checkpointed_gradients(self):
-        plain = HATNet(SMALL_ARCH, drop_rate=0.1, drop_path_rate=0.3)
-        with_cp = HATNet(
-            SMALL_ARCH, drop_rate=0.1, drop_path_rate=0.3, with_cp=True
-        )
+    @pytest.mark.parametrize('drop_rate', [0, 0.1])
+    def test_checkpointed_gradients(self, drop_rate):
+        kwargs = dict(drop_rate=drop_rate, drop_path_rate=0.3)
+        plain = HATNet(SMALL_ARCH, **kwargs)
+        with_cp = HATNet(SMALL_ARCH, **kwargs, with_cp=True)
         with_cp.load_state_dict(plain.state_dict())
         x = images()
         torch.manual_seed(1)
@@ -401,6 +406,42 @@ class TestModes:
         for feature in model(images().to(memory_format=memory_format)):
             assert feature.is_contiguous(memory_format=memory_format)
 
+    @pytest.mark.skipif(
+        platform.libc_ver()[0] != 'glibc', reason='the malloc of glibc'
+    )
+    @pytest.mark.parametrize('kept', [True, False])
+    def test_freed_memory_is_kept(self, kept):
+        """So that no page is fetched again, or as the user has set it."""
+        code = """
+            import resource, torch
+            from mmhatnet.models import HATNet
+
+            def use():
+                return [torch.ones(6, 2**20) for _ in range(5)]
+
+            HATNet()(torch.rand(1, 3, 32, 32))
+            for _ in range(3):
+                use()
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            use()
+            after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            print((after - before) * resource.getpagesize())
+        """
+        env = dict(os.environ)
+        for name in ('GLIBC_TUNABLES', 'MALLOC_MMAP_THRESHOLD_'):
+            env.pop(name, None)
+        if not kept:
+            env['MALLOC_TRIM_THRESHOLD_'] = str(2**20)
+        result = subprocess.run(
+            [sys.executable, '-c', textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=env,
+        )
+        fetched = int(result.stdout.split()[-1]) / 2**20
+        assert fetched < 10 if kept else fetched > 100  # of 120
+
     def test_part_of_an_image(self):
         """Neither layout: the features are contiguous."""
         x = images(75, 120)[..., :101]
@@ -408,17 +449,13 @@ class TestModes:
             assert feature.is_contiguous()
 
     @pytest.mark.parametrize('grad', [False, True])
-    @pytest.mark.parametrize(
-        ('chunk', 'strip'),
-        [(1, 1), (1, 2**18), (2**14, 2**14), (2**18, 2**18)],
-    )
+    @pytest.mark.parametrize('chunk', [1, 2**14, 2**15, 2**18])
     @pytest.mark.parametrize(
         'kwargs', [{}, dict(dw_conv=False), dict(kernel_sizes=(5, 3, 5, 3))]
     )
-    def test_in_chunks(self, chunk, strip, kwargs, grad, monkeypatch):
+    def test_in_chunks(self, chunk, kwargs, grad, monkeypatch):
         """Of rows and of samples: equal to all at once."""
         monkeypatch.setattr(hatnet, 'CHUNK', chunk)
-        monkeypatch.setattr(hatnet, 'STRIP', strip)
         arch = {**SMALL_ARCH, 'kernel_sizes': (3,) * 4}
         arch |= {key: kwargs[key] for key in kwargs if key in arch}
         model = HATNet(arch, dw_conv=kwargs.get('dw_conv', True))
@@ -435,7 +472,7 @@ class TestModes:
         # The first stage's maps are 19x26, the last one's 3x4.
         assert ((2, (3, 4)) in calls) == (chunk > 1)
         assert ((2, (19, 26)) in calls) == (chunk == 2**18)
-        assert ((1, (19, 26)) in calls) == (chunk < strip)
+        assert ((1, (19, 26)) in calls) == (chunk == 2**15)
         chunked = gradients(model, x)
         calls.clear()
         not_in_chunks(model)
@@ -443,10 +480,49 @@ class TestModes:
         assert_gradients_close(chunked, gradients(model, x))
         assert not calls
 
+    @pytest.mark.parametrize('groups', [1, 4])
+    def test_derivatives_of_silu_conv(self, groups):
+        """The first, by which one trains, and the second."""
+        conv = nn.Conv2d(
+            4, 4, 3, padding=(0, 1), groups=groups, bias=False
+        ).double()
+        x = torch.randn(2, 4, 5, 4, dtype=torch.double, requires_grad=True)
+
+        def compute(x, weight):
+            return hatnet._SiLUConv.apply(x, weight, conv.padding, groups)
+
+        inputs = x, conv.weight
+        expected = conv(nn.functional.silu(x))
+        torch.testing.assert_close(compute(*inputs), expected)
+        assert torch.autograd.gradcheck(compute, inputs)
+        assert torch.autograd.gradgradcheck(compute, inputs)
+
+    def test_activations_are_not_kept(self):
+        """Of the hidden maps, two, not four, wait for the backward pass."""
+        mlp = HATNet(SMALL_ARCH).stages[0][0].mlp
+        x = torch.rand(2, mlp.fc1.in_channels, 6, 5)
+        hidden = x.numel() // mlp.fc1.in_channels * mlp.fc1.out_channels
+        kept = set()
+
+        def pack(tensor):
+            if tensor.numel() == hidden:
+                kept.add(tensor.data_ptr())
+            return tensor
+
+        def count():
+            kept.clear()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                out = mlp(x)
+            out.sum().backward()
+            return len(kept)
+
+        assert count() == 2
+        mlp.fc1.register_forward_hook(lambda *_: None)
+        assert count() == 4
+
     def test_dropout_of_whole_channels(self, monkeypatch):
         """Not of those of a chunk."""
         monkeypatch.setattr(hatnet, 'CHUNK', 1)
-        monkeypatch.setattr(hatnet, 'STRIP', 1)
         model, x = HATNet(SMALL_ARCH, drop_rate=0.5), images()
         torch.manual_seed(1)
         found = model(x)
@@ -479,7 +555,7 @@ class TestModes:
 
     def test_bias_of_another_layer(self, monkeypatch):
         """It makes something of the zeros around a map."""
-        monkeypatch.setattr(hatnet, 'STRIP', 1)
+        monkeypatch.setattr(hatnet, 'CHUNK', 1)
         mlp = HATNet(SMALL_ARCH).eval().stages[0][0].mlp
         x = torch.rand(1, mlp.fc1.in_channels, 4, 4)
         mlp.fc1 = nn.Conv2d(mlp.fc1.in_channels, mlp.fc1.out_channels, 1)

@@ -1,7 +1,10 @@
+import ctypes
 import math
+import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache
 from numbers import Integral
 
 import torch
@@ -23,12 +26,10 @@ except ImportError:  # before torch 2.8
 
 STAGES = 4
 STRIDE = 32
-# Bytes of the MLP's hidden maps that are computed at once on a CPU. Samples
-# are taken together up to CHUNK, and a map larger than STRIP is cut. With
-# more, malloc gets fresh pages more often, which cost more than to compute
-# them; with less, more of a strip are rows that its neighbours compute, too.
-CHUNK = 8 * 2**20
-STRIP = 16 * 2**20
+# Bytes of the MLP's hidden maps that are computed at once on a CPU. With more,
+# more memory is needed, and with less, more of a strip are rows that its
+# neighbours compute, too. The speed hardly differs from 8 to 24 MiB.
+CHUNK = 16 * 2**20
 
 # What a module calls besides its forward method.
 HOOKS = (
@@ -42,6 +43,29 @@ if hasattr(torch.compiler, 'is_compiling'):
     _is_compiling = torch.compiler.is_compiling
 else:  # torch 2.1
     _is_compiling = torch._utils.is_compiling
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Have glibc keep 256 MiB of freed memory, for the tensors to come.
+
+    By itself it gives back to the system what is free at the end of the heap,
+    and the layers of a large image wait for the same pages anew: up to a fifth
+    of the time. See M_TRIM_THRESHOLD in mallopt(3). Nothing is done where the
+    environment sets it, or for another C library. A HATNet calls this for its
+    first images on a CPU, unless it is compiled.
+    """
+    is_set = 'glibc.malloc' in os.environ.get('GLIBC_TUNABLES', '') or any(
+        name in os.environ
+        for name in ('MALLOC_TRIM_THRESHOLD_', 'MALLOC_MMAP_THRESHOLD_')
+    )
+    if sys.platform == 'linux' and not is_set:
+        mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+        if mallopt:
+            mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
+            # M_MMAP_THRESHOLD, which grows no more by itself after the above:
+            # to the largest value that it would reach.
+            mallopt(-3, 2**25)
 
 
 def _is_open(size: int) -> bool:
@@ -349,14 +373,65 @@ class HMHSA(WindowMHSA):
         return f'{super().extra_repr()}, ds_ratio={self.ds_ratio}'
 
 
+class _SiLUConv(torch.autograd.Function):
+    """A convolution of SiLU(x) that keeps x, and not SiLU(x), for later.
+
+    To compute SiLU again takes little, and half of the memory of an MLP is
+    saved.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, padding: tuple[int, int], groups: int
+    ) -> Tensor:
+        return F.conv2d(F.silu(x), weight, padding=padding, groups=groups)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, weight, ctx.padding, ctx.groups = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        with torch.enable_grad():
+            act = F.silu(x)
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad,
+            act,
+            weight,
+            bias_sizes=None,
+            stride=(1, 1),
+            padding=ctx.padding,
+            dilation=(1, 1),
+            transposed=False,
+            output_padding=(0, 0),
+            groups=ctx.groups,
+            output_mask=(*ctx.needs_input_grad[:2], False),
+        )
+        if grad_x is not None:
+            (grad_x,) = torch.autograd.grad(
+                act, x, grad_x, create_graph=torch.is_grad_enabled()
+            )
+        return grad_x, grad_weight, None, None
+
+
+def _silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
+    """A convolution of SiLU(x); x is used up."""
+    if torch.is_grad_enabled():
+        weight = conv.weight.to(x.dtype)  # as autocast does
+        return _SiLUConv.apply(x, weight, padding, conv.groups)
+    x = F.silu(x, inplace=True)
+    return F.conv2d(x, conv.weight, padding=padding, groups=conv.groups)
+
+
 class MLP(nn.Module):
     """The inverted bottleneck with a depthwise convolution, Sec. 3.3.
 
     On a CPU it computes in chunks that fit the cache, of samples or of rows,
-    and keeps none of several for the backward pass but computes them again:
-    this takes no longer there, and much less memory. All is computed at once
-    if a layer has a hook or was replaced, with dropout, and where the
-    activation is not the paper's SiLU.
+    and the backward pass computes the activations again: faster there, in
+    much less memory. All is computed at once if a layer has a hook or was
+    replaced, with dropout, and where the activation is not the paper's SiLU.
 
     Args:
         embed_dims (int): Channels C.
@@ -444,13 +519,13 @@ class MLP(nn.Module):
         n, channels, h, w = x.shape
         row = w * self.fc1.out_channels * x.element_size()
         around = self.dw_conv.padding[0] if self.dw_conv is not None else 0
-        if h * row <= STRIP:
-            parts = x.split(max(1, CHUNK // (h * row)))
+        if h * row <= CHUNK:
+            parts = x.split(CHUNK // (h * row))
             padding = (around, around)
         else:
             # The rows around are computed once more. Behind the border they
             # are zeros for the convolution, as fc1 and SiLU keep zeros.
-            rows = max(1, STRIP // row - 2 * around)
+            rows = max(1, CHUNK // row - 2 * around)
             rows = math.ceil(h / math.ceil(h / rows))  # in equal strips
             padded = F.pad(x, (0, 0, around, around))
             parts = [
@@ -459,22 +534,17 @@ class MLP(nn.Module):
                 for top in range(0, h, rows)
             ]
             padding = (0, around)
-        compute = self._chunk
-        if torch.is_grad_enabled() and len(parts) > 1:
-            compute = partial(checkpoint, compute, use_reentrant=False)
-        outs = [compute(part, padding) for part in parts]
+        outs = [self._chunk(part, padding) for part in parts]
         x = torch.cat(outs) if len(outs) > 1 else outs[0]
         return x.view(n, h, w, channels).permute(0, 3, 1, 2)
 
     def _chunk(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
         """All between the norms: (N, C, H, W) to (N * H * W, C)."""
-        inplace = not torch.is_grad_enabled()
-        x = F.silu(self.fc1(x), inplace)
+        x = self.fc1(x)
         if self.dw_conv is not None:
-            weight = self.dw_conv.weight
-            x = F.conv2d(x, weight, padding=padding, groups=len(weight))
-            x = F.silu(x, inplace)
-        return self.fc2(x).permute(0, 2, 3, 1).flatten(0, 2)
+            x = _silu_conv(x, self.dw_conv, padding)
+        x = _silu_conv(x, self.fc2, (0, 0))
+        return x.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 class HATNetBlock(nn.Module):
@@ -776,6 +846,8 @@ class HATNet(BaseModule):
             )
         layout = torch.preserve_format
         if x.is_cpu:
+            if not _is_compiling():
+                keep_freed_memory()
             # Every convolution is faster there, the depthwise ones most. But
             # the features are laid out as the images are.
             layout = torch.contiguous_format

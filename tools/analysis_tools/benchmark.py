@@ -33,11 +33,11 @@ from mmhatnet.benchmark import machine, peak_memory, timed
 from mmhatnet.complexity import measure
 from mmhatnet.launch import one_line_errors
 from mmhatnet.models import HATNet
-from mmhatnet.models.hatnet import HMHSA
+from mmhatnet.models.hatnet import HMHSA, keep_freed_memory
 from mmhatnet.report import markdown, read_csv, write_csv
 from mmhatnet.zoo import entries, load_backbone_config
 
-FORMS = ('plain', 'compile', 'channels_last', 'with_cp')
+FORMS = ('plain', 'compile', 'channels_last', 'with_cp', 'malloc')
 PRODUCT = 'matrix product'
 # Rounds before those that count, while memory grows.
 WARMUP = 2
@@ -179,6 +179,8 @@ PEERS = (
     'mmpretrain::convnext/convnext-tiny_32xb128_in1k.py',
     'mmdet::pvt/retinanet_pvtv2-b2_fpn_1x_coco.py',
 )
+# Those that do not keep freed memory by themselves.
+OTHERS = (f'plain:{SMALL}', *PEERS)
 # Cases, and what of them is aimed at: the backbone, beside whom, in what, and
 # at least or, of memory, at most how much.
 SUITE = {
@@ -186,10 +188,11 @@ SUITE = {
         (
             f'plain:{SMALL}',
             SMALL,
-            f'compile:{SMALL}',
+            f'malloc:compile:{SMALL}',
             f'plain:{TINY}',
             TINY,
             *PEERS,
+            *(f'malloc:{other}' for other in OTHERS),
         ),
         (224, 224),
         8,
@@ -197,20 +200,37 @@ SUITE = {
         (SMALL, f'plain:{SMALL}', 'speed', 1.7),
         (TINY, f'plain:{TINY}', 'speed', 1.7),
         *((SMALL, peer, 'speed', 1) for peer in PEERS),
-        (f'compile:{SMALL}', SMALL, 'speed', 1.15),
+        (f'malloc:compile:{SMALL}', SMALL, 'speed', 1.15),
         (SMALL, PRODUCT, 'share', 0.65),
     ],
-    Case((f'plain:{SMALL}', SMALL, *PEERS), (512, 512), 2): [
-        (SMALL, peer, 'speed', 1) for peer in PEERS
-    ],
-    Case((f'plain:{SMALL}', SMALL), (896, 1344), 1): [
+    Case(
+        (
+            f'plain:{SMALL}',
+            SMALL,
+            *PEERS,
+            *(f'malloc:{other}' for other in OTHERS),
+        ),
+        (512, 512),
+        2,
+    ): [(SMALL, peer, 'speed', 1) for peer in PEERS],
+    Case((f'plain:{SMALL}', SMALL, f'malloc:plain:{SMALL}'), (896, 1344), 1): [
         (SMALL, f'plain:{SMALL}', 'speed', 2.3),
         (SMALL, f'plain:{SMALL}', 'memory', 0.25),
     ],
-    Case((f'plain:{DENSE}', DENSE), (800, 1344), 1): [
+    Case((f'plain:{DENSE}', DENSE, f'malloc:plain:{DENSE}'), (800, 1344), 1): [
         (DENSE, f'plain:{DENSE}', 'speed', 2.3)
     ],
-    Case((f'plain:{SMALL}', SMALL, f'with_cp:{SMALL}'), (448, 448), 2, True): [
+    Case(
+        (
+            f'plain:{SMALL}',
+            SMALL,
+            f'with_cp:{SMALL}',
+            f'malloc:plain:{SMALL}',
+        ),
+        (448, 448),
+        2,
+        True,
+    ): [
         (SMALL, f'plain:{SMALL}', 'speed', 1.4),
         (SMALL, f'plain:{SMALL}', 'memory', 0.75),
         (f'with_cp:{SMALL}', f'plain:{SMALL}', 'memory', 0.35),
@@ -239,6 +259,8 @@ def build_step(
     """What to measure; forms of one backbone have the same weights."""
     forms, name = split_forms(backbone)
     cfg = backbone_config(name).model
+    if 'malloc' in forms:
+        keep_freed_memory()
     if 'with_cp' in forms:
         cfg.with_cp = True
     torch.manual_seed(0)
@@ -309,8 +331,10 @@ def turn(device: str) -> float:
 
 def take_turns(
     case: Case, device: str, rounds: int
-) -> dict[str, tuple[float, ...]]:
+) -> dict[str, dict[str, object]]:
     """The seconds of each backbone and of the product in each round.
+
+    And of a backbone on a CPU, what they are spent in.
 
     Each has a process of its own, as a user's has: in one, its time would
     depend on the memory that the others left to malloc.
@@ -320,7 +344,7 @@ def take_turns(
         for backbone in case.backbones
     }
     builds[PRODUCT] = (build_product, case, device)
-    seconds = {name: [] for name in builds}
+    columns = {name: {'seconds': ()} for name in builds}
     with ExitStack() as stack:
         pools = {name: stack.enter_context(process()) for name in builds}
         for name, pool in pools.items():
@@ -329,8 +353,11 @@ def take_turns(
             for name, pool in pools.items():
                 time = pool.apply(turn, (device,))
                 if count >= WARMUP:
-                    seconds[name].append(round(time, 5))
-    return {name: tuple(times) for name, times in seconds.items()}
+                    columns[name]['seconds'] += (round(time, 5),)
+        if device == 'cpu':
+            for backbone in case.backbones:
+                columns[backbone] |= pools[backbone].apply(shares)
+    return columns
 
 
 def memory_of(backbone: str, case: Case, device: str) -> int | None:
@@ -352,12 +379,12 @@ def check(steps: dict[str, Callable[[], tuple[Tensor, ...]]]) -> None:
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
-def shares(step: Callable[[], object]) -> dict[str, float]:
+def shares() -> dict[str, float]:
     """What part of the time of a CPU is spent in what."""
     times = dict.fromkeys((LAYERS, ATTENTION, REST), 0.0)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         for _ in range(3):
-            step()
+            prepare.step()
     for event in found.key_averages():
         kind = REST
         if re.search('bmm|softmax|scaled_dot_product', event.key):
@@ -370,20 +397,21 @@ def shares(step: Callable[[], object]) -> dict[str, float]:
 
 def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
     """Measure a case."""
-    steps = {
-        backbone: build_step(backbone, case, device)
-        for backbone in case.backbones
-    }
-    check(steps)
+    check(
+        {
+            backbone: build_step(backbone, case, device)
+            for backbone in case.backbones
+        }
+    )
     rows = []
-    for backbone, seconds in take_turns(case, device, rounds).items():
+    for backbone, columns in take_turns(case, device, rounds).items():
         row = dict(
             case=str(case),
             backbone=backbone,
             batch=case.batch,
             operations=product_side(device) ** 3,
-            seconds=seconds,
             machine=machine(device),
+            **columns,
         )
         rows.append(row)
         if backbone == PRODUCT:
@@ -395,7 +423,6 @@ def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
         row['operations'] = times * result.operations
         if device == 'cpu':
             row['products'] = times * result.products
-            row.update(shares(steps[backbone]))
         with mock.patch.dict(os.environ):
             # Nothing that was there before may be used again unseen, and what
             # is freed goes back to the system: glibc keeps more or less of it
@@ -592,7 +619,9 @@ def page(
         'paper, written out in NCHW with explicit products and softmax; '
         '`compile:` is torch.compile, for inference with constant weights '
         '(`freezing`); `with_cp:` computes the blocks again in the backward '
-        'pass; `channels_last:` hands over weights and images so.\n',
+        'pass; `channels_last:` hands over weights and images so; `malloc:` '
+        'has freed memory kept, as eager HAT-Net does by itself: what of its '
+        'speed is due to that.\n',
     ]
     table_of_aims = aims(rows)
     if table_of_aims:
