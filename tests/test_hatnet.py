@@ -448,6 +448,17 @@ class TestModes:
         for feature in HATNet(SMALL_ARCH)(x):
             assert feature.is_contiguous()
 
+    def test_heads_are_split_without_copies(self):
+        """And the gradients, which are laid out by tokens, joined with one."""
+        x = torch.rand(2, 24, 3, 5).to(memory_format=torch.channels_last)
+        parts = hatnet._split_heads(x.requires_grad_(), 3, 2)
+        for part in parts:
+            assert part.shape == (2, 2, 15, 4)
+            assert part.data_ptr() - x.data_ptr() < x[0, :, 0, 0].nbytes
+        grads = [torch.rand(2, 15, 2, 4).transpose(1, 2) for _ in parts]
+        (grad,) = torch.autograd.grad(parts, x, grads)
+        assert grad.is_contiguous(memory_format=torch.channels_last)
+
     @pytest.mark.parametrize('grad', [False, True])
     @pytest.mark.parametrize('chunk', [1, 2**14, 2**15, 2**18])
     @pytest.mark.parametrize(
