@@ -27,9 +27,10 @@ except ImportError:  # before torch 2.8
 STAGES = 4
 STRIDE = 32
 # Bytes of the MLP's hidden maps that are computed at once on a CPU. With more,
-# more memory is needed, and with less, more of a strip are rows that its
-# neighbours compute, too: at 800x1344, 12 MiB take 3 % more time.
-CHUNK = 24 * 2**20
+# two of them leave its cache (24 MiB take up to 8 % more time at 224x224), and
+# with less, more of a strip are rows that its neighbours compute, too (12 MiB
+# take 3 % more at 800x1344).
+CHUNK = 16 * 2**20
 
 # What a module calls besides its forward method.
 HOOKS = (
