@@ -27,9 +27,9 @@ except ImportError:  # before torch 2.8
 STAGES = 4
 STRIDE = 32
 # Bytes of the MLP's hidden maps that are computed at once on a CPU. With more,
-# two of them leave its cache (24 MiB take up to 8 % more time at 224x224), and
-# with less, more of a strip are rows that its neighbours compute, too (12 MiB
-# take 3 % more at 800x1344).
+# two of them leave its cache (24 MiB took 1 to 10 % more time at 224x224, with
+# a cache of 32 MiB), and with less, more of a strip are rows that its
+# neighbours compute, too (12 MiB took 1 to 4 % more).
 CHUNK = 16 * 2**20
 
 # What a module calls besides its forward method.
@@ -380,7 +380,8 @@ class _SiLUConv(torch.autograd.Function):
     """A convolution of SiLU(x) that keeps x, and not SiLU(x), for later.
 
     To compute SiLU again takes little, and half of the memory of an MLP is
-    saved.
+    saved. What it saves is seen by the hooks for saved tensors, such as those
+    of checkpoint; if it were done by such a hook, it would not be.
     """
 
     @staticmethod
@@ -399,6 +400,7 @@ class _SiLUConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         with torch.enable_grad():
             act = F.silu(x)
+        # By torch.nn.grad, the depthwise one takes four times as long.
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad,
             act,
