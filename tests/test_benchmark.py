@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 
 from mmhatnet.benchmark import interleaved, machine, peak_memory
 from mmhatnet.complexity import measure

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLS_GRIDS, ROOT, SMALL_ARCH, golden_image
+from helpers import CLS_GRIDS, ROOT, SMALL_ARCH, golden_image
 from mmengine import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, init_default_scope

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from conftest import CLS_GRIDS, ROOT
+from helpers import CLS_GRIDS, ROOT
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.registry import MODELS

@@ -11,7 +11,7 @@ import mmengine
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHS, ROOT, golden_image
+from helpers import ARCHS, ROOT, golden_image
 from mmengine import Config
 from mmengine.config import DictAction
 from mmengine.optim import build_optim_wrapper

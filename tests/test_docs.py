@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 

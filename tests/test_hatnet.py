@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 import torch
-from conftest import SMALL_ARCH, golden_image
+from helpers import SMALL_ARCH, golden_image
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

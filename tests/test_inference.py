@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import DEMOS, ROOT
+from helpers import DEMOS, ROOT
 from mmengine.registry import DefaultScope
 from PIL import Image
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import mmengine
 import pytest
 import torch
-from conftest import ROOT, SMALL_ARCH
+from helpers import ROOT, SMALL_ARCH
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 

@@ -7,7 +7,7 @@ import zipfile
 from importlib.metadata import distribution
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 from packaging.version import Version
 
 import mmhatnet

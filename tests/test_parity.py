@@ -4,7 +4,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from conftest import (
+from helpers import (
     ARCHS,
     CLS_GRIDS,
     SMALL_ARCH,

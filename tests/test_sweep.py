@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import torch
-from conftest import DEMOS, ROOT
+from helpers import DEMOS, ROOT
 
 import mmhatnet.sweep
 from mmhatnet.report import read_csv

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL_ARCH
+from helpers import ROOT, SMALL_ARCH
 from PIL import Image
 
 from mmhatnet.models import HATNet

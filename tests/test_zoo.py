@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import yaml
-from conftest import DEMOS, ROOT
+from helpers import DEMOS, ROOT
 from mmengine.config import Config
 
 import mmhatnet

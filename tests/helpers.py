@@ -1,0 +1,103 @@
+"""Constants and functions that several test files share."""
+
+import csv
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / 'tools'
+DATA = ROOT / 'tests' / 'data'
+ARCHS = ('tiny', 'small', 'medium', 'large')
+# The paper's G1 and G2 for 224x224 classification.
+CLS_GRIDS = dict(grid_sizes=(8, 7, 7), ds_ratios=(8, 4, 2))
+
+# For tests that do not depend on the size of the network.
+SMALL_ARCH = dict(
+    embed_dims=(8, 16, 16, 24),
+    depths=(2, 2, 1, 1),
+    kernel_sizes=(3, 5, 3, 3),
+    expansions=(2, 3, 2, 2),
+    head_dim=8,
+)
+
+# Task -> name of the demo model.
+DEMOS = {
+    'Image Classification': 'hatnet-tiny_2xb16-6e_demo',
+    'Semantic Segmentation': 'fpn_hatnet-tiny_2xb4-400_demo',
+    'Object Detection': 'retinanet_hatnet-tiny_fpn_2xb4-6e_demo',
+    'Instance Segmentation': 'mask-rcnn_hatnet-tiny_fpn_2xb4-6e_demo',
+}
+
+
+def start_tool(*command, cwd=ROOT, stderr=subprocess.STDOUT, **env):
+    """Start a command; a first word ``*.py`` or ``-c`` is run by Python.
+
+    Without GPUs, and with ``tests`` on the Python path.
+    """
+    command = [str(part) for part in command]
+    if command[0] == '-c' or command[0].endswith('.py'):
+        command.insert(0, sys.executable)
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env={
+            **os.environ,
+            'PYTHON': sys.executable,
+            'PYTHONPATH': str(ROOT / 'tests'),
+            'CUDA_VISIBLE_DEVICES': '',
+            **env,
+        },
+    )
+
+
+def run_tool(*command, code=0, timeout=300, **kwargs):
+    """Run a command as :func:`start_tool` does and return what it printed.
+
+    The exit code must be ``code``; None accepts any.
+    """
+    process = start_tool(*command, **kwargs)
+    try:
+        output = process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert code is None or process.returncode == code, output
+    return output
+
+
+def official_shapes(arch):
+    """Keys and shapes of an official checkpoint."""
+    with open(DATA / 'state_dict' / f'{arch}.csv') as file:
+        return {
+            row['key']: tuple(map(int, row['shape'].split('x')))
+            for row in csv.DictReader(file)
+        }
+
+
+def golden_weight(key, shape):
+    """The weight that the golden outputs were computed with."""
+    rng = np.random.RandomState(zlib.crc32(key.encode()))
+    noise = rng.standard_normal(shape).astype(np.float32)
+    if len(shape) > 1:
+        noise /= np.sqrt(np.prod(shape[1:]))
+    elif 'norm' in key or key.startswith('patch_embed.1.'):
+        noise = 0.1 * noise + (1 if key.endswith('.weight') else 0)
+    else:
+        noise = 0.1 * noise
+    return torch.from_numpy(noise.astype(np.float32))
+
+
+def golden_image(height=224, width=224):
+    """The image that the golden outputs were computed with."""
+    rng = np.random.RandomState(210603180)
+    image = rng.standard_normal((2, 3, height, width)).astype(np.float32)
+    return torch.from_numpy(image)
