@@ -9,11 +9,15 @@ import pytest
 import torch
 from helpers import ROOT
 
-from mmhatnet.benchmark import interleaved, machine, peak_memory
-from mmhatnet.complexity import measure
-from mmhatnet.launch import read_config
+from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.analysis.report import read_csv
+from mmhatnet.analysis.timing import (
+    describe_machine,
+    peak_memory,
+    time_in_turns,
+)
+from mmhatnet.config import read_config
 from mmhatnet.models import HATNet
-from mmhatnet.report import read_csv
 
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'benchmark.py'
 
@@ -21,7 +25,7 @@ TOOL = ROOT / 'tools' / 'analysis_tools' / 'benchmark.py'
 def test_interleaved():
     """All take turns, and the first turn does not count."""
     calls = []
-    seconds = interleaved(
+    seconds = time_in_turns(
         dict(a=lambda: calls.append('a'), b=lambda: calls.append('b')), 3
     )
     assert calls == ['a', 'b'] * 4
@@ -51,7 +55,7 @@ def test_peak_memory():
 
 
 def test_machine():
-    assert torch.__version__ in machine()
+    assert torch.__version__ in describe_machine()
 
 
 def run_tool(*args):
@@ -85,7 +89,9 @@ def test_tool(train, tmp_path):
     assert [row['backbone'] for row in rows] == [*forms, 'matrix product']
     cfg = read_config(ROOT / 'configs' / 'hatnet' / f'{tiny}.py')
     cfg.model = cfg.model.backbone
-    operations = measure(cfg, (64, 96)).operations * (3 if train else 1)
+    operations = measure_complexity(cfg, (64, 96)).operations * (
+        3 if train else 1
+    )
     for row in rows[:-1]:
         assert row['operations'] == operations
         assert len(row['seconds']) == 2

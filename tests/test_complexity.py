@@ -9,8 +9,8 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmhatnet.complexity import measure
-from mmhatnet.launch import read_config
+from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.config import read_config
 from mmhatnet.models import HATNet
 from mmhatnet.models.hatnet import HMHSA, WindowMHSA
 from mmhatnet.zoo import load_backbone_config
@@ -27,7 +27,7 @@ def test_equations_5_and_15():
     def operations(attention, **kwargs):
         kwargs.update(embed_dims=c, num_heads=1, norm_cfg=NORM)
         cfg = Config(dict(model=dict(type=attention, **kwargs)))
-        return measure(cfg, (h, w)).operations
+        return measure_complexity(cfg, (h, w)).operations
 
     mhsa = 3 * h * w * c**2 + 2 * h**2 * w**2 * c
     assert operations(WindowMHSA) == mhsa + projection
@@ -69,7 +69,7 @@ def products(model, height, width):
 )
 def test_products_in_closed_form(arch, shape, grids):
     cfg = Config(dict(model=dict(type='mmhatnet.HATNet', arch=arch, **grids)))
-    result = measure(cfg, shape)
+    result = measure_complexity(cfg, shape)
     assert result.products == products(HATNet(arch, **grids), *shape)
 
 
@@ -78,7 +78,7 @@ def test_against_another_counter(sdpa):
     """mmengine's, which knows no fused attention but explicit products."""
     cfg = read_config(CLASSIFIER)
     cfg.model.backbone.sdpa = sdpa
-    result = measure(cfg, (224, 224))
+    result = measure_complexity(cfg, (224, 224))
     model = HATNet('tiny', sdpa=False, **CLS_GRIDS).eval()
     other = FlopAnalyzer(model, (torch.rand(1, 3, 224, 224),))
     other = other.unsupported_ops_warnings(False).by_operator()
@@ -105,7 +105,7 @@ def test_other_backbones_against_another_counter(source):
     pytest.importorskip(library, reason=f'{library} is not installed')
     backbone = load_backbone_config(source)
     backbone.init_cfg = None
-    result = measure(Config(dict(model=backbone)), (224, 224))
+    result = measure_complexity(Config(dict(model=backbone)), (224, 224))
     model = MODELS.build(backbone)
     model.eval()
     other = FlopAnalyzer(model, (torch.rand(1, 3, 224, 224),))
@@ -121,15 +121,15 @@ def test_two_stages_do_not_depend_on_weights():
     cfg = read_config(
         ROOT / 'configs/mask_rcnn/mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco.py'
     )
-    result = measure(cfg, (256, 256))
-    assert result == measure(cfg, (256, 256))
+    result = measure_complexity(cfg, (256, 256))
+    assert result == measure_complexity(cfg, (256, 256))
     cfg.model.test_cfg.rpn.max_per_img = 500
-    fewer = measure(cfg, (256, 256))
+    fewer = measure_complexity(cfg, (256, 256))
     # The two shared layers and the two outputs of the box head.
     per_proposal = 256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 80 * 4)
     assert result.operations - fewer.operations == 500 * per_proposal
     cfg.model.test_cfg.rcnn.max_per_img = 50
-    masks = fewer.operations - measure(cfg, (256, 256)).operations
+    masks = fewer.operations - measure_complexity(cfg, (256, 256)).operations
     convs = 4 * 14**2 * 256 * 256 * 9
     upsampling, output = 14**2 * 256 * 256 * 4, 28**2 * 256 * 80
     assert masks == 50 * (convs + upsampling + output)
@@ -138,7 +138,7 @@ def test_two_stages_do_not_depend_on_weights():
 def test_config_stays_as_it_is():
     cfg = read_config(CLASSIFIER)
     before = cfg.to_dict()
-    measure(cfg, (64, 64))
+    measure_complexity(cfg, (64, 64))
     assert cfg.to_dict() == before
 
 
@@ -156,7 +156,7 @@ def test_tool():
     )
     cfg = read_config(CLASSIFIER)
     cfg.model.backbone.ds_ratios = (4, 2, 1)
-    expected = measure(cfg, (96, 64))
+    expected = measure_complexity(cfg, (96, 64))
     assert 'Input:       96x64' in result.stdout
     found = re.search(r'Operations: +([\d.]+) G', result.stdout)[1]
     assert found == f'{expected.operations / 1e9:.2f}'

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from helpers import ROOT
 
-from mmhatnet.report import read_csv
+from mmhatnet.analysis.report import read_csv
 
-TOOL = ROOT / 'tools' / 'analysis_tools' / 'paper_tables.py'
+TOOL = ROOT / 'tools' / 'pages' / 'paper_tables.py'
 PAGE = ROOT / 'docs' / 'paper_tables.md'
 PAPER = ROOT.parent / 'shared' / 'reference' / 'paper.txt'
 

@@ -1,10 +1,10 @@
 import pytest
 
-from mmhatnet.report import markdown, read_csv, write_csv
+from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
 
 
 def test_markdown():
-    table = markdown(
+    table = markdown_table(
         [
             {'model': 'a', '#FLOPs (G)': '1.5', 'diff.': '-0.4 %'},
             {'model': 'b', '#FLOPs (G)': '', 'diff.': '+12 %'},

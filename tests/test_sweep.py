@@ -5,9 +5,16 @@ import pytest
 import torch
 from helpers import DEMOS, ROOT
 
-import mmhatnet.sweep
-from mmhatnet.report import read_csv
-from mmhatnet.sweep import main_metric, metrics_of, pareto, plot, sweep, tables
+import mmhatnet.analysis.sweep
+from mmhatnet.analysis.report import read_csv
+from mmhatnet.analysis.sweep import (
+    main_metric,
+    metrics_of,
+    pareto,
+    plot,
+    sweep_grids,
+    tables,
+)
 from mmhatnet.zoo import load_model_config
 
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'sweep_grids.py'
@@ -31,7 +38,7 @@ def on_demo_data(tmp_path_factory):
 def test_costs_alone(tmp_path):
     cfg = load_model_config(CLASSIFIER)
     grids = [((4, 4, 2), None)]
-    rows = sweep(cfg, grids, [SHAPE, (96, 64)], tmp_path, rounds=1)
+    rows = sweep_grids(cfg, grids, [SHAPE, (96, 64)], tmp_path, rounds=1)
     assert [(r['G1'], r['G2'], r['configured']) for r in rows] == [
         (*GRIDS[0], True),
         (*GRIDS[0], True),
@@ -42,7 +49,7 @@ def test_costs_alone(tmp_path):
     for row in rows:
         cfg = load_model_config(CLASSIFIER)
         cfg.model.backbone.update(grid_sizes=row['G1'], ds_ratios=row['G2'])
-        expected = mmhatnet.complexity.measure(
+        expected = mmhatnet.analysis.complexity.measure_complexity(
             cfg, (row['height'], row['width'])
         )
         assert row['operations'] == expected.operations
@@ -55,7 +62,7 @@ def test_costs_alone(tmp_path):
 def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
     cfg = load_model_config(CLASSIFIER)
     calls = []
-    costs = mmhatnet.sweep._costs
+    costs = mmhatnet.analysis.sweep._costs
 
     def stop_at_second(*args):
         calls.append(args[2])
@@ -63,29 +70,29 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return costs(*args)
 
-    monkeypatch.setattr(mmhatnet.sweep, '_costs', stop_at_second)
+    monkeypatch.setattr(mmhatnet.analysis.sweep, '_costs', stop_at_second)
     with pytest.raises(KeyboardInterrupt):
-        sweep(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
+        sweep_grids(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
     first = read_csv(tmp_path / 'grids.csv')
     assert len(first) == 1
-    rows = sweep(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
+    rows = sweep_grids(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
     assert calls == [GRIDS[0], GRIDS[1], GRIDS[1]]
     assert rows[:1] == first
     # Another shape is added.
-    sweep(cfg, GRIDS, [SHAPE, (96, 64)], tmp_path, rounds=1)
+    sweep_grids(cfg, GRIDS, [SHAPE, (96, 64)], tmp_path, rounds=1)
     assert calls[3:] == GRIDS
     cfg.model.head.num_classes += 1
     with pytest.raises(ValueError, match='another config or checkpoint'):
-        sweep(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
+        sweep_grids(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
 
 
 def test_what_is_not_legal(tmp_path):
     cfg = load_model_config(CLASSIFIER)
     with pytest.raises(ValueError, match=r'ds_ratios \(G2\)'):
-        sweep(cfg, [((8, 8, 8), (8, 4))], [SHAPE], tmp_path)
+        sweep_grids(cfg, [((8, 8, 8), (8, 4))], [SHAPE], tmp_path)
     cfg = load_model_config('mmpretrain::resnet/resnet18_8xb32_in1k.py')
     with pytest.raises(ValueError, match='is a ResNet'):
-        sweep(cfg, [], [SHAPE], tmp_path)
+        sweep_grids(cfg, [], [SHAPE], tmp_path)
     assert not (tmp_path / 'grids.csv').exists()
 
 
@@ -179,10 +186,10 @@ def test_evaluates_with_the_grids(
     cfg = load_model_config(name)
     cfg.work_dir = str(tmp_path / 'logs')
     setting = ((2, 2, 2), (64, 64, 64))
-    rows = sweep(cfg, [setting], [SHAPE], tmp_path, trained(name), 1)
+    rows = sweep_grids(cfg, [setting], [SHAPE], tmp_path, trained(name), 1)
     found = metrics_of(rows[1])
     assert found != metrics_of(rows[0])
     cfg.model.backbone.update(grid_sizes=setting[0], ds_ratios=setting[1])
-    rows = sweep(cfg, [], [SHAPE], tmp_path / 'again', trained(name), 1)
+    rows = sweep_grids(cfg, [], [SHAPE], tmp_path / 'again', trained(name), 1)
     assert metrics_of(rows[0]) == pytest.approx(found)
     assert torch.isfinite(torch.tensor(list(found.values()))).any()

@@ -7,9 +7,10 @@ import torch
 from helpers import ROOT, SMALL_ARCH
 from PIL import Image
 
+from mmhatnet.analysis.attention import attend_from
+from mmhatnet.analysis.attention_figure import draw_attention
 from mmhatnet.models import HATNet
 from mmhatnet.models.hatnet import HMHSA
-from mmhatnet.visualization import attend_from, draw_attention
 
 GRIDS = dict(grid_sizes=(4, 3, 8), ds_ratios=(5, 2, 2))
 

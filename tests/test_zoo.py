@@ -11,9 +11,9 @@ from mmengine.config import Config
 
 import mmhatnet
 from mmhatnet import zoo
+from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.checkpoint import RELEASE_URL, RELEASES
-from mmhatnet.complexity import measure
-from mmhatnet.launch import read_config
+from mmhatnet.config import read_config
 
 FOLDERS = [
     folder.name
@@ -62,7 +62,7 @@ class TestMetafiles:
     def test_numbers_are_those_of_the_tool(self, name):
         metadata = MODELS[name]['Metadata']
         shape = tuple(map(int, metadata['Input Size'].split('x')))
-        result = measure(zoo.load_model_config(name), shape)
+        result = measure_complexity(zoo.load_model_config(name), shape)
         assert metadata['FLOPs'] == result.operations
         assert metadata['Parameters'] == result.params
 
@@ -106,8 +106,8 @@ class TestMetafiles:
 
 
 def test_tables_are_current():
-    """The pages have the tables that tools/model_zoo.py makes."""
-    sys.path.insert(0, str(ROOT / 'tools'))
+    """The pages have the tables that tools/pages/model_zoo.py makes."""
+    sys.path.insert(0, str(ROOT / 'tools' / 'pages'))
     try:
         import model_zoo
     finally:

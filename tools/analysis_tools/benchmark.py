@@ -29,12 +29,12 @@ from torch._inductor import config as inductor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from mmhatnet.benchmark import machine, peak_memory, timed
-from mmhatnet.complexity import measure
-from mmhatnet.launch import one_line_errors
+from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
+from mmhatnet.analysis.timing import describe_machine, peak_memory, time_once
+from mmhatnet.cli import one_line_errors
 from mmhatnet.models import HATNet
 from mmhatnet.models.hatnet import HMHSA, keep_freed_memory
-from mmhatnet.report import markdown, read_csv, write_csv
 from mmhatnet.zoo import entries, load_backbone_config
 
 FORMS = ('plain', 'compile', 'channels_last', 'with_cp', 'malloc')
@@ -319,7 +319,7 @@ def prepare(build: Callable[..., Callable], *args: object) -> None:
 
 def turn(device: str) -> float:
     """Time it once."""
-    return timed(prepare.step, device)
+    return time_once(prepare.step, device)
 
 
 def take_turns(
@@ -403,14 +403,14 @@ def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
             backbone=backbone,
             batch=case.batch,
             operations=product_side(device) ** 3,
-            machine=machine(device),
+            machine=describe_machine(device),
             **columns,
         )
         rows.append(row)
         if backbone == PRODUCT:
             continue
         cfg = backbone_config(split_forms(backbone)[1])
-        result = measure(cfg, case.shape)
+        result = measure_complexity(cfg, case.shape)
         # A backward pass has twice the products of the forward pass.
         times = case.batch * (3 if case.train else 1)
         row['operations'] = times * result.operations
@@ -508,7 +508,7 @@ def table(rows: list[dict]) -> str:
             cell['memory (MiB)'] = f'{row["memory"] / 2**20:.0f}'
             cell['memory'] = f'{ratio:.2f}'
         cells.append(cell)
-    return markdown(cells)
+    return markdown_table(cells)
 
 
 def parts_table(rows: list[dict]) -> str:
@@ -529,7 +529,7 @@ def parts_table(rows: list[dict]) -> str:
                 f'{kind}, GFLOP/s': f'{rate:.0f}' if operations else '',
             }
         cells.append(cell | {REST: f'{row[REST]:.0%}'})
-    return markdown(cells) if cells else ''
+    return markdown_table(cells) if cells else ''
 
 
 def aims(rows: dict[str, list[dict]]) -> list[dict[str, str]]:
@@ -618,7 +618,7 @@ def page(
     ]
     table_of_aims = aims(rows)
     if table_of_aims:
-        parts += ['## Aims\n', markdown(table_of_aims), '']
+        parts += ['## Aims\n', markdown_table(table_of_aims), '']
     if picture:
         parts += [
             '## Accuracy and time\n',
@@ -712,7 +712,7 @@ def main() -> None:
             for row in rows.get(str(case), [])
         ]
         if found != [
-            (backbone, args.rounds, machine(args.device))
+            (backbone, args.rounds, describe_machine(args.device))
             for backbone in (*case.backbones, PRODUCT)
         ]:
             rows[str(case)] = rows_of(case, args.device, args.rounds)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 import argparse
 
-from mmhatnet.complexity import measure
-from mmhatnet.launch import add_cfg_options, one_line_errors
+from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.cli import add_cfg_options, one_line_errors
 from mmhatnet.zoo import load_model_config
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = load_model_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    result = measure(cfg, args.shape)
+    result = measure_complexity(cfg, args.shape)
     print(f'Input:       {args.shape[0]}x{args.shape[1]} (H x W)')
     print(f'Parameters:  {result.params / 1e6:.2f} M')
     print(f'Operations:  {result.operations / 1e9:.2f} G')

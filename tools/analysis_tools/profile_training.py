@@ -16,9 +16,10 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmhatnet.benchmark import machine
-from mmhatnet.launch import add_cfg_options, build_runner, one_line_errors
-from mmhatnet.report import markdown
+from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.timing import describe_machine
+from mmhatnet.cli import add_cfg_options, one_line_errors
+from mmhatnet.launch import build_runner
 from mmhatnet.zoo import load_model_config
 
 PARTS = ('data', 'backbone', 'head', 'optimizer', 'rest')
@@ -166,17 +167,17 @@ def main() -> None:
             cfg.work_dir = folder
             hook = profile(cfg, args.steps, args.skip)
             rows.append(row_of(Path(name).stem, hook))
-    table = markdown(rows)
+    table = markdown_table(rows)
     print(table)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(
             '# What the time of training goes to\n\n'
             f'Made by `{shlex.join(["python", *sys.argv])}` on '
-            f'{machine(hook.device)}: means of {args.steps} steps of one '
-            'process. *Images* are those of the data set, *data* is waiting '
-            'for it, *backbone* forward and backward, *head* all that is '
-            'behind it, with the losses.\n\n'
+            f'{describe_machine(hook.device)}: means of {args.steps} steps of '
+            'one process. *Images* are those of the data set, *data* is '
+            'waiting for it, *backbone* forward and backward, *head* all '
+            'that is behind it, with the losses.\n\n'
             f'{table}\n'
         )
 

@@ -5,8 +5,14 @@ import sys
 from itertools import product
 from pathlib import Path
 
-from mmhatnet.launch import add_cfg_options, one_line_errors
-from mmhatnet.sweep import main_metric, metrics_of, plot, sweep, tables
+from mmhatnet.analysis.sweep import (
+    main_metric,
+    metrics_of,
+    plot,
+    sweep_grids,
+    tables,
+)
+from mmhatnet.cli import add_cfg_options, one_line_errors
 from mmhatnet.zoo import entries, load_model_config
 
 
@@ -83,7 +89,7 @@ def main() -> None:
     cfg.merge_from_dict(args.cfg_options or {})
     name = Path(args.config).stem
     cfg.work_dir = str(Path('work_dirs', name))
-    rows = sweep(
+    rows = sweep_grids(
         cfg,
         list(product(args.g1 or [None], args.g2 or [None])),
         [tuple(map(int, shape)) for shape in args.shape],

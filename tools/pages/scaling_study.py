@@ -14,10 +14,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from tqdm import tqdm
 
-from mmhatnet.benchmark import interleaved, machine, peak_memory
-from mmhatnet.complexity import Complexity, measure
-from mmhatnet.launch import one_line_errors
-from mmhatnet.report import markdown, read_csv, write_csv
+from mmhatnet.analysis.complexity import Complexity, measure_complexity
+from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
+from mmhatnet.analysis.timing import (
+    describe_machine,
+    peak_memory,
+    time_in_turns,
+)
+from mmhatnet.cli import one_line_errors
 from mmhatnet.zoo import load_backbone_config
 
 HATNET = 'mask-rcnn_hatnet-small_fpn_8xb2-1x_coco'
@@ -75,7 +79,7 @@ def rows_of(
             operations=result.operations,
             products=result.products,
             rounds=rounds,
-            machine=machine(device),
+            machine=describe_machine(device),
         )
         last = [row for row in before if row['backbone'] == name]
         expected = 0
@@ -90,7 +94,7 @@ def rows_of(
         name: lambda model=model: model(image)
         for name, model in models.items()
     }
-    for name, seconds in interleaved(steps, rounds, device).items():
+    for name, seconds in time_in_turns(steps, rounds, device).items():
         rows[name]['seconds'] = median(seconds)
         memory = peak_memory(steps[name], device)
         if memory is not None:
@@ -100,7 +104,9 @@ def rows_of(
 
 @cache
 def count(name: str, size: int) -> Complexity:
-    return measure(Config(dict(model=backbone_config(name))), (size, size))
+    return measure_complexity(
+        Config(dict(model=backbone_config(name))), (size, size)
+    )
 
 
 def takes_over(ds_ratios: tuple[int, ...]) -> str:
@@ -181,7 +187,7 @@ def figures(value: float) -> str:
 def page(rows: list[dict], picture: str) -> str:
     parts = [
         '# Scaling with the size of the image\n',
-        'Made by `python tools/analysis_tools/scaling_study.py --out '
+        'Made by `python tools/pages/scaling_study.py --out '
         'docs/scaling.md`: backbones as in the configs, for one square image, '
         'inference, eager, random weights. Time is the median of '
         f'{rows[0]["rounds"]} rounds in which all take turns; memory is the '
@@ -204,7 +210,11 @@ def page(rows: list[dict], picture: str) -> str:
                     for size in sizes
                 }
                 table.append({'backbone': name} | cells)
-        parts += [f'## {label[0].upper()}{label[1:]}\n', markdown(table), '']
+        parts += [
+            f'## {label[0].upper()}{label[1:]}\n',
+            markdown_table(table),
+            '',
+        ]
     parts.append(
         '## What G2 does\n\nThe global attention of a block takes 2 H²W²C / '
         'G2² multiply-accumulates (Eq. 15), the only part but the last '
@@ -214,7 +224,7 @@ def page(rows: list[dict], picture: str) -> str:
     )
     g1 = load_backbone_config(HATNET).grid_sizes
     parts.append(
-        markdown(
+        markdown_table(
             [
                 {
                     'G2': ', '.join(map(str, g2)),

@@ -15,9 +15,9 @@ from torch import nn
 from torchvision.models.regnet import BlockParams, RegNet
 from tqdm import tqdm
 
-from mmhatnet.complexity import measure
-from mmhatnet.launch import one_line_errors
-from mmhatnet.report import markdown, write_csv
+from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.analysis.report import markdown_table, write_csv
+from mmhatnet.cli import one_line_errors
 from mmhatnet.zoo import load_backbone_config, load_model_config
 
 SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text())
@@ -25,8 +25,8 @@ SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text())
 INTRODUCTION = """\
 # The paper's tables, measured
 
-Made by `python tools/analysis_tools/paper_tables.py --out
-docs/paper_tables.md` from what `tools/analysis_tools/paper_tables.yml` lists.
+Made by `python tools/pages/paper_tables.py --out
+docs/paper_tables.md` from what `tools/pages/paper_tables.yml` lists.
 Every model is built from the installed libraries' own modules and configs, and
 counted as `tools/analysis_tools/get_flops.py` counts. *Print* is the paper:
 #Param in M and #FLOPs in G, where a multiply-accumulate is one; differences
@@ -120,7 +120,7 @@ def measured(row: dict) -> dict:
         cfg = with_backbone(row['head'], origin)
     if 'G1' in row:
         cfg.model.backbone.update(grid_sizes=row['G1'], ds_ratios=row['G2'])
-    result = measure(cfg, (row['height'], row['width']))
+    result = measure_complexity(cfg, (row['height'], row['width']))
     return row | dict(
         params=result.params,
         flops_without_products=result.without_products,
@@ -261,7 +261,9 @@ def page(rows: list[dict]) -> str:
             if len(table['heads']) > 1:
                 parts.append(f'With the head of `{head}`:\n')
             parts.append(
-                markdown([cells(row) for row in here if row['head'] == head])
+                markdown_table(
+                    [cells(row) for row in here if row['head'] == head]
+                )
                 + '\n'
             )
     parts.append('## What is asserted\n')

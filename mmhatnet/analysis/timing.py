@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 
-def machine(device: str | torch.device = 'cpu') -> str:
+def describe_machine(device: str | torch.device = 'cpu') -> str:
     """Describe what is measured on.
 
     Args:
@@ -31,7 +31,7 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def timed(
+def time_once(
     step: Callable[[], object], device: str | torch.device = 'cpu'
 ) -> float:
     """Time something once.
@@ -51,7 +51,7 @@ def timed(
     return time.perf_counter() - start
 
 
-def interleaved(
+def time_in_turns(
     steps: Mapping[str, Callable[[], object]],
     rounds: int,
     device: str | torch.device = 'cpu',
@@ -71,7 +71,7 @@ def interleaved(
     seconds = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            seconds[name].append(timed(step, device))
+            seconds[name].append(time_once(step, device))
     return seconds
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from mmhatnet.complexity import measure
+from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.analysis.report import markdown_table
 from mmhatnet.launch import read_config
-from mmhatnet.report import markdown
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = ('README.md', 'docs/model_zoo.md')
 
 
@@ -28,7 +28,7 @@ def measured(text: str) -> str:
     for model in tqdm(content['Models'], leave=False):
         metadata = model['Metadata']
         shape = tuple(map(int, metadata['Input Size'].split('x')))
-        result = measure(read_config(ROOT / model['Config']), shape)
+        result = measure_complexity(read_config(ROOT / model['Config']), shape)
         metadata['FLOPs'] = result.operations
         metadata['Parameters'] = result.params
     return yaml.safe_dump(content, sort_keys=False, width=100)
@@ -70,7 +70,7 @@ def table(metafile: Path, up: str) -> str:
                 'weights': weights,
             }
         )
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def with_tables(page: Path) -> str:
@@ -115,7 +115,9 @@ def main() -> None:
     for name in PAGES:
         update(ROOT / name, with_tables(ROOT / name))
     if args.check and changed:
-        sys.exit(f'not current: {", ".join(changed)}; run tools/model_zoo.py')
+        sys.exit(
+            f'not current: {", ".join(changed)}; run tools/pages/model_zoo.py'
+        )
     print('changed:', *changed or ['nothing'])
 
 

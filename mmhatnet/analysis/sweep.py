@@ -21,12 +21,12 @@ from mmengine.runner import Runner
 from torch import nn
 from tqdm import tqdm
 
-from .benchmark import interleaved, machine, peak_memory
-from .complexity import measure
-from .launch import build_runner
-from .models import HATNet
-from .report import markdown, read_csv, write_csv
-from .zoo import load_backbone_config
+from ..launch import build_runner
+from ..models import HATNet
+from ..zoo import load_backbone_config
+from .complexity import measure_complexity
+from .report import markdown_table, read_csv, write_csv
+from .timing import describe_machine, peak_memory, time_in_turns
 
 # G1 and G2 of the stages 0 to 2.
 Grids = tuple[tuple[int, ...], tuple[int, ...]]
@@ -38,7 +38,7 @@ COSTS = dict(
 )
 
 
-def sweep(
+def sweep_grids(
     cfg: Config,
     grids: Sequence[Grids],
     shapes: Sequence[tuple[int, int]],
@@ -121,7 +121,7 @@ def sweep(
                     **_costs(
                         cfg, backbone, setting, configured, shape, rounds
                     ),
-                    machine=machine(_device(backbone)),
+                    machine=describe_machine(_device(backbone)),
                     fingerprint=fingerprint,
                     **metrics,
                 )
@@ -164,10 +164,10 @@ def _costs(
         backbone(image)
 
     steps = dict(configured=lambda: step(configured), setting=step)
-    seconds = interleaved(steps, rounds, device)
+    seconds = time_in_turns(steps, rounds, device)
     ratios = map(truediv, seconds['setting'], seconds['configured'])
     costs = dict(
-        operations=measure(cfg, shape).operations,
+        operations=measure_complexity(cfg, shape).operations,
         latency=median(seconds['setting']),
         latency_ratio=median(ratios) if setting != configured else 1.0,
     )
@@ -333,5 +333,5 @@ def tables(rows: Sequence[dict], metric: str | None) -> str:
                 cells['memory (MiB)'] = f'{row["memory"] / 2**20:.0f}'
             cells[''] = 'configured' if row['configured'] else ''
             shown.append(cells)
-        parts.append(f'## {shape}\n\n{markdown(shown)}\n')
+        parts.append(f'## {shape}\n\n{markdown_table(shown)}\n')
     return '\n'.join(parts)

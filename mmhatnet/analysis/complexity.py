@@ -54,7 +54,7 @@ class Complexity:
         return self.operations - self.products + self.norms
 
 
-def measure(cfg: Config, shape: Sequence[int]) -> Complexity:
+def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     """Count the parameters and operations of a config's model.
 
     Nothing is computed: the tensors are on torch's meta device, which has

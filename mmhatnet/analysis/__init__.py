@@ -1,0 +1,1 @@
+"""Measuring and showing models; training and inference import none of it."""
