@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from .checkpoint import load_weights
-from .launch import read_config
+from .config import read_config
 
 CLASSIFICATION = 'Image Classification'
 

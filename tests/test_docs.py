@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
 import mmhatnet
-from mmhatnet.launch import read_config
+from mmhatnet.config import read_config
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
@@ -153,7 +153,7 @@ def test_tools_and_options_exist():
             continue
         tool = ROOT / match[1]
         assert tool.is_file(), command
-        text = tool.read_text() + (ROOT / 'mmhatnet/launch.py').read_text()
+        text = tool.read_text() + (ROOT / 'mmhatnet/cli.py').read_text()
         for option in re.findall(r'(?<=\s)--[\w-]+', command):
             assert option in text or tool.suffix == '.sh', command
         checked += 1

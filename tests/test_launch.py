@@ -17,7 +17,7 @@ from helpers import ROOT, SMALL_ARCH
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 
-from mmhatnet import launch
+from mmhatnet import checks, cli, launch
 from mmhatnet.datasets import coco_to_semantic, make_demo_data
 
 pytest.importorskip('skimage', reason='the demo data need scikit-image')
@@ -328,20 +328,20 @@ class TestResume:
             )
         )
         with pytest.raises(ValueError, match=r'damaged.*--resume .*iter_9\.'):
-            launch.resume_intact(cfg)
+            checks.resume_intact(cfg)
         (tmp_path / 'iter_2.pth').write_bytes(b'')
         cfg.load_from = str(tmp_path / 'iter_2.pth')
         with pytest.raises(ValueError, match='no intact checkpoint before'):
-            launch.resume_intact(cfg)
+            checks.resume_intact(cfg)
         (tmp_path / 'mine.pth').write_bytes(b'')
         cfg.load_from = str(tmp_path / 'mine.pth')
         with pytest.raises(ValueError, match=r'mine\.pth is damaged'):
-            launch.resume_intact(cfg)
+            checks.resume_intact(cfg)
         cfg.load_from = str(tmp_path / 'iter_3.pth')
         with pytest.raises(FileNotFoundError, match='iter_3'):
-            launch.resume_intact(cfg)
+            checks.resume_intact(cfg)
         cfg.load_from = None
-        assert launch.resume_intact(cfg) == []  # nothing to resume yet
+        assert checks.resume_intact(cfg) == []  # nothing to resume yet
 
 
 class TestGrids:
@@ -570,9 +570,9 @@ class TestData:
         monkeypatch.chdir(tmp_path)
         cfg = Config.fromfile(path)
         with pytest.raises(FileNotFoundError) as error:
-            launch.check_data(cfg, ('train', 'val'))
+            checks.check_data(cfg, ('train', 'val'))
         message = str(error.value)
-        (source,) = [s for s in launch.DATA_SOURCES.values() if s in message]
+        (source,) = [s for s in checks.DATA_SOURCES.values() if s in message]
         folder = cfg.train_dataloader.dataset.data_root
         assert folder in message
         assert '\n' not in message
@@ -580,17 +580,17 @@ class TestData:
     def test_parts(self, demo, monkeypatch):
         monkeypatch.chdir(demo)
         cfg = Config.fromfile(ROOT / 'configs' / 'demo' / DEMO['instance'])
-        launch.check_data(cfg, ('train', 'val', 'test'))
+        checks.check_data(cfg, ('train', 'val', 'test'))
         dataset = cfg.train_dataloader.dataset
         cfg.train_dataloader.dataset = ConfigDict(
             type='RepeatDataset', times=2, dataset=dataset
         )
-        launch.check_data(cfg, ('train',))
+        checks.check_data(cfg, ('train',))
         dataset.ann_file = 'annotations/nothing.json'
         cfg.train_dataloader.dataset.dataset = dataset
         with pytest.raises(FileNotFoundError, match='annotations/nothing'):
-            launch.check_data(cfg, ('train',))
-        launch.check_data(cfg, ('val',))
+            checks.check_data(cfg, ('train',))
+        checks.check_data(cfg, ('val',))
 
     def test_one_line(self, tmp_path):
         """Of the command, in one process and in two."""
@@ -705,15 +705,15 @@ def test_amp_and_auto_scale_lr():
 
 
 def test_only_our_own_errors_lose_their_traceback():
-    args = launch.parser('').parse_args(['nothing'])
+    args = cli.make_parser('').parse_args(['nothing'])
     with (
         pytest.raises(SystemExit, match='error: no config at nothing'),
-        launch.one_line_errors(),
+        cli.one_line_errors(),
     ):
-        launch.load_config(args)
+        cli.load_config(args)
     with (
         pytest.raises(ValueError, match='invalid literal'),
-        launch.one_line_errors(),
+        cli.one_line_errors(),
     ):
         int('x')
 

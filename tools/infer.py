@@ -15,7 +15,7 @@ from mmhatnet.inference import (
     unique_names,
     unreadable,
 )
-from mmhatnet.launch import add_cfg_options, one_line_errors
+from mmhatnet.cli import add_cfg_options, one_line_errors
 from mmhatnet.zoo import find_weights, load_model_config
 
 

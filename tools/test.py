@@ -1,17 +1,15 @@
 #!/usr/bin/env python
+from mmhatnet.cli import load_config, make_parser, one_line_errors
 from mmhatnet.launch import (
     build_runner,
     enable_out,
     enable_show,
     enable_tta,
-    load_config,
-    one_line_errors,
-    parser,
 )
 
 
 def main() -> None:
-    arguments = parser('Evaluate a model of any task.')
+    arguments = make_parser('Evaluate a model of any task.')
     arguments.add_argument(
         'checkpoint', help='file, URL, or hatnet://NAME for a classifier'
     )

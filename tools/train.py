@@ -1,17 +1,15 @@
 #!/usr/bin/env python
+from mmhatnet.cli import load_config, make_parser, one_line_errors
 from mmhatnet.launch import (
     build_runner,
     enable_amp,
     enable_auto_scale_lr,
     enable_resume,
-    load_config,
-    one_line_errors,
-    parser,
 )
 
 
 def main() -> None:
-    arguments = parser('Train a model of any task.')
+    arguments = make_parser('Train a model of any task.')
     arguments.add_argument(
         '--resume',
         nargs='?',

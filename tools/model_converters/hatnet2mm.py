@@ -15,7 +15,7 @@ from mmhatnet.checkpoint import (
     save,
 )
 from mmhatnet.download import sha256, split_pin
-from mmhatnet.launch import one_line_errors
+from mmhatnet.cli import one_line_errors
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 import argparse
 
 from mmhatnet.checkpoint import locate, read, save, strip
-from mmhatnet.launch import one_line_errors
+from mmhatnet.cli import one_line_errors
 
 
 def main() -> None:

@@ -1,0 +1,110 @@
+"""What the commands share: arguments, the config, one-line errors."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
+
+from mmengine.config import Config, DictAction
+
+from .config import read_config
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Make a parser with what training and testing have in common.
+
+    Args:
+        description (str): For ``--help``.
+
+    Returns:
+        ArgumentParser: To which a tool adds its own arguments.
+    """
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument('config', help='config file')
+    result.add_argument(
+        '--work-dir',
+        help='folder for logs and checkpoints; default: work_dirs/<config>',
+    )
+    add_cfg_options(result)
+    result.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes were started; dist_*.sh and slurm_*.sh set it',
+    )
+    # torch.distributed.launch passes it; torchrun sets LOCAL_RANK instead.
+    result.add_argument(
+        '--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS
+    )
+    return result
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add mm's ``--cfg-options``.
+
+    Args:
+        parser (ArgumentParser): Of a tool.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings to override in the config, for example '
+        'model.backbone.grid_sizes=8,8,8 (G1) '
+        'model.backbone.ds_ratios=16,8,4 (G2); lists are a,b or "[a,b]", '
+        'without blanks',
+    )
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that the arguments of :func:`make_parser` describe.
+
+    Args:
+        args (Namespace): The parsed arguments.
+
+    Returns:
+        Config: With ``launcher`` and ``work_dir`` set.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.launcher = args.launcher
+    cfg.work_dir = (
+        args.work_dir
+        or cfg.get('work_dir')
+        or os.path.join('work_dirs', Path(args.config).stem)
+    )
+    return cfg
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Show the errors that mmhatnet itself raises without a traceback.
+
+    Those of a user's own code, or of a library, keep theirs.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        origin: BaseException | None = error
+        # mmengine's registries raise the error of a class again.
+        while origin and not _is_ours(origin):
+            origin = origin.__context__
+        if not origin:
+            raise
+        rank = os.environ.get('RANK', '0')
+        where = f' (rank {rank})' if rank != '0' else ''
+        sys.exit(f'{Path(sys.argv[0]).name}{where}: error: {origin}')
+
+
+def _is_ours(error: BaseException) -> bool:
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent)

@@ -1,0 +1,47 @@
+"""Reading configs, ours as ``mmhatnet::`` included."""
+
+import os
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+
+
+def read_config(filename: str | os.PathLike) -> Config:
+    """Read a config that may inherit ours as ``_base_ = 'mmhatnet::...'``.
+
+    Args:
+        filename (str | PathLike): The config file, or one of an installed
+            library in the way of ``_base_``, such as
+            'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if '::' in str(filename):
+        cfg = get_config(filename)
+    elif Path(filename).is_file():
+        cfg = Config.fromfile(filename)
+    else:
+        raise FileNotFoundError(f'no config at {filename}')
+    _drop_scope(list(cfg.values()))
+    return cfg
+
+
+def _drop_scope(cfg: object) -> None:
+    """Leave what comes from our configs to their default_scope.
+
+    mmengine gives everything from 'mmhatnet::' the scope of mmhatnet, in whose
+    registries there are no data sets or hooks of the libraries.
+    """
+    if isinstance(cfg, dict):
+        if cfg.get('_scope_') == 'mmhatnet':
+            del cfg['_scope_']
+        cfg = cfg.values()
+    elif not isinstance(cfg, list | tuple):
+        return
+    for part in cfg:
+        _drop_scope(part)
