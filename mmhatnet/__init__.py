@@ -6,7 +6,9 @@ from .version import __version__
 check_versions()
 register_configs()
 
-# After the check, which says what to install.
+# After the check, which says what to install. The releases register their
+# URLs with mmengine.
+from . import releases  # noqa: E402, F401
 from .inference import get_inferencer  # noqa: E402
 from .zoo import get_model, list_models  # noqa: E402
 

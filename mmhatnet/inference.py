@@ -16,7 +16,7 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from .checkpoint import load_weights
+from .weights.loading import load_weights
 from .zoo import dataset_meta, find_weights, get_model, load_model_config
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')

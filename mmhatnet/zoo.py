@@ -15,13 +15,13 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
-from .checkpoint import load_weights
 from .config import read_config
+from .weights.loading import load_weights
 
 CLASSIFICATION = 'Image Classification'
 
 
-def root() -> Path:
+def zoo_root() -> Path:
     """The folder of ``model-index.yml`` and ``configs/``.
 
     Returns:
@@ -34,16 +34,16 @@ def root() -> Path:
 
 
 @cache
-def entries() -> dict[str, dict]:
+def model_entries() -> dict[str, dict]:
     """Read the metafiles.
 
     Returns:
         dict[str, dict]: What they say of each model, by its name.
     """
-    index = yaml.safe_load((root() / 'model-index.yml').read_text())
+    index = yaml.safe_load((zoo_root() / 'model-index.yml').read_text())
     found = {}
     for metafile in index['Import']:
-        content = yaml.safe_load((root() / metafile).read_text())
+        content = yaml.safe_load((zoo_root() / metafile).read_text())
         found.update({model['Name']: model for model in content['Models']})
     return found
 
@@ -69,10 +69,12 @@ def list_models(
     """
     tasks = {
         name: {result['Task'].lower() for result in entry['Results']}
-        for name, entry in entries().items()
+        for name, entry in model_entries().items()
     }
     if task and task.lower() not in set().union(*tasks.values()):
-        known = {r['Task'] for e in entries().values() for r in e['Results']}
+        known = {
+            r['Task'] for e in model_entries().values() for r in e['Results']
+        }
         raise ValueError(
             f"no task '{task}': choose from {', '.join(sorted(known))}"
         )
@@ -84,7 +86,7 @@ def list_models(
     )
 
 
-def find(name: str) -> dict:
+def find_model(name: str) -> dict:
     """Look a model up.
 
     Args:
@@ -96,14 +98,14 @@ def find(name: str) -> dict:
     Raises:
         ValueError: If there is no such model. The message has similar names.
     """
-    if name not in entries():
-        similar = get_close_matches(name, entries(), 3, 0.3)
+    if name not in model_entries():
+        similar = get_close_matches(name, model_entries(), 3, 0.3)
         raise ValueError(
             f"no model '{name}' and no config file of that name; similar "
             f'names: {", ".join(similar) or "none"}. All of them: '
             'mmhatnet.list_models()'
         )
-    return entries()[name]
+    return model_entries()[name]
 
 
 def load_model_config(model: str | os.PathLike | Config) -> Config:
@@ -124,7 +126,7 @@ def load_model_config(model: str | os.PathLike | Config) -> Config:
         return deepcopy(model)
     if Path(model).suffix == '.py':
         return read_config(model)
-    return read_config(root() / find(str(model))['Config'])
+    return read_config(zoo_root() / find_model(str(model))['Config'])
 
 
 def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
@@ -165,8 +167,8 @@ def find_weights(model: str | os.PathLike | Config) -> str:
     """
     if isinstance(model, Config) or Path(model).suffix == '.py':
         what = 'a config file'
-    elif 'Weights' in find(str(model)):
-        return find(str(model))['Weights']
+    elif 'Weights' in find_model(str(model)):
+        return find_model(str(model))['Weights']
     else:
         what = f'{model}, of which no weights have been released,'
     raise ValueError(
@@ -237,8 +239,10 @@ def dataset_meta(cfg: Config) -> dict:
 @wrapt.when_imported('mmpretrain.apis.model')
 def _register_classifiers(module) -> None:
     """Let mmpretrain's functions and inferencers find our classifiers."""
-    models = [entries()[name] for name in list_models(task=CLASSIFICATION)]
+    models = [
+        model_entries()[name] for name in list_models(task=CLASSIFICATION)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'model-index.yml'
         path.write_text(yaml.safe_dump(dict(Models=models)))
-        module.ModelHub.register_model_index(path, config_prefix=root())
+        module.ModelHub.register_model_index(path, config_prefix=zoo_root())

@@ -26,16 +26,12 @@ from mmengine.runner import (
 )
 from PIL import Image
 
-from mmhatnet.checkpoint import (
-    RELEASE_URL,
-    convert_classifier,
-    convert_official,
-    read,
-    to_backbone,
-    unwrap,
-)
-from mmhatnet.download import sha256
 from mmhatnet.models import HATNet
+from mmhatnet.releases import RELEASE_URL, convert_classifier
+from mmhatnet.weights.download import sha256_of
+from mmhatnet.weights.files import read_checkpoint, unwrap_state_dict
+from mmhatnet.weights.loading import to_backbone
+from mmhatnet.weights.official import from_official
 
 LAYOUTS = {
     'bare': lambda weights: weights,
@@ -171,7 +167,7 @@ class TestBackbone:
         self, layout, official_file, golden
     ):
         by_torch = HATNet('tiny', **CLS_GRIDS).eval()
-        by_torch.load_state_dict(read(official_file(layout)))
+        by_torch.load_state_dict(read_checkpoint(official_file(layout)))
         assert error_of_last_stage(by_torch, golden) < 5e-5
         by_mmengine = HATNet('tiny', **CLS_GRIDS).eval()
         load_checkpoint(by_mmengine, official_file(layout))
@@ -182,7 +178,7 @@ class TestBackbone:
         """With what mmengine's checkpoints of a training hold besides."""
         content = dict(
             meta=dict(epoch=3, time='now', scalar=np.float64(0.5)),
-            state_dict=convert_official(official('tiny')),
+            state_dict=from_official(official('tiny')),
             message_hub=dict(
                 log_scalars={'loss': HistoryBuffer([1.0, 2.0], [1, 1])}
             ),
@@ -267,7 +263,7 @@ class TestBackbone:
         torch.save({'layer1.0.conv1.weight': torch.zeros(1)}, path)
         model = HATNet('tiny')
         with pytest.raises(ValueError, match=r'other\.pth .*layer1\.0\.conv1'):
-            to_backbone(read(path), model, path, prefix)
+            to_backbone(read_checkpoint(path), model, path, prefix)
         with pytest.raises(ValueError, match='unexpected: layer1.0.conv1'):
             load_checkpoint(model, path)
 
@@ -276,7 +272,7 @@ class TestBackbone:
         model = HATNet(SMALL_ARCH)
         torch.save(model.state_dict(), path)
         with pytest.raises(ValueError, match=r"no keys 'encoder\.\*'.*stem"):
-            to_backbone(read(path), model, path, 'encoder')
+            to_backbone(read_checkpoint(path), model, path, 'encoder')
 
     @pytest.mark.parametrize(
         ('key', 'message'),
@@ -312,7 +308,7 @@ class TestClassifier:
         self, official, build_classifier, golden
     ):
         model = build_classifier()
-        model.load_state_dict(convert_official(official('tiny')))
+        model.load_state_dict(from_official(official('tiny')))
         assert error_of_logits(model, golden) < 5e-5
 
     @pytest.mark.parametrize(
@@ -448,27 +444,29 @@ class TestByName:
             assert len(server.requests) == 1
 
     def test_hash_is_recorded_and_verified(self, server):
-        read('hatnet://tiny')
+        read_checkpoint('hatnet://tiny')
         path = server.hub / 'checkpoints' / 'HAT-Net_Tiny.pth'
         record = path.with_name('HAT-Net_Tiny.pth.sha256').read_text()
         assert record == (
             f'# {RELEASE_URL}/HAT-Net_Tiny.pth\n'
-            f'{sha256(path)}  HAT-Net_Tiny.pth\n'
+            f'{sha256_of(path)}  HAT-Net_Tiny.pth\n'
         )
         tamper(path)
         for location in ('hatnet://tiny', f'{RELEASE_URL}/HAT-Net_Tiny.pth'):
             with pytest.raises(ValueError, match='has changed since.*Delete'):
                 CheckpointLoader.load_checkpoint(location)
         path.unlink()
-        read('hatnet://tiny')  # the file of the first download is back
+        read_checkpoint(
+            'hatnet://tiny'
+        )  # the file of the first download is back
 
     def test_a_release_that_changed_is_refused(self, server, official_file):
-        read('hatnet://tiny')
+        read_checkpoint('hatnet://tiny')
         (server.hub / 'checkpoints' / 'HAT-Net_Tiny.pth').unlink()
         (server.release / 'HAT-Net_Tiny.pth').unlink()
         os.link(official_file('bare'), server.release / 'HAT-Net_Tiny.pth')
         with pytest.raises(ValueError, match='does not match the known hash'):
-            read('hatnet://tiny')
+            read_checkpoint('hatnet://tiny')
         assert cached(server) == ['HAT-Net_Tiny.pth.sha256']
 
     def test_a_file_put_there_by_hand(self, server, official_file, golden):
@@ -491,7 +489,7 @@ class TestByName:
             pretrained(f'{location}#sha256={"0" * 64}')
         # Nothing that was refused stays.
         assert not server.hub.exists() or not cached(server)
-        model = pretrained(f'{location}#sha256={sha256(path).upper()}')
+        model = pretrained(f'{location}#sha256={sha256_of(path).upper()}')
         assert error_of_last_stage(model, golden) < 5e-5
         with pytest.raises(ValueError, match='is not the file that was asked'):
             pretrained(f'{location}#sha256={"0" * 64}')
@@ -499,22 +497,22 @@ class TestByName:
             pretrained(f'{location}#sha256=abc')
 
     def test_same_name_at_another_url(self, server):
-        read(f'{server.url}/HAT-Net_Tiny.pth')
+        read_checkpoint(f'{server.url}/HAT-Net_Tiny.pth')
         with pytest.raises(ValueError, match=f'is from {server.url}'):
-            read('hatnet://tiny')
+            read_checkpoint('hatnet://tiny')
 
     def test_damaged_record(self, server):
-        read('hatnet://tiny')
+        read_checkpoint('hatnet://tiny')
         record = server.hub / 'checkpoints' / 'HAT-Net_Tiny.pth.sha256'
         record.write_text('')
         with pytest.raises(ValueError, match='sha256 is damaged: delete it'):
-            read('hatnet://tiny')
+            read_checkpoint('hatnet://tiny')
 
     def test_cut_off(self, server, official_file):
         """A server that goes away leaves nothing behind."""
         server.cut = 1_000_000
         with pytest.raises(OSError, match='could not download'):
-            read('hatnet://tiny')
+            read_checkpoint('hatnet://tiny')
         assert not cached(server)
 
     def test_interrupted(self, server, tmp_path):
@@ -526,8 +524,8 @@ class TestByName:
                 # What a shell starts in the background ignores Ctrl-C.
                 'import signal\n'
                 'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
-                'from mmhatnet.checkpoint import read\n'
-                "read('hatnet://tiny')",
+                'from mmhatnet.weights.files import read_checkpoint\n'
+                "read_checkpoint('hatnet://tiny')",
             ],
             env={**os.environ, 'TORCH_HOME': str(server.hub)},
             stderr=subprocess.PIPE,
@@ -554,7 +552,7 @@ class TestByName:
         with pytest.raises(
             ValueError, match=r'stages\.0\.1\.attn\.norm\.weight has values'
         ):
-            read('hatnet://tiny')
+            read_checkpoint('hatnet://tiny')
 
     def test_from_download_to_prediction(self, server, tmp_path):
         """By the tools: a name predicts; converted, it tests the same."""
@@ -658,7 +656,7 @@ class TestConversion:
             return result.stderr.splitlines()[-1]
         path = Path(result.stdout.splitlines()[-1])
         # The name has the hash, and the file only plain data.
-        assert path.stem.endswith('-' + sha256(path)[:8])
+        assert path.stem.endswith('-' + sha256_of(path)[:8])
         return path, torch.load(path, weights_only=True)
 
     @pytest.mark.parametrize('layout', ['bare', 'model, module'])
@@ -674,7 +672,7 @@ class TestConversion:
         source = official_file(layout)
         path, content = self.run('hatnet2mm', source, tmp_path)
         assert path.name.startswith('hatnet-tiny_in1k-')
-        assert content['meta']['source_sha256'] == sha256(source)
+        assert content['meta']['source_sha256'] == sha256_of(source)
         model = build_classifier()
         load_checkpoint(model, str(path))
         assert error_of_logits(model, golden) < 5e-5
@@ -701,7 +699,7 @@ class TestConversion:
         assert not any(key.startswith('classifier') for key in back['model'])
 
     def test_backbone_of_a_detector(self, official, tmp_path):
-        weights = convert_official(official('tiny'))
+        weights = from_official(official('tiny'))
         for key in ('head.fc.weight', 'head.fc.bias'):
             del weights[key]
         weights['neck.conv.weight'] = torch.zeros(1)
@@ -730,7 +728,7 @@ class TestConversion:
     def test_damaged_file(self, damage, message, official_file):
         path = official_file(**damage)
         with pytest.raises(ValueError, match=f'{re.escape(path)}.*{message}'):
-            convert_classifier(read(path), path)
+            convert_classifier(read_checkpoint(path), path)
 
     @pytest.mark.parametrize('option', [(), ('--to-official',)])
     def test_another_network(self, option, tmp_path):
@@ -742,7 +740,7 @@ class TestConversion:
         assert [file.name for file in tmp_path.iterdir()] == ['resnet.pth']
 
     def test_publish(self, official, tmp_path):
-        weights = convert_official(official('tiny'))
+        weights = from_official(official('tiny'))
         content = dict(
             meta=dict(
                 cfg='model = dict()',
@@ -798,10 +796,10 @@ class TestSafety:
         path, mark = tmp_path / 'evil.pth', tmp_path / 'mark'
         path.write_bytes(pickle.dumps(Payload(mark)))
         with pytest.raises(ValueError, match=str(path)):
-            read(path)
+            read_checkpoint(path)
         torch.save(Payload(mark), path)
         with pytest.raises(ValueError, match='no state dict'):
-            read(path)
+            read_checkpoint(path)
         assert not mark.exists()
 
     @pytest.mark.parametrize('content', [b'', b'<html></html>', b'PK\3\4'])
@@ -811,14 +809,14 @@ class TestSafety:
         with pytest.raises(
             ValueError, match='damaged.pth is not a checkpoint'
         ):
-            read(path)
+            read_checkpoint(path)
 
     def test_truncated_file(self, official_file, tmp_path):
         path = tmp_path / 'truncated.pth'
         with open(official_file(), 'rb') as file:
             path.write_bytes(file.read(1_000_000))
         with pytest.raises(ValueError, match='truncated.pth is not a check'):
-            read(path)
+            read_checkpoint(path)
 
     def test_absent_file(self):
         with pytest.raises(FileNotFoundError, match='no checkpoint at'):
@@ -827,4 +825,4 @@ class TestSafety:
 
 def test_unwrap_keeps_tensors_only():
     tensor = torch.zeros(1)
-    assert unwrap({'module.a': tensor, 'epoch': 3}) == {'a': tensor}
+    assert unwrap_state_dict({'module.a': tensor, 'epoch': 3}) == {'a': tensor}

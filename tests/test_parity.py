@@ -12,8 +12,8 @@ from helpers import (
     official_shapes,
 )
 
-from mmhatnet.checkpoint import convert_official
 from mmhatnet.models import HATNet
+from mmhatnet.weights.official import from_official
 
 
 @pytest.mark.parametrize('channels_last', [False, True])
@@ -62,7 +62,7 @@ def test_keys_and_shapes(arch):
     }
     with torch.device('meta'):
         model = HATNet(arch)
-    converted = convert_official(shapes)
+    converted = from_official(shapes)
     assert {
         'backbone.' + key: value.shape
         for key, value in model.state_dict().items()

@@ -12,15 +12,15 @@ from mmengine.config import Config
 import mmhatnet
 from mmhatnet import zoo
 from mmhatnet.analysis.complexity import measure_complexity
-from mmhatnet.checkpoint import RELEASE_URL, RELEASES
 from mmhatnet.config import read_config
+from mmhatnet.releases import RELEASE_URL, RELEASES
 
 FOLDERS = [
     folder.name
     for folder in sorted((ROOT / 'configs').iterdir())
     if folder.name != '_base_'
 ]
-MODELS = zoo.entries()
+MODELS = zoo.model_entries()
 CLASSIFIERS = zoo.list_models(task='Image Classification')
 
 

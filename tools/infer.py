@@ -7,7 +7,7 @@ from pathlib import Path
 import mmcv
 from tqdm import tqdm
 
-from mmhatnet.download import split_pin
+from mmhatnet.cli import add_cfg_options, one_line_errors
 from mmhatnet.inference import (
     find_images,
     get_inferencer,
@@ -15,7 +15,7 @@ from mmhatnet.inference import (
     unique_names,
     unreadable,
 )
-from mmhatnet.cli import add_cfg_options, one_line_errors
+from mmhatnet.weights.download import split_pin
 from mmhatnet.zoo import find_weights, load_model_config
 
 

@@ -16,8 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import adapt_backbone, adapt_classifier, load_backbone
 from ..registry import MODELS
+from ..weights.loading import (
+    adapt_backbone,
+    adapt_classifier,
+    load_backbone,
+)
 
 try:
     from torch.fx.experimental.symbolic_shapes import has_static_value
@@ -655,7 +659,7 @@ class HATNet(BaseModule):
         init_cfg (dict | list[dict], optional): Initialization config. With
             ``dict(type='Pretrained', checkpoint=...)`` the checkpoint is a
             file or URL of the authors or of mm, or ``'hatnet://small'``; see
-            :func:`mmhatnet.checkpoint.load_backbone`. Defaults to the
+            :func:`mmhatnet.weights.loading.load_backbone`. Defaults to the
             official truncated normal with a standard deviation of 0.02.
 
     Raises:

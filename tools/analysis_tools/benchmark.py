@@ -35,7 +35,7 @@ from mmhatnet.analysis.timing import describe_machine, peak_memory, time_once
 from mmhatnet.cli import one_line_errors
 from mmhatnet.models import HATNet
 from mmhatnet.models.hatnet import HMHSA, keep_freed_memory
-from mmhatnet.zoo import entries, load_backbone_config
+from mmhatnet.zoo import load_backbone_config, model_entries
 
 FORMS = ('plain', 'compile', 'channels_last', 'with_cp', 'malloc')
 PRODUCT = 'matrix product'
@@ -432,8 +432,8 @@ def rows_of(case: Case, device: str, rounds: int) -> list[dict]:
 
 def accuracy(name: str) -> float | None:
     """Top-1 accuracy in the metafile of a config, in percent."""
-    if name in entries():
-        models = [entries()[name]]
+    if name in model_entries():
+        models = [model_entries()[name]]
     elif '::' in name:
         package, _, config = name.partition('::')
         config = Path(get_installed_path(package), '.mim/configs', config)

@@ -13,7 +13,7 @@ from mmhatnet.analysis.sweep import (
     tables,
 )
 from mmhatnet.cli import add_cfg_options, one_line_errors
-from mmhatnet.zoo import entries, load_model_config
+from mmhatnet.zoo import load_model_config, model_entries
 
 
 def grid(text: str) -> tuple[int, ...]:
@@ -76,9 +76,10 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     name = Path(args.config).stem
     if not args.shape:
-        if name not in entries():
+        if name not in model_entries():
             parser.error(f'--shape H W is needed: {name} is not in the zoo')
-        args.shape = [entries()[name]['Metadata']['Input Size'].split('x')]
+        size = model_entries()[name]['Metadata']['Input Size']
+        args.shape = [size.split('x')]
     args.out_dir = args.out_dir or Path('work_dirs', 'grids', name)
     return args
 

@@ -3,19 +3,19 @@ import argparse
 import sys
 
 from mmhatnet import __version__
-from mmhatnet.checkpoint import (
-    BACKBONE,
-    HEAD,
-    OFFICIAL_HEAD,
+from mmhatnet.cli import one_line_errors
+from mmhatnet.releases import (
     RELEASES,
     convert_classifier,
     convert_to_official,
-    locate,
-    read,
-    save,
 )
-from mmhatnet.download import sha256, split_pin
-from mmhatnet.cli import one_line_errors
+from mmhatnet.weights.download import sha256_of, split_pin
+from mmhatnet.weights.files import (
+    locate_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
+from mmhatnet.weights.official import BACKBONE, HEAD, OFFICIAL_HEAD
 
 
 def main() -> None:
@@ -40,20 +40,20 @@ def main() -> None:
         'segmentor or detector, the backbone',
     )
     args = parser.parse_args()
-    path = locate(*split_pin(args.source))
+    path = locate_checkpoint(*split_pin(args.source))
     meta = dict(
         mmhatnet_version=__version__,
         source=path.name,
-        source_sha256=sha256(path),
+        source_sha256=sha256_of(path),
     )
     if args.to_official:
-        arch, weights = convert_to_official(read(path), str(path))
+        arch, weights = convert_to_official(read_checkpoint(path), str(path))
         name = RELEASES[arch].removesuffix('.pth')
         content = dict(model=weights, meta=meta)
         if not set(OFFICIAL_HEAD) <= set(weights):
             print('it has no ImageNet classifier', file=sys.stderr)
     else:
-        arch, weights = convert_classifier(read(path), str(path))
+        arch, weights = convert_classifier(read_checkpoint(path), str(path))
         name = f'hatnet-{arch}_in1k'
         if args.backbone:
             name = f'hatnet-{arch}_backbone_in1k'
@@ -63,7 +63,7 @@ def main() -> None:
                 if key not in HEAD
             }
         content = dict(state_dict=weights, meta=dict(arch=arch, **meta))
-    print(save(content, args.folder, name))
+    print(save_checkpoint(content, args.folder, name))
 
 
 if __name__ == '__main__':

@@ -1,8 +1,13 @@
 #!/usr/bin/env python
 import argparse
 
-from mmhatnet.checkpoint import locate, read, save, strip
 from mmhatnet.cli import one_line_errors
+from mmhatnet.weights.files import (
+    locate_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    strip_checkpoint,
+)
 
 
 def main() -> None:
@@ -18,9 +23,13 @@ def main() -> None:
         '--name', help='start of its name; default: that of the checkpoint'
     )
     args = parser.parse_args()
-    path = locate(args.checkpoint)
+    path = locate_checkpoint(args.checkpoint)
     name = args.name or path.stem
-    print(save(strip(read(path)), args.folder, name))
+    print(
+        save_checkpoint(
+            strip_checkpoint(read_checkpoint(path)), args.folder, name
+        )
+    )
 
 
 if __name__ == '__main__':

@@ -9,9 +9,9 @@ from mmengine.registry import MODELS
 
 from mmhatnet.analysis.attention import attend_from
 from mmhatnet.analysis.attention_figure import draw_attention
-from mmhatnet.checkpoint import load_backbone
-from mmhatnet.inference import unreadable
 from mmhatnet.cli import add_cfg_options, one_line_errors
+from mmhatnet.inference import unreadable
+from mmhatnet.weights.loading import load_backbone
 from mmhatnet.zoo import find_weights, load_model_config
 
 

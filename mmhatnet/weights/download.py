@@ -36,7 +36,7 @@ def split_pin(location: str) -> tuple[str, str | None]:
     return location, pin.lower() or None
 
 
-def sha256(path: str | os.PathLike) -> str:
+def sha256_of(path: str | os.PathLike) -> str:
     """Hash a file.
 
     Args:
@@ -52,7 +52,7 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def verify(path: str | os.PathLike, pin: str | None) -> None:
+def verify_sha256(path: str | os.PathLike, pin: str | None) -> None:
     """Compare a file with the hash that a user pins.
 
     Args:
@@ -62,14 +62,14 @@ def verify(path: str | os.PathLike, pin: str | None) -> None:
     Raises:
         ValueError: If the file has another hash.
     """
-    if pin and (found := sha256(path)) != pin:
+    if pin and (found := sha256_of(path)) != pin:
         raise ValueError(
             f'{path} is not the file that was asked for: its SHA-256 is '
             f'{found}, not {pin}'
         )
 
 
-def download(url: str, pin: str | None = None, source: str = '') -> Path:
+def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
     """Download a file to torch's hub cache, once per machine.
 
     The hash of the first download is recorded beside the file, as ``sha256sum
@@ -144,10 +144,10 @@ def _fetch(url: str, path: Path, known_hash: str | None) -> None:
 
 
 def _verify(path: Path, url: str, pin: str | None, recorded: str | None):
-    verify(path, pin)
+    verify_sha256(path, pin)
     if recorded is None and is_main_process():
         _write_record(path, url)
-    elif recorded and (found := sha256(path)) != recorded:
+    elif recorded and (found := sha256_of(path)) != recorded:
         raise ValueError(
             f'{path} has changed since it was downloaded: its SHA-256 is '
             f'{found}, and {_record(path).name} says {recorded}. Delete both '
@@ -160,7 +160,7 @@ def _write_record(path: Path, url: str) -> None:
     # Moved when complete, for processes that read it meanwhile.
     part = record.with_name(f'{record.name}.{os.getpid()}')
     try:
-        part.write_text(f'# {url}\n{sha256(path)}  {path.name}\n')
+        part.write_text(f'# {url}\n{sha256_of(path)}  {path.name}\n')
         part.replace(record)
     except OSError as error:  # a cache that others look after
         print_log(f'the hash of {path} is not recorded: {error}', 'current')

@@ -1,0 +1,213 @@
+"""Checkpoint files: finding, reading, saving and unwrapping them."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import torch
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+from .download import download_file, sha256_of, split_pin, verify_sha256
+from .official import RELEASE_URL
+
+URLS = ('http://', 'https://', 'file://')
+
+
+class _Inert:
+    """Stands for an object of a checkpoint that is no tensor."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, item):
+        pass
+
+    def extend(self, items):
+        pass
+
+
+class _TensorsOnly:
+    """A pickle module for :func:`torch.load` that runs nothing from a file.
+
+    It makes tensors and plain containers; every other object comes out as an
+    :class:`_Inert`. torch's own ``weights_only`` refuses a file with any such
+    object, as the training checkpoints of mmengine and DeiT's scripts are.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        allowed = {  # noqa: RUF012
+            ('collections', 'OrderedDict'),
+            ('torch', 'Size'),
+            ('torch', 'device'),
+            ('torch._utils', '_rebuild_parameter'),
+            ('torch._utils', '_rebuild_tensor_v2'),
+        }
+
+        def find_class(self, module: str, name: str) -> object:
+            if (module, name) in self.allowed or (
+                module == 'torch'
+                and (
+                    name.endswith('Storage')
+                    or isinstance(getattr(torch, name, None), torch.dtype)
+                )
+            ):
+                return super().find_class(module, name)
+            return _Inert
+
+    @classmethod
+    def load(cls, file, **kwargs) -> object:
+        return cls.Unpickler(file, **kwargs).load()
+
+
+def read_checkpoint(
+    filename: str | os.PathLike, map_location: str | torch.device = 'cpu'
+) -> dict:
+    """Read a checkpoint without running code that it may contain.
+
+    Args:
+        filename (str | PathLike): A file, an http(s) URL (kept in torch's hub
+            cache) or ``hatnet://<arch>``, with ``#sha256=...`` behind it to
+            have the file's hash verified. Other schemes, such as ``s3://``,
+            are left to mmengine, and so is their safety.
+        map_location (str | torch.device): As for ``torch.load``. Defaults to
+            'cpu'.
+
+    Returns:
+        dict: What the file holds, with placeholders for what is no tensor.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint, or not the one with that hash.
+    """
+    location, pin = split_pin(os.fspath(filename))
+    if '://' in location and not location.startswith(URLS):
+        return CheckpointLoader.load_checkpoint(str(filename), map_location)
+    path = locate_checkpoint(location, pin)
+    try:
+        try:
+            content = torch.load(
+                path, map_location=map_location, weights_only=True
+            )
+        except pickle.UnpicklingError:
+            content = torch.load(
+                path,
+                map_location=map_location,
+                pickle_module=_TensorsOnly,
+                weights_only=False,
+            )
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(
+            f'{path} is not a checkpoint of torch, or is damaged: {error}'
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f'{path} holds no state dict')
+    return content
+
+
+def locate_checkpoint(location: str, pin: str | None = None) -> Path:
+    """Find the file at a path or URL, and download it if need be.
+
+    Args:
+        location (str): A path or a URL; ``$MMHATNET_RELEASE_URL`` stands in
+            for that of the authors' release.
+        pin (str, optional): SHA-256 that the file must have. Defaults to None.
+
+    Returns:
+        Path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be downloaded.
+        ValueError: If it has another hash.
+    """
+    url = location
+    if location.startswith(RELEASE_URL):
+        mirror = os.environ.get('MMHATNET_RELEASE_URL', RELEASE_URL)
+        url = location.replace(RELEASE_URL, mirror.rstrip('/'))
+    if url.startswith(('http://', 'https://')):
+        return download_file(location, pin, url)
+    path = Path(url).expanduser()
+    if url.startswith('file://'):
+        path = Path(url2pathname(urlsplit(url).path))
+    if not path.is_file():
+        raise FileNotFoundError(f'no checkpoint at {path}')
+    verify_sha256(path, pin)
+    return path
+
+
+def save_checkpoint(
+    content: dict, folder: str | os.PathLike, name: str
+) -> Path:
+    """Save a checkpoint with a part of its hash in its name.
+
+    Args:
+        content (dict): What to save.
+        folder (str | PathLike): Where; is made if need be.
+        name (str): Start of the file's name.
+
+    Returns:
+        Path: ``<folder>/<name>-<first 8 digits of the SHA-256>.pth``.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f'{name}.part'
+    try:
+        torch.save(content, part)
+        return part.replace(folder / f'{name}-{sha256_of(part)[:8]}.pth')
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def strip_checkpoint(checkpoint: Mapping) -> dict:
+    """Leave in a checkpoint what others need to use the model.
+
+    Args:
+        checkpoint (Mapping): Of a training, as from :func:`read_checkpoint`.
+
+    Returns:
+        dict: ``state_dict`` and, in ``meta``, what is plain data, such as the
+        config and the classes; no optimizer and no logs.
+    """
+
+    def plain(value: object) -> bool:
+        if isinstance(value, Mapping):
+            return all(map(plain, [*value.keys(), *value.values()]))
+        if isinstance(value, list | tuple):
+            return all(map(plain, value))
+        return value is None or isinstance(value, str | int | float)
+
+    meta = checkpoint.get('meta') or {}
+    return dict(
+        meta={key: value for key, value in meta.items() if plain(value)},
+        state_dict=unwrap_state_dict(checkpoint),
+    )
+
+
+def unwrap_state_dict(checkpoint: Mapping) -> dict[str, Tensor]:
+    """Get the state dict out of any layout.
+
+    Args:
+        checkpoint (Mapping): A state dict, bare or under ``state_dict`` or
+            ``model``, with or without a ``module.`` prefix.
+
+    Returns:
+        dict[str, Tensor]: The tensors in it.
+    """
+    for key in ('state_dict', 'model'):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+    return {
+        key.removeprefix('module.'): value
+        for key, value in checkpoint.items()
+        if isinstance(value, Tensor)
+    }
