@@ -1,4 +1,4 @@
-"""Counting of parameters and operations, for the models of every task."""
+"""Count the parameters and operations of a model of any task."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -12,14 +12,15 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 aten = torch.ops.aten
 
 PRODUCTS = (aten.bmm, aten.baddbmm)
 
-# Operations per element, what fvcore and mmengine take: a batch norm that does
-# not train is a multiplication and an addition.
+# Operations per element, as fvcore and mmengine count them. In inference, a
+# batch norm is one multiplication and one addition.
 NORMS = {
     aten.native_group_norm: 5,
     aten.native_layer_norm: 5,
@@ -29,18 +30,18 @@ NORMS = {
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a model costs for one image.
+    """The cost of a model for one image.
 
     Attributes:
         params (int): Number of parameters.
         operations (int): Multiply-accumulates of all convolutions, linear
-            layers and matrix products, as the papers' #FLOPs are.
-            Activations, pooling and the sampling of features are not counted.
-        products (int): How many of the operations are products of two
-            activations, which attention consists of.
-        norms (int): Operations of the norms, which are not among
-            ``operations``: 5 per element of a layer or group norm and 2 of a
-            batch norm, as fvcore and mmengine count them.
+            layers and matrix products: the papers' #FLOPs. Activations,
+            pooling and the sampling of features are not counted.
+        products (int): The part of ``operations`` that multiplies two
+            activations, as attention does.
+        norms (int): Operations of the norms, in addition to ``operations``:
+            5 per element of a layer or group norm and 2 per element of a
+            batch norm, as in fvcore and mmengine.
     """
 
     params: int
@@ -50,33 +51,67 @@ class Complexity:
 
     @property
     def without_products(self) -> int:
-        """What Table 2 of the paper has: all but the products, and norms."""
+        """Operations and norms without products, as in Table 2 of HAT-Net."""
         return self.operations - self.products + self.norms
+
+
+class _NumbersOnCPU(TorchFunctionMode):
+    """Make ``torch.linspace`` on the CPU, whatever the default device is.
+
+    Most backbones compute their drop path rates by it and read them as
+    numbers, which the meta device does not have.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs.setdefault('device', 'cpu')
+        return func(*args, **kwargs)
+
+
+def build_on_meta(cfg: Config) -> nn.Module:
+    """Build a config's model with shapes and without values.
+
+    This takes almost no memory and a fraction of the time, because no weight
+    is initialized.
+
+    Args:
+        cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its
+            ``model`` may also be a backbone.
+
+    Returns:
+        nn.Module: The model on torch's meta device, in evaluation mode.
+    """
+    with (
+        DefaultScope.overwrite_default_scope(cfg.get('default_scope')),
+        torch.device('meta'),
+        _NumbersOnCPU(),
+    ):
+        model = MODELS.build(deepcopy(cfg.model))
+    model.eval()  # some backbones return None here
+    return model.to('meta')  # tensors that came from numpy
 
 
 def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     """Count the parameters and operations of a config's model.
 
-    Nothing is computed: the tensors are on torch's meta device, which has
-    shapes and no values. So fused attention, which torch's counter does not
-    know on every device, is counted as the products that it consists of.
+    The model runs on torch's meta device, so nothing is computed. There,
+    fused attention is split into the two products that it consists of;
+    torch's counter does not know the fused operator of every device.
 
-    A detector in two stages classifies as many proposals as its test config
-    admits, and makes masks for as many objects as it may return.
+    Two-stage detectors are counted with the maximum of proposals and masks
+    that their test config allows.
 
     Args:
         cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its
-            model may also be a backbone.
+            ``model`` may also be a backbone.
         shape (Sequence[int]): Height and width of the image in pixels.
 
     Returns:
-        Complexity: What was counted.
+        Complexity: The counts for one image.
     """
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        model = MODELS.build(deepcopy(cfg.model))
-    model.eval()  # not in one line: of some backbones it returns None
+    model = build_on_meta(cfg)
     params = sum(parameter.numel() for parameter in model.parameters())
-    model.to('meta')
     image = torch.empty(1, 3, *shape, device='meta')
     if hasattr(model, 'roi_head'):
         counts = _count_two_stages(model, image)
@@ -90,9 +125,10 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
 
 
 def _count(forward: Callable[[], object]) -> tuple[int, int, int]:
-    """(operations, products, norms) of a forward pass."""
+    """Count (operations, products, norms) of a forward pass."""
     norms = {name: partial(_norm, each) for name, each in NORMS.items()}
-    # Without the overload, the counter takes some operators apart.
+    # Some operators are decomposed before they are counted, unless their
+    # default overload is registered as well.
     norms.update({name.default: count for name, count in norms.items()})
     counter = FlopCounterMode(display=False, custom_mapping=norms)
     with torch.no_grad(), counter:
@@ -105,7 +141,7 @@ def _count(forward: Callable[[], object]) -> tuple[int, int, int]:
 
 
 def _norm(each: int, x: Tensor | Sequence[int], *_, **__) -> int:
-    # Releases of torch differ in what they hand over.
+    # Some releases of torch pass the tensor, others its shape.
     return each * prod(getattr(x, 'shape', x))
 
 
@@ -116,8 +152,8 @@ def _segment(model: nn.Module, image: Tensor) -> object:
     head = model.decode_head
     if 'batch_data_samples' not in signature(head.forward).parameters:
         return head.forward(features)
-    # Mask2Former's head computes sizes from tensors, which need values. With
-    # gradients, torch does without its fused multi-head attention.
+    # Mask2Former's head reads sizes from tensors, so it needs values. Gradients
+    # are enabled because torch then splits its fused multi-head attention.
     head.to_empty(device='cpu')
     features = [torch.zeros(feature.shape) for feature in features]
     size = tuple(image.shape[-2:])
@@ -151,7 +187,8 @@ def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, int, int]:
     objects = model.test_cfg.rcnn.max_per_img
     parts = [_count(first)]
     if head.with_mask:
-        # Cascades make masks of all proposals here, unlike when they predict.
+        # In this mode, cascades compute a mask for every proposal; in
+        # prediction only for the detected objects.
         with_masks = second(objects)
         head.mask_head = None
         without = second(objects)
@@ -161,7 +198,7 @@ def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, int, int]:
 
 
 def _skip_sampling(extractor: nn.Module) -> None:
-    """Leave out mmcv's RoIAlign, which does not run on the meta device."""
+    """Replace mmcv's RoIAlign, which does not run on the meta device."""
 
     def forward(features: Sequence[Tensor], rois: Tensor, *_, **__) -> Tensor:
         size = extractor.roi_layers[0].output_size

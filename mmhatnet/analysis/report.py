@@ -1,4 +1,4 @@
-"""Tables of what was measured, for people and for programs."""
+"""Tables of measurements, for people and for programs."""
 
 import ast
 import csv
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Make a table for a page.
+    """Make a Markdown table.
 
     Args:
-        rows (Sequence[Mapping[str, str]]): The rows, whose keys are the
-            titles of the columns and equal in all.
+        rows (Sequence[Mapping[str, str]]): The rows. Their keys are the
+            titles of the columns and the same in every row.
 
     Returns:
-        str: The table in Markdown, columns of numbers to the right.
+        str: The table, with columns of numbers aligned to the right.
     """
 
     def line(cells: Sequence[str]) -> str:
@@ -36,11 +36,11 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
 def write_csv(
     path: str | os.PathLike, rows: Sequence[Mapping[str, object]]
 ) -> None:
-    """Write a table for programs, whole or not at all.
+    """Write a table for programs, completely or not at all.
 
     Args:
-        path (str | PathLike): The file; its folder is made.
-        rows (Sequence[Mapping[str, object]]): The rows; a column that a row
+        path (str | PathLike): The file. Its folder is created.
+        rows (Sequence[Mapping[str, object]]): The rows. A column that a row
             lacks stays empty.
     """
     path = Path(path)
@@ -55,28 +55,31 @@ def write_csv(
 
 
 def read_csv(path: str | os.PathLike) -> list[dict[str, object]]:
-    """Read a table of :func:`write_csv`.
+    """Read a table that :func:`write_csv` wrote.
 
     Args:
         path (str | PathLike): The file.
 
     Returns:
-        list[dict[str, object]]: The rows, without empty cells; numbers and
-        tuples are such again. None, where there is no file.
+        list[dict[str, object]]: The rows in order, each from column title to
+        value. Empty cells are left out. Cells that are Python literals (int,
+        float, bool, tuple, list, None) have that type again, and so have
+        'inf' and 'nan'; all other cells are strings. The list is empty if
+        there is no such file.
     """
     if not Path(path).exists():
         return []
     with open(path, newline='') as file:
         return [
-            {title: _value(text) for title, text in row.items() if text}
+            {title: _parse(cell) for title, cell in row.items() if cell}
             for row in csv.DictReader(file)
         ]
 
 
-def _value(text: str) -> object:
-    for parse in (ast.literal_eval, float):  # 'nan' is only the latter's
+def _parse(cell: str) -> object:
+    for parse in (ast.literal_eval, float):  # only float reads 'nan'
         try:
-            return parse(text)
+            return parse(cell)
         except (SyntaxError, ValueError):
             pass
-    return text
+    return cell

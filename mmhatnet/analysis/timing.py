@@ -1,4 +1,4 @@
-"""Measuring of time and memory."""
+"""Measure time and memory."""
 
 import ctypes
 import time
@@ -9,10 +9,11 @@ import torch
 
 
 def describe_machine(device: str | torch.device = 'cpu') -> str:
-    """Describe what is measured on.
+    """Describe the machine of a measurement.
 
     Args:
-        device (str | torch.device): Where the model is. Defaults to 'cpu'.
+        device (str | torch.device): The device measured on. Defaults to
+            'cpu'.
 
     Returns:
         str: The device and the version of torch.
@@ -34,14 +35,15 @@ def _synchronize(device: torch.device) -> None:
 def time_once(
     step: Callable[[], object], device: str | torch.device = 'cpu'
 ) -> float:
-    """Time something once.
+    """Time one call.
 
     Args:
-        step (Callable): What to time.
-        device (str | torch.device): Where it runs. Defaults to 'cpu'.
+        step (Callable): The function to time.
+        device (str | torch.device): The device it runs on. Defaults to
+            'cpu'.
 
     Returns:
-        float: Seconds.
+        float: Seconds, until the device has finished.
     """
     device = torch.device(device)
     _synchronize(device)
@@ -56,15 +58,17 @@ def time_in_turns(
     rounds: int,
     device: str | torch.device = 'cpu',
 ) -> dict[str, list[float]]:
-    """Time several things in turns, so that all see the same machine.
+    """Time several functions in turns, so that all see the same machine.
 
     Args:
-        steps (Mapping[str, Callable]): What to time.
-        rounds (int): How often; before them each runs once for nothing.
-        device (str | torch.device): Where they run. Defaults to 'cpu'.
+        steps (Mapping[str, Callable]): The functions by name. Each runs once
+            untimed before the first round.
+        rounds (int): Number of rounds.
+        device (str | torch.device): The device they run on. Defaults to
+            'cpu'.
 
     Returns:
-        dict[str, list[float]]: The seconds of each in each round.
+        dict[str, list[float]]: The seconds of each function in each round.
     """
     for step in steps.values():
         step()
@@ -78,19 +82,19 @@ def time_in_turns(
 def peak_memory(
     step: Callable[[], object], device: str | torch.device = 'cpu'
 ) -> int | None:
-    """Measure the memory that something needs, beside what is there before.
+    """Measure the peak memory of one call, above the memory used before it.
 
-    On a GPU it is what torch allocates. On the CPU it is what the process
-    occupies, as Linux counts it.
+    On a GPU, this is the memory that torch allocates. On a CPU, it is the
+    resident memory of the process, which only Linux tells.
 
     Args:
-        step (Callable): It should have run before, so that what it keeps is
-            there already.
-        device (str | torch.device): Where it runs. Defaults to 'cpu'.
+        step (Callable): The function to measure. Call it before, so that the
+            memory it keeps is not counted.
+        device (str | torch.device): The device it runs on. Defaults to
+            'cpu'.
 
     Returns:
-        int, optional: Bytes; None where it cannot be measured, which is on
-        the CPU of another system.
+        int, optional: Bytes; None on the CPU of another system.
     """
     device = torch.device(device)
     if device.type == 'cuda':
@@ -102,8 +106,8 @@ def peak_memory(
         return torch.cuda.max_memory_allocated(device) - before
     status = Path('/proc/self/status')
     try:
-        # What was freed goes back to the system, or it would be used again
-        # unseen; then the peak is forgotten.
+        # Return freed memory to the system, because reusing it would not
+        # show, and reset the peak.
         ctypes.CDLL(None).malloc_trim(0)
         Path('/proc/self/clear_refs').write_text('5')
     except (OSError, AttributeError):
