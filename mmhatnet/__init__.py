@@ -6,8 +6,8 @@ from .version import __version__
 check_versions()
 register_configs()
 
-# After the check, which says what to install. The releases register their
-# URLs with mmengine.
+# These imports come after the check, whose error names what to install.
+# Importing releases registers the names and URLs of the authors' files.
 from . import releases  # noqa: E402, F401
 from .inference import get_inferencer  # noqa: E402
 from .zoo import get_model, list_models  # noqa: E402

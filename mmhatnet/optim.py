@@ -10,27 +10,28 @@ from .registry import OPTIM_WRAPPER_CONSTRUCTORS
 class LayerDecayOptimWrapperConstructor(
     LearningRateDecayOptimWrapperConstructor
 ):
-    """Layer-wise learning rate decay for any model around a HATNet.
+    """Layer-wise learning rate decay for any model with a HATNet backbone.
 
-    mmpretrain's constructor asks the model for the depth of a parameter, which
-    segmentors and detectors do not know; their backbone does. In a config::
+    mmpretrain's constructor asks the model for the depth of a parameter.
+    Segmentors and detectors do not know it, so this one asks their backbone.
+    In a config::
 
         optim_wrapper = dict(
             constructor='mmhatnet.LayerDecayOptimWrapperConstructor',
             paramwise_cfg=dict(layer_decay_rate=0.9),
         )
 
-    The other keys of ``paramwise_cfg`` are those of mmpretrain's, which has
-    ``decay_mult`` but no ``lr_mult`` in ``custom_keys``.
+    ``paramwise_cfg`` takes the same other keys as in mmpretrain, where
+    ``custom_keys`` may contain ``decay_mult`` but not ``lr_mult``.
     """
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs):
-        """Add the parameters of a module to the list of groups.
+        """Add the parameters of a module to the parameter groups.
 
         Args:
-            params (list[dict]): The groups, changed in place.
+            params (list[dict]): The groups; changed in place.
             module (nn.Module): The model, or a part of it.
-            **kwargs: As in mmpretrain's class.
+            **kwargs: The arguments of mmpretrain's method.
         """
         if 'get_layer_depth' not in kwargs:
             kwargs['get_layer_depth'] = lambda name: (

@@ -1,9 +1,9 @@
-"""The registry nodes through which mm configs find what is in mmhatnet.
+"""The registries through which mm configs find the classes of mmhatnet.
 
-A config says ``type='mmhatnet.HATNet'``: the scope makes mmengine import this
-module and, on the first look-up, the ``locations`` below. No
-``custom_imports`` is needed, and none of mmpretrain, mmsegmentation and
-mmdetection is imported for the backbone.
+In a config, ``type='mmhatnet.HATNet'`` names the scope ``mmhatnet``. mmengine
+then imports this module and, on the first look-up, the ``locations`` below.
+No ``custom_imports`` is needed, and the backbone imports none of mmpretrain,
+mmsegmentation and mmdetection.
 """
 
 from mmengine import registry

@@ -1,7 +1,7 @@
-"""What differs between the two families of the OpenMMLab stack.
+"""The differences between the two families of packages.
 
 The original packages (OpenMMLab) and their maintained forks (OneDL) install
-the same modules under different distribution names.
+the same modules, but their distributions have different names.
 """
 
 import warnings
@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import Version
 
-# module: distribution of either family -> (oldest that works, newest tested)
+# Family -> module -> (distribution, oldest version that works, newest tested).
 FAMILIES = {
     'onedl': {
         'mmengine': ('onedl-mmengine', '0.10.12', '0.10.12'),
@@ -38,16 +38,16 @@ def _installed(distribution: str) -> Version | None:
 
 
 def check_versions() -> None:
-    """Compare the installed packages with what mmhatnet works with.
+    """Check the versions of the installed packages.
 
-    mmengine and mmcv have to be there, of either family; mmdet, mmseg and
-    mmpretrain only where they are used. Only metadata is read: nothing is
-    imported.
+    torch, mmengine and mmcv are required; mmengine and mmcv may be from either
+    family. mmdet, mmseg and mmpretrain are checked only if they are installed.
+    The check reads metadata and imports nothing.
 
     Raises:
-        ImportError: If torch, mmengine or mmcv is absent or any package is
-            older than the oldest version that works. The message has the
-            command that helps.
+        ImportError: If torch, mmengine or mmcv is absent, or if any package is
+            older than the oldest version that works. The message contains a
+            command that solves the problem.
     """
     found = {
         family: {
@@ -66,7 +66,7 @@ def check_versions() -> None:
                 f"each other's files: uninstall both, then install one.",
                 stacklevel=3,
             )
-        # Where neither is there, name what belongs to the rest of the stack.
+        # If neither is installed, name the package of the family in use.
         family = (both or [_family(found)])[0]
         distribution, oldest, newest = FAMILIES[family][module]
         _check(
@@ -75,22 +75,22 @@ def check_versions() -> None:
             newest,
             found[family][module],
             f'{"mim" if module == "mmcv" else "pip"} install '
-            f'"{distribution}>={oldest}", or set all of it up by '
+            f'"{distribution}>={oldest}", or install everything with '
             f'tools/setup_env.sh --stack {family} in a clone of mmhatnet',
             module in REQUIRED,
         )
 
 
 def register_configs() -> None:
-    """Let ``_base_ = 'mmhatnet::...'`` and ``'mmseg::...'`` be found.
+    """Make ``_base_ = 'mmhatnet::...'`` and ``'mmseg::...'`` work.
 
-    mmengine's table of packages lacks the first, and knows mmsegmentation
-    only by the distribution name of the original.
+    mmengine's table of packages has no mmhatnet, and has mmsegmentation only
+    under the name of the original distribution.
     """
     from mmengine.config.utils import MODULE2PACKAGE
 
-    # A module in mmhatnet's folder. By the name of the distribution, the
-    # original mmengine does not find an editable installation.
+    # The name of a module in mmhatnet's folder, because the original mmengine
+    # does not find an editable installation by the name of its distribution.
     MODULE2PACKAGE['mmhatnet'] = 'mmhatnet.version'
     if not _installed(FAMILIES['openmmlab']['mmseg'][0]):
         MODULE2PACKAGE['mmseg'] = 'mmseg'

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as mask_utils
-from rich.progress import track
+from tqdm import tqdm
 
 IGNORED = 255
 
 
 def _encode(annotation: dict, height: int, width: int) -> dict:
-    """Compressed RLE of COCO's polygons or of either form of its RLE."""
+    """Convert polygons or either form of RLE to compressed RLE."""
+    from pycocotools import mask as mask_utils
+
     segmentation = annotation.get('segmentation')
     if isinstance(segmentation, list):
-        # pycocotools takes four numbers for a box.
+        # pycocotools reads a list of four numbers as a box.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         if polygons:
             rles = mask_utils.frPyObjects(polygons, height, width)
@@ -32,7 +33,9 @@ def _encode(annotation: dict, height: int, width: int) -> dict:
 def _label_map(
     image: dict, annotations: list[dict], labels: dict[int, int]
 ) -> np.ndarray:
-    """Labels (H, W) of an image, uint8."""
+    """Make the labels of an image: (H, W), uint8."""
+    from pycocotools import mask as mask_utils
+
     height, width = image['height'], image['width']
     objects = []
     for annotation in annotations:
@@ -41,7 +44,7 @@ def _label_map(
         order = (not crowd, -int(mask_utils.area(rle)))
         objects.append((order, rle, IGNORED if crowd else labels[label]))
     semantic = np.zeros((height, width), np.uint8)
-    # Crowds, then from large to small: what comes later stays visible.
+    # Crowds first, then from large to small: later objects cover earlier ones.
     for _, rle, label in sorted(objects, key=lambda item: item[0]):
         semantic[mask_utils.decode(rle) > 0] = label
     return semantic
@@ -50,28 +53,29 @@ def _label_map(
 def coco_to_semantic(
     ann_file: str | Path, out_dir: str | Path
 ) -> tuple[str, ...]:
-    """Make semantic label maps of COCO's instances.
+    """Make semantic label maps from COCO's instances.
 
-    Every image of ``ann_file`` gets ``<stem of its file_name>.png``, of the
-    image's size, with one uint8 label a pixel: 0 is the background, 1 to N
-    are the categories in the order of their ids, and 255 is ignored in
-    training and evaluation: crowds, where there is nothing else. The smaller
-    of two objects lies over the larger one.
+    Each image of ``ann_file`` gets a PNG of its size, named after the stem of
+    its ``file_name``, with one uint8 label per pixel. 0 is the background, and
+    1 to N are the categories in the order of their ids. 255 marks crowds where
+    no object covers them; training and evaluation ignore it. Where two objects
+    overlap, the smaller one covers the larger one.
 
     Args:
-        ann_file (str | Path): JSON with COCO instances; polygons and both
-            forms of RLE.
-        out_dir (str | Path): Folder for the PNGs. Files of the same names
-            are overwritten.
+        ann_file (str | Path): JSON file with COCO instances. Polygons and both
+            forms of RLE are accepted.
+        out_dir (str | Path): Folder for the PNGs. Existing files of the same
+            names are overwritten.
 
     Returns:
-        tuple[str, ...]: Names of the labels, from ``'background'``.
+        tuple[str, ...]: Names of the labels, beginning with ``'background'``.
 
     Raises:
-        FileNotFoundError: If there is no ``ann_file``.
-        ValueError: If it does not hold COCO instances with segmentations of
-            their image's size, if two images would get the same PNG, or if
-            there are more than 254 categories.
+        FileNotFoundError: If ``ann_file`` does not exist.
+        ImportError: If pycocotools is not installed.
+        ValueError: If ``ann_file`` does not contain COCO instances whose
+            segmentations have the size of their image, if two images would
+            get the same PNG, or if there are more than 254 categories.
     """
     out_dir = Path(out_dir)
     try:
@@ -84,12 +88,12 @@ def coco_to_semantic(
             of_image[annotation['image_id']].append(annotation)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f'{ann_file} does not hold COCO instances: {error!r}'
+            f'{ann_file} does not contain COCO instances: {error!r}'
         ) from error
     if len(classes) > IGNORED:
         raise ValueError(
             f'{len(classes) - 1} categories: at most {IGNORED - 1} fit in '
-            'uint8, beside the background and what is ignored'
+            'uint8, beside the background and the ignored label'
         )
     names = defaultdict(list)
     for image in data['images']:
@@ -98,7 +102,7 @@ def coco_to_semantic(
         if len(same) > 1:
             raise ValueError(f'{" and ".join(same)} would share {stem}.png')
     out_dir.mkdir(parents=True, exist_ok=True)
-    for image in track(data['images'], 'label maps'):
+    for image in tqdm(data['images'], desc='label maps'):
         try:
             semantic = _label_map(image, of_image[image['id']], labels)
         except (KeyError, TypeError) as error:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
-from pycocotools import mask as mask_utils
-from rich.progress import track
+from tqdm import tqdm
 
 
 def _polygon(points: int, step: int = 1) -> Callable:
-    """Shape whose every point is joined to the ``step``-th next one."""
+    """Make a shape that joins every point to the ``step``-th next one."""
     normal = np.pi * step / points
 
     def inside(radius, angle):
@@ -28,7 +27,8 @@ def _cross(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return (radius <= 1) & (radius * across <= 0.3)
 
 
-# Class: its photograph, and which points (r, angle) of a unit disk it fills.
+# Class -> its photograph, and a function that tells which points
+# (radius, angle) of the unit disk it fills.
 SHAPES = {
     'disk': ('retina.jpg', lambda radius, angle: radius <= 1),
     'square': ('coffee.png', _polygon(4)),
@@ -49,20 +49,20 @@ BACKGROUNDS = (
 )
 CLASSES = tuple(SHAPES)
 CATEGORY_IDS = (1, 2, 4, 5, 8, 13)  # with gaps, as in COCO
-SPLITS = {'train': 'training', 'val': 'validation'}  # COCO's, ADE20K's names
-MARKER = 'demo_data.json'  # what --force may delete
-MIN_PIXELS = 30
+SPLITS = {'train': 'training', 'val': 'validation'}  # COCO -> ADE20K
+MARKER = 'demo_data.json'  # --force deletes only folders that contain it
+MIN_PIXELS = 30  # objects with fewer visible pixels are left out
 CROWD_EVERY = 10  # images
-CROPS = dict(train=40, val=15)  # for classification, of each class
+CROPS = dict(train=40, val=15)  # for classification, per class
 
 
 def _photographs(split: str) -> dict[str, Image.Image]:
-    """Left 2/3 (train) or right 1/3 (val) of the photographs, in RGB."""
+    """Open the left 2/3 (train) or right 1/3 (val) of the photographs."""
     try:
         import skimage
     except ImportError as error:
         raise ImportError(
-            'The demo data are made of the photographs in scikit-image: '
+            'The demo data are made from photographs in scikit-image: '
             'pip install scikit-image'
         ) from error
     folder = Path(skimage.__file__).parent / 'data'
@@ -71,7 +71,8 @@ def _photographs(split: str) -> dict[str, Image.Image]:
     for name in (*textures, *BACKGROUNDS):
         photo = Image.open(folder / name).convert('RGB')
         width, height = photo.size
-        margin = 0.15 if name in textures else 0  # retina.jpg's is black
+        # Textures lose their margins, because that of retina.jpg is black.
+        margin = 0.15 if name in textures else 0
         left, right = margin * width, (1 - margin) * width
         cut = round(left + (right - left) * 2 / 3)
         left, right = (left, cut) if split == 'train' else (cut, right)
@@ -86,7 +87,7 @@ def _view(
     size: tuple[int, int],
     zoom: tuple[float, float],
 ) -> Image.Image:
-    """Random crop of a photograph, scaled, flipped and brightened."""
+    """Cut a random crop, scale it to ``size``, flip it, change brightness."""
     factor = rng.uniform(*zoom)
     factor = max(factor, *np.divide(size, photo.size))
     crop = np.minimum(np.ceil(np.divide(size, factor)), photo.size)
@@ -108,7 +109,7 @@ def _scene(
     spread: float,
     crowd: int | None = None,
 ) -> tuple[Image.Image, list[tuple[int, np.ndarray, bool]]]:
-    """One image, and its objects as (label, visible pixels (H, W), crowd)."""
+    """Make an image and its objects: (label, visible pixels (H, W), crowd)."""
     size, short = np.array(size), min(size)
 
     def shape(label, centre, diameter):
@@ -150,10 +151,14 @@ def _scene(
 
 
 def _annotation(label: int, mask: np.ndarray, is_crowd: bool) -> dict:
-    """COCO's record of an object; only RLE is exact to the pixel."""
+    """Make COCO's record of an object, as RLE, which is exact to the pixel."""
+    from pycocotools import mask as mask_utils
+
     rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
     area, bbox = int(mask_utils.area(rle)), mask_utils.toBbox(rle).tolist()
-    if is_crowd:  # COCO has them uncompressed, by columns, from a run of 0
+    # COCO stores crowds uncompressed: lengths of runs along the columns, where
+    # the first run is of zeros.
+    if is_crowd:
         flat = mask.ravel(order='F')
         changes = np.flatnonzero(np.diff(flat, prepend=False))
         rle['counts'] = np.diff([0, *changes, flat.size]).tolist()
@@ -169,7 +174,7 @@ def _annotation(label: int, mask: np.ndarray, is_crowd: bool) -> dict:
 
 
 def _make(root: Path, numbers: dict, size: tuple[int, int], seed: int) -> dict:
-    """Write all three data sets, and return the summary."""
+    """Write all three data sets and return the summary."""
     summary = dict(seed=seed, size=list(size))
     annotation_ids = count(1)
     for index, (split, ade_split) in enumerate(SPLITS.items()):
@@ -181,7 +186,7 @@ def _make(root: Path, numbers: dict, size: tuple[int, int], seed: int) -> dict:
             folder.mkdir(parents=True)
         photos = _photographs(split)
         images, annotations, background = [], [], 0
-        for n in track(range(1, numbers[split] + 1), f'{split} scenes'):
+        for n in tqdm(range(1, numbers[split] + 1), desc=f'{split} scenes'):
             rng = np.random.default_rng((seed, index, n))
             labels = rng.integers(len(CLASSES), size=rng.integers(2, 7))
             turn, rest = divmod(n, CROWD_EVERY)
@@ -225,11 +230,11 @@ def _make(root: Path, numbers: dict, size: tuple[int, int], seed: int) -> dict:
             background=round(background / len(images), 4),
         )
 
-        for label, name in enumerate(track(CLASSES, f'{split} crops')):
+        for label, name in enumerate(tqdm(CLASSES, desc=f'{split} crops')):
             folder = root / 'imagenet' / split / name
             folder.mkdir(parents=True)
             for n in range(1, CROPS[split] + 1):
-                # Not 0, which would be the seed of a scene.
+                # label + 1, because 0 would give the seed of a scene.
                 rng = np.random.default_rng((seed, index, n, label + 1))
                 image, _ = _scene(
                     rng, photos, (64, 64), [label], (0.5, 0.9), 0.1
@@ -249,53 +254,56 @@ def make_demo_data(
 ) -> dict:
     """Make small data sets in the layouts of ADE20K, COCO and ImageNet.
 
-    Rotated shapes, cut out of photographs (one for each class, see
-    ``SHAPES``), lie over each other on other photographs. These come with
-    scikit-image; nothing is downloaded. Of the used part of every photograph
-    (without the margins of the textures), training takes its pixels from the
-    left two thirds and validation from the right third, so no pixel of
-    validation is ever seen in training. The same arguments give the same
-    bytes.
+    The images show rotated shapes, cut out of photographs (one photograph per
+    class, see ``SHAPES``), that overlap each other on other photographs. All
+    photographs come with scikit-image; nothing is downloaded. Training takes
+    its pixels from the left two thirds of every photograph and validation
+    from the right third, so training never sees a pixel of validation. (The
+    margins of the textures are cut off before.) The same arguments give the
+    same bytes.
 
-    - ``ade/ADEChallengeData2016``: 0 is unlabelled (the crowds), 1 the
+    - ``ade/ADEChallengeData2016``: 0 is unlabelled (the crowds), 1 is the
       background, and 2, 3, ... are ``CLASSES``.
-    - ``coco``: the same images; masks as RLE, exact areas and boxes. Every
-      tenth image has a crowd.
-    - ``imagenet``: crops of 64x64 pixels with one object, 40 of each class
-      to train and 15 to validate on.
+    - ``coco``: the same images, with masks as RLE and exact areas and boxes.
+      Every tenth image has a crowd.
+    - ``imagenet``: crops of 64x64 pixels with one object. Each class has 40
+      for training and 15 for validation.
 
     Args:
-        out_dir (str | Path): Folder to make. It appears when it is complete.
+        out_dir (str | Path): Folder to make. It appears only when it is
+            complete.
         num_train (int): Number of training scenes. Defaults to 240.
         num_val (int): Number of validation scenes. Defaults to 60.
         size (tuple[int, int]): Width and height of the scenes, in pixels.
             Defaults to (192, 160).
-        seed (int): Seed, from 0. Defaults to 0.
+        seed (int): Random seed, 0 or larger. Defaults to 0.
         force (bool): Replace earlier demo data in ``out_dir``. Defaults to
             False.
 
     Returns:
-        dict: ``seed``, ``size``, and for ``train`` and ``val`` the numbers
-        of ``images``, of ``objects`` by class and of ``crowds``, and the
-        share of ``background`` pixels. ``out_dir/demo_data.json`` is a copy.
+        dict: ``seed``, ``size``, and for ``train`` and ``val`` each: the
+        numbers of ``images``, of ``objects`` by class and of ``crowds``, and
+        the share of ``background`` pixels. ``out_dir/demo_data.json`` has the
+        same content.
 
     Raises:
-        FileExistsError: If ``out_dir`` is not empty, and ``force`` is not
-            set or something else than demo data is there.
-        ImportError: If scikit-image is not installed.
+        FileExistsError: If ``out_dir`` contains other things than demo data,
+            or contains demo data and ``force`` is not set.
+        ImportError: If scikit-image or pycocotools is not installed.
         ValueError: If a number is too small.
     """
     if min(num_train, num_val) < 1 or min(size) < 32 or seed < 0:
         raise ValueError(
-            'There must be an image in each split, of 32x32 pixels or more, '
-            'and the seed must not be negative'
+            'Each split must have at least one image, images must have at '
+            'least 32x32 pixels, and the seed must not be negative'
         )
-    out_dir = Path(out_dir).resolve()  # a link stays one
+    # If out_dir is a link, replace its target and keep the link.
+    out_dir = Path(out_dir).resolve()
     exists = out_dir.exists()
     if exists and (out_dir.is_file() or any(out_dir.iterdir())):
         if not (out_dir / MARKER).is_file():
             raise FileExistsError(
-                f'{out_dir} holds other things than demo data: delete it '
+                f'{out_dir} contains other things than demo data: delete it '
                 'yourself or choose another folder'
             )
         if not force:
@@ -303,7 +311,7 @@ def make_demo_data(
                 f'{out_dir} exists: delete it or pass --force (force=True)'
             )
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    # On the same file system, where renaming is atomic.
+    # Work on the same file system, where renaming is atomic.
     with tempfile.TemporaryDirectory(
         prefix=f'.{out_dir.name}-', dir=out_dir.parent
     ) as temporary:

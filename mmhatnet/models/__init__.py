@@ -8,8 +8,8 @@ __all__ = ['HATNet', 'build_cls_head']
 def build_cls_head(**kwargs):
     """Build a :class:`~mmhatnet.models.cls_head.HATNetClsHead`.
 
-    The registry gets this function instead of the class: the class derives
-    from mmpretrain's, which a segmentor or a detector must not import.
+    The registry contains this function instead of the class. The class derives
+    from one of mmpretrain, which a segmentor or a detector must not import.
 
     Args:
         **kwargs: The arguments of the class.

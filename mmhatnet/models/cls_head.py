@@ -6,17 +6,17 @@ from torch import nn
 class HATNetClsHead(LinearClsHead):
     """Global average pooling, dropout and a linear layer (paper, Sec. 3.3).
 
-    In a config it is ``dict(type='mmhatnet.HATNetClsHead', ...)``, without a
-    neck.
+    In a config, use ``dict(type='mmhatnet.HATNetClsHead', ...)`` and no neck.
 
     Args:
         num_classes (int): Number of classes.
         in_channels (int): Channels of the backbone's last stage.
-        drop_rate (float): Dropout before the linear layer, 0.2 in the
-            official model. Defaults to 0.2.
-        init_cfg (dict, optional): Initialization config. Defaults to the
-            official truncated normal with a standard deviation of 0.02.
-        **kwargs: ``loss``, ``topk`` and ``cal_acc`` of mmpretrain's
+        drop_rate (float): Dropout before the linear layer. Defaults to 0.2, as
+            in the official model.
+        init_cfg (dict, optional): Initialization config. Defaults to a
+            truncated normal with a standard deviation of 0.02, as in the
+            official model.
+        **kwargs: ``loss``, ``topk`` and ``cal_acc``, as in mmpretrain's
             ``LinearClsHead``.
     """
 
@@ -38,16 +38,17 @@ class HATNetClsHead(LinearClsHead):
         """Pool the last feature map.
 
         Args:
-            feats (tuple[Tensor]): Feature maps (N, C, H, W), last stage last.
+            feats (tuple[Tensor]): Feature maps (N, C, H, W); the last one is
+                from the last stage.
 
         Returns:
-            Tensor: (N, C).
+            Tensor: Pooled features (N, C).
         """
         return self.dropout(feats[-1].mean(dim=(2, 3)))
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # mmengine would only log a different number of classes, and the head
-        # would silently keep its random weights.
+        # mmengine would only log that the number of classes differs, and the
+        # head would keep its random weights.
         weight = state_dict.get(f'{prefix}fc.weight')
         if weight is not None and weight.shape != self.fc.weight.shape:
             raise ValueError(
