@@ -1,4 +1,4 @@
-# mmsegmentation keeps these hooks in its schedules.
+# In mmsegmentation, these hooks are part of the schedules.
 _base_ = 'mmseg::_base_/default_runtime.py'
 
 default_hooks = dict(

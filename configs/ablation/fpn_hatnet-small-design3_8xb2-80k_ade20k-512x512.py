@@ -1,4 +1,4 @@
-# Design 3 of Table 5, on what the classifier of that design has learned.
+# Design 3 of Table 5. It starts from the classifier with the same design.
 _base_ = '../sem_fpn/fpn_hatnet-small_8xb2-80k_ade20k-512x512.py'
 
 design = 'hatnet-small-design3_8xb64-100e_in1k'

@@ -1,4 +1,4 @@
-# GELU for SiLU (Sec. 4.4), on what the classifier with GELU has learned.
+# GELU instead of SiLU (Sec. 4.4). It starts from the classifier with GELU.
 _base_ = '../sem_fpn/fpn_hatnet-small_8xb2-80k_ade20k-512x512.py'
 
 gelu = 'hatnet-small-gelu_8xb128_in1k'

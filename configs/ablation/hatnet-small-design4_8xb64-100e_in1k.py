@@ -1,5 +1,5 @@
-# Design 4 of Table 5, and what the other ablations change: HAT-Net-Small with
-# 100 epochs, and batch size and lr halved (Sec. 4.4).
+# Design 4 of Table 5, and the base of the other ablations: HAT-Net-Small with
+# 100 epochs, half the batch size and half the learning rate (Sec. 4.4).
 _base_ = '../hatnet/hatnet-small_8xb128_in1k.py'
 
 train_dataloader = dict(batch_size=64)

@@ -1,4 +1,4 @@
-# Semantic FPN, from scratch in minutes on two cores.
+# Semantic FPN on the demo data, from scratch, in minutes on two cores.
 _base_ = [
     '../_base_/models/fpn_hatnet.py',
     '../_base_/datasets/demo_semantic.py',
@@ -7,7 +7,7 @@ _base_ = [
 
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
-    # Maps as small as in classification, hence its G2
+    # The maps are as small as in classification, so use its G2.
     backbone=dict(init_cfg=None, drop_path_rate=0.0, ds_ratios=(8, 4, 2)),
     neck=dict(out_channels=128),
     decode_head=dict(in_channels=[128] * 4, num_classes=7),

@@ -1,4 +1,4 @@
-# Mask R-CNN, from scratch on the demo data.
+# Mask R-CNN on the demo data, from scratch.
 _base_ = [
     '../_base_/models/mask-rcnn_hatnet_fpn.py',
     '../_base_/datasets/demo_instance.py',
@@ -7,12 +7,12 @@ _base_ = [
 ]
 
 model = dict(
-    # Maps as small as in classification, hence its G2
+    # The maps are as small as in classification, so use its G2.
     backbone=dict(init_cfg=None, drop_path_rate=0.0, ds_ratios=(8, 4, 2)),
     roi_head=dict(
         bbox_head=dict(num_classes=6), mask_head=dict(num_classes=6)
     ),
-    # Fewer proposals than mmdetection has: scenes hold 2 to 6 objects.
+    # Fewer proposals than in mmdetection, because a scene has 2 to 6 objects.
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=100),
         rcnn=dict(sampler=dict(num=32)),

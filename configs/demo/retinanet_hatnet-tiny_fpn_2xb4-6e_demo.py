@@ -1,4 +1,4 @@
-# RetinaNet, from scratch on the demo data.
+# RetinaNet on the demo data, from scratch.
 _base_ = [
     '../_base_/models/retinanet_hatnet_fpn.py',
     '../_base_/datasets/demo_instance.py',
@@ -7,7 +7,7 @@ _base_ = [
 ]
 
 model = dict(
-    # Maps as small as in classification, hence its G2
+    # The maps are as small as in classification, so use its G2.
     backbone=dict(init_cfg=None, drop_path_rate=0.0, ds_ratios=(8, 4, 2)),
     bbox_head=dict(num_classes=6),
 )

@@ -1,4 +1,4 @@
 _base_ = './mask-rcnn_hatnet-small_fpn_8xb2-1x_coco.py'
 
-# Automatic mixed precision, as by tools/train.py --amp.
+# Automatic mixed precision, as with tools/train.py --amp.
 optim_wrapper = dict(type='AmpOptimWrapper')

@@ -1,6 +1,6 @@
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 
-# For --tta. mmdetection has none for masks.
+# For --tta, which mmdetection supports only for boxes.
 tta_model = dict(
     type='DetTTAModel',
     tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),

@@ -1,4 +1,5 @@
-# tools/dataset_converters/make_demo_data.py, in ImageNet's layout: 64x64.
+# Demo data in the layout of ImageNet, 64x64 pixels. Made by
+# tools/dataset_converters/make_demo_data.py.
 data_preprocessor = dict(
     num_classes=6,
     mean=[123.675, 116.28, 103.53],

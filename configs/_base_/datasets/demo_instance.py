@@ -1,4 +1,5 @@
-# tools/dataset_converters/make_demo_data.py, in COCO's layout: 192x160.
+# Demo data in the layout of COCO, 192x160 pixels. Made by
+# tools/dataset_converters/make_demo_data.py.
 data_root = 'data/demo/coco/'
 metainfo = dict(
     classes=('disk', 'square', 'triangle', 'star', 'ring', 'cross'),
@@ -34,7 +35,7 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
-            # Keeps the size: mmdetection needs the scale that it sets.
+            # Keeps the size, but sets the scale factor that mmdetection needs.
             dict(type='Resize', scale_factor=1.0),
             annotations,
             dict(

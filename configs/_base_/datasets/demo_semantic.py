@@ -1,4 +1,5 @@
-# tools/dataset_converters/make_demo_data.py, in ADE20K's layout: 192x160.
+# Demo data in the layout of ADE20K, 192x160 pixels. Made by
+# tools/dataset_converters/make_demo_data.py.
 metainfo = dict(
     classes=(
         'background',

@@ -1,5 +1,6 @@
-# DeiT's augmentations: RandAugment 9/0.5 and random erasing 0.25. Its colour
-# jitter of 0.4 takes effect only without RandAugment, so it is not here.
+# The augmentations of DeiT: RandAugment 9/0.5 and random erasing 0.25. DeiT's
+# colour jitter of 0.4 has no effect together with RandAugment, so it is left
+# out.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
 train_dataloader = dict(batch_size=128, persistent_workers=True)

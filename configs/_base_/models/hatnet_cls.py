@@ -5,11 +5,11 @@ model = dict(
         type='mmhatnet.HATNet',
         arch='tiny',
         out_indices=(3,),
-        # G1 and G2 of the paper's classification setting (Sec. 4.1)
+        # G1 and G2 of the paper for classification (Sec. 4.1).
         grid_sizes=(8, 7, 7),
         ds_ratios=(8, 4, 2),
-        # Not published. 0.1 for Tiny and Small, 0.3 for Medium and Large is
-        # what PVT, whose training script the authors used, has at these sizes.
+        # Not published. The authors used the training script of PVT, which has
+        # 0.1 for models like Tiny and Small, 0.3 for Medium and Large.
         drop_path_rate=0.1,
     ),
     head=dict(

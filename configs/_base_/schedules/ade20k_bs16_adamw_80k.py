@@ -1,6 +1,6 @@
-# Sec. 4.2 of the paper: AdamW, lr 1e-4, weight decay 1e-4, batch 16, poly with
-# power 0.9. From the settings of PVT that it follows: 80k iterations, the rate
-# falls to 0, no warm-up, no clipping.
+# From Sec. 4.2 of the paper: AdamW, lr 1e-4, weight decay 1e-4, batch 16, poly
+# with power 0.9. The paper follows the settings of PVT, from which we take the
+# rest: 80k iterations, a final lr of 0, no warm-up, no clipping.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=1e-4),
