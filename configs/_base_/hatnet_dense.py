@@ -1,7 +1,7 @@
 # Settings of HAT-Net that all segmentors and detectors share.
 
-# Importing mmhatnet makes 'mmseg::' work in the bases that follow this one, with
-# both families of packages and in every tool that reads the config.
+# Importing mmhatnet makes 'mmseg::' work in the bases that follow this one,
+# with both families of packages and in every tool that reads the config.
 __import__('mmhatnet')
 
 hatnet = dict(

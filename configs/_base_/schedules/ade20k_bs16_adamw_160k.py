@@ -1,4 +1,4 @@
-# mmsegmentation's schedule for UPerNet with a vision transformer (Swin, Twins).
+# mmsegmentation's schedule for UPerNet with vision transformers (Swin, Twins).
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, weight_decay=0.01),

@@ -1,7 +1,7 @@
 # From Sec. 4.1 of the paper: AdamW, lr 1e-3 at batch 1024, weight decay 0.05,
-# cosine, 300 epochs. The paper follows the protocol of DeiT, from which we take
-# the rest: 5 epochs of warm-up, a final lr of 1e-5, no weight decay on norms and
-# biases, no clipping.
+# cosine, 300 epochs. The paper follows the protocol of DeiT, from which we
+# take the rest: 5 epochs of warm-up, a final lr of 1e-5, no weight decay on
+# norms and biases, no clipping.
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
