@@ -1,4 +1,4 @@
-"""Predictions for images, as files and pictures, by models of any task.
+"""Predictions for images by models of any task.
 
 ``tools/infer.py`` is a command over this module.
 """
@@ -27,29 +27,29 @@ def get_inferencer(
     checkpoint: str | None = None,
     device: str | None = None,
 ):
-    """Get the library's own inferencer by the name of one of our models.
+    """Get the library's own inferencer for one of our models.
 
     Args:
         model (str | PathLike | Config): The model's name, a config file or a
             config.
         checkpoint (str, optional): A file, a URL or ``hatnet://NAME``, read
-            without executing what may be in it. Defaults to None, the
+            without running code that it may contain. Defaults to None, the
             released weights.
-        device (str, optional): Where to run. Defaults to None, a GPU if there
-            is one.
+        device (str, optional): The device to run on. Defaults to None, a GPU
+            if available.
 
     Returns:
-        ImageClassificationInferencer | MMSegInferencer | DetInferencer: Of
-        mmpretrain, mmsegmentation or mmdet; see their documentation.
+        ImageClassificationInferencer | MMSegInferencer | DetInferencer: See
+        the documentation of mmpretrain, mmsegmentation or mmdet.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If there is no such model, there are no weights of it, or
-            the weights do not fit. The message names the keys.
+        FileNotFoundError: If a file does not exist.
+        ValueError: If the name is unknown, the model has no released weights,
+            or the weights do not fit. The message names the keys.
     """
     cfg = load_model_config(model)
     checkpoint = checkpoint or find_weights(model)
-    # The libraries set the scope, for good; here it is as before afterwards.
+    # The libraries set the default scope for good; restore it afterwards.
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return _build(cfg, checkpoint, device or get_device())
 
@@ -63,7 +63,7 @@ def _build(cfg: Config, checkpoint: str, device: str):
         return ImageClassificationInferencer(built, classes=classes)
     meta = dataset_meta(cfg)
     with warnings.catch_warnings():
-        # Of random weights and classes, which both are replaced here.
+        # Ignore warnings about random weights and classes, both set below.
         warnings.simplefilter('ignore')
         if cfg.default_scope == 'mmseg':
             from mmseg.apis import MMSegInferencer
@@ -73,10 +73,10 @@ def _build(cfg: Config, checkpoint: str, device: str):
             from mmdet.apis import DetInferencer
 
             made = DetInferencer(cfg, device=device)
-    # Not all versions have it as an argument.
+    # Not all versions have this as an argument.
     made.show_progress = False
     meta.update(load_weights(made.model, checkpoint))
-    # mmseg's visualizer takes nothing else.
+    # mmseg's visualizer accepts no other keys.
     made.model.dataset_meta.update(
         {key: meta[key] for key in ('classes', 'palette') if key in meta}
     )
@@ -90,51 +90,67 @@ def predict(
     """Predict for one image.
 
     Args:
-        inferencer (object): As from :func:`get_inferencer`.
+        inferencer (object): The result of :func:`get_inferencer`.
         path (str | PathLike): The image.
         score_thr (float): Lowest score of a detected object. Defaults to 0.3.
-        top (int): How many classes of a classifier. Defaults to 5.
+        top (int): Number of classes of a classifier. Defaults to 5.
 
     Returns:
         tuple[dict, ndarray, ndarray | None]: The result, ready for JSON; its
         picture, (H, W, 3), RGB, 8 bits; and for a segmentor the label of each
         pixel, (H, W).
 
-        - A classifier's result is a list ``classes`` of ``label``, ``name``
-          and ``score``, best first.
-        - A segmentor's is a list ``classes`` of ``label``, ``name`` and
-          ``share`` of the image, largest first.
-        - A detector's is a list ``objects`` of ``label``, ``name``, ``score``
-          and ``bbox``, (x1, y1, x2, y2) in pixels, with a ``mask`` in COCO's
-          run-length encoding if it makes masks, best first.
+        - Classifiers: a list ``classes`` of ``label``, ``name`` and ``score``,
+          best first.
+        - Segmentors: a list ``classes`` of ``label``, ``name`` and ``share``
+          of the image, largest first.
+        - Detectors: a list ``objects`` of ``label``, ``name``, ``score`` and
+          ``bbox``, (x1, y1, x2, y2) in pixels, best first, with a ``mask`` in
+          COCO's run-length encoding if the model predicts masks.
     """
-    classes = inferencer.model.dataset_meta.get('classes')
+    scope = inferencer.model.cfg.default_scope
+    if scope == 'mmpretrain':
+        return _classify(inferencer, str(path), top)
+    if scope == 'mmseg':
+        return _segment(inferencer, str(path))
+    return _detect(inferencer, str(path), score_thr)
 
-    def named(label: int, **values) -> dict:
-        name = classes[label] if classes else str(label)
-        return dict(label=int(label), name=name, **values)
 
-    path = str(path)
-    library = type(inferencer).__name__
-    if library == 'ImageClassificationInferencer':
-        # In its parts, without a progress display for each image.
-        (batch,) = inferencer.preprocess([path])
-        (sample,) = inferencer.forward(batch)
-        scores = sample.pred_score.tolist()
-        best = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
-        result = dict(classes=[named(i, score=scores[i]) for i in best])
-        picture = _draw_classes(path, sample, classes)
-        return result, picture, None
-    if library == 'MMSegInferencer':
-        output = inferencer(path, return_vis=True, opacity=0.6)
-        labels = output['predictions']
-        labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
-        found, counts = np.unique(labels, return_counts=True)
-        shares = sorted(zip(counts / labels.size, found, strict=True))
-        result = dict(
-            classes=[named(i, share=float(s)) for s, i in reversed(shares)]
-        )
-        return result, output['visualization'], labels
+def _classify(inferencer, path: str, top: int):
+    from mmpretrain.visualization import UniversalVisualizer
+
+    # Calling the inferencer would display a progress bar for each image.
+    (batch,) = inferencer.preprocess([path])
+    (sample,) = inferencer.forward(batch)
+    scores = sample.pred_score.tolist()
+    best = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
+    found = [_entry(inferencer, i, score=scores[i]) for i in best]
+    image = mmcv.imread(path, channel_order='rgb')
+    picture = UniversalVisualizer().visualize_cls(
+        image,
+        sample,
+        inferencer.model.dataset_meta.get('classes'),
+        draw_gt=False,
+        # Enlarge small images so that the text fits.
+        resize=max(image.shape[0], 384),
+    )
+    return dict(classes=found), picture, None
+
+
+def _segment(inferencer, path: str):
+    output = inferencer(path, return_vis=True, opacity=0.6)
+    labels = output['predictions']
+    labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
+    found, counts = np.unique(labels, return_counts=True)
+    shares = sorted(zip(counts / labels.size, found, strict=True))
+    classes = [
+        _entry(inferencer, label, share=float(share))
+        for share, label in reversed(shares)
+    ]
+    return dict(classes=classes), output['visualization'], labels
+
+
+def _detect(inferencer, path: str, score_thr: float):
     output = inferencer(path, return_vis=True, pred_score_thr=score_thr)
     (prediction,), (picture,) = output['predictions'], output['visualization']
     objects = []
@@ -145,29 +161,26 @@ def predict(
             )
             if 'masks' in prediction:
                 values['mask'] = prediction['masks'][i]
-            objects.append(named(prediction['labels'][i], **values))
+            label = prediction['labels'][i]
+            objects.append(_entry(inferencer, label, **values))
     return dict(objects=objects), picture, None
 
 
-def _draw_classes(path: str, sample, classes: Sequence[str] | None):
-    from mmpretrain.visualization import UniversalVisualizer
-
-    image = mmcv.imread(path, channel_order='rgb')
-    # Small images become large enough for the text on them.
-    return UniversalVisualizer().visualize_cls(
-        image, sample, classes, draw_gt=False, resize=max(image.shape[0], 384)
-    )
+def _entry(inferencer, label: int, **values) -> dict:
+    classes = inferencer.model.dataset_meta.get('classes')
+    name = classes[label] if classes else str(label)
+    return dict(label=int(label), name=name, **values)
 
 
 def find_images(places: Sequence[str]) -> list[Path]:
     """Find the images in files, folders and patterns.
 
     Args:
-        places (Sequence[str]): Files, folders (of which the images in the
-            folder itself are taken) and patterns such as ``'data/*.jpg'``.
+        places (Sequence[str]): Files, folders (without their subfolders) and
+            patterns such as ``'data/*.jpg'``.
 
     Returns:
-        list[Path]: The files, each once, in the order of ``places``.
+        list[Path]: The files in the order of ``places``, without duplicates.
 
     Raises:
         FileNotFoundError: If one of the places has no image.
@@ -193,15 +206,15 @@ def find_images(places: Sequence[str]) -> list[Path]:
 
 
 def unreadable(path: str | os.PathLike) -> str | None:
-    """Find out why a file cannot be read as an image.
+    """Find the reason why a file cannot be read as an image.
 
-    OpenCV returns what there is of a truncated file without a word.
+    OpenCV does not report it: of a truncated file it returns the first part.
 
     Args:
         path (str | PathLike): The file.
 
     Returns:
-        str, optional: The reason, or None if it can be read.
+        str, optional: The reason, or None if the image can be read.
     """
     try:
         with Image.open(path) as image:
@@ -212,13 +225,13 @@ def unreadable(path: str | os.PathLike) -> str | None:
 
 
 def unique_names(paths: Sequence[Path]) -> Iterator[str]:
-    """Name the results of images, also where images have the same name.
+    """Find a unique name for the result of each image.
 
     Args:
         paths (Sequence[Path]): The images.
 
     Yields:
-        str: ``<stem>``, or ``<stem>_2`` and so on where that is taken.
+        str: ``<stem>``, or ``<stem>_2`` and so on if that is taken.
     """
     taken: set[str] = set()
     for path in paths:

@@ -1,4 +1,4 @@
-"""The authors' files by name and URL, and whole classifiers converted.
+"""The authors' files by name and URL, and the conversion of classifiers.
 
 Importing this module registers ``hatnet://`` and the URL of the authors'
 release with mmengine's ``CheckpointLoader``.
@@ -18,7 +18,7 @@ from .weights.files import (
     read_checkpoint,
     unwrap_state_dict,
 )
-from .weights.loading import adapt_classifier
+from .weights.loading import to_classifier
 from .weights.official import (
     OFFICIAL_HEAD,
     RELEASE_URL,
@@ -37,21 +37,22 @@ RELEASES = {
 def convert_classifier(
     checkpoint: Mapping, source: str, arch: str | None = None
 ) -> tuple[str, dict[str, Tensor]]:
-    """Convert a checkpoint of the authors, which has to be complete.
+    """Convert a complete checkpoint of the authors to mm's layout.
 
     Args:
-        checkpoint (Mapping): As from :func:`read_checkpoint`.
-        source (str): Where it comes from, for the message.
+        checkpoint (Mapping): The checkpoint, as from
+            :func:`~mmhatnet.weights.files.read_checkpoint`.
+        source (str): The origin of the checkpoint, for the message.
         arch (str, optional): 'tiny', 'small', 'medium' or 'large'. Defaults
-            to None, the one that has the file's numbers of blocks.
+            to None, which finds the arch by the numbers of blocks.
 
     Returns:
         tuple[str, dict[str, Tensor]]: The arch, and the state dict of a
         classifier in mm's layout.
 
     Raises:
-        ValueError: If a key is missing, unexpected or of another shape, or a
-            value is not finite. The message names it.
+        ValueError: If a key is missing or unexpected, a shape differs, or a
+            value is not finite. The message names the key.
     """
     state_dict = unwrap_state_dict(checkpoint)
     if not is_official(state_dict):
@@ -60,31 +61,26 @@ def convert_classifier(
             f'has {", ".join(list(state_dict)[:3]) or "no tensors"}...'
         )
     if arch is None:
-        blocks = {re.match(r'blocks\.(\d+)\.\d+\.', k) for k in state_dict}
-        blocks = sorted({match.group() for match in blocks if match})
-        depths = tuple(
-            sum(block.startswith(f'blocks.{stage}.') for block in blocks)
-            for stage in range(4)
-        )
+        keys = '\n'.join(state_dict)
+        blocks = set(re.findall(r'^blocks\.(\d+)\.(\d+)\.', keys, re.M))
+        stages = [stage for stage, _ in blocks]
+        depths = tuple(stages.count(stage) for stage in '0123')
         arch = next(
             (a for a in RELEASES if HATNet.arch_zoo[a]['depths'] == depths),
             None,
         )
         if arch is None:
             raise ValueError(
-                f'{source} has {depths} blocks, like none of '
+                f'{source} has {depths} blocks, which matches none of '
                 f'{", ".join(RELEASES)}'
             )
     with torch.device('meta'):
         model = HATNet(arch, out_indices=-1)
-    try:
-        adapt_classifier(state_dict, model)
-    except ValueError as error:
-        raise ValueError(f'{source}: {error}') from error
-    for key, value in state_dict.items():
+    weights = to_classifier(state_dict, model, source)
+    for key, value in weights.items():
         if not value.isfinite().all():
             raise ValueError(f'{source}: {key} has values that are not finite')
-    return arch, state_dict
+    return arch, weights
 
 
 def convert_to_official(
@@ -93,21 +89,20 @@ def convert_to_official(
     """Convert a checkpoint of mm for the authors' code.
 
     Args:
-        checkpoint (Mapping): Of a classifier, or of any model with a HATNet,
-            of which only the backbone is taken.
-        source (str): Where it comes from, for the message.
+        checkpoint (Mapping): A classifier, or any other model with a HATNet;
+            the latter gives its backbone alone.
+        source (str): The origin of the checkpoint, for the message.
 
     Returns:
         tuple[str, dict[str, Tensor]]: The arch, and a state dict with the
-        authors' keys; ``proj_norm``, which no forward pass uses, is at
-        identity.
+        authors' keys.
 
     Raises:
-        ValueError: As in :func:`convert_classifier`.
+        ValueError: The same errors as :func:`convert_classifier`.
     """
     official = to_official(unwrap_state_dict(checkpoint))
-    # What comes back has to be the model that went in.
-    head = {theirs: torch.empty(0) for theirs in OFFICIAL_HEAD}
+    # Check the result by converting it back; a backbone has no head.
+    head = {key: torch.empty(0) for key in OFFICIAL_HEAD}
     arch, _ = convert_classifier({**head, **official}, source)
     return arch, official
 
@@ -116,24 +111,24 @@ def convert_to_official(
 def load_from_hatnet(
     filename: str, map_location: str | torch.device | None = None
 ) -> dict:
-    """Load the authors' ImageNet weights by name, for any of mm's loaders.
+    """Load the authors' ImageNet weights by name; all of mm's loaders call it.
 
     The file is downloaded to torch's hub cache, from the authors' release or
-    from ``$MMHATNET_RELEASE_URL``, where the same file names have to be.
+    from ``$MMHATNET_RELEASE_URL``, a mirror with the same file names.
 
     Args:
-        filename (str): ``hatnet://`` and 'tiny', 'small', 'medium' or
-            'large', or their first letter; ``#sha256=...`` behind it has the
-            file's hash verified.
+        filename (str): ``hatnet://`` and 'tiny', 'small', 'medium', 'large'
+            or the first letter of one. A ``#sha256=...`` at the end makes the
+            loader verify the file's hash.
         map_location (str | torch.device, optional): As for ``torch.load``.
             Defaults to None, 'cpu'.
 
     Returns:
-        dict: ``state_dict`` of a classifier in mm's layout.
+        dict: The ``state_dict`` of a classifier in mm's layout.
 
     Raises:
-        OSError: If the file cannot be downloaded.
-        ValueError: If the name is unknown or the file is not that model.
+        OSError: If the download fails.
+        ValueError: If the name is unknown or the file is another model.
     """
     location, pin = split_pin(filename)
     name = location.removeprefix('hatnet://')
@@ -159,7 +154,16 @@ def load_from_hatnet(
 def load_from_release(
     filename: str, map_location: str | torch.device | None = None
 ) -> dict:
-    """Load the authors' weights by the URLs that the metafiles have."""
+    """Load the authors' weights by the URLs of the metafiles.
+
+    Args:
+        filename (str): A URL of the release; ``#sha256=...`` may follow.
+        map_location (str | torch.device, optional): As for ``torch.load``.
+            Defaults to None, 'cpu'.
+
+    Returns:
+        dict: As from :func:`load_from_hatnet`, with the same errors.
+    """
     location, mark, pin = filename.partition(PIN)
     names = {f'{RELEASE_URL}/{RELEASES[arch]}': arch for arch in RELEASES}
     name = names.get(location, location)

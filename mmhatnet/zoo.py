@@ -1,4 +1,4 @@
-"""The model zoo: what ``model-index.yml`` lists, by name."""
+"""The model zoo: the models of ``model-index.yml`` by name."""
 
 import os
 import tempfile
@@ -22,11 +22,10 @@ CLASSIFICATION = 'Image Classification'
 
 
 def zoo_root() -> Path:
-    """The folder of ``model-index.yml`` and ``configs/``.
+    """Get the folder of ``model-index.yml`` and ``configs/``.
 
     Returns:
-        Path: ``.mim`` in the package or, where mmhatnet is not installed, the
-        repository.
+        Path: ``.mim`` in the installed package, else the repository.
     """
     package = Path(__file__).resolve().parent
     mim = package / '.mim'
@@ -38,7 +37,7 @@ def model_entries() -> dict[str, dict]:
     """Read the metafiles.
 
     Returns:
-        dict[str, dict]: What they say of each model, by its name.
+        dict[str, dict]: The entry of each model by its name.
     """
     index = yaml.safe_load((zoo_root() / 'model-index.yml').read_text())
     found = {}
@@ -54,18 +53,18 @@ def list_models(
     """List the names of the models.
 
     Args:
-        pattern (str, optional): What a name has to match, with ``*`` for
-            anything; a ``*`` at the end is implied, as in mmpretrain.
-            Defaults to None, all.
+        pattern (str, optional): Pattern of the names, with ``*`` for any
+            characters; as in mmpretrain, a ``*`` is added at the end.
+            Defaults to None, which lists all names.
         task (str, optional): 'Image Classification', 'Semantic Segmentation',
-            'Object Detection' or 'Instance Segmentation', in any case.
-            Defaults to None, all.
+            'Object Detection' or 'Instance Segmentation'; case does not
+            matter. Defaults to None, which lists all tasks.
 
     Returns:
         list[str]: The names, sorted.
 
     Raises:
-        ValueError: If there is no such task.
+        ValueError: If the task is unknown.
     """
     tasks = {
         name: {result['Task'].lower() for result in entry['Results']}
@@ -87,22 +86,22 @@ def list_models(
 
 
 def find_model(name: str) -> dict:
-    """Look a model up.
+    """Find a model by its name.
 
     Args:
-        name (str): Its name.
+        name (str): The name.
 
     Returns:
-        dict: What its metafile says of it.
+        dict: Its entry in the metafile.
 
     Raises:
-        ValueError: If there is no such model. The message has similar names.
+        ValueError: If the name is unknown. The message has similar names.
     """
     if name not in model_entries():
         similar = get_close_matches(name, model_entries(), 3, 0.3)
         raise ValueError(
-            f"no model '{name}' and no config file of that name; similar "
-            f'names: {", ".join(similar) or "none"}. All of them: '
+            f"no model '{name}' and no config file of this name; similar "
+            f'names: {", ".join(similar) or "none"}. For all names, see '
             'mmhatnet.list_models()'
         )
     return model_entries()[name]
@@ -112,15 +111,15 @@ def load_model_config(model: str | os.PathLike | Config) -> Config:
     """Read the config of a model.
 
     Args:
-        model (str | PathLike | Config): The model's name, a config file (also
-            of an installed library, 'mmdet::....py'), or a config.
+        model (str | PathLike | Config): The model's name, a config file, one
+            of an installed library ('mmdet::....py'), or a config.
 
     Returns:
-        Config: The config, or a copy of it.
+        Config: The config; a copy if ``model`` is a config.
 
     Raises:
-        FileNotFoundError: If there is no such config file.
-        ValueError: If there is no model of that name.
+        FileNotFoundError: If the config file does not exist.
+        ValueError: If the name is unknown.
     """
     if isinstance(model, Config):
         return deepcopy(model)
@@ -136,12 +135,12 @@ def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
         model (str | PathLike | Config): As for :func:`load_model_config`.
 
     Returns:
-        ConfigDict: To be built under any default scope, as its type names the
-        library.
+        ConfigDict: The config of the backbone. Its type includes the scope, so
+        that it can be built under any default scope.
 
     Raises:
-        FileNotFoundError: If there is no such config file.
-        ValueError: If there is no model of that name, or it has no backbone.
+        FileNotFoundError: If the config file does not exist.
+        ValueError: If the name is unknown or the model has no backbone.
     """
     cfg = load_model_config(model)
     if 'backbone' not in cfg.get('model', {}):
@@ -157,23 +156,23 @@ def find_weights(model: str | os.PathLike | Config) -> str:
 
     Args:
         model (str | PathLike | Config): The model's name, a config file, or a
-            config; only by its name weights are found.
+            config. Only a name has released weights.
 
     Returns:
-        str: Their URL.
+        str: The URL of the weights.
 
     Raises:
         ValueError: If there are none. The message says what to do.
     """
     if isinstance(model, Config) or Path(model).suffix == '.py':
-        what = 'a config file'
+        reason = 'a config file'
     elif 'Weights' in find_model(str(model)):
         return find_model(str(model))['Weights']
     else:
-        what = f'{model}, of which no weights have been released,'
+        reason = f'{model} has no released weights and'
     raise ValueError(
-        f'{what} needs a checkpoint: train one with tools/train.py, or give a '
-        'file, a URL or, for a classifier, hatnet://NAME'
+        f'{reason} needs a checkpoint: train one with tools/train.py, or give '
+        'a file, a URL or, for a classifier, hatnet://NAME'
     )
 
 
@@ -183,26 +182,27 @@ def get_model(
     device: str | None = None,
     **kwargs,
 ) -> nn.Module:
-    """Build a model of any task by its name, as mmpretrain's does.
+    """Build a model of any task by its name, like mmpretrain's ``get_model``.
 
     Args:
         model (str | PathLike | Config): The model's name, a config file, or a
             config.
         pretrained (bool | str): True for the released weights, or a file, a
-            URL or ``hatnet://NAME``; it is read without executing what may be
-            in it. Defaults to False, random weights.
-        device (str, optional): Where to put it. Defaults to None, the CPU.
-        **kwargs: Settings to override in the config's model, such as
+            URL or ``hatnet://NAME``, read without running code that it may
+            contain. Defaults to False, random weights.
+        device (str, optional): The device of the model. Defaults to None, the
+            CPU.
+        **kwargs: Settings that override the config's model, such as
             ``backbone=dict(grid_sizes=(8, 7, 7))`` for G1.
 
     Returns:
         nn.Module: The classifier, segmentor or detector, in eval mode, with
-        ``dataset_meta`` as the libraries' own functions set it.
+        ``cfg`` and ``dataset_meta`` as the libraries' own functions set them.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If there is no such model, there are no weights of it, or
-            the weights do not fit. The message names the keys.
+        FileNotFoundError: If a file does not exist.
+        ValueError: If the name is unknown, the model has no released weights,
+            or the weights do not fit. The message names the keys.
     """
     cfg = load_model_config(model)
     cfg.merge_from_dict(dict(model=kwargs))
@@ -222,13 +222,14 @@ def get_model(
 
 
 def dataset_meta(cfg: Config) -> dict:
-    """Get what a config's test data set says of itself.
+    """Get the meta information of a config's test data set.
 
     Args:
         cfg (Config): The config.
 
     Returns:
-        dict: ``classes`` and, for dense prediction, ``palette``, if it says.
+        dict: ``classes`` and, for dense prediction, ``palette``, if the data
+        set defines them.
     """
     dataset = cfg.test_dataloader.dataset
     with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
@@ -238,7 +239,7 @@ def dataset_meta(cfg: Config) -> dict:
 
 @wrapt.when_imported('mmpretrain.apis.model')
 def _register_classifiers(module) -> None:
-    """Let mmpretrain's functions and inferencers find our classifiers."""
+    """Add our classifiers to the models that mmpretrain finds by name."""
     models = [
         model_entries()[name] for name in list_models(task=CLASSIFICATION)
     ]

@@ -21,9 +21,8 @@ from mmhatnet.zoo import find_weights, load_model_config
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Predict for images with a model of any task: the classes '
-        'of a classifier, the overlay of a segmentor, the boxes and masks of '
-        'a detector.'
+        description='Predict for images with a model of any task: classes, '
+        'segmentation, or boxes and masks.'
     )
     parser.usage = '%(prog)s MODEL [CHECKPOINT] IMAGES [IMAGES ...] [options]'
     parser.add_argument(
@@ -33,16 +32,16 @@ def parse_args() -> argparse.Namespace:
         'images',
         nargs='+',
         metavar='[CHECKPOINT] IMAGES',
-        help='checkpoint: a file (*.pth), a URL or hatnet://NAME; default: '
-        'the released weights of the name. Then images, folders of images or '
-        "patterns such as 'photos/*.jpg'",
+        help='checkpoint: a file (*.pth), a URL or hatnet://NAME (default: '
+        'the released weights of the model); then images, folders of images '
+        "or patterns such as 'photos/*.jpg'",
     )
     parser.add_argument(
         '--out-dir',
         type=Path,
         default=Path('outputs'),
-        help='folder for <image>.png, the picture, <image>.json, the result, '
-        'and of a segmentor <image>_labels.png (default: outputs)',
+        help='folder for <image>.png (the picture), <image>.json (the result) '
+        'and, for segmentors, <image>_labels.png (default: outputs)',
     )
     parser.add_argument(
         '--score-thr',
@@ -54,15 +53,15 @@ def parse_args() -> argparse.Namespace:
         '--top',
         type=int,
         default=5,
-        help='how many classes of a classifier (default: 5)',
+        help='number of classes of a classifier (default: 5)',
     )
     parser.add_argument(
-        '--device', help='cpu, cuda:0, ... (default: a GPU if there is one)'
+        '--device', help='cpu, cuda:0, ... (default: a GPU if available)'
     )
     add_cfg_options(parser)
     args = parser.parse_args()
     args.checkpoint = None
-    # argparse would take the first of several images for it.
+    # argparse could not tell a checkpoint from the first image.
     if is_checkpoint(args.images[0]):
         args.checkpoint = args.images.pop(0)
     if not args.images:

@@ -15,14 +15,15 @@ PIN = '#sha256='
 
 
 def split_pin(location: str) -> tuple[str, str | None]:
-    """Separate a location from the hash that a user pins.
+    """Split a location and the hash that a user pins.
 
     Args:
-        location (str): A path, URL or name, as it is or with
-            ``#sha256=<64 hexadecimal digits>`` behind it.
+        location (str): A path, URL or name; ``#sha256=<64 hexadecimal
+            digits>`` may follow.
 
     Returns:
-        tuple[str, str | None]: The location and the hash, if there is one.
+        tuple[str, str | None]: The location, and the hash in lower case or
+        None.
 
     Raises:
         ValueError: If the hash is not 64 hexadecimal digits.
@@ -37,7 +38,7 @@ def split_pin(location: str) -> tuple[str, str | None]:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """Hash a file.
+    """Compute the SHA-256 of a file.
 
     Args:
         path (str | PathLike): The file.
@@ -57,14 +58,14 @@ def verify_sha256(path: str | os.PathLike, pin: str | None) -> None:
 
     Args:
         path (str | PathLike): The file.
-        pin (str, optional): The hash. None is never wrong.
+        pin (str, optional): The expected hash; None skips the check.
 
     Raises:
         ValueError: If the file has another hash.
     """
     if pin and (found := sha256_of(path)) != pin:
         raise ValueError(
-            f'{path} is not the file that was asked for: its SHA-256 is '
+            f'{path} is not the requested file: its SHA-256 is '
             f'{found}, not {pin}'
         )
 
@@ -72,25 +73,27 @@ def verify_sha256(path: str | os.PathLike, pin: str | None) -> None:
 def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
     """Download a file to torch's hub cache, once per machine.
 
-    The hash of the first download is recorded beside the file, as ``sha256sum
-    --check`` reads it, and verified at every later use.
+    The hash of the first download is recorded beside the file in the format
+    of ``sha256sum --check``, and every later use verifies it.
 
     Args:
-        url (str): An http(s) URL. It is what the file is known by.
-        pin (str, optional): SHA-256 that the file must have. Defaults to None.
-        source (str): Another URL to get it from. Defaults to ``url``.
+        url (str): An http(s) URL, which identifies the file.
+        pin (str, optional): The expected SHA-256. Defaults to None, which
+            skips the check.
+        source (str): A mirror to download from. Defaults to '', which means
+            ``url``.
 
     Returns:
         Path: The file.
 
     Raises:
-        OSError: If the file cannot be downloaded. Nothing is left of it then.
-        ValueError: If the file has another hash than the pinned or recorded
-            one, or the cache has a file of that name from another URL.
+        OSError: If the download fails. It leaves no partial file.
+        ValueError: If the hash differs from the pinned or the recorded one,
+            or the cache has a file of this name from another URL.
     """
     path = Path(torch.hub.get_dir()) / 'checkpoints'
     path /= Path(urlsplit(url).path).name
-    # Rank 0 goes first; ranks that do not see its files follow.
+    # Rank 0 goes first; a rank that does not see its file downloads it again.
     if not is_main_process():
         barrier()
     try:
@@ -109,7 +112,7 @@ def _record(path: Path) -> Path:
 
 
 def _recorded(path: Path, url: str) -> str | None:
-    """The hash that was recorded for a file, if there is one."""
+    """The recorded hash of a file, or None."""
     record = _record(path)
     if not record.exists():
         return None
@@ -118,17 +121,17 @@ def _recorded(path: Path, url: str) -> str | None:
         raise ValueError(f'{record} is damaged: delete it and {path}')
     if match[1] != url:
         raise ValueError(
-            f'{path} is from {match[1]} and not from {url}: move it and '
-            f'{record.name} away to use the latter'
+            f'{path} is from {match[1]}, not from {url}: to download the '
+            f'latter, move it and {record.name} away'
         )
     return match[2]
 
 
 def _fetch(url: str, path: Path, known_hash: str | None) -> None:
-    # Its lines are about known_hash, an argument that our users do not have.
+    # pooch logs advice about its argument known_hash, which users cannot set.
     pooch.get_logger().setLevel('WARNING')
     try:
-        # To a temporary file, which is moved when it is complete.
+        # pooch downloads to a temporary file and moves it when complete.
         pooch.retrieve(
             url,
             known_hash and f'sha256:{known_hash}',
@@ -138,12 +141,14 @@ def _fetch(url: str, path: Path, known_hash: str | None) -> None:
         )
     except OSError as error:
         raise OSError(
-            f'could not download {url} ({error}); get it by other means and '
-            f'put it at {path}'
+            f'could not download {url} ({error}); get the file another way '
+            f'and put it at {path}'
         ) from error
 
 
-def _verify(path: Path, url: str, pin: str | None, recorded: str | None):
+def _verify(
+    path: Path, url: str, pin: str | None, recorded: str | None
+) -> None:
     verify_sha256(path, pin)
     if recorded is None and is_main_process():
         _write_record(path, url)
@@ -157,10 +162,10 @@ def _verify(path: Path, url: str, pin: str | None, recorded: str | None):
 
 def _write_record(path: Path, url: str) -> None:
     record = _record(path)
-    # Moved when complete, for processes that read it meanwhile.
+    # Other processes may be reading it: move it when it is complete.
     part = record.with_name(f'{record.name}.{os.getpid()}')
     try:
         part.write_text(f'# {url}\n{sha256_of(path)}  {path.name}\n')
         part.replace(record)
-    except OSError as error:  # a cache that others look after
+    except OSError as error:  # a read-only cache
         print_log(f'the hash of {path} is not recorded: {error}', 'current')

@@ -1,4 +1,4 @@
-"""Checkpoint files: finding, reading, saving and unwrapping them."""
+"""Checkpoint files: find, read, save, strip and unwrap them."""
 
 import os
 import pickle
@@ -18,7 +18,7 @@ URLS = ('http://', 'https://', 'file://')
 
 
 class _Inert:
-    """Stands for an object of a checkpoint that is no tensor."""
+    """Placeholder for an object of a checkpoint that is not a tensor."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -37,11 +37,11 @@ class _Inert:
 
 
 class _TensorsOnly:
-    """A pickle module for :func:`torch.load` that runs nothing from a file.
+    """A pickle module for :func:`torch.load` that runs no code of the file.
 
-    It makes tensors and plain containers; every other object comes out as an
-    :class:`_Inert`. torch's own ``weights_only`` refuses a file with any such
-    object, as the training checkpoints of mmengine and DeiT's scripts are.
+    It creates tensors and plain containers, and an :class:`_Inert` for every
+    other object. torch's own ``weights_only`` refuses files with such objects,
+    for example training checkpoints of mmengine and of DeiT's scripts.
     """
 
     class Unpickler(pickle.Unpickler):
@@ -76,18 +76,19 @@ def read_checkpoint(
 
     Args:
         filename (str | PathLike): A file, an http(s) URL (kept in torch's hub
-            cache) or ``hatnet://<arch>``, with ``#sha256=...`` behind it to
-            have the file's hash verified. Other schemes, such as ``s3://``,
-            are left to mmengine, and so is their safety.
+            cache) or ``hatnet://<arch>``. A ``#sha256=...`` at the end makes
+            the reader verify the file's hash. mmengine reads other schemes,
+            such as ``s3://``, and is responsible for their safety.
         map_location (str | torch.device): As for ``torch.load``. Defaults to
             'cpu'.
 
     Returns:
-        dict: What the file holds, with placeholders for what is no tensor.
+        dict: The content, with placeholders for objects other than tensors
+        and plain containers.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint, or not the one with that hash.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a checkpoint or has another hash.
     """
     location, pin = split_pin(os.fspath(filename))
     if '://' in location and not location.startswith(URLS):
@@ -115,20 +116,21 @@ def read_checkpoint(
 
 
 def locate_checkpoint(location: str, pin: str | None = None) -> Path:
-    """Find the file at a path or URL, and download it if need be.
+    """Find the file at a path or URL; download it if necessary.
 
     Args:
-        location (str): A path or a URL; ``$MMHATNET_RELEASE_URL`` stands in
-            for that of the authors' release.
-        pin (str, optional): SHA-256 that the file must have. Defaults to None.
+        location (str): A path or a URL. ``$MMHATNET_RELEASE_URL`` replaces
+            the address of the authors' release.
+        pin (str, optional): The expected SHA-256. Defaults to None, which
+            skips the check.
 
     Returns:
         Path: The file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If it cannot be downloaded.
-        ValueError: If it has another hash.
+        FileNotFoundError: If the file does not exist.
+        OSError: If the download fails.
+        ValueError: If the file has another hash.
     """
     url = location
     if location.startswith(RELEASE_URL):
@@ -151,9 +153,9 @@ def save_checkpoint(
     """Save a checkpoint with a part of its hash in its name.
 
     Args:
-        content (dict): What to save.
-        folder (str | PathLike): Where; is made if need be.
-        name (str): Start of the file's name.
+        content (dict): The checkpoint.
+        folder (str | PathLike): The folder; created if it does not exist.
+        name (str): The start of the file name.
 
     Returns:
         Path: ``<folder>/<name>-<first 8 digits of the SHA-256>.pth``.
@@ -169,39 +171,40 @@ def save_checkpoint(
 
 
 def strip_checkpoint(checkpoint: Mapping) -> dict:
-    """Leave in a checkpoint what others need to use the model.
+    """Keep only the parts of a checkpoint that other users need.
 
     Args:
-        checkpoint (Mapping): Of a training, as from :func:`read_checkpoint`.
+        checkpoint (Mapping): A checkpoint of a training, as from
+            :func:`read_checkpoint`.
 
     Returns:
-        dict: ``state_dict`` and, in ``meta``, what is plain data, such as the
+        dict: ``state_dict``, and the plain data in ``meta``, such as the
         config and the classes; no optimizer and no logs.
     """
 
-    def plain(value: object) -> bool:
+    def is_plain(value: object) -> bool:
         if isinstance(value, Mapping):
-            return all(map(plain, [*value.keys(), *value.values()]))
+            return all(map(is_plain, [*value.keys(), *value.values()]))
         if isinstance(value, list | tuple):
-            return all(map(plain, value))
+            return all(map(is_plain, value))
         return value is None or isinstance(value, str | int | float)
 
     meta = checkpoint.get('meta') or {}
     return dict(
-        meta={key: value for key, value in meta.items() if plain(value)},
+        meta={key: value for key, value in meta.items() if is_plain(value)},
         state_dict=unwrap_state_dict(checkpoint),
     )
 
 
 def unwrap_state_dict(checkpoint: Mapping) -> dict[str, Tensor]:
-    """Get the state dict out of any layout.
+    """Get the state dict from any layout of a checkpoint.
 
     Args:
         checkpoint (Mapping): A state dict, bare or under ``state_dict`` or
             ``model``, with or without a ``module.`` prefix.
 
     Returns:
-        dict[str, Tensor]: The tensors in it.
+        dict[str, Tensor]: The tensors of the state dict.
     """
     for key in ('state_dict', 'model'):
         if isinstance(checkpoint.get(key), Mapping):

@@ -1,4 +1,4 @@
-"""Loading checkpoints into models, with every key and shape checked."""
+"""Load checkpoints into models and check every key and shape."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .files import read_checkpoint, strip_checkpoint, unwrap_state_dict
-from .official import BACKBONE, HEAD, from_official, has_prefix, is_official
+from .official import BACKBONE, HEAD, from_official, is_official, strip_prefix
 
 
 def check_state_dict(
@@ -14,16 +14,16 @@ def check_state_dict(
     expected: Mapping[str, Tensor],
     source: str,
 ) -> None:
-    """Compare a state dict with what a model needs.
+    """Check that a state dict has the keys and shapes of a model.
 
     Args:
         found (Mapping[str, Tensor]): The state dict.
-        expected (Mapping[str, Tensor]): That of the model.
-        source (str): Where ``found`` comes from, for the message.
+        expected (Mapping[str, Tensor]): The model's own state dict.
+        source (str): The origin of ``found``, for the message.
 
     Raises:
-        ValueError: If keys are missing, unexpected or of another shape. The
-            message names them.
+        ValueError: If keys are missing or unexpected, or shapes differ. The
+            message names the keys.
     """
 
     def listing(problem: str, keys: list[str]) -> str:
@@ -58,21 +58,22 @@ def to_backbone(
     source: str,
     prefix: str | None = None,
 ) -> dict[str, Tensor]:
-    """Get the weights for a bare HATNet out of any checkpoint.
+    """Get the weights of a bare HATNet from any checkpoint.
 
     Args:
-        checkpoint (Mapping): Of the authors, of mm or of a bare HATNet.
+        checkpoint (Mapping): A checkpoint of the authors, of mm or of a bare
+            HATNet.
         model (HATNet): The backbone.
-        source (str): Where it comes from, for the message.
+        source (str): The origin of the checkpoint, for the message.
         prefix (str, optional): Prefix of the backbone's keys. Defaults to
-            None, 'backbone.' where there are such keys and else none.
+            None: 'backbone.' if any key starts with it, else no prefix.
 
     Returns:
-        dict[str, Tensor]: The state dict of ``model``.
+        dict[str, Tensor]: A state dict for ``model``.
 
     Raises:
-        ValueError: If the weights do not fit, but for norms on the outputs,
-            which keep what they have, and stages that are not built.
+        ValueError: If the weights do not fit. Output norms may be missing
+            (they keep their values), and so may stages that are not built.
     """
     state_dict = unwrap_state_dict(checkpoint)
     if is_official(state_dict):
@@ -81,21 +82,16 @@ def to_backbone(
             for key, value in from_official(state_dict).items()
             if key not in HEAD
         }
-    else:
-        if prefix is None:
-            prefix = BACKBONE if has_prefix(state_dict, BACKBONE) else ''
-        elif prefix:
-            prefix = prefix.rstrip('.') + '.'
-            if not has_prefix(state_dict, prefix):
-                raise ValueError(
-                    f"{source} has no keys '{prefix}*', but "
-                    f'{", ".join(list(state_dict)[:4])} and so on'
-                )
-        state_dict = {
-            key.removeprefix(prefix): value
-            for key, value in state_dict.items()
-            if key.startswith(prefix)
-        }
+    elif prefix is None:
+        state_dict = strip_prefix(state_dict, BACKBONE) or state_dict
+    elif prefix:
+        prefix = prefix.rstrip('.') + '.'
+        keys = ', '.join(list(state_dict)[:4])
+        state_dict = strip_prefix(state_dict, prefix)
+        if not state_dict:
+            raise ValueError(
+                f"{source} has no keys '{prefix}*', but {keys} and so on"
+            )
     expected = model.state_dict()
     found = {
         **{key: expected[key] for key in expected if model.is_optional(key)},
@@ -109,6 +105,32 @@ def to_backbone(
     return found
 
 
+def to_classifier(
+    checkpoint: Mapping, model: nn.Module, source: str
+) -> dict[str, Tensor]:
+    """Convert a checkpoint of the authors to a classifier in mm's layout.
+
+    Args:
+        checkpoint (Mapping): The checkpoint of the authors.
+        model (HATNet): The classifier's backbone.
+        source (str): The origin of the checkpoint, for the message.
+
+    Returns:
+        dict[str, Tensor]: A state dict with ``backbone.*`` and ``head.fc.*``.
+        The number of classes is not checked.
+
+    Raises:
+        ValueError: If the weights do not fit or the head is missing.
+    """
+    found = from_official(unwrap_state_dict(checkpoint))
+    expected = {
+        **{BACKBONE + key: value for key, value in model.state_dict().items()},
+        **{key: found.get(key, torch.empty(0)) for key in HEAD},
+    }
+    check_state_dict(found, expected, source)
+    return found
+
+
 def load_backbone(
     model: nn.Module,
     checkpoint: str,
@@ -117,19 +139,19 @@ def load_backbone(
 ) -> None:
     """Load a checkpoint into a bare HATNet.
 
-    This is what ``init_cfg=dict(type='Pretrained', checkpoint=...)`` does.
+    ``init_cfg=dict(type='Pretrained', checkpoint=...)`` calls this function.
 
     Args:
         model (HATNet): The backbone.
-        checkpoint (str): A file, a URL or ``'hatnet://<arch>'``, of the
-            authors or of mm.
-        prefix (str, optional): Prefix of the backbone's keys in a checkpoint
-            of mm. Defaults to None, 'backbone.' where there are such keys.
+        checkpoint (str): A file, a URL or ``'hatnet://<arch>'``; the authors'
+            layout or mm's.
+        prefix (str, optional): Prefix of the backbone's keys in mm's layout.
+            Defaults to None: 'backbone.' if any key starts with it.
         map_location (str | torch.device): As for ``torch.load``. Defaults to
             'cpu'.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the weights do not fit; see :func:`to_backbone`.
     """
     content = read_checkpoint(checkpoint, map_location)
@@ -141,15 +163,15 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
 
     Args:
         model (nn.Module): The classifier, segmentor or detector.
-        checkpoint (str): A file, a URL or ``'hatnet://<arch>'``, of mm or, for
-            a classifier, of the authors.
+        checkpoint (str): A file, a URL or ``'hatnet://<arch>'``; mm's layout
+            or, for a classifier, the authors'.
 
     Returns:
-        dict: What the checkpoint says of the data set, such as ``classes``;
-        empty if it says nothing.
+        dict: The checkpoint's information about the data set, such as
+        ``classes``; empty if it has none.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the weights do not fit. The message names the keys.
     """
     content = read_checkpoint(checkpoint)
@@ -163,13 +185,14 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
 
 
 def adapt_backbone(state_dict: dict, model: nn.Module, prefix: str) -> None:
-    """Make a state dict that is being loaded into a HATNet fit, in place.
+    """Convert a state dict in place before a HATNet loads it.
 
-    Where nothing matches or shapes differ, mmengine would only log it.
+    mmengine would only log that no key matches or that shapes differ.
 
     Args:
-        state_dict (dict): Converted if none of its keys is the model's, else
-            only the shapes are compared; it may be partial.
+        state_dict (dict): The weights; may be partial. They are converted if
+            the model has none of the keys; otherwise only the shapes are
+            compared.
         model (HATNet): The backbone.
         prefix (str): Prefix of the backbone's keys in ``state_dict``.
 
@@ -177,11 +200,7 @@ def adapt_backbone(state_dict: dict, model: nn.Module, prefix: str) -> None:
         ValueError: If the weights do not fit.
     """
     expected = model.state_dict()
-    found = {
-        key.removeprefix(prefix): value
-        for key, value in state_dict.items()
-        if key.startswith(prefix)
-    }
+    found = strip_prefix(state_dict, prefix)
     matched = [key for key in expected if key in found]
     if found and not matched:
         weights = to_backbone(found, model, 'the checkpoint')
@@ -199,26 +218,20 @@ def adapt_backbone(state_dict: dict, model: nn.Module, prefix: str) -> None:
 
 
 def adapt_classifier(state_dict: dict, model: nn.Module) -> None:
-    """Make a state dict that is being loaded into a classifier fit, in place.
+    """Convert a state dict in place before a classifier loads it.
 
     Args:
-        state_dict (dict): Left alone if it is in mm's layout, or has nothing
-            but parts of a neck or a head.
+        state_dict (dict): The weights; unchanged if they are in mm's layout or
+            only belong to a neck or a head.
         model (HATNet): The classifier's backbone.
 
     Raises:
         ValueError: If the weights do not fit.
     """
-    if has_prefix(state_dict, BACKBONE) or all(
+    if strip_prefix(state_dict, BACKBONE) or all(
         key.startswith(('neck.', 'head.')) for key in state_dict
     ):
         return
-    found = from_official(unwrap_state_dict(state_dict))
-    expected = {
-        **{BACKBONE + key: value for key, value in model.state_dict().items()},
-        # The head is compared by its own class.
-        **{key: found.get(key, torch.empty(0)) for key in HEAD},
-    }
-    check_state_dict(found, expected, 'the checkpoint')
+    weights = to_classifier(state_dict, model, 'the checkpoint')
     state_dict.clear()
-    state_dict.update(found)
+    state_dict.update(weights)

@@ -44,9 +44,23 @@ def is_official(keys: Iterable[str]) -> bool:
     return any(_OFFICIAL.match(key) for key in keys)
 
 
-def has_prefix(keys: Iterable[str], prefix: str) -> bool:
-    """Whether any key starts with a prefix."""
-    return any(key.startswith(prefix) for key in keys)
+def strip_prefix(
+    state_dict: Mapping[str, Tensor], prefix: str
+) -> dict[str, Tensor]:
+    """Get the tensors whose keys start with a prefix, by the rest of the key.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): The tensors by key.
+        prefix (str): The prefix, such as ``'backbone.'``.
+
+    Returns:
+        dict[str, Tensor]: Empty if no key has the prefix.
+    """
+    return {
+        key.removeprefix(prefix): value
+        for key, value in state_dict.items()
+        if key.startswith(prefix)
+    }
 
 
 def rename_keys(
@@ -102,7 +116,7 @@ def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         and other heads are left out; ``proj_norm``, which no forward pass
         uses, is added as an identity.
     """
-    prefix = '' if has_prefix(state_dict, BACKBONE) else BACKBONE
+    prefix = '' if strip_prefix(state_dict, BACKBONE) else BACKBONE
     ours = {prefix + key: value for key, value in state_dict.items()}
     official = rename_keys(
         {k: v for k, v in ours.items() if k in HEAD or k.startswith(BACKBONE)},

@@ -15,29 +15,29 @@ from mmhatnet.weights.files import (
     read_checkpoint,
     save_checkpoint,
 )
-from mmhatnet.weights.official import BACKBONE, HEAD, OFFICIAL_HEAD
+from mmhatnet.weights.official import BACKBONE, OFFICIAL_HEAD, strip_prefix
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Convert a checkpoint of the authors' code for mm, or back"
-        '. Every key, shape and value is checked.'
+        description="Convert a checkpoint of the authors' code for mm, or "
+        'back; every key, shape and value is checked.'
     )
     parser.add_argument('source', help='file (*.pth) or URL')
     parser.add_argument(
-        'folder', help='where to put NAME-SHA256.pth, whose name is printed'
+        'folder', help='folder for NAME-SHA256.pth; the path is printed'
     )
     direction = parser.add_mutually_exclusive_group()
     direction.add_argument(
         '--backbone',
         action='store_true',
-        help='the backbone alone, instead of the classifier',
+        help='write the backbone alone, without the classifier',
     )
     direction.add_argument(
         '--to-official',
         action='store_true',
-        help="from a checkpoint of mm to one for the authors' code; of a "
-        'segmentor or detector, the backbone',
+        help="convert a checkpoint of mm for the authors' code; only the "
+        'backbone of a segmentor or detector',
     )
     args = parser.parse_args()
     path = locate_checkpoint(*split_pin(args.source))
@@ -51,17 +51,13 @@ def main() -> None:
         name = RELEASES[arch].removesuffix('.pth')
         content = dict(model=weights, meta=meta)
         if not set(OFFICIAL_HEAD) <= set(weights):
-            print('it has no ImageNet classifier', file=sys.stderr)
+            print(f'{path} has no ImageNet classifier', file=sys.stderr)
     else:
         arch, weights = convert_classifier(read_checkpoint(path), str(path))
         name = f'hatnet-{arch}_in1k'
         if args.backbone:
             name = f'hatnet-{arch}_backbone_in1k'
-            weights = {
-                key.removeprefix(BACKBONE): value
-                for key, value in weights.items()
-                if key not in HEAD
-            }
+            weights = strip_prefix(weights, BACKBONE)
         content = dict(state_dict=weights, meta=dict(arch=arch, **meta))
     print(save_checkpoint(content, args.folder, name))
 

@@ -12,24 +12,22 @@ from mmhatnet.weights.files import (
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Make a checkpoint of a training ready for others: the '
-        'weights, the config and the classes, without optimizer and logs.'
+        description='Prepare a checkpoint of a training for publication: '
+        'keep the weights, the config and the classes; remove the optimizer '
+        'and the logs.'
     )
     parser.add_argument('checkpoint', help='file (*.pth)')
     parser.add_argument(
-        'folder', help='where to put NAME-SHA256.pth, whose name is printed'
+        'folder', help='folder for NAME-SHA256.pth; the path is printed'
     )
     parser.add_argument(
-        '--name', help='start of its name; default: that of the checkpoint'
+        '--name', help='start of the file name (default: the checkpoint name)'
     )
     args = parser.parse_args()
     path = locate_checkpoint(args.checkpoint)
     name = args.name or path.stem
-    print(
-        save_checkpoint(
-            strip_checkpoint(read_checkpoint(path)), args.folder, name
-        )
-    )
+    content = strip_checkpoint(read_checkpoint(path))
+    print(save_checkpoint(content, args.folder, name))
 
 
 if __name__ == '__main__':
