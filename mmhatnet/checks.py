@@ -1,4 +1,4 @@
-"""Checks before a run: its data, the checkpoint to resume, its keys."""
+"""Checks before a run: the data, the checkpoint to resume, the keys."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from .weights.files import unwrap_state_dict
 from .weights.official import is_official
 
-# Where the configs expect a data set -> how to get it.
+# Folder that the configs expect -> how to get the data set.
 DATA_SOURCES = {
     'data/ade': 'unpack http://data.csail.mit.edu/places/ADEchallenge/'
     'ADEChallengeData2016.zip in data/ade',
@@ -26,15 +26,15 @@ DATA_SOURCES = {
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Look for the files and folders of the data sets, before anything else.
+    """Check that the files and folders of the data sets exist.
 
     Args:
         cfg (Config): The config.
-        splits (tuple[str]): Of 'train', 'val' and 'test'.
+        splits (tuple[str]): The splits to check: 'train', 'val' or 'test'.
 
     Raises:
-        FileNotFoundError: If one is absent. The message says where to put it
-            and what prepares it.
+        FileNotFoundError: If one is missing. The message tells where it is
+            expected and how to get it.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -58,7 +58,15 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
 
 
 def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
-    """The data sets inside of wrappers, such as ConcatDataset."""
+    """Iterate over the data sets inside wrappers such as ConcatDataset.
+
+    Args:
+        dataset (ConfigDict | list, optional): The config of a data set, or of
+            several.
+
+    Yields:
+        ConfigDict: The config of a data set that reads files itself.
+    """
     if isinstance(dataset, list):
         for part in dataset:
             yield from iter_datasets(part)
@@ -71,19 +79,19 @@ def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
 
 
 def resume_intact(cfg: Config) -> list[str]:
-    """See that a run which is to be resumed has an intact checkpoint.
+    """Make sure that a run resumes from an intact checkpoint.
 
-    A machine that goes down while it writes leaves a truncated file. Where
-    the last checkpoint is such a file, the one before is taken.
+    A machine that crashes while it saves a checkpoint leaves a truncated
+    file. If the last checkpoint is truncated, the previous one is used.
 
     Args:
         cfg (Config): The config; ``load_from`` may be changed.
 
     Returns:
-        list[str]: What to tell the user.
+        list[str]: Notes for the user.
 
     Raises:
-        FileNotFoundError: If the checkpoint that the user chose is absent.
+        FileNotFoundError: If the checkpoint that the user chose is missing.
         ValueError: If it is damaged, or if no checkpoint is intact.
     """
     if not cfg.get('resume'):
@@ -94,7 +102,7 @@ def resume_intact(cfg: Config) -> list[str]:
         return []
     if chosen and not Path(last).is_file():
         raise FileNotFoundError(f'no checkpoint at {last}')
-    # What torch.save writes is a zip file, whose directory is at its end.
+    # torch.save writes a zip file, whose directory is at its end.
     if zipfile.is_zipfile(last):
         return []
 
@@ -115,7 +123,7 @@ def resume_intact(cfg: Config) -> list[str]:
     )
     if before is None:
         raise ValueError(
-            f'{last} is damaged or gone, and there is no intact checkpoint '
+            f'{last} is damaged or missing, and there is no intact checkpoint '
             'before it'
         )
     if chosen:
@@ -125,22 +133,23 @@ def resume_intact(cfg: Config) -> list[str]:
         )
     cfg.load_from = str(before)
     return [
-        f'{last} is damaged or gone: resuming from the one before it, {before}'
+        f'{last} is damaged or missing: resuming from the one before it, '
+        f'{before}'
     ]
 
 
 class MatchingKeysHook(Hook):
-    """Refuse a checkpoint of which nothing fits the model.
+    """Reject a checkpoint that shares no key with the model.
 
-    mmengine would only log all of its keys.
+    mmengine would only log its keys and go on with random weights.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare the keys.
+        """Compare the keys of the checkpoint and the model.
 
         Args:
             runner (Runner): The runner, with its model.
-            checkpoint (dict): What was read.
+            checkpoint (dict): The content of the checkpoint.
 
         Raises:
             ValueError: If the model has none of the keys.

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, the config, one-line errors."""
+"""Code that the commands share: arguments, the config, one-line errors."""
 
 import argparse
 import os
@@ -14,39 +14,39 @@ from .config import read_config
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """Make a parser with what training and testing have in common.
+    """Make a parser with the arguments that training and testing share.
 
     Args:
-        description (str): For ``--help``.
+        description (str): The text of ``--help``.
 
     Returns:
-        ArgumentParser: To which a tool adds its own arguments.
+        ArgumentParser: The parser; a tool adds its own arguments.
     """
-    result = argparse.ArgumentParser(description=description)
-    result.add_argument('config', help='config file')
-    result.add_argument(
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
         '--work-dir',
         help='folder for logs and checkpoints; default: work_dirs/<config>',
     )
-    add_cfg_options(result)
-    result.add_argument(
+    add_cfg_options(parser)
+    parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
         help='how the processes were started; dist_*.sh and slurm_*.sh set it',
     )
     # torch.distributed.launch passes it; torchrun sets LOCAL_RANK instead.
-    result.add_argument(
+    parser.add_argument(
         '--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS
     )
-    return result
+    return parser
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add mm's ``--cfg-options``.
+    """Add mm's ``--cfg-options`` to a parser.
 
     Args:
-        parser (ArgumentParser): Of a tool.
+        parser (ArgumentParser): The parser; changed in place.
     """
     parser.add_argument(
         '--cfg-options',
@@ -67,10 +67,10 @@ def load_config(args: argparse.Namespace) -> Config:
         args (Namespace): The parsed arguments.
 
     Returns:
-        Config: With ``launcher`` and ``work_dir`` set.
+        Config: The config, with ``launcher`` and ``work_dir`` set.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the config file does not exist.
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -87,15 +87,18 @@ def load_config(args: argparse.Namespace) -> Config:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Show the errors that mmhatnet itself raises without a traceback.
+    """Print errors that mmhatnet raises in one line, without a traceback.
 
-    Those of a user's own code, or of a library, keep theirs.
+    Errors of a user's own code or of a library keep their traceback.
+
+    Raises:
+        SystemExit: Instead of an ImportError, OSError or ValueError of ours.
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         origin: BaseException | None = error
-        # mmengine's registries raise the error of a class again.
+        # mmengine's registries wrap the error of a class in another one.
         while origin and not _is_ours(origin):
             origin = origin.__context__
         if not origin:
@@ -106,5 +109,10 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _is_ours(error: BaseException) -> bool:
-    *_, (frame, _) = walk_tb(error.__traceback__)
-    return Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
+    """Whether our code raised it, directly or in the standard library."""
+    names = [
+        frame.f_globals.get('__name__', '').partition('.')[0]
+        for frame, _ in walk_tb(error.__traceback__)
+    ]
+    callers = [name for name in names if name not in sys.stdlib_module_names]
+    return callers[-1:] == [__name__.partition('.')[0]]

@@ -1,4 +1,4 @@
-"""Reading configs, ours as ``mmhatnet::`` included."""
+"""Reading configs, which may inherit ours as ``mmhatnet::...``."""
 
 import os
 from pathlib import Path
@@ -11,15 +11,15 @@ def read_config(filename: str | os.PathLike) -> Config:
     """Read a config that may inherit ours as ``_base_ = 'mmhatnet::...'``.
 
     Args:
-        filename (str | PathLike): The config file, or one of an installed
-            library in the way of ``_base_``, such as
+        filename (str | PathLike): A config file, or a config of an installed
+            library written as in ``_base_``, such as
             'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
 
     Returns:
         Config: The config.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
     """
     if '::' in str(filename):
         cfg = get_config(filename)
@@ -32,10 +32,10 @@ def read_config(filename: str | os.PathLike) -> Config:
 
 
 def _drop_scope(cfg: object) -> None:
-    """Leave what comes from our configs to their default_scope.
+    """Remove mmhatnet's scope, so that ``default_scope`` applies.
 
-    mmengine gives everything from 'mmhatnet::' the scope of mmhatnet, in whose
-    registries there are no data sets or hooks of the libraries.
+    mmengine gives everything inherited from 'mmhatnet::' the scope mmhatnet,
+    whose registries hold no data sets or hooks of the libraries.
     """
     if isinstance(cfg, dict):
         if cfg.get('_scope_') == 'mmhatnet':

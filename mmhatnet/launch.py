@@ -4,8 +4,9 @@
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
-from unittest import mock
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
@@ -17,57 +18,77 @@ from .checks import MatchingKeysHook, check_data, iter_datasets, resume_intact
 from .config import read_config as read_config  # a documented name
 from .weights.files import read_checkpoint
 
+# Launcher -> the variable from which mmengine takes the GPU of a process.
+LOCAL_RANKS = dict(
+    pytorch='LOCAL_RANK',
+    slurm='SLURM_LOCALID',
+    mpi='OMPI_COMM_WORLD_LOCAL_RANK',
+)
+
 
 def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
-    """Build the runner of a config, on whatever device there is.
+    """Build the runner of a config, with or without a GPU.
 
-    Without a GPU the processes of a distributed run talk by gloo, SyncBN
-    becomes BN and mixed precision float32, with a line in the log for each.
+    Without a GPU, distributed processes communicate by gloo, SyncBN becomes
+    BN and mixed precision becomes float32; the log notes each change.
 
     Args:
         cfg (Config): The config; changed in place.
-        splits (tuple[str]): Of 'train', 'val' and 'test', those that will
-            run; their data sets have to exist.
+        splits (tuple[str]): The splits that will run, of 'train', 'val' and
+            'test'; their data sets must exist.
 
     Returns:
-        Runner: mmengine's, or what ``runner_type`` says.
+        Runner: A runner of mmengine, or of the config's ``runner_type``.
 
     Raises:
-        FileNotFoundError: If a data set or checkpoint is absent.
+        FileNotFoundError: If a data set or checkpoint is missing.
         ValueError: If the checkpoint to resume from is damaged.
     """
     check_data(cfg, splits)
     notes = resume_intact(cfg)
     if get_device() == 'cpu':
         notes += adapt_to_cpu(cfg)
-    if not cfg.get('resume'):
-        # mmengine's loaders fall back to unpickling whatever a file holds; to
-        # resume, its own objects are needed.
-        CheckpointLoader.register_scheme(
-            ['', 'http://', 'https://'], read_checkpoint, force=True
-        )
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     runner = build(cfg)
+    # Resuming needs mmengine's own objects, which its loaders unpickle.
+    if not cfg.get('resume'):
+        runner.load_checkpoint = _reading_safely()(runner.load_checkpoint)
     runner.register_hook(MatchingKeysHook())
     for note in notes:
         runner.logger.warning(note)
     return runner
 
 
+@contextmanager
+def _reading_safely() -> Iterator[None]:
+    """Replace mmengine's loaders of files and URLs by ``read_checkpoint``.
+
+    They fall back to unpickling, which runs code that a file may contain.
+    """
+    schemes = CheckpointLoader._schemes
+    CheckpointLoader._schemes = dict(schemes)
+    CheckpointLoader.register_scheme(
+        ['', 'http://', 'https://'], read_checkpoint, force=True
+    )
+    try:
+        yield
+    finally:
+        CheckpointLoader._schemes = schemes
+
+
 def adapt_to_cpu(cfg: Config) -> list[str]:
     """Make a config run without a GPU.
 
     Args:
-        cfg (Config): The config; changed in place.
+        cfg (Config): The config; changed in place. With a ``launcher``, the
+            process group is started.
 
     Returns:
-        list[str]: What to tell the user.
+        list[str]: Notes for the user.
     """
     notes = []
     if cfg.get('launcher', 'none') != 'none' and not is_distributed():
-        # mmengine chooses a GPU for the process, whatever the backend.
-        with mock.patch('torch.cuda.set_device'):
-            init_dist(cfg.launcher, backend='gloo')
+        _start_gloo(cfg.launcher)
         cfg.setdefault(
             'model_wrapper_cfg',
             dict(
@@ -80,7 +101,7 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
                 ),
             ),
         )
-        # Alone, mmengine does this by itself.
+        # In a single process mmengine does this itself.
         if _replace_sync_bn(cfg.model):
             notes.append('no GPU: SyncBN became BN, statistics per process')
     wrapper = cfg.get('optim_wrapper') or {}
@@ -92,8 +113,22 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
     return notes
 
 
+def _start_gloo(launcher: str) -> None:
+    """Start a process group on the CPU.
+
+    mmengine selects a GPU for any backend; torch ignores a negative number.
+    """
+    name = LOCAL_RANKS[launcher]
+    local_rank = os.environ.get(name, '0')
+    os.environ[name] = '-1'
+    try:
+        init_dist(launcher, backend='gloo')
+    finally:
+        os.environ[name] = os.environ['LOCAL_RANK'] = local_rank
+
+
 def _replace_sync_bn(cfg: object) -> bool:
-    """Turn SyncBN into BN everywhere in a config of a model."""
+    """Turn each SyncBN in the config of a model into BN, if there is any."""
     if isinstance(cfg, list | tuple):
         # A sum, since any() would stop at the first.
         return sum(map(_replace_sync_bn, cfg)) > 0
@@ -106,12 +141,12 @@ def _replace_sync_bn(cfg: object) -> bool:
 
 
 def enable_resume(cfg: Config, chosen: str) -> None:
-    """Go on from a checkpoint: ``--resume``.
+    """Resume from a checkpoint: ``--resume``.
 
     Args:
         cfg (Config): The config; changed in place.
-        chosen (str): A checkpoint, or 'auto' for the last one in the work_dir;
-            where there is none yet, the run starts as without.
+        chosen (str): A checkpoint, or 'auto' for the last one in the
+            work_dir; if there is none yet, the run starts from the beginning.
     """
     if chosen != 'auto':
         cfg.update(resume=True, load_from=chosen)
@@ -126,12 +161,12 @@ def enable_amp(cfg: Config) -> None:
         cfg (Config): The config; changed in place.
 
     Raises:
-        ValueError: If the config has an optimizer wrapper of another kind.
+        ValueError: If the config has an optimizer wrapper of another type.
     """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f'--amp does not go with optim_wrapper.type={kind}')
+        raise ValueError(f'--amp does not support optim_wrapper.type={kind}')
     wrapper.type = 'AmpOptimWrapper'
     wrapper.setdefault('loss_scale', 'dynamic')
 
@@ -143,22 +178,22 @@ def enable_auto_scale_lr(cfg: Config) -> None:
         cfg (Config): The config; changed in place.
 
     Raises:
-        ValueError: If it does not say what batch size its rate is for.
+        ValueError: If the config lacks the batch size of its learning rate.
     """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise ValueError(
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) '
-            'in the config: the batch size that its learning rate is for'
+            'in the config: the batch size of its learning rate'
         )
     cfg.auto_scale_lr.enable = True
 
 
 def enable_show(cfg: Config, show_dir: str) -> None:
-    """Save pictures of predictions beside the truth: ``--show-dir``.
+    """Save pictures of predictions: ``--show-dir``.
 
     Args:
         cfg (Config): The config; changed in place.
-        show_dir (str): Where to save them.
+        show_dir (str): The folder for the pictures.
 
     Raises:
         ValueError: If the config has no visualization hook.
@@ -168,11 +203,11 @@ def enable_show(cfg: Config, show_dir: str) -> None:
             '--show-dir needs default_hooks.visualization in the config'
         )
     hook = cfg.default_hooks.visualization
-    # Three libraries, three ways.
+    # Each library has its own settings.
     if cfg.default_scope == 'mmpretrain':
         hook.update(enable=True, interval=1, out_dir=show_dir)
     elif cfg.default_scope == 'mmdet':
-        # A relative folder would be made inside of the work_dir.
+        # mmdet puts a relative folder inside the work_dir.
         hook.update(draw=True, test_out_dir=os.path.abspath(show_dir))
     else:
         hook.update(draw=True, interval=1)
@@ -198,14 +233,14 @@ def enable_tta(cfg: Config) -> None:
 
 
 def enable_out(cfg: Config, out: str) -> None:
-    """Save the predictions in a file, for mm's analysis tools: ``--out``.
+    """Save the predictions for mm's analysis tools: ``--out``.
 
     Args:
         cfg (Config): The config; changed in place.
         out (str): The file.
 
     Raises:
-        ValueError: If it is not named ``*.pkl``.
+        ValueError: If the file is not named ``*.pkl``.
     """
     if not out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out writes a .pkl file, not {out}')

@@ -1,14 +1,15 @@
+#!/usr/bin/env python
 import argparse
-import sys
 from pathlib import Path
 
+from mmhatnet.cli import one_line_errors
 from mmhatnet.datasets import coco_to_semantic
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Make semantic label maps of COCO's instances: one uint8 "
-        'PNG an image, with 0 for the background, 1 to N for the categories '
+        'PNG per image, with 0 for the background, 1 to N for the categories '
         'in the order of their ids, and 255 (ignored) for crowds.'
     )
     parser.add_argument(
@@ -16,13 +17,11 @@ def main() -> None:
     )
     parser.add_argument('out_dir', type=Path, help='folder for the PNGs')
     args = parser.parse_args()
-    try:
-        classes = coco_to_semantic(args.ann_file, args.out_dir)
-    except (OSError, ValueError) as error:
-        sys.exit(f'{parser.prog}: {error}')
+    classes = coco_to_semantic(args.ann_file, args.out_dir)
     print(f'num_classes = {len(classes)}')
     print(f'classes = {classes}')
 
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()

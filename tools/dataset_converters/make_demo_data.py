@@ -1,17 +1,18 @@
+#!/usr/bin/env python
 import argparse
-import sys
 from pathlib import Path
 
+from mmhatnet.cli import one_line_errors
 from mmhatnet.datasets import make_demo_data
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Make small data sets in the layouts of ADE20K, COCO and '
-        'ImageNet, to try the configs on in minutes: shapes cut out of the '
-        'photographs in scikit-image (pip install scikit-image), on other '
-        'such photographs. Nothing is downloaded. Training and validation '
-        'come from disjoint parts of every photograph.',
+        'ImageNet, on which the configs run in minutes: shapes cut out of '
+        'the photographs in scikit-image (pip install scikit-image), pasted '
+        'on other photographs of it. Nothing is downloaded. Training and '
+        'validation data come from disjoint parts of every photograph.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -28,16 +29,13 @@ def main() -> None:
         '--force', action='store_true', help='replace earlier demo data'
     )
     args = parser.parse_args()
-    try:
-        summary = make_demo_data(
-            args.out,
-            args.num_train,
-            args.num_val,
-            seed=args.seed,
-            force=args.force,
-        )
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f'{parser.prog}: {error}')
+    summary = make_demo_data(
+        args.out,
+        args.num_train,
+        args.num_val,
+        seed=args.seed,
+        force=args.force,
+    )
     width, height = summary['size']
     print(f'{width}x{height} pixels, and 64x64 in imagenet; in {args.out}:')
     for path in ('ade/ADEChallengeData2016', 'coco', 'imagenet'):
@@ -52,4 +50,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()
