@@ -1,11 +1,10 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, TOOLS, call_tool, run_tool
 from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
@@ -18,7 +17,8 @@ from mmhatnet.datasets import (
 )
 
 TINYCOCO = ROOT.parent / 'shared' / 'data' / 'tinycoco'
-TOOLS = ROOT / 'tools' / 'dataset_converters'
+MAKE_DEMO_DATA = TOOLS / 'dataset_converters' / 'make_demo_data.py'
+COCO2SEMANTIC = TOOLS / 'dataset_converters' / 'coco2semantic.py'
 NUMBERS = dict(train=12, val=6)
 ADE = 'ade/ADEChallengeData2016'
 
@@ -28,7 +28,8 @@ def make(folder, **kwargs):
     return make_demo_data(folder, **(numbers | kwargs))
 
 
-def content(folder):
+def read_files(folder):
+    """The bytes of all files, by their paths."""
     return {
         path.relative_to(folder): path.read_bytes()
         for path in folder.rglob('*')
@@ -37,7 +38,7 @@ def content(folder):
 
 
 def read_ade(folder, split, what='annotations'):
-    """Images or label maps of a split, by their number."""
+    """The images or label maps of a split, by number."""
     suffix = dict(images='jpg', annotations='png')[what]
     files = (folder / ADE / what / demo.SPLITS[split]).iterdir()
     arrays = {}
@@ -49,18 +50,9 @@ def read_ade(folder, split, what='annotations'):
     return arrays
 
 
-def run(tool, *args):
-    return subprocess.run(
-        [sys.executable, str(TOOLS / tool), *map(str, args)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-    """The folder of a small data set and its summary."""
+    """The folder and the summary of small demo data."""
     pytest.importorskip('skimage')
     folder = tmp_path_factory.mktemp('datasets') / 'demo'
     return folder, make(folder)
@@ -80,9 +72,9 @@ class TestDemoData:
     def test_deterministic(self, made, tmp_path):
         make(tmp_path / 'same')
         make(tmp_path / 'other', seed=1)
-        first = content(made[0])
-        assert content(tmp_path / 'same') == first
-        other = content(tmp_path / 'other')
+        first = read_files(made[0])
+        assert read_files(tmp_path / 'same') == first
+        other = read_files(tmp_path / 'other')
         assert other.keys() == first.keys()
         assert all(other[path] != first[path] for path in first)
 
@@ -114,7 +106,7 @@ class TestDemoData:
             assert {image.size for image in images} == {(64, 64)}
 
     def test_coco_is_exact(self, made, coco, split):
-        """Masks, areas, boxes and labels say the same as the label maps."""
+        """Masks, areas, boxes and labels agree with the label maps."""
         ids = sorted(coco.cats)
         assert ids != list(range(ids[0], ids[0] + len(ids)))
         assert tuple(coco.cats[id_]['name'] for id_ in ids) == CLASSES
@@ -164,7 +156,7 @@ class TestDemoData:
         assert len(set(ids)) == len(ids)
 
     def test_splits_share_no_pixel(self, monkeypatch, tmp_path):
-        """With photographs whose hue tells how far to the right it is."""
+        """Use photographs whose hue tells the position from the left."""
         pytest.importorskip('skimage')
         real_open = Image.open
 
@@ -185,7 +177,7 @@ class TestDemoData:
             images = read_ade(tmp_path / 'ramps', split, 'images')
             for n, image in images.items():
                 red, _, blue = np.moveaxis(image.astype(float), 2, 0)
-                hue = red / (red + blue)  # whatever the brightness
+                hue = red / (red + blue)  # independent of the brightness
                 for kind in ('background', 'object'):
                     which = (labels[n] == 1) == (kind == 'background')
                     hues.setdefault((split, kind), []).append(hue[which])
@@ -193,7 +185,7 @@ class TestDemoData:
             train, val = (
                 np.concatenate(hues[split, kind]) for split in NUMBERS
             )
-            # JPEG moves the hue a little, most where objects end.
+            # JPEG changes the hue a little, most at the edges of objects.
             assert np.quantile(train, 0.999) < np.quantile(val, 0.001) + 0.02
 
     def test_loads_in_mmdet(self, made, split):
@@ -274,15 +266,15 @@ class TestWriting:
 
     def test_does_not_overwrite(self, tmp_path):
         make(tmp_path / 'demo', num_train=1, num_val=1)
-        before = content(tmp_path)
+        before = read_files(tmp_path)
         with pytest.raises(FileExistsError, match='--force'):
             make(tmp_path / 'demo', seed=1)
-        assert content(tmp_path) == before
+        assert read_files(tmp_path) == before
         make(tmp_path / 'demo', num_train=1, num_val=1, seed=1, force=True)
-        assert content(tmp_path).keys() == before.keys()
-        assert content(tmp_path) != before
+        assert read_files(tmp_path).keys() == before.keys()
+        assert read_files(tmp_path) != before
 
-    def test_does_not_delete_what_it_did_not_make(self, tmp_path):
+    def test_does_not_delete_other_files(self, tmp_path):
         (tmp_path / 'precious').touch()
         with pytest.raises(FileExistsError, match='other things'):
             make(tmp_path, force=True)
@@ -292,47 +284,56 @@ class TestWriting:
     def test_interruption_leaves_nothing(self, monkeypatch, tmp_path, earlier):
         if earlier:
             make(tmp_path / 'demo', num_train=1, num_val=1)
-        before = content(tmp_path)
-        seen = []
+        before = read_files(tmp_path)
+        annotation, unfinished = demo._annotation, []
 
-        def interrupted(*args):
-            seen.extend(tmp_path.rglob('*.jpg'))
-            raise KeyboardInterrupt
+        def interrupt(*args):
+            unfinished.extend(tmp_path.glob('.demo-*/**/*.jpg'))
+            if unfinished:
+                raise KeyboardInterrupt
+            return annotation(*args)
 
-        monkeypatch.setattr(demo, '_annotation', interrupted)
+        monkeypatch.setattr(demo, '_annotation', interrupt)
         with pytest.raises(KeyboardInterrupt):
             make(tmp_path / 'demo', force=True)
-        assert content(tmp_path) == before
+        assert read_files(tmp_path) == before
         assert (tmp_path / 'demo').exists() == earlier
         assert len(list(tmp_path.iterdir())) == earlier
 
-    def test_says_what_is_missing(self, monkeypatch, tmp_path):
-        monkeypatch.setitem(sys.modules, 'skimage', None)
-        with pytest.raises(ImportError, match='pip install scikit-image'):
+    @pytest.mark.parametrize(
+        ('package', 'message'),
+        [
+            ('skimage', 'pip install scikit-image'),
+            ('pycocotools', 'pycocotools'),
+        ],
+    )
+    def test_names_a_missing_package(
+        self, monkeypatch, tmp_path, package, message
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(ImportError, match=message):
             make(tmp_path / 'demo')
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
         'wrong', [dict(num_val=0), dict(size=(192, 8)), dict(seed=-1)]
     )
-    def test_refuses_numbers(self, tmp_path, wrong):
+    def test_refuses_wrong_numbers(self, tmp_path, wrong):
         with pytest.raises(ValueError, match='must'):
             make(tmp_path / 'demo', **wrong)
 
     def test_tool(self, tmp_path):
         args = ('--out', tmp_path / 'demo', '--num-train', 2, '--num-val', 1)
-        result = run('make_demo_data.py', *args)
-        assert result.returncode == 0, result.stderr
-        assert 'train: 2 images' in result.stdout
-        again = run('make_demo_data.py', *args)
-        assert again.returncode == 1
-        assert '--force' in again.stderr
-        assert again.stderr.count('\n') == 1
+        output = run_tool(MAKE_DEMO_DATA, *args)
+        assert 'train: 2 images' in output
+        again = call_tool(MAKE_DEMO_DATA, *args, code=1)
+        assert '--force' in again
+        assert again.count('\n') == 1
 
 
 @pytest.fixture
 def instances():
-    """COCO's JSON of an empty image and of one with five instances."""
+    """COCO's JSON for an empty image and an image with five instances."""
     crowd = np.zeros((10, 20), np.uint8)
     crowd[:, :12] = 1
     runs = [0, 120, 80]  # of 0, 1, 0, by columns
@@ -340,7 +341,7 @@ def instances():
     small[4:6, 4:6] = 1
     compressed = mask_utils.encode(small)
     compressed['counts'] = compressed['counts'].decode()
-    # (category, crowd, segmentation); the ids of the categories are unsorted.
+    # (category, crowd, segmentation); the category ids are not sorted.
     objects = [
         (70, 0, compressed),
         (3, 1, dict(size=[10, 20], counts=runs)),
@@ -406,7 +407,9 @@ class TestCocoToSemantic:
         'segmentation',
         [None, [], [[0, 0, 5, 5]], dict(size=[20, 10], counts=[200])],
     )
-    def test_refuses_segmentations(self, convert, instances, segmentation):
+    def test_refuses_wrong_segmentations(
+        self, convert, instances, segmentation
+    ):
         instances['annotations'][2]['segmentation'] = segmentation
         with pytest.raises(ValueError, match='annotation 2 .* 20x10 pixels'):
             convert(instances)
@@ -417,7 +420,7 @@ class TestCocoToSemantic:
         with pytest.raises(ValueError, match='1234'):
             convert(instances)
 
-    def test_refuses_equal_names(self, convert, instances):
+    def test_refuses_equal_file_names(self, convert, instances):
         instances['images'][1]['file_name'] = 'b/one.two.png'
         with pytest.raises(ValueError, match='would share one.two.png'):
             convert(instances)
@@ -436,15 +439,14 @@ class TestCocoToSemantic:
         assert classes == ('background', *CLASSES)
         for n, labels in read_ade(made[0], split).items():
             semantic = np.array(Image.open(tmp_path / f'{n:012d}.png'))
-            # As mmseg's reduce_zero_label: 0, the crowds, becomes 255.
+            # reduce_zero_label of mmseg also turns 0, the crowds, into 255.
             np.testing.assert_array_equal(semantic, labels - np.uint8(1))
 
     @pytest.mark.skipif(not TINYCOCO.is_dir(), reason=f'needs {TINYCOCO}')
     def test_real_coco(self, tmp_path, split):
         file = TINYCOCO / f'annotations/instances_{split}2017.json'
-        result = run('coco2semantic.py', file, tmp_path)
-        assert result.returncode == 0, result.stderr
-        assert "classes = ('background', 'person'," in result.stdout
+        classes = coco_to_semantic(file, tmp_path)
+        assert classes[:2] == ('background', 'person')
         coco = COCO(file)
         ids = sorted(coco.cats)
         for n, image in coco.imgs.items():
@@ -462,13 +464,21 @@ class TestCocoToSemantic:
             assert named[semantic[covered]].all()
             np.testing.assert_array_equal(semantic > 0, covered)
 
+    def test_tool(self, instances, tmp_path):
+        (tmp_path / 'coco.json').write_text(json.dumps(instances))
+        output = run_tool(
+            COCO2SEMANTIC, tmp_path / 'coco.json', tmp_path / 'out'
+        )
+        assert 'num_classes = 4\n' in output
+        assert "classes = ('background', 'first', 'large', 'small')" in output
+        assert len(list((tmp_path / 'out').iterdir())) == 2
+
     @pytest.mark.parametrize('text', [None, 'no JSON', '[]', '{"images": []}'])
-    def test_tool_says_what_is_wrong(self, tmp_path, text):
+    def test_tool_names_a_wrong_file(self, tmp_path, text):
         file = tmp_path / 'coco.json'
         if text is not None:
             file.write_text(text)
-        result = run('coco2semantic.py', file, tmp_path / 'out')
-        assert result.returncode == 1
-        assert str(file) in result.stderr
-        assert result.stderr.count('\n') == 1
+        output = call_tool(COCO2SEMANTIC, file, tmp_path / 'out', code=1)
+        assert str(file) in output
+        assert output.count('\n') == 1
         assert not (tmp_path / 'out').exists()

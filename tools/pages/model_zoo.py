@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import markdown_table
-from mmhatnet.launch import read_config
+from mmhatnet.config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ('README.md', 'docs/model_zoo.md')
