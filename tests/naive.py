@@ -1,7 +1,8 @@
-"""HAT-Net by loops over windows, pooled cells and heads.
+"""HAT-Net as loops over windows, pooled cells and heads.
 
-The paper's equations on a map without batch or padding, written to be
-obviously right rather than fast. Only the weights come from the model.
+This code computes the paper's equations for one image, without padding. It is
+written to be easy to verify and not to be fast. It takes only the weights and
+the settings from the model.
 """
 
 import torch
@@ -27,7 +28,7 @@ def norm(layer, x):
 
 
 def attend(q, k, v, heads):
-    """Every head on its own: (C, queries), (C, keys) -> (C, queries)."""
+    """Attend with each head: q (C, Lq), k and v (C, Lk) -> (C, Lq)."""
     out = []
     parts = [x.chunk(heads) for x in (q, k, v)]
     for q_, k_, v_ in zip(*parts, strict=True):
@@ -37,7 +38,7 @@ def attend(q, k, v, heads):
 
 
 def cuts(length, size, first=None):
-    """The intervals that windows of a side make of a map's side."""
+    """Cut a side of a map into windows: the begin and end of each."""
     edges = list(range(first or size, length, size))
     return zip([0, *edges], [*edges, length], strict=True)
 
@@ -96,7 +97,7 @@ def mlp(layer, x):
 
 
 def forward(model, image):
-    """Features of all stages of one image (3, H, W)."""
+    """Compute the features of all stages for one image (3, H, W)."""
     conv1, norm1, _, conv2 = model.stem
     x = conv(conv2, F.silu(norm(norm1, conv(conv1, image))))
     outs = []

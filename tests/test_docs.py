@@ -1,10 +1,9 @@
-"""What README and docs/ show is run."""
+"""The examples, commands and names in README and docs/ work."""
 
 import os
 import re
-import subprocess
-import sys
 import textwrap
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -15,7 +14,9 @@ from PIL import Image
 
 import mmhatnet
 from mmhatnet.config import read_config
+from mmhatnet.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
+REGISTRIES = (MODELS, OPTIM_WRAPPER_CONSTRUCTORS)
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
 
@@ -32,57 +33,64 @@ CONFIGS = {
     for code in python_blocks(page)
     if (match := re.match(r'# (my_\w+\.py)\n', code))
 }
-# Page -> its other Python; pages without an import have only settings.
+# Page -> its other Python code, if it has an import. Code without imports is
+# part of a config.
 RUNNABLE = {
     page: '\n'.join(code)
     for page in PAGES
     if (code := [c for c in python_blocks(page) if '# my_' not in c])
     and re.search('^(import|from) ', '\n'.join(code), re.M)
 }
-# Those of all classes that the demo data have.
+# Configs whose classes are all classes of the demo data.
 ON_DEMO_DATA = (
     'my_segmentation.py',
     'my_segmentation_from_0.py',
     'my_detection.py',
     'my_classifier.py',
 )
+COMMANDS = [
+    line
+    for page in PAGES
+    for block in re.findall(r'```bash\n(.*?)```', page.read_text(), re.S)
+    for line in block.splitlines()
+]
+
+
+@pytest.fixture(scope='module')
+def released(official, tmp_path_factory):
+    """A folder with an image and files as the authors released them."""
+    folder = tmp_path_factory.mktemp('released')
+    for arch in ('tiny', 'small'):
+        name = f'HAT-Net_{arch.capitalize()}.pth'
+        torch.save({'model': official(arch)}, folder / name)
+    noise = np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
+    Image.fromarray(noise).save(folder / 'photo.jpg')
+    return folder
 
 
 @pytest.mark.parametrize('page', RUNNABLE, ids=lambda page: page.name)
-def test_python(page, official, tmp_path):
-    """It runs, and prints what its comments say."""
-    for arch in ('tiny', 'small'):
-        name = f'HAT-Net_{arch.capitalize()}.pth'
-        torch.save({'model': official(arch)}, tmp_path / name)
-    noise = np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / 'photo.jpg')
-    result = subprocess.run(
-        [sys.executable, '-c', RUNNABLE[page]],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            'TORCH_HOME': str(tmp_path / 'hub'),
-            'MMHATNET_RELEASE_URL': tmp_path.as_uri(),
-        },
-    )
-    assert result.returncode == 0, result.stderr
-    printed = re.findall(r'^# (\(.*)$', RUNNABLE[page], re.M)
-    assert re.findall(r'^\(.*$', result.stdout, re.M) == printed
+def test_python(page, released, monkeypatch, capsys):
+    """The code runs and prints the lines that its comments show."""
+    monkeypatch.chdir(released)
+    monkeypatch.setenv('TORCH_HOME', str(released / 'hub'))
+    monkeypatch.setenv('MMHATNET_RELEASE_URL', released.as_uri())
+    exec(compile(RUNNABLE[page], page, 'exec'), {})
+    shown = re.findall(r'^# (\(.*)$', RUNNABLE[page], re.M)
+    assert re.findall(r'^\(.*$', capsys.readouterr().out, re.M) == shown
 
 
 @pytest.fixture(scope='module')
 def shown(tmp_path_factory):
-    """The configs in a folder, with the demo data beside."""
+    """A folder with the configs of the pages and small demo data."""
     pytest.importorskip('skimage', reason='the demo data need scikit-image')
-    from mmhatnet.datasets import make_demo_data
+    from mmhatnet.datasets import demo
 
     folder = tmp_path_factory.mktemp('shown')
     for name, code in CONFIGS.items():
         (folder / name).write_text(code)
-    make_demo_data(folder / 'data' / 'demo', 6, 2, (96, 96))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, 'CROPS', dict(train=2, val=1))
+        demo.make_demo_data(folder / 'data' / 'demo', 6, 2, (96, 96))
     return folder
 
 
@@ -102,63 +110,79 @@ def test_model_of_a_config(name, shown):
 
 @pytest.mark.parametrize('name', ON_DEMO_DATA)
 def test_data_of_a_config(name, shown, monkeypatch):
-    """They are found, and their labels are those of the model's classes."""
+    """The data are found, and the model has a class for each label."""
     monkeypatch.chdir(shown)
     cfg = read_config(shown / name)
     init_default_scope(cfg.default_scope)
+    head = dict(mmseg='decode_head', mmdet='bbox_head', mmpretrain='head')
+    num_classes = cfg.model[head[cfg.default_scope]].num_classes
     for split in ('train', 'val', 'test'):
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
         assert len(dataset)
+        assert len(dataset.metainfo['classes']) == num_classes
         for i in range(len(dataset)):
-            data = dataset[i]
-            sample = data['data_samples']
+            sample = dataset[i]['data_samples']
+            labels_below = num_classes
             if cfg.default_scope == 'mmseg':
                 labels = sample.gt_sem_seg.data
                 labels = labels[labels != 255]
-                classes = cfg.model.decode_head.num_classes
                 if name == 'my_segmentation_from_0.py':
-                    classes += 1  # the demo data do have a 0 for nothing
+                    labels_below += 1  # 0 has no class in the demo data
             elif cfg.default_scope == 'mmdet':
                 if split != 'train':
-                    continue  # is loaded by the metric
+                    continue  # the metric reads the labels itself
                 labels = sample.gt_instances.labels
-                classes = cfg.model.bbox_head.num_classes
             else:
                 labels = sample.gt_label
-                classes = cfg.model.head.num_classes
-            assert ((labels >= 0) & (labels < classes)).all()
-    names = dataset.metainfo['classes']
-    assert (
-        len(names)
-        == {
-            'mmseg': lambda: cfg.model.decode_head.num_classes,
-            'mmdet': lambda: cfg.model.bbox_head.num_classes,
-            'mmpretrain': lambda: cfg.model.head.num_classes,
-        }[cfg.default_scope]()
-    )
+            assert ((labels >= 0) & (labels < labels_below)).all()
 
 
 def test_tools_and_options_exist():
-    """Of every command that a page shows."""
-    commands = [
-        line
-        for page in PAGES
-        for block in re.findall(r'```bash\n(.*?)```', page.read_text(), re.S)
-        for line in block.splitlines()
-    ]
+    shared_options = (ROOT / 'mmhatnet' / 'cli.py').read_text()
     checked = 0
-    for command in commands:
+    for command in COMMANDS:
         match = re.search(r'(?:^|\s)(tools/[\w/]+\.(?:py|sh))\b', command)
         if not match:
             continue
         tool = ROOT / match[1]
         assert tool.is_file(), command
-        text = tool.read_text() + (ROOT / 'mmhatnet/cli.py').read_text()
+        assert tool.suffix == '.py' or os.access(tool, os.X_OK), command
+        text = tool.read_text() + shared_options
         for option in re.findall(r'(?<=\s)--[\w-]+', command):
             assert option in text or tool.suffix == '.sh', command
         checked += 1
     assert checked > 20
-    # And of every config.
-    for command in commands:
+
+
+def test_configs_of_commands_exist():
+    for command in COMMANDS:
         for config in re.findall(r'configs/\w+/[\w.-]+\.py', command):
             assert (ROOT / config).is_file(), command
+
+
+def test_paths_exist():
+    """Paths in the text of a page, such as `configs/_base_/`."""
+    checked = 0
+    for page in PAGES:
+        text = re.sub('```.*?```', '', page.read_text(), flags=re.S)
+        for path in re.findall(
+            r'`((?:configs|docs|mmhatnet|requirements|tools)/[^`\s]*)', text
+        ):
+            assert list(ROOT.glob(path.rstrip('/'))), (page, path)
+            checked += 1
+    assert checked > 20
+
+
+def test_names_exist():
+    """Names in the text of a page, such as `mmhatnet.get_model`."""
+    checked = 0
+    for page in PAGES:
+        for name in re.findall(r'\bmmhatnet(?:\.\w+)+', page.read_text()):
+            if name.endswith(('.py', '.md', '.csv', '.git')):
+                continue
+            if re.match(r'mmhatnet\.[A-Z]', name):
+                assert any(registry.get(name) for registry in REGISTRIES), name
+            else:
+                resolve_name(name)
+            checked += 1
+    assert checked > 20
