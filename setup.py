@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def requirements(name: str) -> list:
-    """Read ``requirements/<name>.txt`` without its comments."""
+    """Read ``requirements/<name>.txt`` without comments."""
     lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
     return [line for line in lines if line and not line.startswith('#')]
 
@@ -17,15 +17,18 @@ def requirements(name: str) -> list:
 def add_mim_extension() -> dict:
     """Put configs, tools and model-index.yml where mim looks for them.
 
-    ``mmhatnet/.mim`` holds copies in a wheel or an sdist and links in an
-    editable install, so that edits of a config take effect.
+    In a wheel or an sdist, ``mmhatnet/.mim`` contains copies. In an editable
+    installation it contains links, so that edits of a config take effect.
+    ``tools/pages`` is left out of the copies, because it makes pages that only
+    the repository has.
 
-    onedl-mim takes the folder of the first file that pip lists, in the order
-    of the alphabet, for that of the package; here it would be
-    ``mmhatnet-*.dist-info``. In a wheel, ``_mmhatnet_mim`` comes before it.
+    onedl-mim takes the first file that pip lists, in alphabetical order, and
+    uses the folder of this file as the folder of the package. This would be
+    ``mmhatnet-*.dist-info``. Therefore a wheel has a second copy in
+    ``_mmhatnet_mim``, which comes first.
 
     Returns:
-        dict: What else to tell ``setup``.
+        dict: More arguments for ``setup``.
     """
     if {'develop', 'editable_wheel'} & set(sys.argv):
         link = os.name != 'nt'
@@ -41,9 +44,8 @@ def add_mim_extension() -> dict:
         if link:
             target.symlink_to(os.path.relpath(source, mim))
         elif source.is_dir():
-            shutil.copytree(
-                source, target, ignore=shutil.ignore_patterns('__pycache__')
-            )
+            ignore = shutil.ignore_patterns('__pycache__', 'pages')
+            shutil.copytree(source, target, ignore=ignore)
         else:
             shutil.copy(source, target)
     if 'bdist_wheel' not in sys.argv:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare machine to an environment that runs mmhatnet: see --help.
+# Make an environment for mmhatnet on a bare machine: see --help.
 set -euo pipefail
 
 usage() {
@@ -7,28 +7,28 @@ usage() {
 Usage: tools/setup_env.sh [--stack onedl|openmmlab] [--isolated] [--path]
 
 Creates a virtual environment with torch, mmcv, mmengine, mmsegmentation,
-mmdetection, mmpretrain and this checkout of mmhatnet (editable), or completes
-the one that is there. Running it again is quick and changes nothing.
+mmdetection, mmpretrain and this checkout of mmhatnet (editable). If the
+environment exists, missing packages are added. Running it again is quick and
+changes nothing.
 
   --stack onedl      the maintained OneDL packages (default), in .venv
   --stack openmmlab  the original OpenMMLab packages, in .venv-openmmlab
                      (Python 3.10 or 3.11)
-  --isolated         install the tested torch even where the Python that makes
-                     the environment has one; openmmlab, which does not work
-                     with a recent torch, always does
-  --path             print where the environment is, and do nothing
+  --isolated         install the tested torch even if PYTHON already has a
+                     torch; openmmlab always does this, because it does not work
+                     with a recent torch
+  --path             print the folder of the environment, and do nothing else
 
-Environment variables:
-  PYTHON          the Python (>= 3.10) to make the environment with [python3;
-                  for openmmlab the first of python3, python3.11 and python3.10
-                  that is old enough]
-  MMHATNET_VENV   where the environment is; may be one that you already use
-  PIP_FIND_LINKS  folders of wheels to look in first, as for any pip
+Environment variables, with [defaults]:
+  PYTHON          the Python (>= 3.10) that makes the environment [python3; for
+                  openmmlab the first of python3, python3.11 and python3.10 that
+                  is old enough]
+  MMHATNET_VENV   the folder of the environment; it may already exist
+  PIP_FIND_LINKS  folders where pip looks for wheels first
   XDG_CACHE_HOME  mmcv wheels built here are kept in $XDG_CACHE_HOME/mmhatnet
                   [~/.cache/mmhatnet]
 
-A torch that you already have, in MMHATNET_VENV or in $PYTHON, is never
-replaced.
+A torch that is already in MMHATNET_VENV or in PYTHON is never replaced.
 EOF
 }
 
@@ -74,8 +74,8 @@ tested=$root/requirements/tested_$stack.txt
 pinned() { sed -n "s/^$1==//p" "$tested"; }
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# What this environment was made from; when nothing changed, there is nothing
-# to do.
+# Print everything that the environment depends on. If nothing changed since the
+# last run, there is nothing to do.
 made_from() {
   cat "$root"/requirements/*.txt "$root/setup.py" "$root/mmhatnet/version.py" "${BASH_SOURCE[0]}"
   echo "$root" "$stack"
@@ -110,7 +110,7 @@ if [ ! -x "$py" ]; then
   say "1/5 making the environment $venv (seconds)"
   "$base_python" -m venv "${site[@]+"${site[@]}"}" "$venv"
 fi
-# An environment of uv has no pip, nor has one whose making was interrupted.
+# Environments made by uv have no pip, and neither have incomplete ones.
 "$py" -m pip --version >/dev/null 2>&1 || "$py" -m ensurepip >/dev/null \
   || die "there is no pip in $venv, and ensurepip could not install it"
 
@@ -118,14 +118,14 @@ fi
 if "$py" -c 'import torch' 2>/dev/null; then
   say "2/5 keeping torch $("$py" -c 'import torch; print(torch.__version__)')"
 else
-  say "2/5 installing torch $(pinned torch) (up to 7 GB to unpack; 3 minutes on a fast line)"
+  say "2/5 installing torch $(pinned torch) (up to 7 GB when unpacked; 3 minutes with a fast connection)"
   "$py" -m pip install "torch==$(pinned torch)" "torchvision==$(pinned torchvision)" \
     "numpy==$(pinned numpy)" 2>&1 | grep -E '^ *(Downloading|Installing|ERROR)' || true
-  "$py" -c 'import torch' || die 'torch could not be installed; pip says why above'
+  "$py" -c 'import torch' || die 'torch could not be installed: see the message of pip above'
 fi
 torch=$("$py" -c 'import torch; print(torch.__version__)')
 cuda=$("$py" -c 'import torch; print(torch.version.cuda if torch.cuda.is_available() else "")')
-# From here on pip may choose neither another torch nor untested versions.
+# From here on, pip must not replace torch or choose untested versions.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 constraints=$scratch/constraints.txt
@@ -133,7 +133,7 @@ constraints=$scratch/constraints.txt
 pip_install() { "$py" -m pip install -qq -c "$constraints" "$@"; }
 "$py" -c 'import torchvision' 2>/dev/null || pip_install torchvision
 
-# --- 3. mmcv: installed, else a wheel, else a build --------------------------
+# --- 3. mmcv: keep it, else install a wheel, else build it -------------------
 mmcv_version=$(pinned $mmcv)
 mmcv_works() {
   "$py" - 2>/dev/null <<'EOF'
@@ -144,13 +144,13 @@ box = torch.tensor([[0., 0., 1., 1.]], device=device)
 assert len(nms(box, torch.ones(1, device=device), 0.5)[1]) == 1
 EOF
 }
-# A wheel's name does not say which torch it was built for, hence the check.
+# The name of a wheel does not contain its torch version, so check that it runs.
 try_wheel() {
   echo "  looking for a wheel: $1"
   shift
   "$@" >/dev/null 2>&1 || return 1
   mmcv_works && return 0
-  echo '  found one, but it does not run with this torch'
+  echo '  found a wheel, but it does not work with this torch'
   "$py" -m pip uninstall -qq -y $mmcv
   return 1
 }
@@ -163,7 +163,7 @@ build_mmcv() {
   fi
   mkdir -p "$wheels"
   echo "  building from source: 10 minutes on 2 cores, longer for CUDA; the log is $log"
-  # -O1 without debug symbols: a third of the time of the default flags.
+  # -O1 without debug symbols takes a third of the time of the default flags.
   if ! PATH="$venv/bin:$PATH" MMCV_WITH_OPS=1 CFLAGS="-g0 -O1" \
       "$py" -m pip wheel -v --no-deps --no-build-isolation -w "$wheels/new" \
         "$mmcv==$mmcv_version" 2>&1 | tee "$log" \
@@ -171,7 +171,7 @@ build_mmcv() {
                  print "    compiled " substr($0, RSTART, RLENGTH); fflush() }'
   then
     tail -n 20 "$log" >&2
-    die "mmcv did not build (see $log); a C++17 compiler is needed, and torch $(pinned torch) is known to work (a new environment with --isolated has it)"
+    die "mmcv could not be built (see $log): it needs a C++17 compiler, and torch $(pinned torch) is known to work (--isolated installs it in a new environment)"
   fi
   mv "$wheels"/new/*.whl "$wheels"
 }
@@ -185,12 +185,14 @@ if mmcv_works; then
 else
   say "3/5 installing mmcv $mmcv_version"
   from_cache() { pip_install --no-deps "$wheels"/*.whl; }
-  # mim's own requirements would replace packages of the environment.
+  # Install mim in a separate folder, because its requirements would replace
+  # packages of the environment.
   from_mim() {
     "$py" -m pip install -qq --target "$scratch/mim" $mim \
       && PYTHONPATH="$scratch/mim" "$py" -m mim install -qq --no-deps "${only_wheel[@]}"
   }
-  # What mmcv imports, since most of these install it without requirements.
+  # Install what mmcv imports, because most of the next steps install mmcv
+  # without its requirements.
   pip_install "$(grep -o '[a-z-]*mmengine==.*' "$tested")" "numpy==$(pinned numpy)" \
     "opencv-python==$(pinned opencv-python)"
   { [ -n "$cuda" ] && try_wheel "prebuilt for CUDA $cuda, by mim" from_mim; } \
@@ -206,7 +208,7 @@ requirements=$root/requirements/mminstall$([ $stack = onedl ] || echo _$stack).t
 pip_install -r "$requirements"
 
 # --- 5. mmhatnet -------------------------------------------------------------
-say '5/5 installing mmhatnet, editable, and what its tests need (seconds)'
+say '5/5 installing mmhatnet (editable) and the requirements of its tests (seconds)'
 pip_install --no-build-isolation -e "$root" -r "$root/requirements/tests.txt"
 "$py" - <<'EOF'
 from importlib import import_module
