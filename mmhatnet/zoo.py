@@ -214,7 +214,7 @@ def get_model(
     else:
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             built = revert_sync_batchnorm(MODELS.build(cfg.model))
-        built.cfg = cfg
+    built.cfg = cfg
     built.dataset_meta = dataset_meta(cfg)
     if checkpoint:
         built.dataset_meta.update(load_weights(built, checkpoint))

@@ -1,9 +1,14 @@
+import http.server
+import os
+import threading
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from helpers import DATA, golden_weight, official_shapes
+from helpers import DATA, LAYOUTS, ROOT, golden_weight, official_shapes
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 import mmhatnet
 
@@ -22,6 +27,81 @@ def official():
         return dict(made[arch])
 
     return make
+
+
+@pytest.fixture(scope='session')
+def official_file(official, tmp_path_factory):
+    """Function that writes an official checkpoint."""
+    folder = tmp_path_factory.mktemp('official')
+
+    @cache
+    def write(layout='model', arch='tiny', drop=(), **replace):
+        weights = {**official(arch), **replace}
+        for key in drop:
+            del weights[key]
+        path = folder / f'{layout}-{len(list(folder.iterdir()))}.pth'
+        torch.save(LAYOUTS[layout](weights), path)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def build_classifier():
+    """Function that builds HAT-Net-Tiny as a classifier of mmpretrain."""
+
+    def build(**head):
+        cfg = Config.fromfile(
+            ROOT / 'configs' / 'hatnet' / 'hatnet-tiny_8xb128_in1k.py'
+        )
+        cfg.model.head.update(head)
+        init_default_scope('mmpretrain')
+        return MODELS.build(cfg.model).eval()
+
+    return build
+
+
+@pytest.fixture
+def server(official_file, tmp_path, monkeypatch):
+    """A mirror of the authors' release on loopback, and an empty hub cache.
+
+    Only HAT-Net-Tiny is there.
+    """
+    release = tmp_path / 'release'
+    release.mkdir()
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(release))
+
+        def log_message(self, *args):
+            requests.append(self.path)
+
+        def copyfile(self, source, target):
+            if it.cut or it.stall:
+                target.write(source.read(1_000_000))
+                target.flush()
+            if it.stall:
+                it.stall.wait(60)
+            elif not it.cut:
+                super().copyfile(source, target)
+
+    os.link(official_file(), release / 'HAT-Net_Tiny.pth')
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as it:
+        # By default, shutdown() takes half a second.
+        thread = threading.Thread(target=it.serve_forever, args=(0.01,))
+        thread.start()
+        it.release = release
+        it.requests = requests
+        it.cut = it.stall = None  # faults of the server
+        it.url = f'http://127.0.0.1:{it.server_port}'
+        it.hub = tmp_path / 'hub'
+        monkeypatch.setenv('MMHATNET_RELEASE_URL', it.url)
+        monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(it.hub))
+        yield it
+        it.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,6 @@
 """Constants and functions that several test files share."""
 
+import argparse
 import csv
 import io
 import os
@@ -13,6 +14,8 @@ from unittest import mock
 
 import numpy as np
 import torch
+
+from mmhatnet.models import HATNet
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / 'tools'
@@ -36,6 +39,24 @@ DEMOS = {
     'Semantic Segmentation': 'fpn_hatnet-tiny_2xb4-400_demo',
     'Object Detection': 'retinanet_hatnet-tiny_fpn_2xb4-6e_demo',
     'Instance Segmentation': 'mask-rcnn_hatnet-tiny_fpn_2xb4-6e_demo',
+}
+
+
+# Name of a layout of the authors' checkpoints -> function that makes it.
+LAYOUTS = {
+    'bare': lambda weights: weights,
+    'model': lambda weights: {
+        'model': weights,
+        'epoch': 300,
+        'args': argparse.Namespace(lr=1e-3),
+    },
+    'state_dict': lambda weights: {'state_dict': weights},
+    'module': lambda weights: {
+        'module.' + key: value for key, value in weights.items()
+    },
+    'model, module': lambda weights: {
+        'model': {'module.' + key: value for key, value in weights.items()}
+    },
 }
 
 
@@ -128,3 +149,27 @@ def golden_image(height=224, width=224):
     rng = np.random.RandomState(210603180)
     image = rng.standard_normal((2, 3, height, width)).astype(np.float32)
     return torch.from_numpy(image)
+
+
+def pretrained(checkpoint, **kwargs):
+    """A backbone with the weights of a checkpoint."""
+    init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+    model = HATNet('tiny', **CLS_GRIDS, init_cfg=init_cfg, **kwargs).eval()
+    model.init_weights()
+    return model
+
+
+def error_of_last_stage(model, golden):
+    """Largest error of the features in golden standard deviations."""
+    with torch.no_grad():
+        feature = model(golden_image())[-1].numpy()
+    expected = golden('tiny')['stage3_sample']
+    return np.abs(feature[:, ::8] - expected).max() / expected.std()
+
+
+def error_of_logits(classifier, golden):
+    """Largest error of the logits in golden standard deviations."""
+    with torch.no_grad():
+        logits = classifier(golden_image()).numpy()
+    expected = golden('tiny')['logits']
+    return np.abs(logits - expected).max() / expected.std()

@@ -1,19 +1,20 @@
+import functools
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import DEMOS, ROOT
+from helpers import DEMOS, TOOLS, call_tool
 from mmengine.registry import DefaultScope
 from PIL import Image
 
 import mmhatnet
 from mmhatnet.inference import find_images, predict, unique_names, unreadable
 
+INFER = TOOLS / 'infer.py'
+DEMO = DEMOS['Image Classification']
 LIBRARIES = {
     'Image Classification': 'mmpretrain.apis.image_classification',
     'Semantic Segmentation': 'mmseg.apis.mmseg_inferencer',
@@ -30,23 +31,32 @@ def image(tmp_path_factory):
     return path
 
 
-def infer(*arguments, **env):
-    return subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'infer.py', *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **env},
-    )
+def current_scope():
+    return getattr(DefaultScope.get_current_instance(), 'scope_name', None)
+
+
+@pytest.fixture(scope='module')
+def get_inferencer(trained):
+    """Function that builds the inferencer of a demo model."""
+
+    @functools.cache
+    def build(task):
+        before = current_scope()
+        name = DEMOS[task]
+        inferencer = mmhatnet.get_inferencer(name, trained(name), 'cpu')
+        assert current_scope() == before
+        return inferencer
+
+    return build
 
 
 @pytest.mark.parametrize('task', DEMOS)
-def test_inferencers_are_the_libraries_own(task, image, trained):
-    """And predict what the model computes for the image."""
-    checkpoint = trained(DEMOS[task])
-    inferencer = mmhatnet.get_inferencer(DEMOS[task], checkpoint, 'cpu')
+def test_predictions_of_the_libraries_inferencers(
+    task, image, trained, get_inferencer
+):
+    inferencer = get_inferencer(task)
     assert type(inferencer).__module__ == LIBRARIES[task]
-    expected = torch.load(checkpoint)['state_dict']
+    expected = torch.load(trained(DEMOS[task]))['state_dict']
     for key, value in inferencer.model.state_dict().items():
         assert torch.equal(value, expected[key])
     result, picture, labels = predict(inferencer, image, score_thr=0.0, top=3)
@@ -93,26 +103,18 @@ def test_inferencers_are_the_libraries_own(task, image, trained):
         assert len(fewer['objects']) == 2
 
 
-def test_one_library_after_another(image, trained):
-    """Neither building nor using one is in the way of the others."""
-
-    def scope():
-        return getattr(DefaultScope.get_current_instance(), 'scope_name', None)
-
-    before = scope()
-    inferencers = [
-        mmhatnet.get_inferencer(name, trained(name), 'cpu')
-        for name in DEMOS.values()
-    ]
-    assert scope() == before
+def test_inferencers_of_all_libraries_together(image, get_inferencer):
+    """The default scope stays as it was."""
+    inferencers = [get_inferencer(task) for task in DEMOS]
+    before = current_scope()
     for inferencer in inferencers:
         predict(inferencer, image)
-    assert scope() == before
+    assert current_scope() == before
 
 
 @pytest.mark.parametrize('task', list(DEMOS)[1:])
-def test_classes_of_a_checkpoint_without_any(task, trained):
-    """Are those of the config, not of Cityscapes or COCO."""
+def test_checkpoint_without_classes(task, trained):
+    """The classes are the config's, not those of Cityscapes or COCO."""
     checkpoint = trained(DEMOS[task], with_meta=False)
     inferencer = mmhatnet.get_inferencer(DEMOS[task], checkpoint, 'cpu')
     assert 'triangle' in inferencer.model.dataset_meta['classes']
@@ -128,7 +130,7 @@ class TestImages:
         assert names == ['a.png', 'b.JPG', 'd.webp']
         names = [p.name for p in find_images([str(tmp_path / '**' / '*.png')])]
         assert sorted(names) == ['a.png', 'e.png']
-        # A file that is named is taken, and each is taken once.
+        # A named file needs no image suffix; no file is listed twice.
         places = [str(tmp_path / name) for name in ('c.txt', 'a.png', '*.png')]
         assert [p.name for p in find_images(places)] == ['c.txt', 'a.png']
 
@@ -157,13 +159,12 @@ class TestTool:
     @pytest.mark.parametrize(
         'task', ['Semantic Segmentation', 'Instance Segmentation']
     )
-    def test_results(self, task, image, trained, tmp_path):
-        result = infer(
-            *(DEMOS[task], trained(DEMOS[task]), image),
+    def test_results(self, task, image, trained, get_inferencer, tmp_path):
+        printed = call_tool(
+            *(INFER, DEMOS[task], trained(DEMOS[task]), image),
             *('--out-dir', tmp_path / 'new' / 'out', '--device', 'cpu'),
             *('--score-thr', 0),
         )
-        assert result.returncode == 0, result.stderr
         names = {'image.png', 'image.json'}
         if task == 'Semantic Segmentation':
             names.add('image_labels.png')
@@ -171,45 +172,40 @@ class TestTool:
         assert set(os.listdir(out)) == names
         content = json.loads((out / 'image.json').read_text())
         assert content.pop('image') == str(image)
-        inferencer = mmhatnet.get_inferencer(
-            DEMOS[task], trained(DEMOS[task]), 'cpu'
-        )
-        expected, picture, labels = predict(inferencer, image, 0)
+        expected, picture, labels = predict(get_inferencer(task), image, 0)
         assert content.keys() == expected.keys()
         if labels is not None:
             with Image.open(out / 'image_labels.png') as saved:
                 assert (np.array(saved) == labels).all()
         with Image.open(out / 'image.png') as saved:
             assert np.array(saved).shape == picture.shape
-        assert '1 results in' in result.stdout
+        assert '1 results in' in printed
 
     def test_unreadable_images(self, image, trained, tmp_path):
         folder = tmp_path / 'images'
         folder.mkdir()
         shutil.copy(image, folder)
         (folder / 'broken.jpg').write_text('no image')
-        name = DEMOS['Image Classification']
         out = tmp_path / 'out'
-        result = infer(name, trained(name), folder, '--out-dir', out)
-        assert result.returncode == 1
+        printed = call_tool(
+            INFER, DEMO, trained(DEMO), folder, '--out-dir', out, code=1
+        )
         assert set(os.listdir(out)) == {'image.png', 'image.json'}
-        assert 'broken.jpg: cannot be read, skipped' in result.stderr
-        last = result.stderr.splitlines()[-1]
+        assert 'broken.jpg: cannot be read, skipped' in printed
+        last = printed.splitlines()[-1]
         assert last == '1 of 2 images could not be read'
 
     @pytest.mark.parametrize(
-        ('arguments', 'message'),
+        ('arguments', 'code', 'message'),
         [
-            (['hatnet-tiny_2xb16-6e_demo', 'no.png'], 'no image at no.png'),
-            (['hatnet-tiny_2xb16-6e_demo', 'x.pth'], 'no images'),
-            (['hatnet-tiny_2xb16-6e_demo', 'x.pth', __file__], 'x.pth'),
-            (['hatnet-tiny', __file__], "no model 'hatnet-tiny'"),
-            (['hatnet-tiny_2xb16-6e_demo', __file__], 'have been released'),
+            ([DEMO, 'no.png'], 1, 'no image at no.png'),
+            ([DEMO, 'x.pth'], 2, 'no images'),
+            ([DEMO, 'x.pth', __file__], 1, 'x.pth'),
+            (['hatnet-tiny', __file__], 1, "no model 'hatnet-tiny'"),
+            ([DEMO, __file__], 1, 'has no released weights'),
         ],
     )
-    def test_wrong_arguments(self, arguments, message):
-        result = infer(*arguments)
-        assert result.returncode in (1, 2)
-        last = result.stderr.splitlines()[-1]
+    def test_wrong_arguments(self, arguments, code, message):
+        last = call_tool(INFER, *arguments, code=code).splitlines()[-1]
         assert last.startswith('infer.py: error: ')
         assert message in last

@@ -1,0 +1,250 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    CLS_GRIDS,
+    ROOT,
+    TOOLS,
+    call_tool,
+    error_of_last_stage,
+    error_of_logits,
+    pretrained,
+    run_tool,
+)
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import load_checkpoint
+from PIL import Image
+
+from mmhatnet.models import HATNet
+from mmhatnet.releases import convert_classifier, convert_to_official
+from mmhatnet.weights.download import sha256_of
+from mmhatnet.weights.files import read_checkpoint
+from mmhatnet.weights.official import from_official
+
+HATNET2MM = TOOLS / 'model_converters' / 'hatnet2mm.py'
+PUBLISH_MODEL = TOOLS / 'model_converters' / 'publish_model.py'
+
+
+class TestName:
+    @pytest.mark.parametrize('name', ['hatnet://tiny', 'hatnet://t'])
+    def test_backbone(self, name, server, golden):
+        for _ in range(2):
+            assert error_of_last_stage(pretrained(name), golden) < 5e-5
+        assert len(server.requests) == 1  # the second load uses the cache
+        assert sorted(os.listdir(server.hub / 'checkpoints')) == [
+            'HAT-Net_Tiny.pth',
+            'HAT-Net_Tiny.pth.sha256',
+        ]
+
+    def test_loaders_of_mmengine(self, server, build_classifier, golden):
+        backbone = HATNet('tiny', **CLS_GRIDS).eval()
+        load_checkpoint(backbone, 'hatnet://tiny')
+        assert error_of_last_stage(backbone, golden) < 5e-5
+        classifier = build_classifier()
+        load_checkpoint(classifier, 'hatnet://tiny')
+        assert error_of_logits(classifier, golden) < 5e-5
+
+    @pytest.mark.parametrize('value', [float('nan'), float('inf')])
+    def test_values_that_are_not_finite(self, value, server, official_file):
+        (server.release / 'HAT-Net_Tiny.pth').unlink()
+        norm = torch.ones(48)
+        norm[3] = value
+        path = official_file(**{'blocks.0.1.attn.norm.weight': norm})
+        os.link(path, server.release / 'HAT-Net_Tiny.pth')
+        with pytest.raises(
+            ValueError, match=r'stages\.0\.1\.attn\.norm\.weight has values'
+        ):
+            read_checkpoint('hatnet://tiny')
+
+    @pytest.mark.slow
+    def test_from_download_to_prediction(self, server, tmp_path):
+        """A name and its converted file predict and test the same."""
+        folder = tmp_path / 'imagenet' / 'val'
+        for label in range(1000):
+            (folder / f'{label:03}').mkdir(parents=True)
+        for label in range(2):
+            noise = np.random.RandomState(label).rand(60, 80, 3) * 255
+            image = Image.fromarray(noise.astype(np.uint8))
+            image.save(folder / f'{label:03}' / f'{label}.jpg')
+        name = 'hatnet-tiny_8xb128_in1k'
+        config = ROOT / 'configs' / 'hatnet' / f'{name}.py'
+        images = folder / '*' / '*'
+        env = dict(TORCH_HOME=str(server.hub), cwd=tmp_path)
+
+        run_tool(TOOLS / 'infer.py', name, images, **env)
+        assert len(server.requests) == 1
+        file = server.hub / 'hub' / 'checkpoints' / 'HAT-Net_Tiny.pth'
+        printed = run_tool(HATNET2MM, file, 'out', **env)
+        converted = tmp_path / printed.splitlines()[-1]
+        by_mm = tmp_path / 'by_mm'
+        call_tool(
+            *(TOOLS / 'infer.py', config, converted, images),
+            *('--out-dir', by_mm, '--device', 'cpu'),
+        )
+        by_name, found = (
+            [json.loads((out / f'{i}.json').read_text()) for i in (0, 1)]
+            for out in (tmp_path / 'outputs', by_mm)
+        )
+        assert by_name == found
+        printed = run_tool(
+            *(TOOLS / 'test.py', config, converted, '--cfg-options'),
+            f'test_dataloader.dataset.data_root={tmp_path / "imagenet"}',
+            'test_dataloader.batch_size=1',
+            'test_dataloader.num_workers=0',
+            'test_dataloader.persistent_workers=False',
+            **env,
+        )
+        right = [found[i]['classes'][0]['label'] == i for i in (0, 1)]
+        top1 = re.search(r'accuracy/top1: ([\d.]+)', printed)[1]
+        assert float(top1) == 50 * sum(right)
+        assert len(server.requests) == 1
+
+    def test_other_arch(self, server):
+        classifier = torch.nn.ModuleDict({'backbone': HATNet('small')})
+        with pytest.raises(ValueError, match='wrong shape: stem.3.weight'):
+            load_checkpoint(classifier, 'hatnet://tiny')
+
+    def test_unknown_name(self):
+        with pytest.raises(ValueError, match='hatnet://tiny, hatnet://small'):
+            pretrained('hatnet://huge')
+
+    def test_wrong_file(self, server):
+        os.link(
+            server.release / 'HAT-Net_Tiny.pth',
+            server.release / 'HAT-Net_Small.pth',
+        )
+        with pytest.raises(ValueError, match=r'wrong shape.*Delete .*Small'):
+            pretrained('hatnet://small')
+
+    def test_web_page_instead_of_a_checkpoint(self, server):
+        (server.release / 'HAT-Net_Small.pth').write_text('<html></html>')
+        with pytest.raises(ValueError, match='not a checkpoint.*Delete'):
+            pretrained('hatnet://small')
+
+
+class TestConversion:
+    def convert(self, tool, *arguments, run=call_tool):
+        path = Path(run(tool, *arguments).splitlines()[-1])
+        # The name has the hash, and the file only plain data.
+        assert path.stem.endswith('-' + sha256_of(path)[:8])
+        return path, torch.load(path, weights_only=True)
+
+    @pytest.mark.parametrize('layout', ['bare', 'model, module'])
+    def test_round_trip(
+        self,
+        layout,
+        official,
+        official_file,
+        build_classifier,
+        golden,
+        tmp_path,
+    ):
+        source = official_file(layout)
+        path, content = self.convert(HATNET2MM, source, tmp_path)
+        assert path.name.startswith('hatnet-tiny_in1k-')
+        assert content['meta']['source_sha256'] == sha256_of(source)
+        model = build_classifier()
+        load_checkpoint(model, str(path))
+        assert error_of_logits(model, golden) < 5e-5
+        path, content = self.convert(
+            HATNET2MM, path, tmp_path, '--to-official'
+        )
+        assert path.name.startswith('HAT-Net_Tiny-')
+        expected = official('tiny')
+        assert content['model'].keys() == expected.keys()
+        for key, value in content['model'].items():
+            if 'proj_norm' in key:
+                identity = 1 if key.endswith('weight') else 0
+                assert (value == identity).all()
+                assert value.shape == expected[key].shape
+            else:
+                assert torch.equal(value, expected[key])
+
+    def test_backbone(self, official_file, golden, tmp_path):
+        path, content = self.convert(
+            HATNET2MM, official_file(), tmp_path, '--backbone'
+        )
+        model = HATNet('tiny', **CLS_GRIDS).eval()
+        model.load_state_dict(content['state_dict'])
+        assert error_of_last_stage(model, golden) < 5e-5
+        _, back = self.convert(HATNET2MM, path, tmp_path, '--to-official')
+        assert not any(key.startswith('classifier') for key in back['model'])
+
+    def test_backbone_of_a_detector(self, official, tmp_path):
+        weights = from_official(official('tiny'))
+        for key in ('head.fc.weight', 'head.fc.bias'):
+            del weights[key]
+        weights['neck.conv.weight'] = torch.zeros(1)
+        torch.save({'state_dict': weights}, tmp_path / 'epoch_1.pth')
+        _, content = self.convert(
+            HATNET2MM, tmp_path / 'epoch_1.pth', tmp_path, '--to-official'
+        )
+        expected = official('tiny')
+        assert content['model'].keys() == {
+            key for key in expected if not key.startswith('classifier')
+        }
+
+    def test_weights_without_official_names(self, official):
+        """The authors' code has no norms of the outputs."""
+        weights = from_official(official('tiny'))
+        weights['backbone.out_norms.0.weight'] = torch.zeros(48)
+        with pytest.raises(ValueError, match='unexpected: backbone.out_norms'):
+            convert_to_official(weights, 'epoch_1.pth')
+
+    @pytest.mark.parametrize(
+        ('damage', 'message'),
+        [
+            (dict(drop=('ds3.conv.bias',)), r'missing: .*downsamples\.1\.0'),
+            ({'extra.weight': torch.zeros(1)}, 'unexpected: extra.weight'),
+            ({'ds3.conv.bias': torch.zeros(2)}, 'wrong shape: .*downsamples'),
+            ({'ds3.conv.bias': torch.full((240,), torch.inf)}, 'not finite'),
+            (
+                {'blocks.0.2.attn.norm.bias': torch.zeros(48)},
+                r'\(3, 2, 6, 3\) blocks, which matches none of tiny, small',
+            ),
+        ],
+    )
+    def test_damaged_file(self, damage, message, official_file):
+        path = official_file(**damage)
+        with pytest.raises(ValueError, match=f'{re.escape(path)}.*{message}'):
+            convert_classifier(read_checkpoint(path), path)
+
+    @pytest.mark.parametrize('option', [(), ('--to-official',)])
+    def test_other_network(self, option, tmp_path):
+        path = tmp_path / 'resnet.pth'
+        torch.save({'layer1.0.conv1.weight': torch.zeros(1)}, path)
+        output = call_tool(HATNET2MM, path, tmp_path, *option, code=1)
+        error = output.splitlines()[-1]
+        assert 'is not in the layout' in error
+        assert 'layer1.0.conv1.weight' in error
+        assert [file.name for file in tmp_path.iterdir()] == ['resnet.pth']
+
+    def test_publish(self, official, tmp_path):
+        weights = from_official(official('tiny'))
+        content = dict(
+            meta=dict(
+                cfg='model = dict()',
+                dataset_meta=dict(classes=('a', 'b')),
+                when=np.float64(1),
+            ),
+            state_dict=weights,
+            message_hub=dict(log={'loss': HistoryBuffer([1.0], [1])}),
+            optimizer=dict(state={}),
+        )
+        torch.save(content, tmp_path / 'epoch_3.pth')
+        path, published = self.convert(
+            *(PUBLISH_MODEL, tmp_path / 'epoch_3.pth', tmp_path / 'out'),
+            run=run_tool,
+        )
+        assert path.name.startswith('epoch_3-')
+        assert published.keys() == {'meta', 'state_dict'}
+        assert published['meta'] == dict(
+            cfg='model = dict()', dataset_meta=dict(classes=('a', 'b'))
+        )
+        for key, value in published['state_dict'].items():
+            assert torch.equal(value, weights[key])

@@ -1,0 +1,169 @@
+import os
+import signal
+import threading
+import time
+
+import pytest
+from helpers import error_of_last_stage, pretrained, start_tool
+from mmengine.runner import CheckpointLoader
+
+from mmhatnet.releases import RELEASE_URL
+from mmhatnet.weights.download import sha256_of
+from mmhatnet.weights.files import read_checkpoint
+
+FILE = 'HAT-Net_Tiny.pth'
+RECORD = FILE + '.sha256'
+TWO_PROCESSES = """
+import os, torch
+from mmhatnet.models import HATNet
+
+def load(arch):
+    cfg = dict(type='Pretrained', checkpoint=f'hatnet://{arch}')
+    HATNet(arch, init_cfg=cfg).init_weights()
+
+torch.distributed.init_process_group(
+    'gloo',
+    init_method=os.environ['STORE'],
+    rank=int(os.environ['RANK']),
+    world_size=int(os.environ['WORLD_SIZE']),
+)
+load('tiny')
+print('loaded')
+load('small')
+"""
+INTERRUPTED = """
+import signal
+# A process that a shell starts in the background ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from mmhatnet.weights.files import read_checkpoint
+read_checkpoint('hatnet://tiny')
+"""
+
+
+@pytest.fixture
+def cache(server):
+    return server.hub / 'checkpoints'
+
+
+def test_url(server, golden):
+    model = pretrained(f'{server.url}/{FILE}')
+    assert error_of_last_stage(model, golden) < 5e-5
+
+
+@pytest.mark.slow
+def test_two_processes(server, tmp_path):
+    """One downloads, and neither waits forever; Small is absent."""
+    processes = [
+        start_tool(
+            '-c',
+            TWO_PROCESSES,
+            TORCH_HOME=str(server.hub),
+            RANK=str(rank),
+            WORLD_SIZE='2',
+            STORE=(tmp_path / 'store').as_uri(),
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert 'loaded' in output
+        assert 'could not download' in output
+    assert server.requests.count(f'/{FILE}') == 1
+
+
+def test_hash_is_recorded_and_verified(server, cache):
+    read_checkpoint('hatnet://tiny')
+    path = cache / FILE
+    assert (cache / RECORD).read_text() == (
+        f'# {RELEASE_URL}/{FILE}\n{sha256_of(path)}  {FILE}\n'
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    for location in ('hatnet://tiny', f'{RELEASE_URL}/{FILE}'):
+        with pytest.raises(ValueError, match='has changed since.*Delete'):
+            CheckpointLoader.load_checkpoint(location)
+    path.unlink()
+    read_checkpoint('hatnet://tiny')  # downloads the first file again
+
+
+def test_changed_release_is_refused(server, cache, official_file):
+    read_checkpoint('hatnet://tiny')
+    (cache / FILE).unlink()
+    (server.release / FILE).unlink()
+    os.link(official_file('bare'), server.release / FILE)
+    with pytest.raises(ValueError, match='does not match the known hash'):
+        read_checkpoint('hatnet://tiny')
+    assert os.listdir(cache) == [RECORD]
+
+
+def test_file_that_the_user_put_into_the_cache(
+    server, cache, official_file, golden
+):
+    cache.mkdir(parents=True)
+    os.link(official_file('bare'), cache / FILE)
+    assert error_of_last_stage(pretrained('hatnet://tiny'), golden) < 5e-5
+    assert not server.requests
+    assert len(os.listdir(cache)) == 2
+
+
+@pytest.mark.parametrize('name', ['hatnet://tiny', 'url', 'file', 'path'])
+def test_pinned_hash(name, server, cache, official_file, golden):
+    path = official_file()
+    location = {
+        'url': f'{server.url}/{FILE}',
+        'file': f'file://{path}',
+        'path': path,
+    }.get(name, name)
+    with pytest.raises(ValueError, match='SHA-256|SHA256|sha256'):
+        pretrained(f'{location}#sha256={"0" * 64}')
+    # A refused file is not kept.
+    assert not cache.exists() or not os.listdir(cache)
+    model = pretrained(f'{location}#sha256={sha256_of(path).upper()}')
+    assert error_of_last_stage(model, golden) < 5e-5
+    with pytest.raises(ValueError, match='is not the requested file'):
+        read_checkpoint(f'{location}#sha256={"0" * 64}')
+    with pytest.raises(ValueError, match="64 hexadecimal.*'abc'"):
+        read_checkpoint(f'{location}#sha256=abc')
+
+
+def test_same_name_at_another_url(server):
+    read_checkpoint(f'{server.url}/{FILE}')
+    with pytest.raises(ValueError, match=f'is from {server.url}'):
+        read_checkpoint('hatnet://tiny')
+
+
+def test_damaged_record(server, cache):
+    read_checkpoint('hatnet://tiny')
+    (cache / RECORD).write_text('')
+    with pytest.raises(ValueError, match='sha256 is damaged: delete it'):
+        read_checkpoint('hatnet://tiny')
+
+
+def test_lost_connection_leaves_no_file(server, cache):
+    server.cut = True
+    with pytest.raises(OSError, match='could not download'):
+        read_checkpoint('hatnet://tiny')
+    assert not os.listdir(cache)
+
+
+def test_ctrl_c_leaves_no_file(server):
+    server.stall = threading.Event()
+    process = start_tool('-c', INTERRUPTED, TORCH_HOME=str(server.hub))
+    folder = server.hub / 'hub' / 'checkpoints'
+    for _ in range(600):
+        if any(file.stat().st_size for file in folder.glob('*')):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert 'KeyboardInterrupt' in output
+    server.stall.set()
+    assert not list(folder.iterdir())
+
+
+def test_absent_file(server, cache):
+    url = f'{server.url}/HAT-Net_Small.pth'
+    with pytest.raises(OSError, match=f'could not download {url}.*put it'):
+        pretrained('hatnet://small')
+    assert not os.listdir(cache)

@@ -1,0 +1,243 @@
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    CLS_GRIDS,
+    LAYOUTS,
+    SMALL_ARCH,
+    error_of_last_stage,
+    error_of_logits,
+    golden_image,
+    pretrained,
+)
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint, load_state_dict
+
+from mmhatnet.models import HATNet
+from mmhatnet.weights.files import read_checkpoint
+from mmhatnet.weights.loading import to_backbone
+from mmhatnet.weights.official import from_official
+
+
+class TestBackbone:
+    @pytest.mark.parametrize('layout', LAYOUTS)
+    def test_pretrained_official_file(self, layout, official_file, golden):
+        model = pretrained(official_file(layout))
+        assert error_of_last_stage(model, golden) < 5e-5
+
+    def test_part_of_a_larger_model(self, official_file, golden):
+        init_default_scope('mmpretrain')
+        model = MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=dict(
+                    type='mmhatnet.HATNet',
+                    arch='tiny',
+                    out_indices=(3,),
+                    **CLS_GRIDS,
+                    init_cfg=dict(
+                        type='Pretrained', checkpoint=official_file()
+                    ),
+                ),
+                head=dict(
+                    type='mmhatnet.HATNetClsHead',
+                    num_classes=7,
+                    in_channels=384,
+                ),
+            )
+        )
+        model.init_weights()
+        assert error_of_last_stage(model.backbone.eval(), golden) < 5e-5
+
+    @pytest.mark.parametrize('layout', LAYOUTS)
+    def test_loaders_of_torch_and_mmengine(
+        self, layout, official_file, golden
+    ):
+        by_torch = HATNet('tiny', **CLS_GRIDS).eval()
+        by_torch.load_state_dict(read_checkpoint(official_file(layout)))
+        assert error_of_last_stage(by_torch, golden) < 5e-5
+        by_mmengine = HATNet('tiny', **CLS_GRIDS).eval()
+        load_checkpoint(by_mmengine, official_file(layout))
+        assert error_of_last_stage(by_mmengine, golden) < 5e-5
+
+    @pytest.mark.parametrize('prefix', [None, 'backbone', 'backbone.'])
+    def test_checkpoint_of_mm(self, prefix, official, tmp_path, golden):
+        """With the other content of mmengine's training checkpoints."""
+        content = dict(
+            meta=dict(epoch=3, time='now', scalar=np.float64(0.5)),
+            state_dict=from_official(official('tiny')),
+            message_hub=dict(
+                log_scalars={'loss': HistoryBuffer([1.0, 2.0], [1, 1])}
+            ),
+            optimizer=dict(state={}, param_groups=[dict(lr=np.float32(1))]),
+        )
+        torch.save(content, tmp_path / 'epoch_3.pth')
+        model = HATNet(
+            'tiny',
+            **CLS_GRIDS,
+            init_cfg=dict(
+                type='Pretrained',
+                checkpoint=str(tmp_path / 'epoch_3.pth'),
+                prefix=prefix,
+            ),
+        ).eval()
+        model.init_weights()
+        assert error_of_last_stage(model, golden) < 5e-5
+
+    def test_checkpoint_of_a_bare_backbone(self, tmp_path):
+        model = HATNet(SMALL_ARCH, out_norm_cfg=dict(type='BN'))
+        torch.save(model.state_dict(), tmp_path / 'own.pth')
+        other = HATNet(
+            SMALL_ARCH,
+            out_indices=(0, 1),
+            init_cfg=dict(
+                type='Pretrained', checkpoint=str(tmp_path / 'own.pth')
+            ),
+        )
+        other.init_weights()
+        for name, value in other.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name])
+
+    def test_fewer_stages_and_output_norms(self, official_file, golden):
+        model = pretrained(
+            official_file(), out_indices=(0, 2), out_norm_cfg=dict(type='BN')
+        )
+        model.out_norms = None
+        with torch.no_grad():
+            feature = model(golden_image())[1].numpy()
+        expected = golden('tiny')['stage2_sample']
+        difference = np.abs(feature[:, ::8, ::2, ::2] - expected).max()
+        assert difference < 5e-5 * expected.std()
+
+    @pytest.mark.parametrize(
+        ('damage', 'message'),
+        [
+            (
+                dict(drop=('blocks.2.3.attn.kv.weight',)),
+                r'missing: stages\.2\.3\.attn\.kv\.weight',
+            ),
+            (
+                dict(drop=('patch_embed.0.weight', 'patch_embed.0.bias')),
+                r'missing: stem\.0\.weight, stem\.0\.bias',
+            ),
+            (
+                {'blocks.0.0.attn.extra.weight': torch.zeros(1)},
+                r'unexpected: stages\.0\.0\.attn\.extra\.weight',
+            ),
+            ({'fpn.weight': torch.zeros(1)}, r'unexpected: fpn\.weight'),
+            (
+                {'ds2.conv.weight': torch.zeros(96, 48, 1, 1)},
+                r'downsamples\.0\.0\.weight \(96, 48, 1, 1\) instead of '
+                r'\(96, 48, 3, 3\)',
+            ),
+        ],
+    )
+    def test_damaged_file(self, damage, message, official_file):
+        path = official_file(**damage)
+        with pytest.raises(ValueError, match=message) as error:
+            pretrained(path)
+        assert path in str(error.value)
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(HATNet('tiny'), path)
+
+    def test_other_arch(self, official_file):
+        with pytest.raises(ValueError, match='wrong shape: stem.3.weight'):
+            pretrained(official_file(arch='small'))
+
+    @pytest.mark.parametrize('prefix', [None, 'encoder'])
+    def test_no_key_matches(self, prefix, tmp_path):
+        path = str(tmp_path / 'other.pth')
+        torch.save({'layer1.0.conv1.weight': torch.zeros(1)}, path)
+        model = HATNet('tiny')
+        with pytest.raises(ValueError, match=r'other\.pth .*layer1\.0\.conv1'):
+            to_backbone(read_checkpoint(path), model, path, prefix)
+        with pytest.raises(ValueError, match='unexpected: layer1.0.conv1'):
+            load_checkpoint(model, path)
+
+    def test_absent_prefix(self, tmp_path):
+        path = str(tmp_path / 'own.pth')
+        model = HATNet(SMALL_ARCH)
+        torch.save(model.state_dict(), path)
+        with pytest.raises(ValueError, match=r"no keys 'encoder\.\*'.*stem"):
+            to_backbone(read_checkpoint(path), model, path, 'encoder')
+
+    @pytest.mark.parametrize(
+        ('key', 'message'),
+        [
+            ('backbone.layer1.conv.weight', 'unexpected: layer1.conv.weight'),
+            ('backbone.stem.0.weight', r'wrong shape: stem\.0\.weight'),
+        ],
+    )
+    def test_mismatch_inside_a_larger_model(self, key, message):
+        """mmengine itself would only log it."""
+        model = torch.nn.ModuleDict({'backbone': HATNet(SMALL_ARCH)})
+        with pytest.raises(ValueError, match=message):
+            load_state_dict(model, {key: torch.zeros(1)})
+        head_only = {'decode_head.weight': torch.zeros(1)}
+        model.load_state_dict(head_only, strict=False)
+
+    def test_damaged_file_changes_no_weight(self, official_file):
+        model = HATNet('tiny')
+        before = model.stem[0].weight.clone()
+        with pytest.raises(ValueError, match='missing'):
+            load_checkpoint(model, official_file(drop=('ds3.conv.bias',)))
+        assert torch.equal(model.stem[0].weight, before)
+
+
+class TestClassifier:
+    @pytest.mark.parametrize('layout', LAYOUTS)
+    def test_load_from(self, layout, official_file, build_classifier, golden):
+        model = build_classifier()
+        load_checkpoint(model, official_file(layout))
+        assert error_of_logits(model, golden) < 5e-5
+
+    def test_converted_weights_have_the_layout_of_mm(
+        self, official, build_classifier, golden
+    ):
+        model = build_classifier()
+        model.load_state_dict(from_official(official('tiny')))
+        assert error_of_logits(model, golden) < 5e-5
+
+    @pytest.mark.parametrize(
+        ('damage', 'message'),
+        [
+            (
+                dict(drop=('classifier.1.bias',)),
+                r'missing: head\.fc\.bias',
+            ),
+            (
+                dict(drop=('ds4.norm.bias',)),
+                r'missing: backbone\.downsamples\.2\.1\.bias',
+            ),
+            (
+                {'classifier.2.bias': torch.zeros(1)},
+                r'unexpected: classifier\.2\.bias',
+            ),
+            (
+                {'ds4.norm.bias': torch.zeros(1)},
+                r'wrong shape: backbone\.downsamples\.2\.1\.bias',
+            ),
+        ],
+    )
+    def test_damaged_file(
+        self, damage, message, official_file, build_classifier
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(build_classifier(), official_file(**damage))
+
+    def test_other_number_of_classes(self, official_file, build_classifier):
+        model = build_classifier(num_classes=10)
+        with pytest.raises(ValueError, match=r'head\.fc\.weight is \(1000'):
+            load_checkpoint(model, official_file())
+
+    @pytest.mark.parametrize('prefix', ['', 'backbone.'])
+    def test_other_network(self, prefix, build_classifier, tmp_path):
+        path = str(tmp_path / 'other.pth')
+        weights = {
+            f'{prefix}layer1.0.conv1.weight': torch.zeros(1),
+            'head.weight': torch.zeros(1),
+        }
+        torch.save(weights, path)
+        with pytest.raises(ValueError, match='unexpected: layer1.0.conv1'):
+            load_checkpoint(build_classifier(), path)
