@@ -1,12 +1,12 @@
 import re
-import subprocess
 import sys
+from functools import cache
 from urllib.parse import urlsplit
 
 import pytest
 import torch
 import yaml
-from helpers import DEMOS, ROOT
+from helpers import DEMOS, ROOT, run_tool
 from mmengine.config import Config
 
 import mmhatnet
@@ -22,6 +22,7 @@ FOLDERS = [
 ]
 MODELS = zoo.model_entries()
 CLASSIFIERS = zoo.list_models(task='Image Classification')
+load_model_config = cache(zoo.load_model_config)
 
 
 class TestMetafiles:
@@ -42,7 +43,7 @@ class TestMetafiles:
         configs = [str(p.relative_to(ROOT)) for p in path.glob('*.py')]
         assert sorted(listed) == sorted(configs)
 
-    def test_names_are_unique_and_those_of_the_configs(self):
+    def test_names_are_unique_and_match_the_configs(self):
         names = []
         for metafile in (ROOT / 'configs').glob('*/metafile.yml'):
             for model in yaml.safe_load(metafile.read_text())['Models']:
@@ -50,8 +51,8 @@ class TestMetafiles:
                 names.append(model['Name'])
         assert len(names) == len(set(names)) == len(MODELS)
 
-    def test_mm_can_read_them(self):
-        """What mim and mmpretrain read metafiles with."""
+    def test_modelindex_reads_them(self):
+        """mim and mmpretrain read metafiles with it."""
         load = pytest.importorskip('modelindex.load_model_index').load
         index = load(str(ROOT / 'model-index.yml'))
         index.build_models_with_collections()
@@ -59,16 +60,16 @@ class TestMetafiles:
         assert not [e for m in index.models for e in m.check_errors]
 
     @pytest.mark.parametrize('name', MODELS)
-    def test_numbers_are_those_of_the_tool(self, name):
+    def test_numbers_match_get_flops(self, name):
         metadata = MODELS[name]['Metadata']
         shape = tuple(map(int, metadata['Input Size'].split('x')))
-        result = measure_complexity(zoo.load_model_config(name), shape)
+        result = measure_complexity(load_model_config(name), shape)
         assert metadata['FLOPs'] == result.operations
         assert metadata['Parameters'] == result.params
 
     @pytest.mark.parametrize('name', MODELS)
-    def test_settings_are_those_of_the_config(self, name):
-        cfg = zoo.load_model_config(name)
+    def test_settings_match_the_config(self, name):
+        cfg = load_model_config(name)
         metadata = MODELS[name]['Metadata']
         length = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
         unit = 'Epochs' if 'max_epochs' in cfg.train_cfg else 'Iterations'
@@ -84,8 +85,8 @@ class TestMetafiles:
             'mask' in name and cfg.default_scope == 'mmdet'
         )
 
-    def test_weights_are_the_authors(self):
-        """Or there are none, which the entry says."""
+    def test_released_weights(self):
+        """They are the authors' files; other entries say that there are none."""
         for name, model in MODELS.items():
             said = model['Metadata']['Released Weights']
             if 'Weights' in model:
@@ -93,13 +94,13 @@ class TestMetafiles:
                 url = f'{RELEASE_URL}/{RELEASES[arch]}'
                 assert model['Weights'] == url
                 assert model['Converted From']['Weights'] == url
-                assert said == 'of the authors'
+                assert said == 'from the authors'
             else:
                 assert said.startswith('none')
                 assert 'Converted From' not in model
         assert sum('Weights' in model for model in MODELS.values()) == 4
 
-    def test_metrics_are_marked_as_the_papers(self):
+    def test_metrics_are_marked_as_those_of_the_paper(self):
         for model in MODELS.values():
             for result in model['Results']:
                 assert all(name[-1] == '*' for name in result['Metrics'])
@@ -121,7 +122,7 @@ def test_tables_are_current():
 
 
 def test_links_of_the_pages():
-    """To files of the repository, and to headings of a page."""
+    """Links to files of the repository and to headings of a page."""
     pages = [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
     links = 0
     for page in pages:
@@ -154,41 +155,44 @@ class TestNames:
         with pytest.raises(ValueError, match="'Pose'.* Semantic Segmentation"):
             mmhatnet.list_models(task='Pose')
 
-    def test_mmpretrain_knows_the_classifiers(self):
-        """Whichever is imported first."""
-        for first, second in (
-            ('mmhatnet', 'mmpretrain'),
-            ('mmpretrain', 'mmhatnet'),
-        ):
-            code = f"""
-import {first}, {second}
-from mmpretrain import ImageClassificationInferencer, get_model
-names = ImageClassificationInferencer.list_models('*hatnet')
-backbone = get_model(names[-1], backbone=dict(ds_ratios=(4, 2, 1))).backbone
-print('names', *names)
-print('G2', backbone.ds_ratios)
-"""
-            result = subprocess.run(
-                [sys.executable, '-c', code],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            assert f'names {" ".join(CLASSIFIERS)}\n' in result.stdout
-            assert 'G2 (4, 2, 1)\n' in result.stdout
+    def test_mmpretrain_finds_the_classifiers(self):
+        from mmpretrain import ImageClassificationInferencer, get_model
 
-    def test_import_is_of_no_library(self):
-        code = (
-            'import sys, mmhatnet\n'
-            "print({'mmpretrain', 'mmseg', 'mmdet'} & set(sys.modules))"
+        names = ImageClassificationInferencer.list_models('*hatnet')
+        assert names == CLASSIFIERS
+        model = get_model(names[-1], backbone=dict(ds_ratios=(4, 2, 1)))
+        assert model.backbone.ds_ratios == (4, 2, 1)
+
+    @pytest.mark.slow
+    def test_import_of_mmpretrain_before_mmhatnet(self):
+        printed = run_tool(
+            '-c',
+            """
+import mmpretrain, mmhatnet
+names = mmpretrain.ImageClassificationInferencer.list_models('*hatnet')
+mmpretrain.get_model(names[-1], backbone=dict(ds_ratios=(4, 2, 1)))
+print(names)
+""",
         )
-        result = subprocess.run(
-            [sys.executable, '-c', code],
-            capture_output=True,
-            text=True,
-            check=True,
+        assert printed.splitlines()[-1] == str(CLASSIFIERS)
+
+    def test_import_by_a_config(self):
+        """The URLs of the weights are registered; no library is imported."""
+        printed = run_tool(
+            '-c',
+            """
+import sys, torch
+from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
+with torch.device('meta'):
+    MODELS.build(dict(type='mmhatnet.HATNet', arch='tiny'))
+print(
+    {'mmpretrain', 'mmseg', 'mmdet'} & set(sys.modules),
+    'hatnet://' in CheckpointLoader._schemes,
+)
+""",
         )
-        assert result.stdout.splitlines()[-1] == 'set()'
+        assert printed.splitlines()[-1] == 'set() True'
 
     def test_unknown_name(self):
         with pytest.raises(
@@ -205,25 +209,25 @@ print('G2', backbone.ds_ratios)
             built = mmhatnet.get_model(model, backbone=dict(arch='small'))
             assert built.backbone.embed_dims == (64, 128, 320, 512)
             assert not built.training
-        # A config is not changed.
+        # The passed config is unchanged.
         assert isinstance(model, Config)
         assert model.model.backbone.arch == 'tiny'
 
 
 class TestWeights:
     @pytest.mark.parametrize('name', DEMOS.values())
-    def test_absent(self, name):
+    def test_no_released_weights(self, name):
         for ask in (
             lambda: mmhatnet.get_model(name, pretrained=True),
             lambda: mmhatnet.get_inferencer(name),
         ):
-            with pytest.raises(ValueError, match='no weights have been rele'):
+            with pytest.raises(ValueError, match='no released weights'):
                 ask()
         with pytest.raises(ValueError, match='config file needs a checkpoint'):
             mmhatnet.get_inferencer(ROOT / MODELS[name]['Config'])
 
     @pytest.mark.parametrize('name', DEMOS.values())
-    def test_loaded(self, name, trained):
+    def test_loading(self, name, trained):
         expected = torch.load(trained(name))
         model = mmhatnet.get_model(name, pretrained=trained(name))
         for key, value in model.state_dict().items():
@@ -232,17 +236,17 @@ class TestWeights:
         assert model.dataset_meta.get('classes') == classes
 
     @pytest.mark.parametrize('name', DEMOS.values())
-    def test_that_do_not_fit(self, name, trained, tmp_path):
-        content = torch.load(trained(name))
-        key, value = content['state_dict'].popitem()
-        for change, message in (
-            ({}, f'missing: {key}'),
-            ({key: value[..., None]}, f'wrong shape: {key}'),
-            ({key: value, 'other': value}, 'unexpected: other'),
-        ):
-            path = str(tmp_path / 'other.pth')
-            changed = {**content['state_dict'], **change}
-            torch.save(dict(state_dict=changed), path)
-            for get in (mmhatnet.get_model, mmhatnet.get_inferencer):
-                with pytest.raises(ValueError, match=f'{path}.*{message}'):
-                    get(name, path)
+    def test_wrong_weights(self, name, trained, tmp_path):
+        path = str(tmp_path / 'other.pth')
+        weights = torch.load(trained(name))['state_dict']
+        missing, value = weights.popitem()
+        changed, value = weights.popitem()
+        weights.update({changed: value[..., None], 'other': value})
+        torch.save(dict(state_dict=weights), path)
+        message = (
+            f'{path}.*missing: {missing}; unexpected: other; '
+            f'wrong shape: {changed}'
+        )
+        for get in (mmhatnet.get_model, mmhatnet.get_inferencer):
+            with pytest.raises(ValueError, match=message):
+                get(name, path)
