@@ -86,7 +86,7 @@ class TestMetafiles:
         )
 
     def test_released_weights(self):
-        """They are the authors' files; other entries say that there are none."""
+        """Entries without the authors' files say that there are none."""
         for name, model in MODELS.items():
             said = model['Metadata']['Released Weights']
             if 'Weights' in model:
