@@ -1,0 +1,41 @@
+"""Is a size dynamic while a graph is made?"""
+
+import torch
+
+try:
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+except ImportError:  # before torch 2.8
+    has_static_value = None
+
+if hasattr(torch.compiler, 'is_compiling'):
+    is_compiling = torch.compiler.is_compiling
+else:  # torch 2.1
+    is_compiling = torch._utils.is_compiling
+
+
+def makes_graph() -> bool:
+    """Whether operators are recorded for a graph instead of being run once.
+
+    Returns:
+        bool: True under torch.compile, torch.export and torch.jit.trace.
+    """
+    return is_compiling() or torch.jit.is_tracing()
+
+
+def is_dynamic(size: int) -> bool:
+    """Whether a graph is compiled in which a size can change.
+
+    Code that depends on a dynamic size must not branch on it: each outcome
+    would trigger a recompile.
+
+    Args:
+        size (int): The size of a tensor's dimension, or computed from sizes.
+
+    Returns:
+        bool: False in eager mode, and before torch 2.8 always.
+    """
+    return (
+        is_compiling()
+        and has_static_value is not None
+        and not has_static_value(size)
+    )

@@ -1,0 +1,384 @@
+"""What makes ``HATNet(fast=True)`` fast; every function has a plain twin.
+
+Maps stay in channels_last memory, in which attention, 1x1 convolutions and
+norms work without copies. The functions with derivatives of their own keep
+less for the backward pass, or allow second derivatives.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+
+from .compiling import makes_graph
+
+# CUDA's attention kernels take at most this many windows of all images.
+MAX_WINDOWS = 65535
+# Values of a map from which one block of a GPU is too slow for the statistics.
+LARGE = 2**18
+# Chunk size in bytes for the MLP's hidden maps on a CPU. Two chunks must fit
+# in the cache (24 MiB took 1 to 10 % more time at 224x224, with a cache of
+# 32 MiB); smaller chunks recompute more overlapping rows (12 MiB took 1 to
+# 4 % more).
+CHUNK = 16 * 2**20
+HOOKS = (
+    '_forward_pre_hooks',
+    '_forward_hooks',
+    '_backward_pre_hooks',
+    '_backward_hooks',
+)
+_is_functorch = getattr(
+    torch._C._functorch, 'is_functorch_wrapped_tensor', lambda _: False
+)
+
+
+def is_half(x: Tensor) -> bool:
+    """Whether a tensor is in float16 or bfloat16."""
+    return x.dtype in (torch.float16, torch.bfloat16)
+
+
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution, computed as a matrix product in half precision.
+
+    In float32 it stays a convolution, for which CUDA uses TF32 by default.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H, W)."""
+        if not is_half(x) or makes_graph():
+            return super().forward(x)
+        x = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        return x.permute(0, 3, 1, 2)
+
+
+def build_norm(norm_cfg: dict, channels: int, fast: bool) -> nn.Module:
+    """Build a norm; a group norm with one group is fast in any layout.
+
+    Args:
+        norm_cfg (dict): Config of the norm.
+        channels (int): Channels C.
+        fast (bool): Use :class:`SingleGroupNorm` where it applies.
+
+    Returns:
+        nn.Module: The norm.
+    """
+    if fast and (norm_cfg['type'], norm_cfg.get('num_groups')) == ('GN', 1):
+        norm_cfg = dict(norm_cfg, type=SingleGroupNorm)
+    return build_norm_layer(norm_cfg, channels)[1]
+
+
+class SingleGroupNorm(nn.GroupNorm):
+    """Group norm with one group, for maps in channels_last memory.
+
+    torch's CUDA kernel copies such maps to another layout, and computes the
+    statistics of an image in one block. Here it gets the map as it lies in
+    memory, since one group has the same statistics in any layout, and only
+    small maps. The result has the dtype of the map, also under autocast.
+
+    Args:
+        num_channels (int): Channels C.
+        num_groups (int): As in :class:`nn.GroupNorm`, but 1. Defaults to 1.
+        **kwargs: ``eps`` and the like, as in :class:`nn.GroupNorm`.
+    """
+
+    def __init__(self, num_channels: int, num_groups: int = 1, **kwargs):
+        super().__init__(num_groups, num_channels, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (N, C, H, W) over all but N."""
+        if self._has_good_kernel(x):
+            return super().forward(x).to(x.dtype)
+        if math.prod(x.shape[1:]) >= LARGE:
+            return _SingleGroupNorm.apply(x, self.weight, self.bias, self.eps)
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.group_norm(x.permute(0, 2, 3, 1), 1, eps=self.eps)
+            x = torch.addcmul(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
+        return x.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def _has_good_kernel(x: Tensor) -> bool:
+        # torch's CPU kernel keeps the layout; compilers write their own.
+        return x.is_cpu or makes_graph()
+
+
+def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation of images, (N, 1, 1, 1)."""
+    dims = (1, 2, 3)
+    if is_half(x):
+        # Sums in float32 without a copy of the map. The variance loses less
+        # to cancellation than the map lost to rounding.
+        with torch.autocast(x.device.type, enabled=False):
+            mean = x.mean(dims, keepdim=True, dtype=torch.float32)
+            norm = torch.linalg.vector_norm(
+                x, dim=dims, keepdim=True, dtype=torch.float32
+            )
+        var = norm.square() / math.prod(x.shape[1:]) - mean.square()
+        return mean, (var.clamp(min=0) + eps).rsqrt()
+    var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
+    return mean, (var + eps).rsqrt()
+
+
+class _SingleGroupNorm(torch.autograd.Function):
+    """Keeps nothing but the map, and writes the result in one pass."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        mean, rstd = _statistics(x, eps)
+        scale = (rstd * weight.view(-1, 1, 1)).to(x.dtype)
+        # Computed from the rounded scale, so that the mean cancels.
+        shift = bias.view(-1, 1, 1) - mean * scale
+        return torch.addcmul(shift.to(x.dtype), x, scale)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, weight, bias, ctx.eps = inputs
+        ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(x, weight)
+
+    @staticmethod
+    def jvp(ctx, x_t, weight_t, bias_t, _):
+        x, weight = ctx.saved_tensors
+        mean, rstd = _statistics(x, ctx.eps)
+        normed = (x - mean) * rstd
+        x_t = x_t - x_t.mean((1, 2, 3), keepdim=True)
+        x_t = x_t - normed * (normed * x_t).mean((1, 2, 3), keepdim=True)
+        return (
+            x_t * rstd * weight.view(-1, 1, 1)
+            + normed * weight_t.view(-1, 1, 1)
+            + bias_t.view(-1, 1, 1)
+        ).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        mean, rstd = _statistics(x, ctx.eps)
+        rounded = rstd.to(x.dtype)
+        rstd = rounded.to(mean.dtype)
+        # Scaled first: in float16, x times the gradient could overflow.
+        scaled = x * rounded
+        over = dict(dim=(2, 3), keepdim=True, dtype=mean.dtype)
+        bias_grad = grad.sum(**over)
+        weight_grad = (grad * scaled).sum(**over) - mean * rstd * bias_grad
+        affine = weight.view(-1, 1, 1)
+        a = -rstd * (affine * weight_grad).sum(1, keepdim=True)
+        b = -rstd * (affine * bias_grad).sum(1, keepdim=True)
+        count = math.prod(x.shape[1:])
+        a, b = a / count, (b - mean * rstd * a) / count
+        x_grad = torch.addcmul(b.to(x.dtype), scaled, a.to(x.dtype))
+        scale = (rstd * affine).to(x.dtype)
+        x_grad = torch.addcmul(x_grad, grad, scale)
+        weight_grad, bias_grad = (
+            each.sum(0).flatten() for each in (weight_grad, bias_grad)
+        )
+        return x_grad, weight_grad, bias_grad, None
+
+
+def fused_attention(
+    explicit: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """Softmax attention by torch's fused kernels, for any number of windows.
+
+    torch has neither forward-mode nor second derivatives of these kernels.
+    The explicit products stand in for them there.
+
+    Args:
+        explicit (Callable): The attention by explicit products.
+        q (Tensor): (N, heads, Lq, head_dim).
+        k (Tensor): (N, heads, Lk, head_dim).
+        v (Tensor): (N, heads, Lk, head_dim).
+        mask (Tensor, optional): Added to the scores, (N, 1, 1, Lk).
+
+    Returns:
+        Tensor: (N, heads, Lq, head_dim).
+    """
+    if makes_graph():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if _is_functorch(q) or forward_ad.unpack_dual(q).tangent is not None:
+        return explicit(q, k, v, mask)
+    outs = []
+    for start in range(0, max(len(q), 1), MAX_WINDOWS):
+        part = slice(start, start + MAX_WINDOWS)
+        outs.append(
+            F.scaled_dot_product_attention(
+                q[part],
+                k[part],
+                v[part],
+                attn_mask=None if mask is None else mask[part],
+            )
+        )
+    out = outs[0] if len(outs) == 1 else torch.cat(outs)
+    if out.requires_grad:
+        out = _TwiceDifferentiable.apply(explicit, out, q, k, v, mask)
+    return out
+
+
+class _TwiceDifferentiable(torch.autograd.Function):
+    """Replaces the fused derivative if it is to be differentiated itself."""
+
+    @staticmethod
+    def forward(ctx, explicit, out, q, k, v, mask) -> Tensor:
+        ctx.explicit = explicit
+        ctx.save_for_backward(q, k, v, mask)
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            return None, grad, None, None, None, None
+        *qkv, mask = ctx.saved_tensors
+        out = ctx.explicit(*qkv, mask)
+        grads = torch.autograd.grad(out, qkv, grad, create_graph=True)
+        return None, None, *grads, None
+
+
+class _SiLUConv(torch.autograd.Function):
+    """A convolution of SiLU(x) that keeps x for the backward pass.
+
+    SiLU(x) is computed again there, which takes little time and halves the
+    memory of an MLP. torch.utils.checkpoint sees the tensors that a function
+    saves; it would not see those of a hook for saved tensors.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, padding: tuple[int, int], groups: int
+    ) -> Tensor:
+        return F.conv2d(F.silu(x), weight, padding=padding, groups=groups)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, weight, ctx.padding, ctx.groups = inputs
+        ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(x, weight)
+
+    @staticmethod
+    def jvp(ctx, x_t, weight_t, *_):
+        x, weight = ctx.saved_tensors
+        args = dict(padding=ctx.padding, groups=ctx.groups)
+        x_t = torch.ops.aten.silu_backward(x_t, x)
+        return F.conv2d(x_t, weight, **args) + F.conv2d(
+            F.silu(x), weight_t, **args
+        )
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        # By torch.nn.grad, the depthwise one takes four times as long.
+        x_grad, weight_grad, _ = torch.ops.aten.convolution_backward(
+            grad,
+            F.silu(x),
+            weight,
+            bias_sizes=None,
+            stride=(1, 1),
+            padding=ctx.padding,
+            dilation=(1, 1),
+            transposed=False,
+            output_padding=(0, 0),
+            groups=ctx.groups,
+            output_mask=(*ctx.needs_input_grad[:2], False),
+        )
+        if x_grad is not None:
+            x_grad = torch.ops.aten.silu_backward(x_grad, x)
+        return x_grad, weight_grad, None, None
+
+
+def silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
+    """Convolve SiLU(x), and use x up where no gradient is needed."""
+    if torch.is_grad_enabled():
+        weight = conv.weight.to(x.dtype)  # as autocast does
+        return _SiLUConv.apply(x, weight, padding, conv.groups)
+    x = F.silu(x, inplace=True)
+    if padding == conv.padding:
+        return conv(x)
+    return F.conv2d(x, conv.weight, padding=padding, groups=conv.groups)
+
+
+def is_bare(layer: nn.Module) -> bool:
+    """Whether a call of a layer does nothing but the paper's computation.
+
+    Args:
+        layer (nn.Module): A convolution or an activation of an MLP.
+
+    Returns:
+        bool: False with hooks, or where a user has replaced the layer, its
+        forward method or its arguments.
+    """
+    if (
+        'forward' in vars(layer)
+        or any(getattr(layer, hooks) for hooks in HOOKS)
+        or _has_any_global_hook()
+    ):
+        return False
+    return type(layer) is nn.SiLU or (
+        type(layer) in (nn.Conv2d, PointwiseConv)
+        and layer.bias is None
+        and layer.padding == tuple(size // 2 for size in layer.kernel_size)
+        and all(size % 2 for size in layer.kernel_size)
+        and (*layer.stride, *layer.dilation) == (1, 1, 1, 1)
+        and layer.padding_mode == 'zeros'
+    )
+
+
+def inverted_bottleneck(
+    x: Tensor, fc1: nn.Module, dw_conv: nn.Module | None, fc2: nn.Module
+) -> Tensor:
+    """Compute all between the norms of an MLP, Sec. 3.3, with SiLU.
+
+    On a CPU it is computed in chunks that fit the cache, of images or of
+    rows.
+
+    Args:
+        x (Tensor): The map, (N, C, H, W).
+        fc1 (nn.Module): The expansion.
+        dw_conv (nn.Module, optional): The depthwise convolution.
+        fc2 (nn.Module): The reduction.
+
+    Returns:
+        Tensor: (N, C, H, W).
+    """
+    n, channels, h, w = x.shape
+    around = dw_conv.padding[0] if dw_conv is not None else 0
+    row = w * fc1.out_channels * x.element_size()
+
+    def compute(x: Tensor, padding: tuple[int, int]) -> Tensor:
+        x = fc1(x)
+        if dw_conv is not None:
+            x = silu_conv(x, dw_conv, padding)
+        return silu_conv(x, fc2, (0, 0))
+
+    if not x.is_cpu or n * h * row <= CHUNK:
+        return compute(x, (around, around))
+    if h * row <= CHUNK:
+        parts = x.split(CHUNK // (h * row))
+        padding = (around, around)
+    else:
+        # Neighbouring strips overlap. Padding beyond the border stays zero,
+        # as fc1 and SiLU keep zeros.
+        rows = max(1, CHUNK // row - 2 * around)
+        rows = math.ceil(h / math.ceil(h / rows))  # strips of equal height
+        padded = F.pad(x, (0, 0, around, around))
+        parts = [
+            image[:, :, top : top + rows + 2 * around]
+            for image in padded.split(1)
+            for top in range(0, h, rows)
+        ]
+        padding = (0, around)
+    # As tokens, of which strips and images are pieces alike.
+    tokens = [
+        compute(part, padding).permute(0, 2, 3, 1).flatten(0, 2)
+        for part in parts
+    ]
+    return torch.cat(tokens).view(n, h, w, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,167 @@
+"""Windows and pooled cells on a map of any size, Sec. 3.2 of the paper.
+
+A grid of G1 x G1 windows, or G2 x G2 cells, need not divide the map. Windows
+and cells at the border then hold the tokens that exist: padding completes
+windows for the computation, and a mask keeps it out of the attention.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from .compiling import is_dynamic
+
+
+def cut_side(
+    length: int, size: int | None, shifted: bool = False
+) -> tuple[int, int, int, int]:
+    """Cut one side of a map into windows.
+
+    Args:
+        length (int): The side in tokens.
+        size (int, optional): The windows' side G1 in tokens; None for one
+            window.
+        shifted (bool): Begin with half a window. Defaults to False.
+
+    Returns:
+        tuple[int, int, int, int]: The number of windows, their side (at most
+        ``length``, if that is static), and the padding before and after, all
+        in tokens.
+    """
+    if size is None or (
+        (shifted or not is_dynamic(length)) and size >= length
+    ):
+        return 1, length, 0, 0
+    before = -(size // 2) % size if shifted else 0
+    windows = (before + length + size - 1) // size
+    return windows, size, before, windows * size - before - length
+
+
+def is_padded(h: int, w: int, size: int | None, shifted: bool) -> bool:
+    """Whether windows need padding, or may need it for a dynamic size.
+
+    Args:
+        h (int): Height of the map in tokens.
+        w (int): Width of the map in tokens.
+        size (int, optional): G1; None for one window.
+        shifted (bool): As in :func:`cut_side`.
+
+    Returns:
+        bool: False if the grid divides the map.
+    """
+    if size is not None and (is_dynamic(h) or is_dynamic(w)):
+        return True
+    return any(
+        padding
+        for length in (h, w)
+        for padding in cut_side(length, size, shifted)[2:]
+    )
+
+
+def _real_tokens(
+    length: int, size: int, before: int, after: int, device: torch.device
+) -> Tensor:
+    """(windows, size), false for the padding of :func:`cut_side`."""
+    index = torch.arange(-before, length + after, device=device)
+    return ((index >= 0) & (index < length)).view(-1, size)
+
+
+def window_mask(x: Tensor, size: int | None, shifted: bool) -> Tensor | None:
+    """Make the mask that keeps the padding of windows out of the attention.
+
+    Args:
+        x (Tensor): The map, (N, C, H, W).
+        size (int, optional): G1; None for one window.
+        shifted (bool): As in :func:`cut_side`.
+
+    Returns:
+        Tensor, optional: To be added to the scores, (N * windows, 1, 1,
+        tokens of a window), 0 or -inf; None if there is no padding.
+    """
+    n, _, h, w = x.shape
+    if not is_padded(h, w, size, shifted):
+        return None
+    _, rows, *padding = cut_side(h, size, shifted)
+    real_rows = _real_tokens(h, rows, *padding, x.device)
+    _, cols, *padding = cut_side(w, size, shifted)
+    real_cols = _real_tokens(w, cols, *padding, x.device)
+    real = real_rows[:, None, :, None] & real_cols[None, :, None, :]
+    mask = x.new_zeros(real.shape).masked_fill(~real, float('-inf'))
+    return mask.reshape(-1, 1, 1, rows * cols).repeat(n, 1, 1, 1)
+
+
+def cut_windows(x: Tensor, size: int | None, shifted: bool) -> Tensor:
+    """Cut a map into windows, Eq. (6) of the paper.
+
+    Args:
+        x (Tensor): The map, (N, C, H, W).
+        size (int, optional): G1; None for one window.
+        shifted (bool): As in :func:`cut_side`.
+
+    Returns:
+        Tensor: (N * windows, C, h, w), in channels_last memory.
+    """
+    n, channels, h, w = x.shape
+    num_h, size_h, top, bottom = cut_side(h, size, shifted)
+    num_w, size_w, left, right = cut_side(w, size, shifted)
+    x = x.permute(0, 2, 3, 1)
+    if is_padded(h, w, size, shifted):
+        x = F.pad(x, (0, 0, left, right, top, bottom))
+    x = x.reshape(n, num_h, size_h, num_w, size_w, channels)
+    x = x.transpose(2, 3).reshape(-1, size_h, size_w, channels)
+    return x.permute(0, 3, 1, 2)
+
+
+def join_windows(
+    windows: Tensor,
+    shape: tuple[int, ...],
+    size: int | None,
+    shifted: bool,
+    onto: Tensor | None = None,
+) -> Tensor:
+    """Join windows to a map, Eq. (9) of the paper.
+
+    Args:
+        windows (Tensor): (N * windows, h * w, C).
+        shape (tuple[int, ...]): N, C, H and W of the map.
+        size (int, optional): G1, as when the map was cut.
+        shifted (bool): As when the map was cut.
+        onto (Tensor, optional): A map in channels_last memory to add to; the
+            sum then needs no copy of the joined map. Defaults to None.
+
+    Returns:
+        Tensor: The map, (N, C, H, W), in channels_last memory.
+    """
+    n, channels, h, w = shape
+    num_h, size_h, top, _ = cut_side(h, size, shifted)
+    num_w, size_w, left, _ = cut_side(w, size, shifted)
+    x = windows.view(n, num_h, num_w, size_h, size_w, channels).transpose(2, 3)
+    if is_padded(h, w, size, shifted):
+        # Rows of tokens: a crop of whole maps would have a layout of its own.
+        x = x.reshape(n, num_h * size_h, num_w * size_w * channels)
+        x = x.narrow(1, top, h).narrow(2, left * channels, w * channels)
+    if onto is not None:
+        x = onto.permute(0, 2, 3, 1).reshape(x.shape) + x
+    return x.reshape(n, h, w, channels).permute(0, 3, 1, 2)
+
+
+def average_cells(x: Tensor, size: int) -> Tensor:
+    """Average the cells of a map, Eq. (10); partial ones by their tokens.
+
+    Args:
+        x (Tensor): The map, (N, C, H, W).
+        size (int): The cells' side G2 in tokens.
+
+    Returns:
+        Tensor: (N, C, ceil(H / G2), ceil(W / G2)).
+    """
+    n, channels, h, w = x.shape
+    if not (is_dynamic(h) or is_dynamic(w)):
+        return F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)
+    rows, size_h, _, bottom = cut_side(h, size)
+    cols, size_w, _, right = cut_side(w, size)
+    x = F.pad(x, (0, right, 0, bottom))
+    x = x.reshape(n, channels, rows, size_h, cols, size_w).sum((3, 5))
+    real_rows = _real_tokens(h, size_h, 0, bottom, x.device).sum(1)
+    real_cols = _real_tokens(w, size_w, 0, right, x.device).sum(1)
+    return x / (real_rows[:, None] * real_cols)
