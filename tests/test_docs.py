@@ -1,5 +1,6 @@
 """The examples, commands and names in README and docs/ work."""
 
+import ast
 import os
 import re
 import textwrap
@@ -171,6 +172,25 @@ def test_paths_exist():
             assert list(ROOT.glob(path.rstrip('/'))), (page, path)
             checked += 1
     assert checked > 20
+
+
+def test_messages_exist():
+    """The package has the messages that troubleshooting.md explains."""
+    parts = {
+        node.value
+        for file in (ROOT / 'mmhatnet').rglob('*.py')
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and len(node.value) > 10
+    }
+    text = (ROOT / 'docs' / 'troubleshooting.md').read_text()
+    ours = 'error: |ImportError: mmh|ValueError: HAT|UserWarning: |no GPU'
+    messages = re.findall(rf'\*\*`((?:{ours})[^`]*)`', text)
+    for message in messages:
+        message = ' '.join(message.split())
+        assert any(part in message for part in parts), message
+    assert len(messages) > 15
 
 
 def test_names_exist():
