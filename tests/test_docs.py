@@ -169,8 +169,9 @@ def test_paths_exist():
         for path in re.findall(
             r'`((?:configs|docs|mmhatnet|requirements|tools)/[^`\s]*)', text
         ):
-            assert list(ROOT.glob(path.rstrip('/'))), (page, path)
-            checked += 1
+            if not path.endswith('...'):
+                assert list(ROOT.glob(path.rstrip('/'))), (page, path)
+                checked += 1
     assert checked > 20
 
 
