@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.config import read_config
 from mmhatnet.models import HATNet
-from mmhatnet.models.hatnet import HMHSA, WindowMHSA
+from mmhatnet.models.hatnet import HMHSA, MHSA
 from mmhatnet.zoo import load_backbone_config
 
 NORM = dict(type='GN', num_groups=1)
@@ -30,7 +30,7 @@ def test_equations_5_and_15():
         return measure_complexity(cfg, (h, w)).operations
 
     mhsa = 3 * h * w * c**2 + 2 * h**2 * w**2 * c
-    assert operations(WindowMHSA) == mhsa + projection
+    assert operations(MHSA) == mhsa + projection
     h_mhsa = h * w * c * (4 * c + 2 * g1**2)
     h_mhsa += 2 * h * w // g2**2 * c * (c + h * w)
     found = operations(HMHSA, grid_size=g1, ds_ratio=g2)

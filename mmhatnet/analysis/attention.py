@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from ..models.hatnet import HMHSA, HATNet, WindowMHSA, _windows
+from ..models.hatnet import HMHSA, MHSA, HATNet, attention, split_heads
+from ..models.windows import average_cells, cut_side
 
 
 @dataclass(frozen=True)
 class PointAttention:
-    """What one token attends to in one block.
+    """The attention of one token in one block.
 
     Attributes:
         stage (int): The stage, from 0.
@@ -19,13 +19,14 @@ class PointAttention:
         shape (tuple[int, int]): Height and width of the map in tokens.
         token (tuple[int, int]): Row and column of the token.
         window (tuple[int, int, int, int]): First row, first column, end row
-            and end column of its window; of the whole map in the last stage.
-        local (Tensor): (heads, rows, columns), the weights on the tokens of
+            and end column of its window. In the last stage, the window is the
+            whole map.
+        local (Tensor): (heads, rows, columns), the weights of the tokens in
             the window (Eqs. 6 to 9 of the paper).
         grid_size (int, optional): G1; None in the last stage.
-        pooled (Tensor, optional): (heads, rows, columns), the weights on the
-            pooled tokens (Eqs. 10 to 13); None where the block has no H-MHSA.
-        ds_ratio (int, optional): G2; None where the block has no H-MHSA.
+        pooled (Tensor, optional): (heads, rows, columns), the weights of the
+            pooled tokens (Eqs. 10 to 13); None if the block has no H-MHSA.
+        ds_ratio (int, optional): G2; None if the block has no H-MHSA.
     """
 
     stage: int
@@ -43,33 +44,34 @@ class PointAttention:
 def attend_from(
     model: HATNet, image: Tensor, point: tuple[float, float], block: int = -1
 ) -> list[PointAttention]:
-    """Compute what a point of an image attends to, in every stage.
+    """Compute the attention of a point of an image, in every stage.
 
     Args:
-        model (HATNet): The backbone.
-        image (Tensor): (1, C, H, W), normalized.
+        model (HATNet): The backbone; it is set to evaluation mode.
+        image (Tensor): The normalized image, (1, C, H, W).
         point (tuple[float, float]): x and y in pixels.
-        block (int): Which block of each stage; negative ones count from the
-            end. Defaults to -1, the last.
+        block (int): Index of the block in each stage; negative values count
+            from the end. Defaults to -1, the last block.
 
     Returns:
         list[PointAttention]: One for each stage that is built.
 
     Raises:
-        ValueError: If the point is outside of the image, or a stage has no
-            such block.
+        ValueError: If the point is outside the image, or a stage has no such
+            block.
     """
     height, width = image.shape[-2:]
     x, y = point
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(
-            f'the point {x:g}, {y:g} is outside of the image of {width}x'
+            f'the point {x:g}, {y:g} is outside the image of {width}x'
             f'{height} pixels (W x H)'
         )
     fewest = min(len(stage) for stage in model.stages)
     if not -fewest <= block < fewest:
         raise ValueError(
-            f'block is from {-fewest} to {fewest - 1}, for the stages have '
+            f'block must be from {-fewest} to {fewest - 1}, because the '
+            'stages have '
             f'{", ".join(str(len(stage)) for stage in model.stages)} blocks; '
             f'got {block}'
         )
@@ -113,34 +115,39 @@ def attend_from(
 
 
 def _weights(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """Softmax of one query (C) with the keys (C, rows, columns)."""
-    q = q.view(heads, -1, 1)
-    scores = (q * q.shape[1] ** -0.5 * k.reshape(*q.shape[:2], -1)).sum(1)
-    return scores.softmax(-1).view(heads, *k.shape[-2:])
+    """Weights of one query (1, C, 1, 1) on the keys (1, C, rows, columns)."""
+    (query,), (keys,) = split_heads(q, 1, heads), split_heads(k, 1, heads)
+    # With the identity as values, attention returns its weights.
+    weights = attention(query, keys, torch.eye(keys.shape[2]).to(keys))
+    return weights.view(heads, *k.shape[-2:])
 
 
 def _local_weights(
-    attn: WindowMHSA, x: Tensor, token: tuple[int, int]
+    attn: MHSA, x: Tensor, token: tuple[int, int]
 ) -> tuple[tuple[int, int, int, int], Tensor]:
     starts, ends = [], []
     for position, length in zip(token, x.shape[-2:], strict=True):
         size = attn.grid_size or length
-        _, size, before, _ = _windows(length, size, attn.shifted)
+        _, size, before, _ = cut_side(length, size, attn.shifted)
         start = (position + before) // size * size - before
         starts.append(max(start, 0))
         ends.append(min(start + size, length))
-    q, k, _ = attn.qkv(attn.norm(x))[0].chunk(3)
     (top, left), (bottom, right) = starts, ends
-    k = k[:, top:bottom, left:right]
-    weights = _weights(q[:, token[0], token[1]], k, attn.num_heads)
+    q, k, _ = attn.qkv(attn.norm(x)).chunk(3, dim=1)
+    weights = _weights(
+        _at(q, token), k[..., top:bottom, left:right], attn.num_heads
+    )
     return (top, left, bottom, right), weights
 
 
 def _global_weights(attn: HMHSA, x: Tensor, token: tuple[int, int]) -> Tensor:
-    local = attn.grid_norm(x + attn.local_attention(x))
-    pooled = F.avg_pool2d(
-        local, attn.ds_ratio, ceil_mode=True, count_include_pad=False
-    )
-    q = attn.q(local)[0, :, token[0], token[1]]
-    k, _ = attn.kv(attn.pool_norm(pooled))[0].chunk(2)
-    return _weights(q, k, attn.num_heads)
+    local = attn.grid_norm(attn.local_attention(x, residual=True))
+    pooled = attn.pool_norm(average_cells(local, attn.ds_ratio))
+    k, _ = attn.kv(pooled).chunk(2, dim=1)
+    return _weights(attn.q(_at(local, token)), k, attn.num_heads)
+
+
+def _at(x: Tensor, token: tuple[int, int]) -> Tensor:
+    """One token of a map (1, C, H, W), as (1, C, 1, 1)."""
+    row, column = token
+    return x[..., row : row + 1, column : column + 1]

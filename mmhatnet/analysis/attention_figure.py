@@ -1,4 +1,4 @@
-"""A figure of the attention of one point of an image.
+"""Draw the attention of one point of an image.
 
 ``tools/visualization/vis_attention.py`` is a command over this module.
 """
@@ -14,7 +14,7 @@ from .attention import PointAttention
 
 
 class _Sheet:
-    """The figure: a row of heads for each attention, an overview left."""
+    """The figure: one row for each attention, with an overview on the left."""
 
     LOCAL, GLOBAL = '#00c8ff', '#ffb000'
 
@@ -33,7 +33,7 @@ class _Sheet:
             ),
             layout='constrained',
         )
-        # The overviews are as high as two rows, and as wide as two heads.
+        # An overview is as wide as two heads, and up to two rows high.
         grid = figure.add_gridspec(
             rows, columns, width_ratios=[2] + [1] * (columns - 1)
         )
@@ -51,7 +51,7 @@ class _Sheet:
                     axes = figure.add_subplot(grid[row, head + 1])
                     self._global(axes, attention, head, weights)
                 row += 1
-        # Early stages have few heads, so there is room.
+        # Early stages have few heads and leave room for the legend.
         free = max(columns - 5, len(attentions[0].local) + 1)
         if free < columns:
             self._explain(figure.add_subplot(grid[0, free:]))
@@ -64,7 +64,7 @@ class _Sheet:
                 1.0,
                 self.LOCAL,
                 'Local attention: over the G1 x G1 tokens of the window\n'
-                'that the point (cross) is in.',
+                'around the point (cross).',
             ),
             (
                 0.7,
@@ -75,9 +75,9 @@ class _Sheet:
             (
                 0.4,
                 'black',
-                'Each panel is from its least (dark) to its most (bright)\n'
-                'attention, given as multiples of equal attention to all.\n'
-                'The last stage attends over the whole map, not pooled.',
+                'The title of a panel has its least (dark) and its most\n'
+                '(bright) attention; 1x is equal attention to all tokens.\n'
+                'The last stage attends to all tokens of the map.',
             ),
         ):
             axes.text(0, y, '\u25a0 ', color=color, va='top', fontsize=14)
@@ -174,7 +174,7 @@ class _Sheet:
         )
         self._box(axes, attention)
         self._cross(axes)
-        # The window and half of it around.
+        # Show the window and half of its size on each side.
         y, x = (bottom - top) * dy / 2, (right - left) * dx / 2
         height, width = self.image.shape[:2]
         axes.set_xlim(
@@ -190,7 +190,7 @@ class _Sheet:
     def _global(self, axes, attention, head, weights) -> None:
         dy, dx = self._scale(attention)
         ratio = attention.ds_ratio
-        # Cells at the border are partial: the image ends before they do.
+        # Cells at the border may extend beyond the image.
         self._show(axes)
         self._heat(
             axes,
@@ -216,14 +216,16 @@ def draw_attention(
     point: tuple[float, float],
     attentions: list[PointAttention],
 ) -> Figure:
-    """Draw what a point attends to, for every stage and head.
+    """Draw the attention of a point, for every stage and head.
 
     Args:
-        image (ndarray): (H, W, 3), RGB, 8 bits: what the network saw.
+        image (ndarray): The image as the network sees it, (H, W, 3), RGB,
+            8 bits.
         point (tuple[float, float]): x and y in pixels.
-        attentions (list[PointAttention]): As from :func:`attend_from`.
+        attentions (list[PointAttention]): The result of
+            :func:`~mmhatnet.analysis.attention.attend_from`.
 
     Returns:
-        Figure: A row for each attention, with a panel for each head.
+        Figure: One row for each attention, with one panel for each head.
     """
     return _Sheet(image, point).draw(attentions)

@@ -152,8 +152,8 @@ def _segment(model: nn.Module, image: Tensor) -> object:
     head = model.decode_head
     if 'batch_data_samples' not in signature(head.forward).parameters:
         return head.forward(features)
-    # Mask2Former's head reads sizes from tensors, so it needs values. Gradients
-    # are enabled because torch then splits its fused multi-head attention.
+    # Mask2Former's head reads sizes from tensors, so it needs values. With
+    # gradients enabled, torch splits its fused multi-head attention.
     head.to_empty(device='cpu')
     features = [torch.zeros(feature.shape) for feature in features]
     size = tuple(image.shape[-2:])
