@@ -143,6 +143,7 @@ class TestDemoData:
             objects[name] += not ann['iscrowd']
         assert made[1][split]['objects'] == objects
 
+    @pytest.mark.default_stack
     def test_annotation_ids_are_unique(self, made):
         ids = [
             annotation['id']
@@ -155,6 +156,7 @@ class TestDemoData:
         ]
         assert len(set(ids)) == len(ids)
 
+    @pytest.mark.default_stack
     def test_splits_share_no_pixel(self, monkeypatch, tmp_path):
         """Use photographs whose hue tells the position from the left."""
         pytest.importorskip('skimage')
@@ -258,6 +260,7 @@ class TestDemoData:
         assert sample['gt_label'] == len(CLASSES) - 1
 
 
+@pytest.mark.default_stack
 class TestWriting:
     @pytest.fixture(autouse=True)
     def _few_crops(self, monkeypatch):
@@ -442,6 +445,7 @@ class TestCocoToSemantic:
             # reduce_zero_label of mmseg also turns 0, the crowds, into 255.
             np.testing.assert_array_equal(semantic, labels - np.uint8(1))
 
+    @pytest.mark.default_stack
     @pytest.mark.skipif(not TINYCOCO.is_dir(), reason=f'needs {TINYCOCO}')
     def test_real_coco(self, tmp_path, split):
         file = TINYCOCO / f'annotations/instances_{split}2017.json'
@@ -464,6 +468,7 @@ class TestCocoToSemantic:
             assert named[semantic[covered]].all()
             np.testing.assert_array_equal(semantic > 0, covered)
 
+    @pytest.mark.default_stack
     def test_tool(self, instances, tmp_path):
         (tmp_path / 'coco.json').write_text(json.dumps(instances))
         output = run_tool(
@@ -473,6 +478,7 @@ class TestCocoToSemantic:
         assert "classes = ('background', 'first', 'large', 'small')" in output
         assert len(list((tmp_path / 'out').iterdir())) == 2
 
+    @pytest.mark.default_stack
     @pytest.mark.parametrize('text', [None, 'no JSON', '[]', '{"images": []}'])
     def test_tool_names_a_wrong_file(self, tmp_path, text):
         file = tmp_path / 'coco.json'

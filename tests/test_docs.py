@@ -95,6 +95,7 @@ def shown(tmp_path_factory):
     return folder
 
 
+@pytest.mark.default_stack
 def test_configs_are_found():
     assert set(ON_DEMO_DATA) < set(CONFIGS)
     assert {'my_head.py', 'my_detector.py', 'my_instances.py'} < set(CONFIGS)
@@ -138,6 +139,7 @@ def test_data_of_a_config(name, shown, monkeypatch):
             assert ((labels >= 0) & (labels < labels_below)).all()
 
 
+@pytest.mark.default_stack
 def test_tools_and_options_exist():
     shared_options = (ROOT / 'mmhatnet' / 'cli.py').read_text()
     checked = 0
@@ -155,12 +157,14 @@ def test_tools_and_options_exist():
     assert checked > 20
 
 
+@pytest.mark.default_stack
 def test_configs_of_commands_exist():
     for command in COMMANDS:
         for config in re.findall(r'configs/\w+/[\w.-]+\.py', command):
             assert (ROOT / config).is_file(), command
 
 
+@pytest.mark.default_stack
 def test_paths_exist():
     """Paths in the text of a page, such as `configs/_base_/`."""
     checked = 0
@@ -175,6 +179,7 @@ def test_paths_exist():
     assert checked > 20
 
 
+@pytest.mark.default_stack
 def test_messages_exist():
     """The package has the messages that troubleshooting.md explains."""
     parts = {
