@@ -10,10 +10,10 @@ from mmhatnet.analysis.report import read_csv
 from mmhatnet.analysis.sweep import (
     main_metric,
     metrics_of,
-    pareto,
-    plot,
+    pareto_front,
+    plot_sweep,
     sweep_grids,
-    tables,
+    sweep_tables,
 )
 from mmhatnet.zoo import load_model_config
 
@@ -56,7 +56,7 @@ def test_costs_alone(tmp_path):
         assert row['latency'] > 0
         assert (row['latency_ratio'] == 1) == row['configured']
     assert main_metric(cfg, rows) is None
-    assert '## 96x64' in tables(rows, None)
+    assert '## 96x64' in sweep_tables(rows, None)
 
 
 def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_what_is_not_legal(tmp_path):
 
 def test_pareto():
     points = [(1, 1), (2, 3), (3, 2), (2, 2), (4, 3), (5, 4), (1, 0.5)]
-    assert pareto(points) == [0, 1, 5]
+    assert pareto_front(points) == [0, 1, 5]
 
 
 @pytest.mark.parametrize('metric', ['mIoU', None])
@@ -119,7 +119,7 @@ def test_plot(metric):
         for g1 in ((8, 8, 8), (4, 4, 4))
         for g2 in ((8, 4, 2), (16, 8, 4))
     ]
-    figure = plot(rows, metric)
+    figure = plot_sweep(rows, metric)
     # Memory is absent, as on systems where it cannot be measured.
     assert len(figure.axes) == (2 if metric else 1)
     for axis in figure.axes:

@@ -1,4 +1,4 @@
-"""A trained model under many settings of G1 and G2.
+"""Measure a trained model under many settings of G1 and G2.
 
 ``tools/analysis_tools/sweep_grids.py`` is a command over this module.
 """
@@ -31,11 +31,17 @@ from .timing import describe_machine, peak_memory, time_in_turns
 # G1 and G2 of the stages 0 to 2.
 Grids = tuple[tuple[int, ...], tuple[int, ...]]
 
+# Column, its label in a figure, and the unit there.
 COSTS = dict(
     operations=('multiply-accumulates of the model (G)', 1e9),
     latency_ratio=('time of the backbone, configured = 1', 1),
     memory=('peak memory of the backbone (MiB)', 2**20),
 )
+# All other columns are metrics.
+COLUMNS = {
+    *('G1', 'G2', 'configured', 'height', 'width'),
+    *('latency', 'machine', 'fingerprint', *COSTS),
+}
 
 
 def sweep_grids(
@@ -48,43 +54,47 @@ def sweep_grids(
 ) -> list[dict]:
     """Measure a model under many settings of G1 and G2, without training.
 
-    With every setting it is evaluated on its test data, its operations are
-    counted, and time and memory of its backbone are measured for one image of
-    each shape; time in turns with the configured setting, so that their ratio
-    holds on a busy machine. What is measured is kept after each setting, and
-    not measured again.
+    Each setting is evaluated on the test data, and its operations are
+    counted. Time and memory of the backbone are measured with one image of
+    each shape. A setting takes turns with the configured one, so that the
+    ratio of their times holds on a busy machine. Rows are saved after each
+    setting; a second call continues where the first one stopped.
 
     Args:
-        cfg (Config): The config, whose backbone is a HATNet; with a
-            ``work_dir`` for the logs, if there is a checkpoint.
-        grids (Sequence[Grids]): The settings, pairs of G1 and G2, either of
-            which may be None, as configured. The configured one is added.
+        cfg (Config): The config of a model with a HATNet; it needs a
+            ``work_dir`` for the logs if there is a checkpoint.
+        grids (Sequence[Grids]): The settings, pairs of G1 and G2. None
+            instead of either means the configured value. The configured
+            setting is added.
         shapes (Sequence[tuple[int, int]]): Heights and widths in pixels.
         out_dir (str | PathLike): Folder for ``grids.csv``.
         checkpoint (str, optional): A file, URL or ``hatnet://NAME``. Defaults
-            to None: nothing is evaluated, and no data are needed.
-        rounds (int): Repetitions of every measurement of time. Defaults to 10.
+            to None: only the costs are measured, and no data are needed.
+        rounds (int): Repetitions of every measurement of time. Defaults to
+            10.
 
     Returns:
-        list[dict]: The rows of ``grids.csv``, one for a setting and shape.
+        list[dict]: The rows of ``grids.csv``, one for each setting and shape:
+        COLUMNS (operations; latency in seconds; peak memory in bytes, if it
+        can be measured) and the metrics of the evaluation.
 
     Raises:
-        FileNotFoundError: If the data or the checkpoint are absent.
-        ValueError: If the backbone is no HATNet, a setting is not legal, or
-            the folder has what was measured on something else.
+        FileNotFoundError: If the data or the checkpoint do not exist.
+        ValueError: If the backbone is not a HATNet, a setting is not valid,
+            or ``grids.csv`` belongs to another config or checkpoint.
     """
     cfg = deepcopy(cfg)
     backbone = MODELS.build({**load_backbone_config(cfg), 'init_cfg': None})
     if not isinstance(backbone, HATNet):
         raise ValueError(
-            f'the backbone is a {type(backbone).__name__}; G1 and G2 are '
-            'those of HATNet'
+            f'the backbone is a {type(backbone).__name__}; only HATNet has '
+            'G1 and G2'
         )
     configured = (backbone.grid_sizes, backbone.ds_ratios)
     named = [(g1 or configured[0], g2 or configured[1]) for g1, g2 in grids]
     grids = list(dict.fromkeys([configured, *named]))
     for setting in grids:
-        backbone.set_grids(*setting)  # is it legal?
+        backbone.set_grids(*setting)  # raises if it is not valid
     path = Path(out_dir) / 'grids.csv'
     fingerprint = _fingerprint(cfg, checkpoint)
     rows = read_csv(path)
@@ -180,45 +190,43 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def metrics_of(row: dict) -> dict[str, float]:
-    """Get what a row says of the evaluation.
+    """Get the metrics of a row.
 
     Args:
-        row (dict): Of :func:`sweep`.
+        row (dict): A row of :func:`sweep_grids`.
 
     Returns:
-        dict[str, float]: The metrics by name; none without a checkpoint.
+        dict[str, float]: The metrics by name; empty without a checkpoint.
     """
-    names = list(row)
-    return {
-        name: row[name] for name in names[names.index('fingerprint') + 1 :]
-    }
+    return {name: row[name] for name in row if name not in COLUMNS}
 
 
 def main_metric(cfg: Config, rows: Sequence[dict]) -> str | None:
-    """Find the metric by which a config keeps the best checkpoint.
+    """Find the metric that decides about a config's best checkpoint.
 
     Args:
         cfg (Config): The config.
-        rows (Sequence[dict]): Of :func:`sweep`.
+        rows (Sequence[dict]): The rows of :func:`sweep_grids`.
 
     Returns:
-        str, optional: Its name, or the first one's, as mmengine's 'auto'
-        does; None if nothing was evaluated.
+        str, optional: The name of the metric. Where the config has none or
+        'auto', it is the first metric, as in mmengine. None if nothing was
+        evaluated.
     """
     metrics = metrics_of(rows[0])
     best = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best')
     return best if best in metrics else next(iter(metrics), None)
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Find the points that no other one beats.
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Find the points that no other point beats.
 
     Args:
-        points (Sequence[tuple[float, float]]): Cost and metric of each; less
-            cost is better, and more of the metric.
+        points (Sequence[tuple[float, float]]): Cost and metric of each. A
+            lower cost and a higher metric are better.
 
     Returns:
-        list[int]: Their indices, by cost.
+        list[int]: The indices of these points, ordered by cost.
     """
     front = []
     for index in sorted(
@@ -241,17 +249,18 @@ def _by_shape(rows: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
         )
 
 
-def plot(rows: Sequence[dict], metric: str | None) -> Figure:
-    """Draw the metric against the costs, or without one these alone.
+def plot_sweep(rows: Sequence[dict], metric: str | None) -> Figure:
+    """Draw the metric against the costs.
 
     Args:
-        rows (Sequence[dict]): Of :func:`sweep`.
-        metric (str, optional): The metric's name.
+        rows (Sequence[dict]): The rows of :func:`sweep_grids`.
+        metric (str, optional): The name of the metric. With None, the other
+            costs are drawn against the operations.
 
     Returns:
-        Figure: A row of panels for each shape. Colours are G2, markers G1,
-        a ring is the configured setting, and a line joins those with a black
-        edge, which no other one beats in both.
+        Figure: A row of panels for each shape. The colour is G2, the marker
+        is G1, and a ring marks the configured setting. A line joins the
+        settings of the Pareto front, which have a black edge.
     """
     groups = list(_by_shape(rows))
     costs = [name for name in COSTS if name in rows[0]]
@@ -268,7 +277,7 @@ def plot(rows: Sequence[dict], metric: str | None) -> Figure:
         for column, axis in zip(columns, line, strict=True):
             x, y = (column, metric) if metric else ('operations', column)
             points = [(_value(row, x), _value(row, y)) for row in here]
-            front = pareto(points) if metric else []
+            front = pareto_front(points) if metric else []
             axis.plot(
                 [points[i][0] for i in front],
                 [points[i][1] for i in front],
@@ -309,12 +318,12 @@ def _value(row: dict, name: str) -> float:
     return row[name]
 
 
-def tables(rows: Sequence[dict], metric: str | None) -> str:
-    """Make Markdown tables, one for each shape.
+def sweep_tables(rows: Sequence[dict], metric: str | None) -> str:
+    """Make one Markdown table for each shape.
 
     Args:
-        rows (Sequence[dict]): Of :func:`sweep`.
-        metric (str, optional): The metric's name.
+        rows (Sequence[dict]): The rows of :func:`sweep_grids`.
+        metric (str, optional): The name of the metric; None leaves it out.
 
     Returns:
         str: The tables with titles.

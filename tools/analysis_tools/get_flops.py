@@ -9,7 +9,7 @@ from mmhatnet.zoo import load_model_config
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Count a model's parameters and multiply-accumulates, "
-        'attention products included. No data set is needed.'
+        'including the products of attention. No data set is needed.'
     )
     parser.add_argument('config', help='name of a model, or config file')
     parser.add_argument(
@@ -28,8 +28,8 @@ def main() -> None:
     print(f'Input:       {args.shape[0]}x{args.shape[1]} (H x W)')
     print(f'Parameters:  {result.params / 1e6:.2f} M')
     print(f'Operations:  {result.operations / 1e9:.2f} G')
-    print(f'  of them products of attention: {result.products / 1e9:.2f} G')
-    print(f'Besides, norms: {result.norms / 1e9:.2f} G')
+    print(f'  products of attention: {result.products / 1e9:.2f} G')
+    print(f'Norms, in addition: {result.norms / 1e9:.2f} G')
     print(
         'As in Table 2 of the paper, with norms and without products: '
         f'{result.without_products / 1e9:.2f} G'

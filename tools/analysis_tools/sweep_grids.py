@@ -8,9 +8,9 @@ from pathlib import Path
 from mmhatnet.analysis.sweep import (
     main_metric,
     metrics_of,
-    plot,
+    plot_sweep,
     sweep_grids,
-    tables,
+    sweep_tables,
 )
 from mmhatnet.cli import add_cfg_options, one_line_errors
 from mmhatnet.zoo import load_model_config, model_entries
@@ -31,8 +31,8 @@ def parse_args() -> argparse.Namespace:
         description='Evaluate a trained model under many settings of G1 and '
         'G2, without training: the metric on its test data, operations, time '
         'and peak memory, as a table and a Pareto plot. All pairs of a G1 '
-        'and a G2 are measured, and the configured one. Goes on where it was '
-        'stopped.'
+        'and a G2 are measured, and the configured pair. After a stop, the '
+        'same command continues.'
     )
     parser.add_argument('config', help='name of a model, or config file')
     parser.add_argument(
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
             type=grid,
             nargs='+',
             metavar='A,B,C',
-            help=f'{name} of the stages 0 to 2 (default: the configured one)',
+            help=f'{name} of the stages 0 to 2 (default: as configured)',
         )
     parser.add_argument(
         '--shape',
@@ -55,13 +55,13 @@ def parse_args() -> argparse.Namespace:
         nargs=2,
         action='append',
         metavar=('H', 'W'),
-        help='image for operations, time and memory in pixels; may be given '
-        "several times (default: the metafile's Input Size)",
+        help='size of the image for operations, time and memory in pixels; '
+        "may be repeated (default: the metafile's Input Size)",
     )
     parser.add_argument(
         '--metric',
-        help='what to plot (default: what the config keeps the best '
-        'checkpoint by)',
+        help='metric to plot (default: the one that decides about the best '
+        'checkpoint)',
     )
     parser.add_argument(
         '--rounds', type=int, default=10, help='repetitions (default: 10)'
@@ -76,10 +76,10 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     name = Path(args.config).stem
     if not args.shape:
-        if name not in model_entries():
+        entry = model_entries().get(name)
+        if not entry:
             parser.error(f'--shape H W is needed: {name} is not in the zoo')
-        size = model_entries()[name]['Metadata']['Input Size']
-        args.shape = [size.split('x')]
+        args.shape = [map(int, entry['Metadata']['Input Size'].split('x'))]
     args.out_dir = args.out_dir or Path('work_dirs', 'grids', name)
     return args
 
@@ -93,7 +93,7 @@ def main() -> None:
     rows = sweep_grids(
         cfg,
         list(product(args.g1 or [None], args.g2 or [None])),
-        [tuple(map(int, shape)) for shape in args.shape],
+        list(map(tuple, args.shape)),
         args.out_dir,
         args.checkpoint,
         args.rounds,
@@ -104,19 +104,23 @@ def main() -> None:
         sys.exit(
             f'sweep_grids.py: error: no metric {metric}; there are: {known}'
         )
-    plot(rows, metric).savefig(args.out_dir / 'grids.png', dpi=100)
+    plot_sweep(rows, metric).savefig(args.out_dir / 'grids.png', dpi=100)
     command = shlex.join(['python', *sys.argv])
-    (args.out_dir / 'grids.md').write_text(
-        f'# G1 and G2 of {name}\n\nMade by `{command}`, without training: '
-        '#FLOPs are multiply-accumulates of the model; time and memory are '
-        f'those of the backbone with one image, on {rows[0]["machine"]}, '
-        'eager; *relative* is the median of the ratio to the configured '
-        'setting, timed in turns with it; memory, to a few MiB, is the peak '
-        'above the weights. In the figure, no other setting beats those with '
-        'a black edge in both.\n\n![metric and cost of each setting]'
-        f'(grids.png)\n\n{tables(rows, metric)}'
-    )
-    print(args.out_dir / 'grids.md')
+    page = args.out_dir / 'grids.md'
+    page.write_text(f"""\
+# G1 and G2 of {name}
+
+Made by `{command}`, without training. #FLOPs are multiply-accumulates of the \
+model. Time and memory are those of the backbone with one image, eager, on \
+{rows[0]['machine']}. *relative* is the median ratio to the configured \
+setting, which takes turns with the others. Memory is the peak above the \
+weights, within a few MiB. In the figure, points with a black edge are the \
+Pareto front: no other setting is better in both.
+
+![metric and cost of each setting](grids.png)
+
+{sweep_tables(rows, metric)}""")
+    print(page)
 
 
 if __name__ == '__main__':

@@ -17,15 +17,15 @@ from mmhatnet.zoo import find_weights, load_model_config
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw what a point of an image attends to: inside of its '
-        'window (G1) and over the pooled map (G2), for every stage and head.'
+        description='Draw the attention of a point of an image, inside its '
+        'window (G1) and to the pooled map (G2), for every stage and head.'
     )
     parser.add_argument('model', help='name of a model, or config file')
     parser.add_argument('image', help='image file')
     parser.add_argument(
         '--checkpoint',
-        help='file, URL or hatnet://NAME with the backbone; default: the '
-        'released weights of the name',
+        help='file, URL or hatnet://NAME with the backbone (default: the '
+        'released weights of the name)',
     )
     parser.add_argument(
         '--point',
@@ -37,14 +37,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--size',
         type=int,
-        help="the image's shorter side in pixels when the network sees it "
-        '(default: 224 for a classifier, else 512)',
+        help='shorter side of the resized image in pixels (default: 224 for '
+        'a classifier, else 512)',
     )
     parser.add_argument(
         '--block',
         type=int,
         default=-1,
-        help='block of each stage, -1 is the last (default: -1)',
+        help='index of the block in each stage (default: -1, the last)',
     )
     parser.add_argument(
         '--out',
@@ -72,7 +72,7 @@ def main() -> None:
     height, width = image.shape[:2]
     x, y = args.point or (width / 2, height / 2)
     image = mmcv.imrescale(image, scale)
-    # Rounding may have changed the scale a little.
+    # Rounding may have changed the scale slightly.
     point = x * image.shape[1] / width, y * image.shape[0] / height
     preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
     mean, std = torch.tensor(preprocessor.mean), torch.tensor(preprocessor.std)

@@ -1,0 +1,165 @@
+"""Measure the parts of a training step.
+
+``tools/analysis_tools/profile_training.py`` is a command over this module.
+"""
+
+import time
+from contextlib import suppress
+from statistics import mean
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from ..launch import build_runner
+
+PARTS = ('data', 'backbone', 'head', 'optimizer', 'rest')
+
+
+class EnoughError(Exception):
+    """Stops a training after its measured steps."""
+
+
+class StepHook(Hook):
+    """Time the parts of every training step.
+
+    The parts are the wait for data, the backbone forward and backward, all
+    layers after it with the losses, the optimizer, and the rest, such as
+    copies and logging.
+
+    Args:
+        steps (int): Number of steps to measure; EnoughError is raised after
+            them.
+        skip (int): Number of steps before them, while workers start and
+            memory grows.
+
+    Attributes:
+        seconds (dict[str, list[float]]): Seconds of each part in each step.
+        busy (list[float]): Number of cores that the process uses in each
+            step.
+        images (int): Number of images in the data set.
+        device (torch.device): The device of the model.
+    """
+
+    # Other hooks run before it, and count as the rest.
+    priority = 'VERY_LOW'
+
+    def __init__(self, steps: int, skip: int) -> None:
+        self.steps, self.skip = steps, skip
+        self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}
+        self.busy: list[float] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Register the hooks that tell the time within a step.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        model = runner.model
+        model = model.module if is_model_wrapper(model) else model
+        self.device = next(model.parameters()).device
+        self.images = len(runner.train_dataloader.dataset)
+        model.backbone.register_forward_pre_hook(
+            lambda *_: self._mark('forward')
+        )
+        model.backbone.register_forward_hook(self._after_backbone)
+        optimizer = runner.optim_wrapper.optimizer
+        optimizer.register_step_pre_hook(lambda *_: self._mark('update'))
+        optimizer.register_step_post_hook(lambda *_: self._mark('updated'))
+        self._times: dict[str, float] = {}
+        self._mark('end')
+
+    def _mark(self, name: str) -> None:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        self._times[name] = time.perf_counter()
+
+    def _after_backbone(self, module, args, outs) -> None:
+        self._mark('features')
+        # The backward pass of the backbone starts after the last of these.
+        for out in outs:
+            if out.requires_grad:
+                out.register_hook(lambda _: self._mark('gradients'))
+
+    def before_train_iter(self, *args, **kwargs) -> None:
+        """Mark the end of the wait for data."""
+        self._before = self._times['end']
+        self._mark('loaded')
+        self._cpu = time.process_time()
+
+    def after_train_iter(self, *args, **kwargs) -> None:
+        """Compute the parts of the step.
+
+        Raises:
+            EnoughError: After the last step to measure.
+        """
+        self._mark('end')
+        if self.skip:
+            self.skip -= 1
+            return
+        at = self._times
+        # A frozen backbone has no gradients.
+        gradients = at.pop('gradients', at['update'])
+        step = dict(
+            data=at['loaded'] - self._before,
+            backbone=at['features'] - at['forward'],
+            head=gradients - at['features'],
+            optimizer=at['updated'] - at['update'],
+        )
+        step['backbone'] += at['update'] - gradients
+        step['rest'] = at['end'] - self._before - sum(step.values())
+        for part, seconds in step.items():
+            self.seconds[part].append(seconds)
+        cpu = time.process_time() - self._cpu
+        self.busy.append(cpu / (at['end'] - at['loaded']))
+        if len(self.busy) == self.steps:
+            raise EnoughError
+
+    def table_row(self) -> dict[str, str]:
+        """Summarize the steps.
+
+        Returns:
+            dict[str, str]: A row for a table: images, seconds of a step,
+            shares of the parts, and busy cores.
+        """
+        total = sum(map(sum, self.seconds.values()))
+        return {
+            'images': f'{self.images}',
+            'step (s)': f'{total / len(self.busy):.3f}',
+            **{
+                part: f'{sum(seconds) / total:.1%}'
+                for part, seconds in self.seconds.items()
+            },
+            'busy cores': f'{mean(self.busy):.1f}',
+        }
+
+
+def profile_training(cfg: Config, steps: int = 20, skip: int = 3) -> StepHook:
+    """Train for some steps in this process, and measure their parts.
+
+    There is no validation, and no checkpoint is saved.
+
+    Args:
+        cfg (Config): The config, with a ``work_dir`` for the logs; changed in
+            place.
+        steps (int): Number of steps to measure. Defaults to 20.
+        skip (int): Number of steps before them. Defaults to 3.
+
+    Returns:
+        StepHook: The hook with the measured times.
+
+    Raises:
+        FileNotFoundError: If the data do not exist.
+    """
+    for key in cfg:
+        if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
+            cfg[key] = None
+    cfg.default_hooks.checkpoint = None
+    cfg.launcher, hook = 'none', StepHook(steps, skip)
+    runner = build_runner(cfg, ('train',))
+    runner.register_hook(hook)
+    with suppress(EnoughError):
+        runner.train()
+    return hook
