@@ -211,4 +211,8 @@ def test_names_exist():
             else:
                 resolve_name(name)
             checked += 1
+    migration = (ROOT / 'docs' / 'migration.md').read_text()
+    for module, names in re.findall(r'`(mmhatnet[.\w]+)`: (.*`)', migration):
+        for name in re.findall(r'`(\w+)`', names):
+            resolve_name(f'{module}.{name}')
     assert checked > 20
