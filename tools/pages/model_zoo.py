@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Keeps the metafiles and the tables that are made from them current."""
+"""Updates the metafiles, and the tables of the pages that show them."""
 
 import argparse
 import re
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import markdown_table
+from mmhatnet.cli import one_line_errors
 from mmhatnet.config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +23,8 @@ def metafiles() -> list[Path]:
     return [ROOT / name for name in index['Import']]
 
 
-def measured(text: str) -> str:
-    """A metafile with the numbers of today's configs."""
+def update_costs(text: str) -> str:
+    """Update parameters and operations in the text of a metafile."""
     content = yaml.safe_load(text)
     for model in tqdm(content['Models'], leave=False):
         metadata = model['Metadata']
@@ -35,7 +36,7 @@ def measured(text: str) -> str:
 
 
 def table(metafile: Path, up: str) -> str:
-    """The models of a metafile, for a page from which ``up`` is the root."""
+    """Table of the models of a metafile; ``up`` leads to the root."""
     models = yaml.safe_load(metafile.read_text())['Models']
     metrics = {
         name: None
@@ -60,7 +61,7 @@ def table(metafile: Path, up: str) -> str:
                 'input': metadata['Input Size'],
                 '#Param (M)': f'{metadata["Parameters"] / 1e6:.2f}',
                 '#FLOPs (G)': f'{metadata["FLOPs"] / 1e9:.2f}',
-                # The asterisk stands with the numbers.
+                # The pages have the asterisk at the numbers.
                 **{
                     name.rstrip('*'): f'{found[name]}\\*'
                     if name in found
@@ -74,9 +75,9 @@ def table(metafile: Path, up: str) -> str:
 
 
 def with_tables(page: Path) -> str:
-    """A page with its tables made anew.
+    """Text of a page with current tables.
 
-    They stand between ``<!-- models: FOLDER -->`` and ``<!-- end -->``.
+    They are between ``<!-- models: FOLDER -->`` and ``<!-- end -->``.
     """
     up = '../' * (len(page.relative_to(ROOT).parts) - 1)
     return re.sub(
@@ -94,12 +95,12 @@ def with_tables(page: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Measure the parameters and operations in the metafiles, '
-        f'and make the model tables of {" and ".join(PAGES)} from them.'
+        f'and update the model tables of {" and ".join(PAGES)}.'
     )
     parser.add_argument(
         '--check',
         action='store_true',
-        help='change nothing, and fail if something would change',
+        help='change nothing; fail if something would change',
     )
     args = parser.parse_args()
     changed = []
@@ -111,15 +112,17 @@ def main() -> None:
                 path.write_text(text)
 
     for metafile in tqdm(metafiles(), unit='metafile'):
-        update(metafile, measured(metafile.read_text()))
+        update(metafile, update_costs(metafile.read_text()))
     for name in PAGES:
         update(ROOT / name, with_tables(ROOT / name))
     if args.check and changed:
         sys.exit(
-            f'not current: {", ".join(changed)}; run tools/pages/model_zoo.py'
+            f'model_zoo.py: error: not current: {", ".join(changed)}; run '
+            'tools/pages/model_zoo.py'
         )
     print('changed:', *changed or ['nothing'])
 
 
 if __name__ == '__main__':
-    main()
+    with one_line_errors():
+        main()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures what the models of the paper's tables cost."""
+"""Makes docs/paper_tables.md: costs of the models in the paper's tables."""
 
 import argparse
 import sys
@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 import yaml
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from torch import nn
 from torchvision.models.regnet import BlockParams, RegNet
 from tqdm import tqdm
 
-from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.analysis.complexity import build_on_meta, measure_complexity
 from mmhatnet.analysis.report import markdown_table, write_csv
 from mmhatnet.cli import one_line_errors
 from mmhatnet.zoo import load_backbone_config, load_model_config
@@ -25,28 +24,28 @@ SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text())
 INTRODUCTION = """\
 # The paper's tables, measured
 
-Made by `python tools/pages/paper_tables.py --out
-docs/paper_tables.md` from what `tools/pages/paper_tables.yml` lists.
-Every model is built from the installed libraries' own modules and configs, and
-counted as `tools/analysis_tools/get_flops.py` counts. *Print* is the paper:
-#Param in M and #FLOPs in G, where a multiply-accumulate is one; differences
-are relative to it. [The CSV](paper_tables.csv) has all digits.
+Made by `python tools/pages/paper_tables.py --out docs/paper_tables.md` from
+the list in `tools/pages/paper_tables.yml`. The modules and configs of the
+installed libraries build every model, and it is counted as in
+`tools/analysis_tools/get_flops.py`. *Print* is the paper: #Param in M and
+#FLOPs in G, where one multiply-accumulate is one FLOP. Differences are
+relative to print. [The CSV](paper_tables.csv) has all digits.
 
 - **without products**: convolutions, linear layers and norms (5 operations
-  per element, 2 of a batch norm, as fvcore counts them), but not the two
-  matrix products of attention. HAT-Net's rows of Table 2 are counted so.
+  per element, 2 for a batch norm, as in fvcore), without the two matrix
+  products of attention. This is how the paper counts HAT-Net in Table 2.
 - **with products**: convolutions, linear layers and all matrix products, as
-  in the metafiles. Tables 3, 4 and 6 are counted so.
+  in the metafiles. This is the count of Tables 3, 4 and 6.
 
-Other systems' rows of Table 2 follow now one and now the other.
+The rows of other systems in Table 2 follow one count or the other.
 """
 
 
 def regnet_y(depths: list, widths: list, group_width: int) -> nn.Module:
-    """RegNetY, where mmpretrain has RegNetX only."""
+    """Build a RegNetY; mmpretrain only has RegNetX."""
     stages = len(depths)
-    # The widths are set, since torchvision rounds others from the formula
-    # than the paper of RegNet.
+    # The widths are given because torchvision rounds the widths of the formula
+    # in another way than the paper of RegNet.
     return RegNet(
         BlockParams(
             depths,
@@ -60,11 +59,11 @@ def regnet_y(depths: list, widths: list, group_width: int) -> nn.Module:
 
 
 def with_backbone(config: str, origin: str) -> Config:
-    """One of our models with the backbone of another config."""
+    """Config of one of our models with the backbone of another config."""
     cfg, backbone = load_model_config(config), load_backbone_config(origin)
-    # Some leave the first stage out.
+    # Some configs leave the first stage out.
     backbone.out_indices = (0, 1, 2, 3)
-    model = MODELS.build(backbone).to('meta')
+    model = build_on_meta(Config(dict(model=backbone)))
     with torch.no_grad():
         features = model(torch.empty(2, 3, 224, 224, device='meta'))
     channels = [feature.shape[1] for feature in features]
@@ -78,7 +77,7 @@ def with_backbone(config: str, origin: str) -> Config:
 
 
 def classifier(how: dict) -> tuple[Config, str]:
-    """A whole model of Table 2, and where it is from."""
+    """Config of a whole model of Table 2, and its origin."""
     if 'regnet_y' in how:
         backbone = dict(type=regnet_y, **how['regnet_y'])
         model = dict(type='ImageClassifier', backbone=backbone)
@@ -90,7 +89,7 @@ def classifier(how: dict) -> tuple[Config, str]:
 
 
 def rows_in_print(number: str) -> Iterator[dict]:
-    """The rows of a table, one per head where it has several."""
+    """The rows of a table, one for each of its heads."""
     table = SOURCE['tables'][number]
     for index, head in enumerate(table['heads']):
         for name, *printed in table['rows']:
@@ -105,8 +104,8 @@ def rows_in_print(number: str) -> Iterator[dict]:
             yield row
 
 
-def measured(row: dict) -> dict:
-    """A row with what its model costs, or why there is none."""
+def measure_row(row: dict) -> dict:
+    """Add the costs of the model to a row, or the reason why it is absent."""
     name = row['model'].rstrip('*')
     if name in SOURCE['absent']:
         return row | dict(note=f'absent: {SOURCE["absent"][name]}')
@@ -141,7 +140,7 @@ def difference(value: int, printed: float, unit: float) -> str:
 
 
 def cells(row: dict) -> dict[str, str]:
-    """A row of the page."""
+    """Make a row of the page."""
     shown = dict(model=row['model'].replace('*', '\\*'))
     if 'G1' in row:
         shown = {key: ', '.join(map(str, row[key])) for key in ('G1', 'G2')}
@@ -184,7 +183,7 @@ def flops_agree(row: dict) -> bool:
 
 
 def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
-    """What is asserted of HAT-Net's rows, and whether it holds."""
+    """Assertions about the rows of HAT-Net, and whether they hold."""
     tables = {row['table']: [] for row in rows}
     for row in rows:
         if row['model'].startswith('HAT-Net'):
@@ -192,10 +191,10 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
     for number in tables:
         if number == '6':
             continue
-        tiny = '' if number == '2' else ', but for Tiny'
+        tiny = '' if number == '2' else ', except for Tiny'
         yield (
             f'Table {number}: #Param is within 0.3 % of print or rounds to '
-            f'it{tiny}',
+            f'print{tiny}',
             all(
                 params_agree(row)
                 for row in tables[number]
@@ -217,8 +216,9 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
             for a, b in pairwise(others)
         ]
         yield (
-            'Table 6: from row to row, but for the first, #FLOPs with '
-            'products change as in print within 3 G (2 G, and the rounding)',
+            'Table 6: from one row to the next, except for the first row, '
+            '#FLOPs with products change as in print within 3 G (2 G and '
+            'rounding)',
             all(abs(value - printed) <= 3 for value, printed in steps),
         )
 
@@ -232,24 +232,24 @@ def span(rows: list[dict]) -> str:
 
 
 def misses(rows: list[dict]) -> Iterator[str]:
-    """By how much rows of dense prediction differ from print."""
+    """Differences of the rows of dense prediction from print."""
     rows = [row for row in rows if row['table'] != '2' and 'params' in row]
     for number, head in dict.fromkeys((r['table'], r['head']) for r in rows):
         here = [r for r in rows if (r['table'], r['head']) == (number, head)]
         ours = [r for r in here if r['model'].startswith('HAT-Net')]
         others = [r for r in here if r not in ours]
-        text = f"HAT-Net's #FLOPs with products differ by {span(ours)}"
+        text = f'#FLOPs with products of HAT-Net differ by {span(ours)}'
         if others:
-            text += f", the other systems' by {span(others)}"
+            text += f', those of other systems by {span(others)}'
         tiny = ours[0]
         if 'params_in_print' in tiny:
             more = tiny['params'] / 1e6 - tiny['params_in_print']
-            text += f"; Tiny's #Param by {more:+.2f} M"
+            text += f'; #Param of Tiny by {more:+.2f} M'
         yield f'- Table {number}, {head.partition("_")[0]}: {text}.'
 
 
 def page(rows: list[dict]) -> str:
-    """The rows in Markdown."""
+    """Make the page from the rows."""
     parts = [INTRODUCTION]
     for number in dict.fromkeys(row['table'] for row in rows):
         here = [row for row in rows if row['table'] == number]
@@ -266,7 +266,7 @@ def page(rows: list[dict]) -> str:
                 )
                 + '\n'
             )
-    parts.append('## What is asserted\n')
+    parts.append('## Assertions\n')
     parts += [
         f'- {text}: {"holds" if holds else "does not hold"}.'
         for text, holds in claims(rows)
@@ -274,9 +274,10 @@ def page(rows: list[dict]) -> str:
     missed = list(misses(rows))
     if missed:
         parts += [
-            '\n## Where print is not met\n\nFor dense prediction, no way of '
-            "counting that was tried gives print's numbers of HAT-Net, and "
-            'Tiny is smaller there than in Table 2. Nothing is fitted.\n',
+            '\n## Differences from print\n\nFor dense prediction, we found no '
+            'way of counting that gives the printed numbers of HAT-Net, and '
+            'print has fewer parameters for Tiny than in Table 2. No setting '
+            'is fitted to print.\n',
             *missed,
         ]
     return '\n'.join(parts) + '\n'
@@ -285,28 +286,28 @@ def page(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Measure #Param and #FLOPs of the models in the paper's "
-        'tables, beside what is printed there. No data set, GPU or weights '
-        'are needed.'
+        'tables, and compare them with print. No data set, GPU or weights are '
+        'needed.'
     )
     parser.add_argument(
         '--table',
         nargs='+',
         choices=SOURCE['tables'],
         default=list(SOURCE['tables']),
-        help='which tables (default: all)',
+        help='numbers of the tables (default: all)',
     )
     parser.add_argument(
         '--out',
         type=Path,
         metavar='PAGE.md',
-        help='file for the page, and beside it a .csv with all digits '
-        '(default: the page is shown)',
+        help='file for the page, with all digits in a .csv beside it '
+        '(default: print the page)',
     )
     args = parser.parse_args()
     if args.out and args.out.suffix != '.md':
         parser.error(f'--out writes a .md file, not {args.out}')
     todo = [row for number in args.table for row in rows_in_print(number)]
-    rows = [measured(row) for row in tqdm(todo, unit='row')]
+    rows = [measure_row(row) for row in tqdm(todo, unit='row')]
     if args.out:
         write_csv(args.out.with_suffix('.csv'), rows)
         args.out.write_text(page(rows))

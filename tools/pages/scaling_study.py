@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures how the cost of backbones grows with the image."""
+"""Makes docs/scaling.md: costs of backbones as the image grows."""
 
 import argparse
 import math
@@ -25,7 +25,7 @@ from mmhatnet.cli import one_line_errors
 from mmhatnet.zoo import load_backbone_config
 
 HATNET = 'mask-rcnn_hatnet-small_fpn_8xb2-1x_coco'
-# A window or a pooled cell as large as any map.
+# A window, or a pooled cell, that covers any map.
 WHOLE = (10**6,) * 3
 G2 = ((8, 4, 2), (16, 8, 4), (32, 16, 8))
 MHSA = 'plain MHSA'
@@ -36,8 +36,8 @@ def hatnet_name(ds_ratios: tuple[int, ...]) -> str:
     return f'HAT-Net-Small, G2 {", ".join(map(str, ds_ratios))}'
 
 
-# Config and changes to its backbone. LOCAL is only counted, to tell the
-# windows' products from those of the global attention.
+# Config and changes to its backbone. LOCAL is counted but not timed: it tells
+# the products of the windows from those of the global attention.
 BACKBONES = {
     **{hatnet_name(g2): (HATNET, dict(ds_ratios=g2)) for g2 in G2},
     'Swin-T': ('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py', {}),
@@ -46,7 +46,7 @@ BACKBONES = {
         'mmseg::twins/twins_svt-s_fpn_fpnhead_8xb4-80k_ade20k-512x512.py',
         {},
     ),
-    # HAT-Net-Small with Eq. (5) in all blocks.
+    # HAT-Net-Small with the attention of Eq. (5) in all blocks.
     MHSA: (HATNET, dict(attn_types=('window',) * 3, grid_sizes=WHOLE)),
     LOCAL: (HATNET, dict(ds_ratios=WHOLE)),
 }
@@ -68,7 +68,7 @@ def backbone_config(name: str) -> ConfigDict:
 def rows_of(
     size: int, before: list[dict], device: str, rounds: int, limit: float
 ) -> list[dict]:
-    """Everything at one size."""
+    """Measure all backbones at one size."""
     rows, models = {}, {}
     for name in BACKBONES:
         backbone = backbone_config(name)
@@ -110,7 +110,7 @@ def count(name: str, size: int) -> Complexity:
 
 
 def takes_over(ds_ratios: tuple[int, ...]) -> str:
-    """The size from which on G2 decides about more than half of it."""
+    """Size from which the global attention is more than half of the cost."""
 
     def share(size: int) -> float:
         local, both = count(LOCAL, size), count(hatnet_name(ds_ratios), size)
@@ -130,7 +130,7 @@ def points(rows: list[dict], name: str, column: str) -> list[tuple]:
 
 
 def plot(rows: list[dict]) -> Figure:
-    """Operations, time and memory, and what G2 decides about."""
+    """Draw operations, time, memory, and the part of the global attention."""
     figure = Figure(figsize=(12, 9), layout='constrained')
     axes = figure.subplots(2, 2).ravel()
     for axis, (column, (label, unit)) in zip(
@@ -153,7 +153,7 @@ def plot(rows: list[dict]) -> Figure:
         local.keys(),
         [value / 1e9 for value in local.values()],
         'k--',
-        label='all of HAT-Net-Small but the global attention',
+        label='HAT-Net-Small without global attention',
     )
     for g2 in G2:
         sizes, values = zip(
@@ -187,14 +187,13 @@ def figures(value: float) -> str:
 def page(rows: list[dict], picture: str) -> str:
     parts = [
         '# Scaling with the size of the image\n',
-        'Made by `python tools/pages/scaling_study.py --out '
-        'docs/scaling.md`: backbones as in the configs, for one square image, '
-        'inference, eager, random weights. Time is the median of '
-        f'{rows[0]["rounds"]} rounds in which all take turns; memory is the '
-        f'peak above the weights. Measured on {rows[0]["machine"]}. *{MHSA}* '
-        'is HAT-Net-Small with Eq. (5) in all blocks, by fused attention, '
-        'which never holds the H²W² weights; what would take too long was not '
-        'timed.\n',
+        'Made by `python tools/pages/scaling_study.py --out docs/scaling.md` '
+        f'on {rows[0]["machine"]}: inference of one square image, eager, with '
+        'random weights and the backbones of the configs. Time is the median '
+        f'of {rows[0]["rounds"]} rounds in which all take turns. Memory is '
+        f'the peak above the weights. *{MHSA}* is HAT-Net-Small with Eq. (5) '
+        'in all blocks; its fused attention never stores the H²W² weights. '
+        'Empty cells were not timed because they would take too long.\n',
         f'![operations, time and memory against size]({picture})\n',
     ]
     sizes = list(dict.fromkeys(row['size'] for row in rows))
@@ -216,11 +215,13 @@ def page(rows: list[dict], picture: str) -> str:
             '',
         ]
     parts.append(
-        '## What G2 does\n\nThe global attention of a block takes 2 H²W²C / '
-        'G2² multiply-accumulates (Eq. 15), the only part but the last '
-        "stage's that is quadratic. It outgrows the windows' 2 H W C G1² when "
-        'the side of the map is G1 G2 tokens, and then, unless the last stage '
-        'does so before, the whole rest:\n'
+        '## The effect of G2\n\nThe global attention of a block takes 2 H²W²C '
+        '/ G2² multiply-accumulates (Eq. 15). Apart from the last stage, no '
+        'other part is quadratic. It exceeds the 2 H W C G1² of the windows '
+        'when the side of the map is more than G1 G2 tokens. For larger '
+        'images, it may exceed everything else; for a large G2, the last '
+        'stage grows faster. The table has the side of the image in pixels, '
+        'in its last column in steps of 64.\n'
     )
     g1 = load_backbone_config(HATNET).grid_sizes
     parts.append(
@@ -228,27 +229,24 @@ def page(rows: list[dict], picture: str) -> str:
             [
                 {
                     'G2': ', '.join(map(str, g2)),
-                    "more than the windows', stages 0 to 2, from": ', '.join(
+                    'more than the windows (stages 0 to 2)': ', '.join(
                         str(4 * 2**stage * g1[stage] * g2[stage])
                         for stage in range(3)
                     ),
-                    'more than everything else, from': str(takes_over(g2)),
+                    'more than everything else': str(takes_over(g2)),
                 }
                 for g2 in tqdm(G2, desc='where G2 takes over')
             ]
         )
     )
-    parts.append(
-        '\nin pixels of the side of the image, the latter in steps of 64.\n'
-    )
-    return '\n'.join(parts)
+    return '\n'.join([*parts, ''])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Measure operations, time and peak memory of HAT-Net with '
         'several G2, Swin, PVTv2, Twins and plain MHSA for growing images. '
-        'Goes on where it was stopped.'
+        'After a stop, the same command continues.'
     )
     parser.add_argument(
         '--sizes',
@@ -264,15 +262,18 @@ def main() -> None:
         '--limit',
         type=float,
         default=60,
-        help='leave out the time of what takes more seconds (default: 60)',
+        help='do not time backbones that would take more seconds '
+        '(default: 60)',
     )
-    parser.add_argument('--device', default='cpu', help='(default: cpu)')
+    parser.add_argument(
+        '--device', default='cpu', help='such as cpu or cuda (default: cpu)'
+    )
     parser.add_argument(
         '--out',
         type=Path,
         default=Path('outputs/scaling.md'),
         metavar='PAGE.md',
-        help='the page, with .csv and .png beside it '
+        help='page, with .csv and .png beside it '
         '(default: outputs/scaling.md)',
     )
     args = parser.parse_args()
