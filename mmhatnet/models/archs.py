@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 
 STAGES = 4
+STRIDE = 32
 
 # fmt: off
 _TABLE_1 = {
@@ -179,3 +180,20 @@ def check_frozen_stages(
             f'{frozen_stages}'
         )
     return frozen_stages
+
+
+def check_image_size(height: int, width: int) -> None:
+    """Check that the last stage has at least one token.
+
+    Args:
+        height (int): Of the image in pixels.
+        width (int): Of the image in pixels.
+
+    Raises:
+        ValueError: If one of them is less than 32.
+    """
+    if height < STRIDE or width < STRIDE:
+        raise ValueError(
+            f'HATNet needs images of at least {STRIDE}x{STRIDE} pixels, got '
+            f'{height}x{width} (H x W)'
+        )

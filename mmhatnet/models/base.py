@@ -1,21 +1,98 @@
 """What mm asks of a backbone: freezing, layer depths, pretrained weights."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mmengine.model import BaseModule, PretrainedInit
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..weights.loading import adapt_backbone, adapt_classifier, load_backbone
-from .archs import STAGES
+from .archs import (
+    STAGES,
+    check_arch,
+    check_frozen_stages,
+    check_grids,
+    check_out_indices,
+)
+
+INIT_CFG = dict(
+    type='TruncNormal', layer=['Conv2d', 'Linear'], std=0.02, bias=0.0
+)
 
 
 class BackboneBase(BaseModule):
     """The part of HATNet that does not depend on its layers.
 
-    A subclass has ``stem``, ``downsamples`` and ``stages``, and the arguments
-    of :class:`~mmhatnet.models.HATNet` that are used here as attributes.
+    A subclass builds ``stem``, ``downsamples``, ``stages`` and ``out_norms``.
+
+    Args:
+        arch (str | dict): As in :class:`~mmhatnet.models.HATNet`, like all
+            arguments.
+        grid_sizes (Sequence[int]): G1.
+        ds_ratios (Sequence[int]): G2.
+        out_indices (Sequence[int] | int): Stages whose features are returned.
+        frozen_stages (int): What to freeze.
+        norm_eval (bool): Keep batch norms in eval mode.
+        init_cfg (dict | list[dict], optional): Initialization config.
+
+    Raises:
+        ValueError: If an argument is illegal.
     """
+
+    def __init__(
+        self,
+        arch: str | dict,
+        grid_sizes: Sequence[int],
+        ds_ratios: Sequence[int],
+        out_indices: Sequence[int] | int,
+        frozen_stages: int,
+        norm_eval: bool,
+        init_cfg: dict | list[dict] | None,
+    ) -> None:
+        super().__init__(init_cfg or INIT_CFG)
+        self.arch_settings = check_arch(arch)
+        self.embed_dims = tuple(self.arch_settings['embed_dims'])
+        self.depths = tuple(self.arch_settings['depths'])
+        self.out_indices = check_out_indices(out_indices)
+        self.num_stages = max(self.out_indices) + 1
+        self.grid_sizes = check_grids('grid_sizes (G1)', grid_sizes)
+        self.ds_ratios = check_grids('ds_ratios (G2)', ds_ratios)
+        self.frozen_stages = check_frozen_stages(
+            frozen_stages, self.out_indices
+        )
+        self.norm_eval = norm_eval
+
+    def set_grids(
+        self,
+        grid_sizes: Sequence[int] | None = None,
+        ds_ratios: Sequence[int] | None = None,
+    ) -> None:
+        """Change G1 and G2; the weights stay as they are.
+
+        Args:
+            grid_sizes (Sequence[int], optional): G1 of the stages 0 to 2, as
+                in the constructor. Defaults to None, no change.
+            ds_ratios (Sequence[int], optional): G2 of the stages 0 to 2.
+                Defaults to None, no change.
+
+        Raises:
+            ValueError: If either is not three positive integers. Nothing is
+                changed then.
+        """
+        if grid_sizes is None:
+            grid_sizes = self.grid_sizes
+        if ds_ratios is None:
+            ds_ratios = self.ds_ratios
+        grid_sizes = check_grids('grid_sizes (G1)', grid_sizes)
+        ds_ratios = check_grids('ds_ratios (G2)', ds_ratios)
+        self.grid_sizes, self.ds_ratios = grid_sizes, ds_ratios
+        for stage, grid_size, ds_ratio in zip(
+            self.stages, grid_sizes, ds_ratios, strict=False
+        ):
+            for block in stage:
+                block.attn.grid_size = grid_size
+                if hasattr(block.attn, 'ds_ratio'):
+                    block.attn.ds_ratio = ds_ratio
 
     def get_layer_depth(
         self, param_name: str, prefix: str = ''

@@ -1,8 +1,7 @@
 """What makes ``HATNet(fast=True)`` fast; every function has a plain twin.
 
 Maps stay in channels_last memory, in which attention, 1x1 convolutions and
-norms work without copies. The functions with derivatives of their own keep
-less for the backward pass, or allow second derivatives.
+norms work without copies.
 """
 
 import math
@@ -16,6 +15,12 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from .compiling import makes_graph
+from .derivatives import (
+    SiLUConv,
+    SingleGroupNormFunction,
+    TwiceDifferentiable,
+    is_half,
+)
 
 # CUDA's attention kernels take at most this many windows of all images.
 MAX_WINDOWS = 65535
@@ -37,9 +42,20 @@ _is_functorch = getattr(
 )
 
 
-def is_half(x: Tensor) -> bool:
-    """Whether a tensor is in float16 or bfloat16."""
-    return x.dtype in (torch.float16, torch.bfloat16)
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """Get the memory format of a map; contiguous if it has neither one.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+
+    Returns:
+        torch.memory_format: ``contiguous_format`` or ``channels_last``.
+    """
+    if x.is_contiguous() or not x.is_contiguous(
+        memory_format=torch.channels_last
+    ):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 class PointwiseConv(nn.Conv2d):
@@ -54,6 +70,24 @@ class PointwiseConv(nn.Conv2d):
             return super().forward(x)
         x = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
         return x.permute(0, 3, 1, 2)
+
+
+def build_pointwise(
+    channels: int, out_channels: int, fast: bool, bias: bool = True
+) -> nn.Conv2d:
+    """Build a 1x1 convolution.
+
+    Args:
+        channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        fast (bool): Use :class:`PointwiseConv`.
+        bias (bool): Have a bias. Defaults to True.
+
+    Returns:
+        nn.Conv2d: The convolution.
+    """
+    conv = PointwiseConv if fast else nn.Conv2d
+    return conv(channels, out_channels, 1, bias=bias)
 
 
 def build_norm(norm_cfg: dict, channels: int, fast: bool) -> nn.Module:
@@ -94,10 +128,14 @@ class SingleGroupNorm(nn.GroupNorm):
         if self._has_good_kernel(x):
             return super().forward(x).to(x.dtype)
         if math.prod(x.shape[1:]) >= LARGE:
-            return _SingleGroupNorm.apply(x, self.weight, self.bias, self.eps)
+            return SingleGroupNormFunction.apply(
+                x, self.weight, self.bias, self.eps
+            )
         with torch.autocast(x.device.type, enabled=False):
             x = F.group_norm(x.permute(0, 2, 3, 1), 1, eps=self.eps)
-            x = torch.addcmul(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
+            x = torch.addcmul(
+                self.bias.to(x.dtype), x, self.weight.to(x.dtype)
+            )
         return x.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -106,86 +144,12 @@ class SingleGroupNorm(nn.GroupNorm):
         return x.is_cpu or makes_graph()
 
 
-def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / standard deviation of images, (N, 1, 1, 1)."""
-    dims = (1, 2, 3)
-    if is_half(x):
-        # Sums in float32 without a copy of the map. The variance loses less
-        # to cancellation than the map lost to rounding.
-        with torch.autocast(x.device.type, enabled=False):
-            mean = x.mean(dims, keepdim=True, dtype=torch.float32)
-            norm = torch.linalg.vector_norm(
-                x, dim=dims, keepdim=True, dtype=torch.float32
-            )
-        var = norm.square() / math.prod(x.shape[1:]) - mean.square()
-        return mean, (var.clamp(min=0) + eps).rsqrt()
-    var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-    return mean, (var + eps).rsqrt()
-
-
-class _SingleGroupNorm(torch.autograd.Function):
-    """Keeps nothing but the map, and writes the result in one pass."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        mean, rstd = _statistics(x, eps)
-        scale = (rstd * weight.view(-1, 1, 1)).to(x.dtype)
-        # Computed from the rounded scale, so that the mean cancels.
-        shift = bias.view(-1, 1, 1) - mean * scale
-        return torch.addcmul(shift.to(x.dtype), x, scale)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, weight, bias, ctx.eps = inputs
-        ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
-
-    @staticmethod
-    def jvp(ctx, x_t, weight_t, bias_t, _):
-        x, weight = ctx.saved_tensors
-        mean, rstd = _statistics(x, ctx.eps)
-        normed = (x - mean) * rstd
-        x_t = x_t - x_t.mean((1, 2, 3), keepdim=True)
-        x_t = x_t - normed * (normed * x_t).mean((1, 2, 3), keepdim=True)
-        return (
-            x_t * rstd * weight.view(-1, 1, 1)
-            + normed * weight_t.view(-1, 1, 1)
-            + bias_t.view(-1, 1, 1)
-        ).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        mean, rstd = _statistics(x, ctx.eps)
-        rounded = rstd.to(x.dtype)
-        rstd = rounded.to(mean.dtype)
-        # Scaled first: in float16, x times the gradient could overflow.
-        scaled = x * rounded
-        over = dict(dim=(2, 3), keepdim=True, dtype=mean.dtype)
-        bias_grad = grad.sum(**over)
-        weight_grad = (grad * scaled).sum(**over) - mean * rstd * bias_grad
-        affine = weight.view(-1, 1, 1)
-        a = -rstd * (affine * weight_grad).sum(1, keepdim=True)
-        b = -rstd * (affine * bias_grad).sum(1, keepdim=True)
-        count = math.prod(x.shape[1:])
-        a, b = a / count, (b - mean * rstd * a) / count
-        x_grad = torch.addcmul(b.to(x.dtype), scaled, a.to(x.dtype))
-        scale = (rstd * affine).to(x.dtype)
-        x_grad = torch.addcmul(x_grad, grad, scale)
-        weight_grad, bias_grad = (
-            each.sum(0).flatten() for each in (weight_grad, bias_grad)
-        )
-        return x_grad, weight_grad, bias_grad, None
-
-
 def fused_attention(
     explicit: Callable[..., Tensor],
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    mask: Tensor | None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Softmax attention by torch's fused kernels, for any number of windows.
 
@@ -198,6 +162,7 @@ def fused_attention(
         k (Tensor): (N, heads, Lk, head_dim).
         v (Tensor): (N, heads, Lk, head_dim).
         mask (Tensor, optional): Added to the scores, (N, 1, 1, Lk).
+            Defaults to None.
 
     Returns:
         Tensor: (N, heads, Lq, head_dim).
@@ -219,105 +184,37 @@ def fused_attention(
         )
     out = outs[0] if len(outs) == 1 else torch.cat(outs)
     if out.requires_grad:
-        out = _TwiceDifferentiable.apply(explicit, out, q, k, v, mask)
+        out = TwiceDifferentiable.apply(explicit, out, q, k, v, mask)
     return out
-
-
-class _TwiceDifferentiable(torch.autograd.Function):
-    """Replaces the fused derivative if it is to be differentiated itself."""
-
-    @staticmethod
-    def forward(ctx, explicit, out, q, k, v, mask) -> Tensor:
-        ctx.explicit = explicit
-        ctx.save_for_backward(q, k, v, mask)
-        return out.view_as(out)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if not torch.is_grad_enabled():
-            return None, grad, None, None, None, None
-        *qkv, mask = ctx.saved_tensors
-        out = ctx.explicit(*qkv, mask)
-        grads = torch.autograd.grad(out, qkv, grad, create_graph=True)
-        return None, None, *grads, None
-
-
-class _SiLUConv(torch.autograd.Function):
-    """A convolution of SiLU(x) that keeps x for the backward pass.
-
-    SiLU(x) is computed again there, which takes little time and halves the
-    memory of an MLP. torch.utils.checkpoint sees the tensors that a function
-    saves; it would not see those of a hook for saved tensors.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        x: Tensor, weight: Tensor, padding: tuple[int, int], groups: int
-    ) -> Tensor:
-        return F.conv2d(F.silu(x), weight, padding=padding, groups=groups)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, weight, ctx.padding, ctx.groups = inputs
-        ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
-
-    @staticmethod
-    def jvp(ctx, x_t, weight_t, *_):
-        x, weight = ctx.saved_tensors
-        args = dict(padding=ctx.padding, groups=ctx.groups)
-        x_t = torch.ops.aten.silu_backward(x_t, x)
-        return F.conv2d(x_t, weight, **args) + F.conv2d(
-            F.silu(x), weight_t, **args
-        )
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        # By torch.nn.grad, the depthwise one takes four times as long.
-        x_grad, weight_grad, _ = torch.ops.aten.convolution_backward(
-            grad,
-            F.silu(x),
-            weight,
-            bias_sizes=None,
-            stride=(1, 1),
-            padding=ctx.padding,
-            dilation=(1, 1),
-            transposed=False,
-            output_padding=(0, 0),
-            groups=ctx.groups,
-            output_mask=(*ctx.needs_input_grad[:2], False),
-        )
-        if x_grad is not None:
-            x_grad = torch.ops.aten.silu_backward(x_grad, x)
-        return x_grad, weight_grad, None, None
 
 
 def silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
     """Convolve SiLU(x), and use x up where no gradient is needed."""
     if torch.is_grad_enabled():
         weight = conv.weight.to(x.dtype)  # as autocast does
-        return _SiLUConv.apply(x, weight, padding, conv.groups)
+        return SiLUConv.apply(x, weight, padding, conv.groups)
     x = F.silu(x, inplace=True)
     if padding == conv.padding:
         return conv(x)
     return F.conv2d(x, conv.weight, padding=padding, groups=conv.groups)
 
 
-def is_bare(layer: nn.Module) -> bool:
+def is_bare(layer: nn.Module | None) -> bool:
     """Whether a call of a layer does nothing but the paper's computation.
 
     Args:
-        layer (nn.Module): A convolution or an activation of an MLP.
+        layer (nn.Module, optional): A convolution or an activation of an MLP.
 
     Returns:
         bool: False with hooks, or where a user has replaced the layer, its
-        forward method or its arguments.
+        forward method or its arguments. False while a graph is made, as
+        compilers fuse layers themselves.
     """
+    if layer is None:
+        return True
     if (
-        'forward' in vars(layer)
+        makes_graph()
+        or 'forward' in vars(layer)
         or any(getattr(layer, hooks) for hooks in HOOKS)
         or _has_any_global_hook()
     ):

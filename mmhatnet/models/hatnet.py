@@ -1,10 +1,12 @@
-"""HAT-Net, Sec. 3 of the paper.
+"""HAT-Net, Sec. 3 of the paper, as mm builds a backbone.
 
-How it is made fast, and how windows work at any size, stand in the modules
-beside this one.
+The modules beside this one make it fast (``fast.py``), cut maps of any size
+into windows (``windows.py``), and hold Table 1 (``archs.py``) and the methods
+that mm asks of a backbone (``base.py``).
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from mmcv.cnn import build_activation_layer
@@ -13,27 +15,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
-from .archs import (
-    ARCHS,
-    STAGES,
-    check_arch,
-    check_attn_types,
-    check_frozen_stages,
-    check_grids,
-    check_out_indices,
-)
+from . import archs
 from .base import BackboneBase
-from .compiling import makes_graph
 from .fast import (
-    PointwiseConv,
     build_norm,
+    build_pointwise,
     fused_attention,
     inverted_bottleneck,
     is_bare,
+    memory_format_of,
 )
 from .windows import average_cells, cut_windows, join_windows, window_mask
-
-STRIDE = 32
 
 
 def attention(
@@ -58,16 +50,9 @@ def attention(
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """Split a map into queries, keys, values, and these into heads.
+    """Split (N, parts * C, H, W) to parts of (N, heads, H * W, C / heads).
 
-    Args:
-        x (Tensor): (N, parts * C, H, W). In channels_last memory no copy is
-            made, neither here nor of the gradients.
-        parts (int): Number of tensors to split it into.
-        heads (int): Number of heads.
-
-    Returns:
-        tuple[Tensor, ...]: ``parts`` of (N, heads, H * W, C / heads).
+    In channels_last memory neither the parts nor their gradients are copied.
     """
     return tuple(
         part.flatten(2).unflatten(1, (heads, -1)).transpose(-2, -1)
@@ -76,23 +61,19 @@ def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
 
 
 class MHSA(nn.Module):
-    """Multi-head self-attention over the map or inside windows (Eqs. 1, 2).
+    """Multi-head self-attention over the map or inside windows, Eqs. (1, 2).
 
-    Over the whole map (``grid_size=None``) it is the attention of the last
-    stage. With windows it is the baseline of Table 5, where H-MHSA replaces
-    the window attention of Swin. The paper does not specify that baseline
-    further. Here windows have the side G1 and are shifted by half a window in
-    every second block, as in Swin; there is no table of relative position
-    biases, as its size would fix G1. Tokens only attend to tokens that are
-    neighbours on the map.
+    The last stage attends over the whole map. Windows are the baseline of
+    Table 5, where H-MHSA replaces the attention of Swin. As in Swin, every
+    second block shifts them by half their side. They have no relative position
+    biases, whose number would fix G1, and hold neighbours on the map only.
 
     Args:
         embed_dims (int): Channels C.
         num_heads (int): Number of heads.
         grid_size (int, optional): G1, the windows' side in tokens. Defaults
             to None, the whole map.
-        shifted (bool): Shift the windows by half of their side. Defaults to
-            False.
+        shifted (bool): Shift the windows. Defaults to False.
         drop_rate (float): Probability of dropping an output channel.
             Defaults to 0.
         norm_cfg (dict): Config of the norms.
@@ -115,10 +96,12 @@ class MHSA(nn.Module):
         self.grid_size = grid_size
         self.shifted = shifted
         self.fast = fast
-        conv = PointwiseConv if fast else nn.Conv2d
+        self.attend = (
+            partial(fused_attention, attention) if fast else attention
+        )
         self.norm = build_norm(norm_cfg, embed_dims, fast)
-        self.qkv = conv(embed_dims, 3 * embed_dims, 1)
-        self.proj = conv(embed_dims, embed_dims, 1)
+        self.qkv = build_pointwise(embed_dims, 3 * embed_dims, fast)
+        self.proj = build_pointwise(embed_dims, embed_dims, fast)
         self.drop = nn.Dropout2d(drop_rate)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -126,8 +109,8 @@ class MHSA(nn.Module):
 
         Args:
             x (Tensor): The map, (N, C, H, W).
-            mask (Tensor, optional): :meth:`window_mask` of ``x``, which all
-                blocks of a stage can share. Defaults to None: it is made.
+            mask (Tensor, optional): :meth:`window_mask` of ``x``, to share it
+                between the blocks of a stage. Defaults to None: make it.
 
         Returns:
             Tensor: (N, C, H, W).
@@ -141,21 +124,11 @@ class MHSA(nn.Module):
     def local_attention(
         self, x: Tensor, mask: Tensor | None = None, residual: bool = False
     ) -> Tensor:
-        """Attend inside the windows, Eqs. (6) to (9).
-
-        Args:
-            x (Tensor): The map, (N, C, H, W).
-            mask (Tensor, optional): As in :meth:`forward`.
-            residual (bool): Add ``x``. Defaults to False.
-
-        Returns:
-            Tensor: (N, C, H, W).
-        """
+        """Attend inside the windows, Eqs. (6) to (9), and maybe add ``x``."""
         grid = self.grid_size, self.shifted
         if mask is None:
             mask = self.window_mask(x)
-        if self.fast:
-            # Windows of one map instead of three are a third as much to copy.
+        if self.fast:  # copies a third as much
             qkv = self.qkv(cut_windows(self.norm(x), *grid))
         else:
             qkv = cut_windows(self.qkv(self.norm(x)), *grid)
@@ -163,17 +136,11 @@ class MHSA(nn.Module):
         out = out.transpose(1, 2).flatten(2)
         return join_windows(out, x.shape, *grid, onto=x if residual else None)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
-    ) -> Tensor:
-        """Softmax attention; see :func:`attention`."""
-        if self.fast:
-            return fused_attention(attention, q, k, v, mask)
-        return attention(q, k, v, mask)
-
     def extra_repr(self) -> str:
         """Show the attributes that are not modules."""
-        return f'num_heads={self.num_heads}, grid_size={self.grid_size}'
+        names = ('num_heads', 'grid_size', 'shifted', 'ds_ratio')
+        found = {k: vars(self)[k] for k in names if k in vars(self)}
+        return ', '.join(f'{k}={value}' for k, value in found.items())
 
 
 class HMHSA(MHSA):
@@ -191,10 +158,7 @@ class HMHSA(MHSA):
         num_heads (int): Number of heads.
         grid_size (int): G1, the windows' side in tokens.
         ds_ratio (int): G2, the side of the pooled cells in tokens.
-        drop_rate (float): Probability of dropping an output channel.
-            Defaults to 0.
-        norm_cfg (dict): Config of the norms.
-        fast (bool): As in :class:`HATNet`. Defaults to True.
+        **kwargs: ``drop_rate``, ``norm_cfg`` and ``fast`` of :class:`MHSA`.
     """
 
     def __init__(
@@ -203,25 +167,15 @@ class HMHSA(MHSA):
         num_heads: int,
         grid_size: int,
         ds_ratio: int,
-        drop_rate: float = 0.0,
-        *,
-        norm_cfg: dict,
-        fast: bool = True,
+        **kwargs,
     ) -> None:
-        super().__init__(
-            embed_dims,
-            num_heads,
-            grid_size,
-            drop_rate=drop_rate,
-            norm_cfg=norm_cfg,
-            fast=fast,
-        )
+        super().__init__(embed_dims, num_heads, grid_size, **kwargs)
         self.ds_ratio = ds_ratio
-        conv = PointwiseConv if fast else nn.Conv2d
-        self.grid_norm = build_norm(norm_cfg, embed_dims, fast)
-        self.pool_norm = build_norm(norm_cfg, embed_dims, fast)
-        self.q = conv(embed_dims, embed_dims, 1)
-        self.kv = conv(embed_dims, 2 * embed_dims, 1)
+        norm = kwargs['norm_cfg'], embed_dims, self.fast
+        self.grid_norm = build_norm(*norm)
+        self.pool_norm = build_norm(*norm)
+        self.q = build_pointwise(embed_dims, embed_dims, self.fast)
+        self.kv = build_pointwise(embed_dims, 2 * embed_dims, self.fast)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend, without the residual; see :meth:`MHSA.forward`."""
@@ -229,25 +183,13 @@ class HMHSA(MHSA):
         return self.drop(self.proj(self.global_attention(x) + x))
 
     def global_attention(self, x: Tensor) -> Tensor:
-        """Attend to the pooled map, Eqs. (10) to (13).
-
-        Args:
-            x (Tensor): The map, (N, C, H, W).
-
-        Returns:
-            Tensor: (N, C, H, W).
-        """
-        pooled = self.pool_norm(average_cells(x, self.ds_ratio))
-        (q,) = split_heads(self.q(x), 1, self.num_heads)
-        k, v = split_heads(self.kv(pooled), 2, self.num_heads)
-        out = self.attend(q, k, v)
+        """Attend to the pooled map, Eqs. (10) to (13): (N, C, H, W)."""
         n, channels, h, w = x.shape
-        out = out.transpose(1, 2).reshape(n, h, w, channels)
-        return out.permute(0, 3, 1, 2)
-
-    def extra_repr(self) -> str:
-        """Show the attributes that are not modules."""
-        return f'{super().extra_repr()}, ds_ratio={self.ds_ratio}'
+        pooled = self.pool_norm(average_cells(x, self.ds_ratio))
+        q = split_heads(self.q(x), 1, self.num_heads)
+        kv = split_heads(self.kv(pooled), 2, self.num_heads)
+        out = self.attend(*q, *kv).transpose(1, 2)
+        return out.reshape(n, h, w, channels).permute(0, 3, 1, 2)
 
 
 class MLP(nn.Module):
@@ -279,23 +221,14 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.fast = fast
-        hidden = embed_dims * expansion
-        conv = PointwiseConv if fast else nn.Conv2d
+        hidden, padding = embed_dims * expansion, kernel_size // 2
+        depthwise = dict(padding=padding, groups=hidden, bias=False)
         self.norm1 = build_norm(norm_cfg, embed_dims, fast)
-        self.fc1 = conv(embed_dims, hidden, 1, bias=False)
-        self.dw_conv = (
-            nn.Conv2d(
-                hidden,
-                hidden,
-                kernel_size,
-                padding=kernel_size // 2,
-                groups=hidden,
-                bias=False,
-            )
-            if dw_conv
-            else None
-        )
-        self.fc2 = conv(hidden, embed_dims, 1, bias=False)
+        self.fc1 = build_pointwise(embed_dims, hidden, fast, bias=False)
+        self.dw_conv = None
+        if dw_conv:
+            self.dw_conv = nn.Conv2d(hidden, hidden, kernel_size, **depthwise)
+        self.fc2 = build_pointwise(hidden, embed_dims, fast, bias=False)
         self.norm2 = build_norm(norm_cfg, embed_dims, fast)
         self.act = build_activation_layer(act_cfg)
         self.drop = nn.Dropout2d(drop_rate)
@@ -303,7 +236,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
         x = self.norm1(x)
-        if self.fast and self._is_fusible():
+        layers = self.fc1, self.dw_conv, self.fc2, self.act
+        drops = self.training and self.drop.p
+        if self.fast and not drops and all(map(is_bare, layers)):
             x = inverted_bottleneck(x, self.fc1, self.dw_conv, self.fc2)
         else:
             x = self.act(self.fc1(x))
@@ -312,34 +247,20 @@ class MLP(nn.Module):
             x = self.fc2(self.drop(x))
         return self.drop(self.norm2(x))
 
-    def _is_fusible(self) -> bool:
-        """Whether all between the norms may be computed at once."""
-        if makes_graph() or (self.training and self.drop.p):
-            return False
-        layers = self.fc1, self.dw_conv, self.fc2, self.act
-        return isinstance(self.act, nn.SiLU) and all(
-            is_bare(layer) for layer in layers if layer is not None
-        )
-
 
 class HATNetBlock(nn.Module):
     """Attention and MLP, each with a residual (Eqs. 4 and 14).
 
     Args:
         attn (MHSA): The attention.
-        mlp (nn.Module): The MLP.
+        mlp (MLP): The MLP.
         drop_path_rate (float): Probability of dropping a branch, per sample.
-            Defaults to 0.
         with_cp (bool): Recompute the block in the backward pass instead of
-            keeping its activations. Defaults to False.
+            keeping its activations.
     """
 
     def __init__(
-        self,
-        attn: MHSA,
-        mlp: nn.Module,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
+        self, attn: MHSA, mlp: MLP, drop_path_rate: float, with_cp: bool
     ) -> None:
         super().__init__()
         self.attn = attn
@@ -362,55 +283,43 @@ class HATNetBlock(nn.Module):
 class HATNet(BackboneBase):
     """HAT-Net, the Hierarchical-Attention-based Transformer Network.
 
-    A PyTorch implementation of `Vision Transformers with Hierarchical
-    Attention <https://arxiv.org/abs/2106.03180>`_, equal to `the authors'
-    code <https://github.com/yun-liu/HAT-Net>`_ where that runs, and exact at
-    any input size and any G1 and G2: windows and pooled cells that the map's
-    border cuts see the tokens that exist. Nothing is resized, and no result
-    depends on padding.
-
-    The paper counts the stem as its stage 1. Everywhere here, as in mm, stage
-    0 to 3 are the four stages of blocks, at strides 4, 8, 16 and 32.
+    The backbone of `Vision Transformers with Hierarchical Attention
+    <https://arxiv.org/abs/2106.03180>`_, equal to `the authors' code
+    <https://github.com/yun-liu/HAT-Net>`_ where that runs, and exact at any
+    input size and any G1 and G2. Stages 0 to 3 are the four stages of blocks,
+    at strides 4, 8, 16 and 32; the paper counts the stem as stage 1.
 
     Args:
         arch (str | dict): 'tiny'/'t', 'small'/'s', 'medium'/'m' or
-            'large'/'l' (Table 1), or a dict with these keys, all but the last
-            one with four entries, one per stage:
-
-            - **embed_dims** (Sequence[int]): Channels C.
-            - **depths** (Sequence[int]): Number of blocks.
-            - **kernel_sizes** (Sequence[int]): K of the depthwise
-              convolutions, odd.
-            - **expansions** (Sequence[int]): Expansion ratio E of the MLPs.
-            - **head_dim** (int): Channels of an attention head; has to divide
-              every C.
-
-            Defaults to 'tiny'.
-        in_channels (int): Channels of the image. Defaults to 3.
-        grid_sizes (Sequence[int]): G1 in tokens, the windows' side, for the
-            stages 0 to 2. Has no parameters. Defaults to (8, 8, 8), the
-            paper's choice for dense prediction; for 224x224 classification it
-            is (8, 7, 7).
-        ds_ratios (Sequence[int]): G2 in tokens, the pooling of the global
-            attention, for the stages 0 to 2. Has no parameters. Defaults to
-            (16, 8, 4), the paper's choice for dense prediction; for 224x224
-            classification it is (8, 4, 2).
+            'large'/'l' (Table 1), or a dict with an entry per stage for
+            **embed_dims** (channels C), **depths** (numbers of blocks),
+            **kernel_sizes** (K of the depthwise convolutions, odd) and
+            **expansions** (E of the MLPs), and with **head_dim** (channels of
+            a head; divides every C). Defaults to 'tiny'.
+        in_channels (int): Channels of the images. Defaults to 3.
+        grid_sizes (Sequence[int]): G1 of the stages 0 to 2, the windows' side
+            in tokens. Has no parameters. Defaults to (8, 8, 8), the paper's
+            choice for dense prediction; for 224x224 classification it is
+            (8, 7, 7).
+        ds_ratios (Sequence[int]): G2 of the stages 0 to 2, the side in tokens
+            of the cells that are pooled for the global attention. Has no
+            parameters. Defaults to (16, 8, 4), the paper's choice for dense
+            prediction; for 224x224 classification it is (8, 4, 2).
         out_indices (Sequence[int] | int): Stages whose features are returned;
-            negative ones count from the end. Stages behind the last of them
-            are not built. Defaults to (0, 1, 2, 3).
+            negative ones count from the end. Later stages are not built.
+            Defaults to (0, 1, 2, 3).
         attn_types (Sequence[str]): 'h-mhsa' or 'window' for the stages 0 to 2
-            (Table 5); see :class:`WindowMHSA`. The last stage always attends
-            over the whole map. Defaults to 'h-mhsa' in all.
+            (Table 5); see :class:`MHSA`. The last stage always attends over
+            the whole map. Defaults to 'h-mhsa' in all.
         dw_conv (bool): Have depthwise convolutions in the MLPs; without them
             it is the pure transformer of Sec. 4.4. Defaults to True.
         drop_rate (float): Probability of dropping a channel inside the
             blocks. Defaults to 0.
         drop_path_rate (float): Stochastic depth of the last block; grows
             linearly from 0 at the first. Defaults to 0.
-        norm_cfg (dict): Config of all norms in the network. Defaults to the
-            official one, GroupNorm with a single group.
-        act_cfg (dict): Config of the activations. Defaults to SiLU; the
-            ablation of Sec. 4.4 has GELU.
+        norm_cfg (dict): Config of all norms. Defaults to GroupNorm with a
+            single group, as in the official model.
+        act_cfg (dict): Config of the activations. Defaults to SiLU.
         out_norm_cfg (dict, optional): Config of a norm on each returned
             feature. Defaults to None, no norm.
         frozen_stages (int): 0 freezes the stem, k > 0 also the first k
@@ -419,33 +328,27 @@ class HATNet(BackboneBase):
             eval mode. Defaults to False.
         with_cp (bool): Checkpoint the activations of every block: less
             memory, slower training. Defaults to False.
-        fast (bool): Compute by fused attention, in channels_last memory and in
-            chunks that fit the cache of a CPU. False computes the equations
-            as the paper has them, with the same weights and results. Defaults
-            to True.
+        fast (bool): Use fused attention, channels_last memory and, on a CPU,
+            chunks that fit its cache. False computes the equations as they
+            stand in the paper, with equal results. Defaults to True.
         init_cfg (dict | list[dict], optional): Initialization config. With
             ``dict(type='Pretrained', checkpoint=...)`` the checkpoint is a
             file or URL of the authors or of mm, or ``'hatnet://small'``; see
-            :func:`mmhatnet.weights.loading.load_backbone`. Defaults to the
-            official truncated normal with a standard deviation of 0.02.
+            :func:`mmhatnet.weights.loading.load_backbone`. Defaults to a
+            truncated normal with a standard deviation of 0.02.
 
     Raises:
-        ValueError: If an argument is illegal, or an image smaller than
-            32x32.
+        ValueError: If an argument is illegal or an image under 32x32 pixels.
 
     Examples:
         >>> import torch
         >>> from mmhatnet.models import HATNet
-        >>> model = HATNet('tiny')
-        >>> for feature in model(torch.rand(1, 3, 511, 333)):
-        ...     print(tuple(feature.shape))
-        (1, 48, 128, 84)
-        (1, 96, 64, 42)
-        (1, 240, 32, 21)
-        (1, 384, 16, 11)
+        >>> features = HATNet('tiny')(torch.rand(1, 3, 511, 333))
+        >>> [tuple(feature.shape[1:]) for feature in features]
+        [(48, 128, 84), (96, 64, 42), (240, 32, 21), (384, 16, 11)]
     """
 
-    arch_zoo = ARCHS
+    arch_zoo = archs.ARCHS
     STEM_DIMS = 16
 
     def __init__(
@@ -468,29 +371,11 @@ class HATNet(BackboneBase):
         fast: bool = True,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(
-            init_cfg
-            or dict(
-                type='TruncNormal',
-                layer=['Conv2d', 'Linear'],
-                std=0.02,
-                bias=0.0,
-            )
-        )
-        self.arch_settings = check_arch(arch)
-        self.embed_dims = dims = tuple(self.arch_settings['embed_dims'])
-        self.depths = tuple(self.arch_settings['depths'])
-        self.out_indices = check_out_indices(out_indices)
-        self.num_stages = max(self.out_indices) + 1
-        self.grid_sizes = check_grids('grid_sizes (G1)', grid_sizes)
-        self.ds_ratios = check_grids('ds_ratios (G2)', ds_ratios)
-        self.frozen_stages = check_frozen_stages(
-            frozen_stages, self.out_indices
-        )
-        self.norm_eval = norm_eval
+        others = out_indices, frozen_stages, norm_eval, init_cfg
+        super().__init__(arch, grid_sizes, ds_ratios, *others)
         self.fast = fast
-        attn_types = check_attn_types(attn_types)
-
+        attn_types = archs.check_attn_types(attn_types)
+        dims = self.embed_dims
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, self.STEM_DIMS, 3, stride=2, padding=1),
             build_norm(norm_cfg, self.STEM_DIMS, fast),
@@ -504,53 +389,33 @@ class HATNet(BackboneBase):
             )
             for i in range(self.num_stages - 1)
         )
-        num_blocks = sum(self.depths)
+        cfg = dict(drop_rate=drop_rate, norm_cfg=norm_cfg, fast=fast)
         self.stages = nn.ModuleList()
         for i in range(self.num_stages):
-            attn_cfg = dict(
-                embed_dims=dims[i],
-                num_heads=dims[i] // self.arch_settings['head_dim'],
-                drop_rate=drop_rate,
-                norm_cfg=norm_cfg,
-                fast=fast,
-            )
+            heads = dims[i] // self.arch_settings['head_dim']
+            expansion = self.arch_settings['expansions'][i]
+            kernel_size = self.arch_settings['kernel_sizes'][i]
             blocks = nn.Sequential()
             for j in range(self.depths[i]):
-                if i == STAGES - 1:
-                    attn = MHSA(**attn_cfg)
+                if i == archs.STAGES - 1:
+                    attn = MHSA(dims[i], heads, **cfg)
                 elif attn_types[i] == 'window':
-                    grid_size, shifted = self.grid_sizes[i], j % 2 == 1
-                    attn = MHSA(
-                        **attn_cfg, grid_size=grid_size, shifted=shifted
-                    )
+                    grid = self.grid_sizes[i], j % 2 == 1
+                    attn = MHSA(dims[i], heads, *grid, **cfg)
                 else:
-                    attn = HMHSA(
-                        **attn_cfg,
-                        grid_size=self.grid_sizes[i],
-                        ds_ratio=self.ds_ratios[i],
-                    )
-                mlp = MLP(
-                    dims[i],
-                    self.arch_settings['expansions'][i],
-                    self.arch_settings['kernel_sizes'][i],
-                    dw_conv,
-                    drop_rate,
-                    norm_cfg=norm_cfg,
-                    act_cfg=act_cfg,
-                    fast=fast,
-                )
+                    grid = self.grid_sizes[i], self.ds_ratios[i]
+                    attn = HMHSA(dims[i], heads, *grid, **cfg)
+                mlp_cfg = dict(dw_conv=dw_conv, act_cfg=act_cfg, **cfg)
+                mlp = MLP(dims[i], expansion, kernel_size, **mlp_cfg)
                 depth = sum(self.depths[:i]) + j
-                rate = drop_path_rate * depth / max(1, num_blocks - 1)
+                rate = drop_path_rate * depth / max(1, sum(self.depths) - 1)
                 blocks.append(HATNetBlock(attn, mlp, rate, with_cp))
             self.stages.append(blocks)
-        self.out_norms = nn.ModuleDict(
-            {
-                str(i): build_norm(out_norm_cfg, dims[i], fast)
-                for i in self.out_indices
-            }
-            if out_norm_cfg
-            else {}
-        )
+        self.out_norms = nn.ModuleDict()
+        if out_norm_cfg:
+            for i in self.out_indices:
+                norm = build_norm(out_norm_cfg, dims[i], fast)
+                self.out_norms[str(i)] = norm
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -564,24 +429,16 @@ class HATNet(BackboneBase):
             / (4 * 2**i) rounded up, and W_i likewise; in channels_last memory
             if the images are, else contiguous.
         """
-        if x.shape[-2] < STRIDE or x.shape[-1] < STRIDE:
-            raise ValueError(
-                f'HATNet needs images of at least {STRIDE}x{STRIDE} pixels, '
-                f'got {x.shape[-2]}x{x.shape[-1]} (H x W)'
-            )
-        layout = torch.contiguous_format
-        if not x.is_contiguous() and x.is_contiguous(
-            memory_format=torch.channels_last
-        ):
-            layout = torch.channels_last
-        if self.fast:
-            x = x.contiguous(memory_format=torch.channels_last)
+        archs.check_image_size(*x.shape[-2:])
+        layout = memory_format_of(x)
+        inner = torch.channels_last if self.fast else layout
+        x = x.contiguous(memory_format=inner)
         outs = []
         for i, stage in enumerate(self.stages):
             x = self.downsamples[i - 1](x) if i else self.stem(x)
-            if self.fast:  # which some kernels of convolutions do not keep
-                x = x.contiguous(memory_format=torch.channels_last)
-            masks = {}  # shifted or not -> mask
+            # Some convolutions do not keep the layout.
+            x = x.contiguous(memory_format=inner)
+            masks = {}  # shifted or not -> mask, for all blocks
             for block in stage:
                 if block.attn.shifted not in masks:
                     masks[block.attn.shifted] = block.attn.window_mask(x)
@@ -590,35 +447,3 @@ class HATNet(BackboneBase):
                 out = self.out_norms[str(i)](x) if self.out_norms else x
                 outs.append(out.contiguous(memory_format=layout))
         return tuple(outs)
-
-    def set_grids(
-        self,
-        grid_sizes: Sequence[int] | None = None,
-        ds_ratios: Sequence[int] | None = None,
-    ) -> None:
-        """Change G1 and G2; the weights stay as they are.
-
-        Args:
-            grid_sizes (Sequence[int], optional): G1 of the stages 0 to 2, as
-                in the constructor. Defaults to None, no change.
-            ds_ratios (Sequence[int], optional): G2 of the stages 0 to 2.
-                Defaults to None, no change.
-
-        Raises:
-            ValueError: If either is not three positive integers. Nothing is
-                changed then.
-        """
-        if grid_sizes is None:
-            grid_sizes = self.grid_sizes
-        if ds_ratios is None:
-            ds_ratios = self.ds_ratios
-        grid_sizes = check_grids('grid_sizes (G1)', grid_sizes)
-        ds_ratios = check_grids('ds_ratios (G2)', ds_ratios)
-        self.grid_sizes, self.ds_ratios = grid_sizes, ds_ratios
-        for stage, grid_size, ds_ratio in zip(
-            self.stages, grid_sizes, ds_ratios, strict=False
-        ):
-            for block in stage:
-                block.attn.grid_size = grid_size
-                if isinstance(block.attn, HMHSA):
-                    block.attn.ds_ratio = ds_ratio
