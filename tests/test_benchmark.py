@@ -1,29 +1,41 @@
 import importlib.util
-import multiprocessing
+import os
 import re
-import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, TOOLS, call_tool
 
+from mmhatnet.analysis import side_by_side
+from mmhatnet.analysis.comparison import compare_rows
 from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import read_csv
+from mmhatnet.analysis.side_by_side import (
+    KEEP_FREED,
+    PRODUCT,
+    Case,
+    measure_cases,
+    rows_by_case,
+)
 from mmhatnet.analysis.timing import (
     describe_machine,
     peak_memory,
     time_in_turns,
+    time_once,
 )
-from mmhatnet.config import read_config
 from mmhatnet.models import HATNet
+from mmhatnet.zoo import load_model_config
 
-TOOL = ROOT / 'tools' / 'analysis_tools' / 'benchmark.py'
+TOOL = TOOLS / 'analysis_tools' / 'benchmark.py'
+PAGE_TOOL = TOOLS / 'pages' / 'benchmark.py'
+TINY = 'hatnet-tiny_8xb128_in1k'
 
 
-def test_interleaved():
-    """All take turns, and the first turn does not count."""
+def test_time_in_turns():
+    """Every function has its turn, and the first turn does not count."""
     calls = []
     seconds = time_in_turns(
         dict(a=lambda: calls.append('a'), b=lambda: calls.append('b')), 3
@@ -34,106 +46,157 @@ def test_interleaved():
     assert all(second >= 0 for each in seconds.values() for second in each)
 
 
-def peak_of_temporaries(_):
+def peak_of_temporaries():
     def step():
         for _ in range(3):
             torch.ones(64, 2**18)  # 64 MiB
             torch.ones(32, 2**18)
 
-    return peak_memory(step)
+    return [peak_memory(step) for _ in range(2)]
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='measured by Linux')
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells it')
 def test_peak_memory():
-    """Of what is freed in between, not of the sum, and again and again."""
-    # Malloc keeps none of it where no large heap was left before.
-    with multiprocessing.get_context('spawn').Pool(1) as pool:
-        peaks = pool.map(peak_of_temporaries, range(2))
+    """The peak of temporary tensors, not their sum, in every call."""
+    with side_by_side._start_process({}) as worker:
+        peaks = worker.submit(peak_of_temporaries).result()
     if None in peaks:
-        pytest.skip('this system does not let it be measured')
+        pytest.skip('this system does not allow the measurement')
     assert all(60 < peak / 2**20 < 72 for peak in peaks)
 
 
-def test_machine():
+def test_measurements_on_a_gpu(monkeypatch):
+    """They wait for it, and read the memory that torch allocates."""
+    calls = []
+    for name, value in (
+        ('synchronize', None),
+        ('reset_peak_memory_stats', None),
+        ('memory_allocated', 5),
+        ('max_memory_allocated', 12),
+    ):
+        monkeypatch.setattr(
+            torch.cuda,
+            name,
+            lambda device, name=name, value=value: calls.append(name) or value,
+        )
+    assert time_once(lambda: calls.append('step'), 'cuda') >= 0
+    assert calls == ['synchronize', 'step', 'synchronize']
+    calls.clear()
+    assert peak_memory(lambda: calls.append('step'), 'cuda:0') == 7
+    assert calls == [
+        'synchronize',
+        'reset_peak_memory_stats',
+        'memory_allocated',
+        'step',
+        'synchronize',
+        'max_memory_allocated',
+    ]
+
+
+def test_describe_machine():
     assert torch.__version__ in describe_machine()
 
 
-def run_tool(*args):
-    return subprocess.run(
-        [sys.executable, *map(str, args)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-
-
 @pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('benchmark_tool', TOOL)
+def pages():
+    """The module of the page maker."""
+    spec = importlib.util.spec_from_file_location('benchmark_page', PAGE_TOOL)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # for its dataclass
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('train', [(), ('--train',)])
 def test_tool(train, tmp_path):
-    """Measured once; the forms of a backbone give the same."""
-    tiny, page = 'hatnet-tiny_8xb128_in1k', tmp_path / 'page.md'
-    forms = [f'plain:{tiny}', tiny, f'channels_last:with_cp:{tiny}']
-    args = (*forms, '--shape', '64', '96', '--rounds', '2', *train)
-    result = run_tool(TOOL, *args, '--out', page)
-    assert result.returncode == 0, result.stderr
+    """A case is measured once; the forms of a backbone agree."""
+    page = tmp_path / 'page.md'
+    forms = [f'plain:{TINY}', TINY, f'channels_last:with_cp:{TINY}']
+    args = (TOOL, *forms, '--shape', 64, 96, '--rounds', 2, *train)
+    call_tool(*args, '--out', page, cwd=ROOT)
     rows = read_csv(page.with_suffix('.csv'))
-    assert [row['backbone'] for row in rows] == [*forms, 'matrix product']
-    cfg = read_config(ROOT / 'configs' / 'hatnet' / f'{tiny}.py')
+    assert [row['backbone'] for row in rows] == [*forms, PRODUCT]
+    cfg = load_model_config(TINY)
     cfg.model = cfg.model.backbone
-    operations = measure_complexity(cfg, (64, 96)).operations * (
-        3 if train else 1
-    )
+    times = 3 if train else 1
+    operations = times * measure_complexity(cfg, (64, 96)).operations
     for row in rows[:-1]:
         assert row['operations'] == operations
         assert len(row['seconds']) == 2
     content = page.read_text()
     for form in forms:
         assert f'| `{form}` |' in content
-    # The forms have one accuracy.
-    assert not page.with_suffix('.png').exists()
-    again = run_tool(TOOL, *args, '--out', page)
-    assert again.returncode == 0, again.stderr
+    call_tool(*args, '--out', page, cwd=ROOT)
     assert read_csv(page.with_suffix('.csv')) == rows
     assert page.read_text() == content
-    if not train:
-        other = run_tool(TOOL, *args, '--out', page, '--rounds', '1')
-        assert other.returncode == 0, other.stderr
-        rows = read_csv(page.with_suffix('.csv'))
-        assert [len(row['seconds']) for row in rows] == [1] * 4
+
+
+def test_what_is_measured_again(tmp_path, monkeypatch):
+    """A case with other backbones, rounds or machine, and nothing else."""
+    measured = []
+
+    def measure_case(case, device, rounds):
+        measured.append((case, rounds))
+        return [
+            dict(
+                case=str(case),
+                backbone=backbone,
+                seconds=(1.0,) * rounds,
+                machine=side_by_side.describe_machine(device),
+            )
+            for backbone in (*case.backbones, PRODUCT)
+        ]
+
+    monkeypatch.setattr(side_by_side, 'measure_case', measure_case)
+    small, large = (Case(('a', 'b'), (n, n), 1) for n in (64, 128))
+    path = tmp_path / 'rows.csv'
+    rows = measure_cases([small], path, rounds=2)
+    assert measure_cases([small], path, rounds=2) == rows
+    assert measured == [(small, 2)]
+    # Another case is added.
+    measure_cases([large], path, rounds=2)
+    assert list(rows_by_case(path)) == [str(small), str(large)]
+    other = Case(('b', 'a'), (64, 64), 1)
+    measure_cases([other, large], path, rounds=2)
+    measure_cases([other, large], path, rounds=1)
+    monkeypatch.setattr(side_by_side, 'describe_machine', lambda _: 'other')
+    rows = measure_cases([other], path, rounds=1)
+    assert measured[2:] == [(other, 2), (other, 1), (large, 1), (other, 1)]
+    assert rows[str(other)][0]['machine'] == 'other'
+    assert rows == rows_by_case(path)
+
+
+def test_allocator_of_a_process():
+    """malloc's variables are set in the process that is measured alone."""
+    before = dict(os.environ)
+    with side_by_side._start_process(KEEP_FREED) as worker:
+        futures = [worker.submit(os.getenv, name) for name in KEEP_FREED]
+        assert dict(os.environ) == before
+        assert [f.result() for f in futures] == list(KEEP_FREED.values())
 
 
 @pytest.mark.parametrize('shape', [(64, 96), (75, 101)])
 @pytest.mark.parametrize('out_norm_cfg', [None, dict(type='GN', num_groups=1)])
-def test_plain_formulation(shape, out_norm_cfg, tool):
-    """Of all stages, at windows that do and do not divide the map."""
+def test_plain_form(shape, out_norm_cfg):
+    """It computes the same in all stages, if windows are cut or not."""
+    assert side_by_side._read_config(f'plain:{TINY}').fast is False
     model = HATNet('tiny', out_norm_cfg=out_norm_cfg).eval()
+    plain = HATNet('tiny', out_norm_cfg=out_norm_cfg, fast=False).eval()
+    plain.load_state_dict(model.state_dict())
     x = torch.rand(2, 3, *shape)
     with torch.no_grad():
-        plain = tool.PlainHATNet(model)(x)
-        for a, b in zip(plain, model(x), strict=True):
+        for a, b in zip(plain(x), model(x), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_unequal_forms_are_refused(tool):
+def test_unequal_forms_are_refused():
+    features = {'plain:a': [np.zeros(2)], 'a': [np.ones(2)]}
     with pytest.raises(AssertionError):
-        tool.check(
-            {
-                'plain:a': lambda: (torch.zeros(2),),
-                'a': lambda: (torch.ones(2),),
-            }
-        )
+        side_by_side._check_forms(features, 1e-3)
 
 
-def test_compiled_with_constant_weights(tool, monkeypatch):
+@pytest.mark.slow
+def test_compiled_with_constant_weights(monkeypatch):
     """The image is the only input of the graph."""
     inputs = []
 
@@ -144,70 +207,85 @@ def test_compiled_with_constant_weights(tool, monkeypatch):
     monkeypatch.setattr(
         torch, 'compile', partial(torch.compile, backend=backend)
     )
-    case = tool.Case((), (64, 96), 1)
-    torch.compiler.reset()  # or it compiles for any size, after other tests
-    with tool.inductor.patch(freezing=False):  # and as it was afterwards
-        step = tool.build_step(f'compile:{tool.TINY}', case, 'cpu')
-        torch.testing.assert_close(
-            step(), tool.build_step(tool.TINY, case, 'cpu')()
-        )
-    torch.compiler.reset()  # or the next one compiles for any size
+    case = Case((), (64, 96), 1)
+    torch.compiler.reset()  # else it compiles for any size after other tests
+    step = side_by_side._build_step(f'compile:{TINY}', case, 'cpu')
+    torch.testing.assert_close(
+        step(), side_by_side._build_step(TINY, case, 'cpu')()
+    )
+    torch.compiler.reset()  # else the next test compiles for any size
     assert inputs == [1]
 
 
-def test_aims_of_what_was_measured(tool):
-    """A case of the suite with other backbones, too."""
-    case, (aim, *_) = next(iter(tool.SUITE.items()))
-    rows = [dict(backbone=name, seconds=(1, 2)) for name in aim[:2]]
-    (cell,) = tool.aims({str(case): rows})
+def test_goals_of_measured_backbones(pages):
+    """A case of the suite may have been measured with other backbones."""
+    case, (goal, *_) = next(iter(pages.SUITE.items()))
+    names = goal.backbone, goal.base
+    rows = [dict(backbone=name, seconds=(1, 2)) for name in names]
+    (cell,) = pages.check_goals({str(case): rows})
     assert (cell['measured'], cell['met']) == ('1.00', 'no')
-    assert not tool.aims({str(case): rows[:1]})
+    assert not pages.check_goals({str(case): rows[:1]})
 
 
-def test_compare(tool):
-    """Ratios of a round, of which the median counts."""
+def test_goals_are_about_the_backbones_of_their_case(pages):
+    for case, goals in pages.SUITE.items():
+        for goal in goals:
+            assert {goal.backbone, goal.base} <= set(case.backbones)
+    assert len({str(case) for case in pages.SUITE}) == len(pages.SUITE)
+
+
+def test_compare_rows():
+    """The speed is the median of the ratios of each round."""
     rows = [
         dict(backbone='a', seconds=(2, 30, 8), operations=6, memory=4),
         dict(backbone='b', seconds=(1, 10, 2), operations=8, memory=1),
     ]
-    assert tool.compare(rows, 'b', 'a', 'speed') == 3
-    assert tool.compare(rows, 'b', 'a', 'memory') == 0.25
-    assert tool.compare(rows, 'b', 'a', 'share') == (8 / 2) / (6 / 8)
+    assert compare_rows(rows, 'b', 'a', 'speed') == 3
+    assert compare_rows(rows, 'b', 'a', 'memory') == 0.25
+    assert compare_rows(rows, 'b', 'a', 'share') == (8 / 2) / (6 / 8)
 
 
-def test_accuracy_of_a_metafile(tool):
-    assert tool.accuracy('hatnet-small_8xb128_in1k') == 82.6
-    assert tool.accuracy('my_config.py') is None
+def test_accuracy_of_a_metafile(pages):
+    assert pages.accuracy('hatnet-small_8xb128_in1k') == 82.6
+    assert pages.accuracy('my_config.py') is None
     pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
-    assert tool.accuracy(tool.PEERS[1]) == 82.14
+    assert pages.accuracy(pages.CONVNEXT) == 82.14
 
 
-def test_page_is_what_the_tool_makes(tool):
-    """Of the table beside it, which covers all that is aimed at."""
+def test_accuracy_in_the_figure(pages):
+    """Backbones without a known accuracy are left out."""
+    rows = [
+        dict(backbone=name, seconds=(0.5, 0.25, 1), batch=2)
+        for name in (TINY, f'plain:{TINY}', 'my_config.py')
+    ]
+    (axis,) = pages.plot_accuracy('title', rows).axes
+    points = [tuple(line.get_xydata()[0]) for line in axis.lines]
+    assert points == [(250, 79.8)] * 2
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels == [TINY, f'plain:{TINY}']
+
+
+def test_page_is_current(pages):
+    """It is made from the table beside it, which has all goals."""
     page = ROOT / 'docs' / 'benchmark.md'
-    rows = tool.by_case(read_csv(page.with_suffix('.csv')))
-    assert list(rows) == [str(case) for case in tool.SUITE]
-    command = (
-        'python tools/analysis_tools/benchmark.py --out docs/benchmark.md'
-    )
-    assert page.read_text() == tool.page(rows, 'benchmark.png', command)
+    rows = rows_by_case(page.with_suffix('.csv'))
+    assert list(rows) == [str(case) for case in pages.SUITE]
+    assert page.read_text() == pages.make_page(rows)
 
 
 @pytest.mark.parametrize(
-    ('args', 'message'),
+    ('args', 'code', 'message'),
     [
-        (('no-such-model',), "no model 'no-such-model'"),
-        (('plain:hatnet-small-no-dwconv_8xb64-100e_in1k',), 'depthwise'),
-        (('plain:mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',), 'HATNet'),
-        (('--out', 'page.csv'), '.md file'),
+        (('no-such-model',), 1, "no model 'no-such-model'"),
+        (('plain:mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',), 1, 'HATNet'),
+        ((TINY, '--out', 'page.csv'), 2, '.md file'),
     ],
 )
-def test_wrong_arguments(args, message):
+def test_wrong_arguments(args, code, message):
     if 'mmdet' in args[0]:
         pytest.importorskip('mmdet', reason='mmdet is not installed')
-    result = run_tool(TOOL, *args)
-    assert result.returncode
-    assert message in result.stderr.strip().splitlines()[-1]
+    output = call_tool(TOOL, *args, code=code)
+    assert message in output.strip().splitlines()[-1]
 
 
 def test_profile_of_training(tmp_path):
@@ -223,13 +301,13 @@ def test_profile_of_training(tmp_path):
 _base_ = 'mmhatnet::{name}'
 train_dataloader = dict(
     batch_size=2,
+    num_workers=0,
+    persistent_workers=False,
     dataset=dict(data_root='{tmp_path}/data/demo/imagenet/train'),
 )
 """)
     tool = TOOL.with_name('profile_training.py')
-    args = (config, '--steps', '2', '--skip', '1', '--out', page)
-    result = run_tool(tool, *args)
-    assert result.returncode == 0, result.stderr
+    call_tool(tool, config, '--steps', 2, '--skip', 1, '--out', page)
     row = next(
         line for line in page.read_text().splitlines() if '`tiny`' in line
     )

@@ -194,14 +194,17 @@ def measure_case(
         )
         for name in builds
     }
-    environment = KEEP_FREED if case.keep_memory else {}
     with ExitStack() as stack:
+        environment = KEEP_FREED if case.keep_memory else {}
         workers = {
             name: stack.enter_context(_start_process(environment))
             for name in builds
         }
-        for name, worker in workers.items():
-            worker.submit(_prepare, *builds[name]).result()
+        for future in [
+            worker.submit(_prepare, *builds[name])
+            for name, worker in workers.items()
+        ]:
+            future.result()
         _check_forms(
             {
                 backbone: workers[backbone].submit(_compute_features).result()
@@ -217,20 +220,23 @@ def measure_case(
                     rows[name]['seconds'] += (round(seconds, 5),)
         for backbone in case.backbones if on_cpu else ():
             rows[backbone] |= workers[backbone].submit(_profile_step).result()
+    with ExitStack() as stack:
+        workers = {
+            backbone: stack.enter_context(_start_process(RETURN_FREED))
+            for backbone in case.backbones
+            if not case.keep_memory  # the peak is the same with it
+        }
+        for backbone, worker in workers.items():
+            args = backbone, case, device
+            memory = worker.submit(_measure_peak, *args).result()
+            if memory is not None:
+                rows[backbone]['memory'] = memory
     for backbone in case.backbones:
-        row = rows[backbone]
         counted = _count(split_forms(backbone)[1], case.shape)
         # The backward pass has two products for each of the forward pass.
         times = case.batch * (3 if case.train else 1)
-        row['operations'] = times * counted.operations
-        row['products'] = times * counted.products
-        if case.keep_memory:
-            continue  # the peak is the same without it
-        with _start_process(RETURN_FREED) as worker:
-            args = backbone, case, device
-            memory = worker.submit(_measure_peak, *args).result()
-        if memory is not None:
-            row['memory'] = memory
+        rows[backbone]['operations'] = times * counted.operations
+        rows[backbone]['products'] = times * counted.products
     return list(rows.values())
 
 
@@ -330,7 +336,7 @@ def _start_process(environment: Mapping[str, str]) -> ProcessPoolExecutor:
     before = dict(os.environ)
     os.environ.update(environment)
     try:
-        pool.submit(int).result()  # the first task starts the process
+        pool.submit(int)  # the first task starts the process
     finally:
         for name in environment:
             del os.environ[name]
