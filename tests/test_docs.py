@@ -180,6 +180,17 @@ def test_paths_exist():
 
 
 @pytest.mark.default_stack
+def test_layout_is_complete():
+    """README names each module of the package, or the folder it is in."""
+    text = (ROOT / 'README.md').read_text()
+    for file in (ROOT / 'mmhatnet').rglob('[!_]*.py'):
+        path = file.relative_to(ROOT).as_posix()
+        folder = file.parent.relative_to(ROOT).as_posix()
+        named = f'`{path}`' in text or f'`{folder}/`' in text
+        assert named or file.stem == 'version' or '.mim' in path, path
+
+
+@pytest.mark.default_stack
 def test_messages_exist():
     """The package has the messages that troubleshooting.md explains."""
     parts = {
