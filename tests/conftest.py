@@ -15,7 +15,7 @@ import mmhatnet
 
 @pytest.fixture(scope='session')
 def official():
-    """Function that makes an official state dict, proj_norm included."""
+    """Function that makes a state dict in the authors' layout."""
     made = {}
 
     def make(arch):
@@ -106,7 +106,7 @@ def server(official_file, tmp_path, monkeypatch):
 
 @pytest.fixture(scope='session')
 def golden():
-    """Function that reads what the official code computed."""
+    """Function that reads the outputs of the authors' code."""
 
     def read(arch):
         return np.load(DATA / 'golden' / f'hatnet_{arch}_224x224.npz')
@@ -116,7 +116,7 @@ def golden():
 
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory):
-    """Function that writes a checkpoint for a demo model: random weights."""
+    """Function that writes a checkpoint of a demo model, not trained."""
     folder = tmp_path_factory.mktemp('trained')
 
     @cache
@@ -125,7 +125,7 @@ def trained(tmp_path_factory):
         model = mmhatnet.get_model(name)
         content = dict(state_dict=model.state_dict())
         if with_meta:
-            # As mmseg's checkpoints have it.
+            # Checkpoints of mmseg have these entries.
             meta = dict(label_map=None, reduce_zero_label=True)
             meta.update(model.dataset_meta)
             content['meta'] = dict(dataset_meta=meta)
