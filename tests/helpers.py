@@ -3,17 +3,24 @@
 import argparse
 import csv
 import io
+import json
 import os
 import runpy
 import subprocess
 import sys
 import zlib
 from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.utils import ManagerMixin
 
 from mmhatnet.models import HATNet
 
@@ -31,6 +38,18 @@ SMALL_ARCH = dict(
     kernel_sizes=(3, 5, 3, 3),
     expansions=(2, 3, 2, 2),
     head_dim=8,
+)
+
+# Length of the trainings that are compared with each other.
+ITERS = 6
+# Photographs with annotations, which are not part of the repository.
+TINYCOCO = ROOT.parent / 'shared' / 'data' / 'tinycoco'
+
+# The configs, relative to configs/.
+CONFIGS = sorted(
+    str(path.relative_to(ROOT / 'configs'))
+    for path in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in path.parts
 )
 
 # Task -> name of the demo model.
@@ -58,6 +77,16 @@ LAYOUTS = {
         'model': {'module.' + key: value for key, value in weights.items()}
     },
 }
+
+
+_parse = cache(Config.fromfile)
+
+
+def open_config(name):
+    """A config in configs/, whose default scope becomes the current one."""
+    cfg = deepcopy(_parse(ROOT / 'configs' / name))
+    init_default_scope(cfg.default_scope)
+    return cfg
 
 
 def start_tool(*command, cwd=ROOT, stderr=subprocess.STDOUT, **env):
@@ -99,18 +128,23 @@ def run_tool(*command, code=0, timeout=300, **kwargs):
     return output
 
 
-def call_tool(script, *arguments, code=0):
+def call_tool(script, *arguments, code=0, cwd='.', **env):
     """Run a tool in this process, which is faster, and return its output.
 
     The exit code must be ``code``. An error message is part of the output.
     """
+    _forget(ManagerMixin)
     argv = [str(part) for part in (script, *arguments)]
     output, found = io.StringIO(), 0
     with (
-        mock.patch.object(sys, 'argv', argv),
+        pytest.MonkeyPatch.context() as patch,
+        mock.patch.dict(os.environ, env),
         redirect_stdout(output),
         redirect_stderr(output),
     ):
+        patch.chdir(cwd)
+        patch.setattr(sys, 'argv', argv)
+        patch.setattr('mmengine.device.utils.DEVICE', 'cpu')
         try:
             runpy.run_path(argv[0], run_name='__main__')
         except SystemExit as error:
@@ -120,6 +154,19 @@ def call_tool(script, *arguments, code=0):
                 found = 1
     assert found == code, output.getvalue()
     return output.getvalue()
+
+
+def _forget(cls):
+    """Forget mmengine's loggers, visualizers and the like of earlier runs."""
+    for subclass in cls.__subclasses__():
+        subclass._instance_dict.clear()
+        _forget(subclass)
+
+
+def recorded(folder, rank=0):
+    """The lines that RecordHook wrote in a folder."""
+    lines = (folder / f'rank{rank}.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def official_shapes(arch):
@@ -173,3 +220,29 @@ def error_of_logits(classifier, golden):
         logits = classifier(golden_image()).numpy()
     expected = golden('tiny')['logits']
     return np.abs(logits - expected).max() / expected.std()
+
+
+def random_images(*size):
+    """Two images; neither side is divided by G1 or G2 by default."""
+    return torch.randn(2, 3, *(size or (75, 101)))
+
+
+def assert_features_close(found, expected, **tolerances):
+    """Compare the features of all stages."""
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, **tolerances)
+
+
+def gradients(model, x):
+    """Gradients of a loss over all features, by the parameters' names."""
+    model.zero_grad()
+    sum(feature.square().mean() for feature in model(x)).backward()
+    return {
+        name: parameter.grad for name, parameter in model.named_parameters()
+    }
+
+
+def assert_gradients_close(found, expected):
+    """Compare gradients by the parameters' names."""
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-6)

@@ -85,7 +85,7 @@ class SingleGroupNormFunction(torch.autograd.Function):
         scale = (rstd * affine).to(x.dtype)
         x_grad = torch.addcmul(x_grad, grad, scale)
         weight_grad, bias_grad = (
-            each.sum(0).flatten() for each in (weight_grad, bias_grad)
+            each.sum((0, 2, 3)) for each in (weight_grad, bias_grad)
         )
         return x_grad, weight_grad, bias_grad, None
 
@@ -107,6 +107,14 @@ class TwiceDifferentiable(torch.autograd.Function):
         out = ctx.explicit(*qkv, mask)
         grads = torch.autograd.grad(out, qkv, grad, create_graph=True)
         return None, None, *grads, None
+
+
+def _silu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return torch.ops.aten.silu_backward(grad, x)
+    # torch's operator has no derivative.
+    sigmoid = x.sigmoid()
+    return grad * sigmoid * (1 + x * (1 - sigmoid))
 
 
 class SiLUConv(torch.autograd.Function):
@@ -135,7 +143,7 @@ class SiLUConv(torch.autograd.Function):
     def jvp(ctx, x_t, weight_t, *_):
         x, weight = ctx.saved_tensors
         args = dict(padding=ctx.padding, groups=ctx.groups)
-        x_t = torch.ops.aten.silu_backward(x_t, x)
+        x_t = _silu_backward(x_t, x)
         return F.conv2d(x_t, weight, **args) + F.conv2d(
             F.silu(x), weight_t, **args
         )
@@ -158,5 +166,5 @@ class SiLUConv(torch.autograd.Function):
             output_mask=(*ctx.needs_input_grad[:2], False),
         )
         if x_grad is not None:
-            x_grad = torch.ops.aten.silu_backward(x_grad, x)
+            x_grad = _silu_backward(x_grad, x)
         return x_grad, weight_grad, None, None

@@ -6,13 +6,14 @@ norms work without copies.
 
 import math
 from collections.abc import Callable
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 from .compiling import makes_graph
 from .derivatives import (
@@ -42,6 +43,16 @@ _is_functorch = getattr(
 )
 
 
+def is_transformed(x: Tensor) -> bool:
+    """Whether a tensor is under torch.func or forward-mode differentiation.
+
+    Layouts are hidden there, and some of torch's kernels do not work.
+    """
+    if makes_graph():
+        return False
+    return _is_functorch(x) or forward_ad.unpack_dual(x).tangent is not None
+
+
 def memory_format_of(x: Tensor) -> torch.memory_format:
     """Get the memory format of a map; contiguous if it has neither one.
 
@@ -51,11 +62,26 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
     Returns:
         torch.memory_format: ``contiguous_format`` or ``channels_last``.
     """
-    if x.is_contiguous() or not x.is_contiguous(
-        memory_format=torch.channels_last
+    if (
+        is_transformed(x)
+        or x.is_contiguous()
+        or not x.is_contiguous(memory_format=torch.channels_last)
     ):
         return torch.contiguous_format
     return torch.channels_last
+
+
+def to_memory_format(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """Copy a map to a memory format, unless it has it or layouts are hidden.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        layout (torch.memory_format): The memory format.
+
+    Returns:
+        Tensor: The map or a copy.
+    """
+    return x if is_transformed(x) else x.contiguous(memory_format=layout)
 
 
 class PointwiseConv(nn.Conv2d):
@@ -141,7 +167,9 @@ class SingleGroupNorm(nn.GroupNorm):
     @staticmethod
     def _has_good_kernel(x: Tensor) -> bool:
         # torch's CPU kernel keeps the layout; compilers write their own.
-        return x.is_cpu or makes_graph()
+        return makes_graph() or (
+            x.device.type in ('cpu', 'meta') and not is_transformed(x)
+        )
 
 
 def fused_attention(
@@ -167,23 +195,18 @@ def fused_attention(
     Returns:
         Tensor: (N, heads, Lq, head_dim).
     """
-    if makes_graph():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    if _is_functorch(q) or forward_ad.unpack_dual(q).tangent is not None:
+    if is_transformed(q):
         return explicit(q, k, v, mask)
-    outs = []
-    for start in range(0, max(len(q), 1), MAX_WINDOWS):
-        part = slice(start, start + MAX_WINDOWS)
-        outs.append(
-            F.scaled_dot_product_attention(
-                q[part],
-                k[part],
-                v[part],
-                attn_mask=None if mask is None else mask[part],
-            )
+    if makes_graph() or len(q) <= MAX_WINDOWS:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    else:
+        masks = repeat(None) if mask is None else mask.split(MAX_WINDOWS)
+        qkv = (x.split(MAX_WINDOWS) for x in (q, k, v))
+        parts = zip(*qkv, masks, strict=False)
+        out = torch.cat(
+            [F.scaled_dot_product_attention(*part) for part in parts]
         )
-    out = outs[0] if len(outs) == 1 else torch.cat(outs)
-    if out.requires_grad:
+    if out.requires_grad and not makes_graph():
         out = TwiceDifferentiable.apply(explicit, out, q, k, v, mask)
     return out
 
@@ -216,7 +239,7 @@ def is_bare(layer: nn.Module | None) -> bool:
         makes_graph()
         or 'forward' in vars(layer)
         or any(getattr(layer, hooks) for hooks in HOOKS)
-        or _has_any_global_hook()
+        or any(getattr(torch_module, f'_global{hooks}') for hooks in HOOKS)
     ):
         return False
     return type(layer) is nn.SiLU or (

@@ -24,6 +24,7 @@ from .fast import (
     inverted_bottleneck,
     is_bare,
     memory_format_of,
+    to_memory_format,
 )
 from .windows import average_cells, cut_windows, join_windows, window_mask
 
@@ -432,12 +433,12 @@ class HATNet(BackboneBase):
         archs.check_image_size(*x.shape[-2:])
         layout = memory_format_of(x)
         inner = torch.channels_last if self.fast else layout
-        x = x.contiguous(memory_format=inner)
+        x = to_memory_format(x, inner)
         outs = []
         for i, stage in enumerate(self.stages):
             x = self.downsamples[i - 1](x) if i else self.stem(x)
             # Some convolutions do not keep the layout.
-            x = x.contiguous(memory_format=inner)
+            x = to_memory_format(x, inner)
             masks = {}  # shifted or not -> mask, for all blocks
             for block in stage:
                 if block.attn.shifted not in masks:
@@ -445,5 +446,5 @@ class HATNet(BackboneBase):
                 x = block(x, masks[block.attn.shifted])
             if i in self.out_indices:
                 out = self.out_norms[str(i)](x) if self.out_norms else x
-                outs.append(out.contiguous(memory_format=layout))
+                outs.append(to_memory_format(out, layout))
         return tuple(outs)

@@ -140,6 +140,9 @@ def join_windows(
         # Rows of tokens: a crop of whole maps would have a layout of its own.
         x = x.reshape(n, num_h * size_h, num_w * size_w * channels)
         x = x.narrow(1, top, h).narrow(2, left * channels, w * channels)
+        if is_dynamic(h) or is_dynamic(w):
+            # A sum would branch on the layout of the crop.
+            x = x.clone(memory_format=torch.contiguous_format)
     if onto is not None:
         x = onto.permute(0, 2, 3, 1).reshape(x.shape) + x
     return x.reshape(n, h, w, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,415 @@
+"""The operations of HATNet(fast=True) equal their plain twins."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from helpers import (
+    SMALL_ARCH,
+    assert_features_close,
+    assert_gradients_close,
+    gradients,
+    random_images,
+)
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from mmhatnet.models import HATNet, derivatives, fast, hatnet, windows
+
+
+def twins(**kwargs):
+    """A fast and a plain model with the same weights."""
+    model = HATNet(SMALL_ARCH, **kwargs)
+    plain = HATNet(SMALL_ARCH, fast=False, **kwargs)
+    plain.load_state_dict(model.state_dict())
+    return model, plain
+
+
+def not_fused(model):
+    """Hooks make the MLPs call their layers one by one."""
+    for name, module in model.named_modules():
+        if name.endswith('mlp.fc1'):
+            module.register_forward_hook(lambda *_: None)
+
+
+class TestTwins:
+    @pytest.mark.parametrize(
+        'kwargs',
+        [
+            {},
+            dict(attn_types=('window',) * 3),
+            dict(dw_conv=False),
+            dict(act_cfg=dict(type='GELU')),
+            dict(norm_cfg=dict(type='GN', num_groups=2)),
+            dict(norm_cfg=dict(type='BN')),
+            dict(out_norm_cfg=dict(type='GN', num_groups=1)),
+        ],
+    )
+    @pytest.mark.parametrize('size', [(64, 96), (75, 101)])
+    def test_equal(self, kwargs, size):
+        model, plain = (model.double() for model in twins(**kwargs))
+        x = random_images(*size).double()
+        assert_features_close(model(x), plain(x))
+        assert_gradients_close(gradients(model, x), gradients(plain, x))
+
+    def test_plain_uses_plain_layers(self):
+        """The reference has nothing of what makes the other one fast."""
+        _, plain = twins()
+        assert {
+            type(module)
+            for module in plain.modules()
+            if isinstance(module, nn.Conv2d | nn.GroupNorm)
+        } == {nn.Conv2d, nn.GroupNorm}
+
+    def test_keys_do_not_depend_on_it(self):
+        model, plain = twins()
+        assert list(model.state_dict()) == list(plain.state_dict())
+
+
+class TestSingleGroupNorm:
+    @pytest.fixture(params=['small maps', 'large maps'])
+    def norm(self, request, monkeypatch):
+        """A norm that takes the way of a GPU."""
+        monkeypatch.setattr(
+            fast.SingleGroupNorm, '_has_good_kernel', lambda *_: False
+        )
+        if request.param == 'large maps':
+            monkeypatch.setattr(fast, 'LARGE', 1)
+        norm = fast.build_norm(
+            dict(type='GN', num_groups=1, eps=1e-3), 6, True
+        )
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        return norm
+
+    @staticmethod
+    def maps(dtype=torch.double):
+        x = 3 + 2 * torch.randn(2, 6, 5, 4, dtype=dtype)
+        return x.to(memory_format=torch.channels_last)
+
+    def test_equals_group_norm(self, norm):
+        norm, x = norm.double(), self.maps()
+        args = norm.weight, norm.bias
+        found = norm(x)
+        torch.testing.assert_close(found, F.group_norm(x, 1, *args, 1e-3))
+        assert found.is_contiguous(memory_format=torch.channels_last)
+
+    def test_derivatives(self, norm):
+        """The first, the second and the one in forward mode."""
+
+        def compute(x, weight, bias):
+            return torch.func.functional_call(
+                norm, dict(weight=weight, bias=bias), (x,)
+            )
+
+        inputs = [
+            t.detach().double().requires_grad_()
+            for t in (self.maps(), norm.weight, norm.bias)
+        ]
+        options = dict(check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradcheck(compute, inputs, **options)
+        assert torch.autograd.gradgradcheck(compute, inputs)
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize('autocast', [True, False])
+    def test_half_precision(self, norm, dtype, autocast):
+        """The dtype stays, the error is that of rounding, also far from 0."""
+        x = (100 + self.maps()).to(dtype).requires_grad_()
+        exact = x.detach().double().requires_grad_()
+        weights = norm.weight, norm.bias
+        expected = F.group_norm(exact, 1, *(w.double() for w in weights), 1e-3)
+        if not autocast:
+            norm = norm.to(dtype)
+        with torch.autocast('cpu', dtype, enabled=autocast):
+            found = norm(x)
+        assert found.dtype == dtype
+        epsilon = torch.finfo(dtype).eps
+        assert (found - expected).abs().max() < 4 * epsilon * 100
+        weight = torch.randn_like(expected)
+        (gradient,) = torch.autograd.grad(found, x, weight.to(dtype))
+        (reference,) = torch.autograd.grad(expected, exact, weight)
+        assert gradient.dtype == dtype
+        cosine = F.cosine_similarity(
+            gradient.double().flatten(), reference.flatten(), dim=0
+        )
+        assert cosine > 0.99
+
+    def test_large_gradients_in_float16(self, norm):
+        """The product of map and gradient would overflow."""
+        x = (1000 * torch.randn(2, 6, 5, 4)).half().requires_grad_()
+        norm(x).backward(torch.full_like(x, 500))
+        assert x.grad.isfinite().all()
+        assert norm.weight.grad.isfinite().all()
+
+    def test_is_a_group_norm(self, norm):
+        """As mm's rules for weight decay ask."""
+        assert isinstance(norm, nn.GroupNorm)
+        assert norm.num_groups == 1
+
+    @pytest.mark.parametrize(
+        'norm_cfg',
+        [
+            dict(type='GN', num_groups=2),
+            dict(type='BN'),
+            dict(type='LN2d'),
+        ],
+    )
+    def test_other_norms_stay(self, norm_cfg):
+        if norm_cfg['type'] == 'LN2d':
+            pytest.importorskip('mmpretrain')
+            norm_cfg = dict(norm_cfg, type='mmpretrain.LN2d')
+        norm = fast.build_norm(norm_cfg, 6, True)
+        assert not isinstance(norm, fast.SingleGroupNorm)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_pointwise_conv(dtype):
+    conv = fast.build_pointwise(4, 6, fast=True).to(dtype)
+    x = torch.rand(2, 4, 3, 5).to(dtype, memory_format=torch.channels_last)
+    expected = F.conv2d(x, conv.weight, conv.bias)
+    torch.testing.assert_close(conv(x), expected)
+    assert conv(x).is_contiguous(memory_format=torch.channels_last)
+
+
+class TestAttention:
+    def test_heads_are_split_without_copies(self):
+        """Their gradients, laid out by tokens, are joined with one copy."""
+        x = torch.rand(2, 24, 3, 5).to(memory_format=torch.channels_last)
+        parts = hatnet.split_heads(x.requires_grad_(), 3, 2)
+        for part in parts:
+            assert part.shape == (2, 2, 15, 4)
+            assert part.data_ptr() - x.data_ptr() < x[0, :, 0, 0].nbytes
+        grads = [torch.rand(2, 15, 2, 4).transpose(1, 2) for _ in parts]
+        (grad,) = torch.autograd.grad(parts, x, grads)
+        assert grad.is_contiguous(memory_format=torch.channels_last)
+
+    def test_many_windows(self, monkeypatch):
+        """CUDA's kernels take 65,535 at once; more of them are split."""
+        calls = []
+        sdpa = F.scaled_dot_product_attention
+
+        def record(q, *args, **kwargs):
+            calls.append(len(q))
+            return sdpa(q, *args, **kwargs)
+
+        monkeypatch.setattr(F, 'scaled_dot_product_attention', record)
+        model, plain = twins()
+        x = random_images()
+        with torch.no_grad():
+            expected = plain(x)
+            assert_features_close(model(x), expected, rtol=1e-4, atol=1e-5)
+            whole = max(calls)
+            calls.clear()
+            monkeypatch.setattr(fast, 'MAX_WINDOWS', 5)
+            assert_features_close(model(x), expected, rtol=1e-4, atol=1e-5)
+        assert max(calls) == 5 < whole
+
+    def test_masks_are_made_once_per_stage(self, monkeypatch):
+        arch = {**SMALL_ARCH, 'depths': (2, 3, 2, 2)}
+        calls = []
+        make = windows.window_mask
+
+        def record(x, *args):
+            calls.append(tuple(x.shape[2:]))
+            return make(x, *args)
+
+        for kwargs, per_stage in ({}, 1), (dict(attn_types=['window'] * 3), 2):
+            model = HATNet(arch, **kwargs).eval()
+            monkeypatch.setattr(hatnet, 'window_mask', record)
+            calls.clear()
+            with torch.no_grad():
+                model(random_images())
+            # The maps of the stages 0 to 2 have partial windows.
+            sizes = [(19, 26), (10, 13), (5, 7)]
+            for size in sizes[:2]:
+                assert calls.count(size) == per_stage
+
+
+class TestMLP:
+    @pytest.mark.parametrize('grad', [False, True])
+    @pytest.mark.parametrize('chunk', [1, 2**14, 2**15, 2**18])
+    @pytest.mark.parametrize(
+        'kwargs', [{}, dict(dw_conv=False), dict(kernel_sizes=(5, 3, 5, 3))]
+    )
+    def test_in_chunks(self, chunk, kwargs, grad, monkeypatch):
+        """Chunks of rows or images give the same as all at once."""
+        monkeypatch.setattr(fast, 'CHUNK', chunk)
+        arch = {**SMALL_ARCH, 'kernel_sizes': (3,) * 4}
+        arch |= {key: kwargs[key] for key in kwargs if key in arch}
+        model = HATNet(arch, dw_conv=kwargs.get('dw_conv', True))
+        x, calls = random_images(), set()
+        compute = fast.silu_conv
+
+        def record(x, conv, padding):
+            calls.add((len(x), tuple(x.shape[2:])))
+            return compute(x, conv, padding)
+
+        monkeypatch.setattr(fast, 'silu_conv', record)
+        with torch.set_grad_enabled(grad):
+            found = model(x)
+        # The maps of the first stage are 19x26, those of the last one 3x4.
+        assert ((2, (3, 4)) in calls) == (chunk > 1)
+        assert ((2, (19, 26)) in calls) == (chunk == 2**18)
+        assert ((1, (19, 26)) in calls) == (chunk == 2**15)
+        chunked = gradients(model, x)
+        calls.clear()
+        not_fused(model)
+        assert_features_close(found, model(x), rtol=1e-4, atol=1e-5)
+        assert_gradients_close(chunked, gradients(model, x))
+        assert not calls
+
+    @pytest.mark.parametrize('groups', [1, 4])
+    def test_derivatives_of_silu_conv(self, groups):
+        """The first, the second and the one in forward mode."""
+        conv = nn.Conv2d(
+            4, 4, 3, padding=(0, 1), groups=groups, bias=False
+        ).double()
+        x = torch.randn(2, 4, 5, 4, dtype=torch.double, requires_grad=True)
+
+        def compute(x, weight):
+            return derivatives.SiLUConv.apply(x, weight, conv.padding, groups)
+
+        inputs = x, conv.weight
+        expected = conv(nn.functional.silu(x))
+        torch.testing.assert_close(compute(*inputs), expected)
+        options = dict(check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradcheck(compute, inputs, **options)
+        assert torch.autograd.gradgradcheck(compute, inputs)
+
+    def test_activations_are_not_kept(self):
+        """Of the hidden maps, two instead of four wait for backward."""
+        mlp = HATNet(SMALL_ARCH).stages[0][0].mlp
+        x = torch.rand(2, mlp.fc1.in_channels, 6, 5)
+        hidden = x.numel() // mlp.fc1.in_channels * mlp.fc1.out_channels
+        kept = set()
+
+        def pack(tensor):
+            if tensor.numel() == hidden:
+                kept.add(tensor.data_ptr())
+            return tensor
+
+        def count():
+            kept.clear()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+                out = mlp(x)
+            out.sum().backward()
+            return len(kept)
+
+        assert count() == 2
+        mlp.fc1.register_forward_hook(lambda *_: None)
+        assert count() == 4
+
+    def test_dropout_drops_whole_channels(self, monkeypatch):
+        """It does not drop channels of a chunk."""
+        monkeypatch.setattr(fast, 'CHUNK', 1)
+        model, x = HATNet(SMALL_ARCH, drop_rate=0.5), random_images()
+        torch.manual_seed(1)
+        found = model(x)
+        not_fused(model)
+        torch.manual_seed(1)
+        assert_features_close(found, model(x))
+
+
+class TestHooksAndReplacedLayers:
+    """They are called although the fast way needs only their weights."""
+
+    @pytest.fixture
+    def model(self):
+        return HATNet(SMALL_ARCH).eval()
+
+    @staticmethod
+    def expected(mlp, x):
+        with torch.no_grad():
+            hidden = mlp.act(mlp.dw_conv(mlp.act(mlp.fc1(mlp.norm1(x)))))
+            return mlp.norm2(mlp.fc2(hidden))
+
+    def test_hook(self, model):
+        seen = []
+        model.stages[3][0].mlp.dw_conv.register_forward_hook(
+            lambda module, args, out: seen.append(out.shape)
+        )
+        with torch.no_grad():
+            model(random_images())
+        assert len(seen) == 1
+
+    def test_global_hook(self, model):
+        """It sees each layer once, with whole maps."""
+        seen = []
+        handle = register_module_forward_hook(
+            lambda module, args, out: seen.append(module)
+        )
+        try:
+            with torch.no_grad():
+                model(random_images())
+        finally:
+            handle.remove()
+        layers = [
+            m
+            for m in model.modules()
+            if isinstance(m, nn.Conv2d | nn.GroupNorm)
+        ]
+        assert all(seen.count(layer) == 1 for layer in layers)
+        # The activation of an MLP is called twice.
+        assert all(
+            seen.count(block.mlp.act) == 2
+            for stage in model.stages
+            for block in stage
+        )
+
+    def test_replaced_class(self, model):
+        class Twice(nn.Conv2d):
+            def forward(self, x):
+                return 2 * super().forward(x)
+
+        mlp = model.stages[3][0].mlp
+        x = torch.rand(1, mlp.fc1.in_channels, 4, 4)
+        before = mlp(x)
+        mlp.fc1.__class__ = Twice
+        with torch.no_grad():
+            torch.testing.assert_close(mlp(x), self.expected(mlp, x))
+            assert not torch.allclose(mlp(x), before)
+
+    def test_replaced_forward(self, model):
+        mlp = model.stages[3][0].mlp
+        x = torch.rand(1, mlp.fc1.in_channels, 4, 4)
+        before = mlp(x)
+        forward = mlp.dw_conv.forward
+        mlp.dw_conv.forward = lambda x: 2 * forward(x)
+        with torch.no_grad():
+            torch.testing.assert_close(mlp(x), self.expected(mlp, x))
+            assert not torch.allclose(mlp(x), before)
+
+    def test_removed_layer(self, model):
+        mlp = model.stages[3][0].mlp
+        x = torch.rand(1, mlp.fc1.in_channels, 4, 4)
+        mlp.dw_conv = None
+        expected = mlp.norm2(mlp.fc2(mlp.act(mlp.fc1(mlp.norm1(x)))))
+        torch.testing.assert_close(mlp(x), expected)
+
+    @pytest.mark.parametrize(
+        'options',
+        [
+            dict(padding=2, dilation=2),
+            dict(padding=1, padding_mode='reflect'),
+            dict(padding='same'),
+            dict(padding=1, bias=True),
+        ],
+    )
+    def test_other_convolution(self, options, model, monkeypatch):
+        """Chunks are only right for the one of the paper."""
+        monkeypatch.setattr(fast, 'CHUNK', 1)
+        mlp = model.stages[0][0].mlp
+        hidden = mlp.fc1.out_channels
+        options = {'bias': False, **options}
+        mlp.dw_conv = nn.Conv2d(hidden, hidden, 3, groups=hidden, **options)
+        x = torch.rand(1, mlp.fc1.in_channels, 6, 5)
+        with torch.no_grad():
+            torch.testing.assert_close(mlp(x), self.expected(mlp, x))
+
+    def test_bias_of_another_layer(self, model, monkeypatch):
+        """It would turn the zeros around a map into something else."""
+        monkeypatch.setattr(fast, 'CHUNK', 1)
+        mlp = model.stages[0][0].mlp
+        x = torch.rand(1, mlp.fc1.in_channels, 4, 4)
+        mlp.fc1 = nn.Conv2d(mlp.fc1.in_channels, mlp.fc1.out_channels, 1)
+        with torch.no_grad():
+            torch.testing.assert_close(mlp(x), self.expected(mlp, x))

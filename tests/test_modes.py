@@ -1,0 +1,306 @@
+"""HATNet under what torch offers around a module."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from helpers import (
+    SMALL_ARCH,
+    assert_features_close,
+    assert_gradients_close,
+    golden_image,
+    gradients,
+    random_images,
+)
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+
+from mmhatnet.models import HATNet
+from mmhatnet.models.compiling import has_static_value
+
+
+@pytest.fixture(scope='module')
+def model():
+    torch.manual_seed(0)
+    return HATNet('tiny').eval()
+
+
+@pytest.fixture(scope='module')
+def expected(model):
+    with torch.no_grad():
+        return model(golden_image(75, 101))
+
+
+class TestDtypes:
+    def test_bfloat16_autocast(self, model, expected):
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+            found = model(golden_image(75, 101))
+        for a, b in zip(found, expected, strict=True):
+            assert (a - b).abs().mean() < 0.02 * b.std()
+
+    def test_bfloat16_autocast_training(self):
+        model = HATNet(SMALL_ARCH)
+        x = random_images()
+        expected = gradients(model, x)
+        with torch.autocast('cpu', torch.bfloat16):
+            found = gradients(model, x)
+        for name, gradient in found.items():
+            cosine = torch.cosine_similarity(
+                gradient.flatten(), expected[name].flatten(), dim=0
+            )
+            assert cosine > 0.98, name
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+    def test_half_precision(self, dtype):
+        """A whole model in half precision, as for inference."""
+        model, x = HATNet(SMALL_ARCH).eval(), random_images()
+        with torch.no_grad():
+            expected = model(x)
+            try:
+                found = model.to(dtype)(x.to(dtype))
+            except RuntimeError as error:  # before torch 2.2
+                pytest.skip(f'no kernels of this torch on a CPU: {error}')
+        for a, b in zip(found, expected, strict=True):
+            assert a.dtype == dtype
+            assert (a - b).abs().mean() < 0.03 * b.std()
+
+    def test_float64(self):
+        model, x = HATNet(SMALL_ARCH).eval(), random_images()
+        with torch.no_grad():
+            expected = model(x)
+            found = model.double()(x.double())
+        assert {feature.dtype for feature in found} == {torch.float64}
+        found = [feature.float() for feature in found]
+        assert_features_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class TestLayouts:
+    def test_channels_last(self, model, expected):
+        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        x = golden_image(75, 101).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            assert_features_close(model(x), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize('fast', [True, False])
+    @pytest.mark.parametrize(
+        'memory_format', [torch.contiguous_format, torch.channels_last]
+    )
+    def test_memory_format_is_kept(self, memory_format, fast):
+        """Heads of mm view features of a contiguous image."""
+        model = HATNet(SMALL_ARCH, fast=fast).to(memory_format=memory_format)
+        for feature in model(random_images().to(memory_format=memory_format)):
+            assert feature.is_contiguous(memory_format=memory_format)
+
+    def test_part_of_an_image(self):
+        """Features are contiguous if an image has neither layout."""
+        x = random_images(75, 120)[..., :101]
+        for feature in HATNet(SMALL_ARCH)(x):
+            assert feature.is_contiguous()
+
+    @pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
+    def test_channels_last_inside(self, attn_type):
+        """Every block maps channels_last memory to the same."""
+        model = HATNet(SMALL_ARCH, attn_types=(attn_type,) * 3).eval()
+        seen = []
+
+        def record(module, args, out):
+            for x in (args[0], out):
+                seen.append(x.is_contiguous(memory_format=torch.channels_last))
+
+        for stage in model.stages:
+            for block in stage:
+                block.register_forward_hook(record)
+                block.attn.register_forward_hook(record)
+                block.mlp.register_forward_hook(record)
+        with torch.no_grad():
+            model(random_images())
+        assert len(seen) == 36
+        assert all(seen)
+
+
+class TestBatches:
+    @pytest.mark.parametrize('fast', [True, False])
+    @pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
+    def test_zero_and_one(self, fast, attn_type):
+        model = HATNet(SMALL_ARCH, fast=fast, attn_types=(attn_type,) * 3)
+        x = random_images()
+        expected = model(x)
+        one = model(x[:1])
+        assert_features_close(
+            one, [f[:1] for f in expected], rtol=1e-4, atol=1e-5
+        )
+        none = model(x[:0])
+        assert [f.shape for f in none] == [f[:0].shape for f in expected]
+
+
+class TestTransforms:
+    """torch.func and derivatives beyond the first."""
+
+    # Few values, so that a derivative by the image is cheap.
+    shape = (1, 3, 37, 45)
+
+    @pytest.fixture
+    def model(self):
+        return HATNet(SMALL_ARCH).double()
+
+    @staticmethod
+    def loss(model, x):
+        return sum(feature.square().mean() for feature in model(x))
+
+    def test_jvp(self, model):
+        x, direction = torch.randn(2, *self.shape, dtype=torch.double)
+        _, found = torch.func.jvp(
+            lambda x: self.loss(model, x), (x,), (direction,)
+        )
+        x.requires_grad_()
+        (gradient,) = torch.autograd.grad(self.loss(model, x), x)
+        torch.testing.assert_close(found, (gradient * direction).sum())
+
+    def test_forward_mode(self, model):
+        x, direction = torch.randn(2, *self.shape, dtype=torch.double)
+        with forward_ad.dual_level(), torch.no_grad():
+            dual = forward_ad.make_dual(x, direction)
+            found = forward_ad.unpack_dual(self.loss(model, dual)).tangent
+        x.requires_grad_()
+        (gradient,) = torch.autograd.grad(self.loss(model, x), x)
+        torch.testing.assert_close(found, (gradient * direction).sum())
+
+    def test_gradients_of_every_sample(self, model):
+        x = torch.randn(3, *self.shape[1:], dtype=torch.double)
+        weights = dict(model.named_parameters())
+
+        def loss(weights, sample):
+            features = torch.func.functional_call(model, weights, sample[None])
+            return sum(feature.square().mean() for feature in features)
+
+        found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(
+            {name: value.detach() for name, value in weights.items()}, x
+        )
+        for i, sample in enumerate(x):
+            expected = gradients(model, sample[None])
+            assert_gradients_close(
+                {name: value[i] for name, value in found.items()}, expected
+            )
+
+    def test_ensemble(self):
+        """Several models at once, without gradients."""
+        models = [HATNet(SMALL_ARCH).eval() for _ in range(2)]
+        weights, _ = torch.func.stack_module_state(models)
+        x = random_images()
+
+        def compute(weights):
+            return torch.func.functional_call(models[0], weights, x)
+
+        with torch.no_grad():
+            found = torch.func.vmap(compute)(weights)
+            for i, model in enumerate(models):
+                assert_features_close(
+                    [f[i] for f in found], model(x), rtol=1e-4, atol=1e-4
+                )
+
+    def test_second_derivative(self, model):
+        """That of the gradient's norm, as penalties on gradients need."""
+        x, direction = torch.randn(2, *self.shape, dtype=torch.double)
+
+        def slope(x):
+            x = x.requires_grad_()
+            (gradient,) = torch.autograd.grad(
+                self.loss(model, x), x, create_graph=True
+            )
+            return gradient.square().sum()
+
+        (found,) = torch.autograd.grad(slope(x), x)
+        step = 1e-4 * direction
+        change = slope(x.detach() + step) - slope(x.detach() - step)
+        torch.testing.assert_close(
+            (found * direction).sum(), change / 2e-4, rtol=1e-5, atol=1e-9
+        )
+
+
+class TestBuilding:
+    def test_on_the_meta_device(self):
+        with torch.device('meta'):
+            model = HATNet(SMALL_ARCH, drop_path_rate=0.1)
+            features = model(torch.empty(2, 3, 75, 101))
+        assert all(feature.is_meta for feature in features)
+        assert features[1].shape == (2, 16, 10, 13)
+
+    @pytest.mark.parametrize('train', [False, True])
+    def test_under_fake_tensors(self, train):
+        with FakeTensorMode():
+            model = HATNet(SMALL_ARCH, drop_path_rate=0.1).train(train)
+            features = model(torch.empty(2, 3, 75, 101))
+            if train:
+                sum(feature.mean() for feature in features).backward()
+        assert features[1].shape == (2, 16, 10, 13)
+
+    def test_pickle_and_deepcopy(self, model, expected):
+        for clone in (
+            copy.deepcopy(model),
+            pickle.loads(pickle.dumps(model)),
+        ):
+            with torch.no_grad():
+                assert_features_close(clone(golden_image(75, 101)), expected)
+            clone.set_grids(grid_sizes=(2, 2, 2))
+        assert model.grid_sizes == (8, 8, 8)
+
+    def test_nothing_else_changes(self):
+        """The result depends on the input alone, and so does the process."""
+        model, x = HATNet(SMALL_ARCH).eval(), random_images()
+        threads = torch.get_num_threads()
+        state = torch.get_rng_state()
+        model(x)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.get_num_threads() == threads
+        assert not vars(model).keys() - vars(HATNet(SMALL_ARCH)).keys()
+
+
+class TestGraphs:
+    def test_trace(self, model, expected):
+        x = golden_image(75, 101)
+        with torch.no_grad():
+            traced = torch.jit.trace(model, x)
+            assert_features_close(traced(x), expected, rtol=1e-4, atol=1e-4)
+
+    def test_compile_without_graph_breaks(self, model, expected):
+        compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+        with torch.no_grad():
+            assert_features_close(
+                compiled(golden_image(75, 101)), expected, rtol=1e-4, atol=1e-4
+            )
+
+    def test_compile_a_training_step(self):
+        model, x = HATNet(SMALL_ARCH), random_images()
+        expected = gradients(model, x)
+        compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+        model.zero_grad()
+        sum(out.square().mean() for out in compiled(x)).backward()
+        found = {name: p.grad for name, p in model.named_parameters()}
+        assert_gradients_close(found, expected)
+
+    @pytest.mark.skipif(
+        has_static_value is None,
+        reason='torch < 2.8 compiles for every way that G1 divides a map',
+    )
+    def test_compile_for_any_size(self):
+        """One graph, whether or not G1 and G2 divide the maps."""
+        graphs = []
+
+        def backend(graph, _):
+            graphs.append(graph)
+            return graph.forward
+
+        # Maps so large that torch does not look at how small they are.
+        dims = dict(embed_dims=(32, 64, 128, 256), depths=(1,) * 4)
+        model = HATNet({**SMALL_ARCH, **dims}).eval()
+        compiled = torch.compile(
+            model, backend=backend, fullgraph=True, dynamic=True
+        )
+        with torch.no_grad():
+            for size in ((352, 480), (512, 512), (320, 321), (333, 500)):
+                x = torch.rand(1, 3, *size)
+                assert_features_close(
+                    compiled(x), model(x), rtol=1e-4, atol=1e-4
+                )
+        assert len(graphs) == 1
