@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..models import HATNet
+
 aten = torch.ops.aten
 
 PRODUCTS = (aten.bmm, aten.baddbmm)
@@ -73,7 +75,8 @@ def build_on_meta(cfg: Config) -> nn.Module:
     """Build a config's model with shapes and without values.
 
     This takes almost no memory and a fraction of the time, because no weight
-    is initialized.
+    is initialized. A HATNet is built with ``fast=False``, the equations of
+    the paper; its fast form also projects the padding of windows.
 
     Args:
         cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its
@@ -82,14 +85,23 @@ def build_on_meta(cfg: Config) -> nn.Module:
     Returns:
         nn.Module: The model on torch's meta device, in evaluation mode.
     """
+    settings = deepcopy(cfg.model)
+    backbone = settings.get('backbone', settings)
     with (
         DefaultScope.overwrite_default_scope(cfg.get('default_scope')),
         torch.device('meta'),
         _NumbersOnCPU(),
     ):
-        model = MODELS.build(deepcopy(cfg.model))
+        if _is_hatnet(backbone.type):
+            backbone.fast = False
+        model = MODELS.build(settings)
     model.eval()  # some backbones return None here
     return model.to('meta')  # tensors that came from numpy
+
+
+def _is_hatnet(kind: str | Callable) -> bool:
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(kind, type) and issubclass(kind, HATNet)
 
 
 def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
