@@ -6,11 +6,23 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from helpers import DATA, LAYOUTS, ROOT, golden_weight, official_shapes
+from helpers import (
+    DATA,
+    DEMOS,
+    ITERS,
+    LAYOUTS,
+    ROOT,
+    SMALL_ARCH,
+    TOOLS,
+    call_tool,
+    golden_weight,
+    official_shapes,
+)
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmhatnet
+from mmhatnet.datasets import make_demo_data
 
 
 @pytest.fixture(scope='session')
@@ -134,6 +146,68 @@ def trained(tmp_path_factory):
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope='session')
+def demo_folder(tmp_path_factory):
+    """A folder with small scenes in data/demo, like the root of a clone."""
+    pytest.importorskip('skimage', reason='the demo data need scikit-image')
+    folder = tmp_path_factory.mktemp('demo')
+    make_demo_data(folder / 'data' / 'demo', 8, 2, size=(64, 64))
+    return folder
+
+
+@pytest.fixture(scope='session')
+def small_config(demo_folder):
+    """The demo of Semantic FPN, smaller, and without randomness."""
+    path = demo_folder / 'small.py'
+    path.write_text(f"""
+_base_ = 'mmhatnet::demo/{DEMOS['Semantic Segmentation']}.py'
+custom_imports = dict(imports=['record_hook'])
+custom_hooks = [dict(type='RecordHook')]
+model = dict(
+    data_preprocessor=dict(size=(64, 64)),
+    backbone=dict(arch=dict(_delete_=True, **{SMALL_ARCH})),
+    neck=dict(in_channels={list(SMALL_ARCH['embed_dims'])}, out_channels=16),
+    decode_head=dict(
+        in_channels=[16] * 4,
+        channels=16,
+        dropout_ratio=0.0,
+        norm_cfg=dict(_delete_=True, type='GN', num_groups=4),
+    ),
+)
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', reduce_zero_label=True),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+param_scheduler = [dict(type='PolyLR', end={ITERS}, by_epoch=False)]
+train_cfg = dict(max_iters={ITERS}, val_interval={ITERS})
+default_hooks = dict(checkpoint=dict(interval=2))
+randomness = dict(seed=1)
+""")
+    return path
+
+
+@pytest.fixture(scope='session')
+def single_run(demo_folder, small_config):
+    """A training in one process: its work_dir, with the records in it."""
+    call_tool(
+        *(TOOLS / 'train.py', small_config, '--work-dir', 'single'),
+        *('--cfg-options', 'train_dataloader.batch_size=4'),
+        cwd=demo_folder,
+        RECORD='single',
+    )
+    return demo_folder / 'single'
 
 
 @pytest.fixture(autouse=True)

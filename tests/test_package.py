@@ -1,55 +1,54 @@
-import os
 import re
 import shutil
-import subprocess
 import sys
 import zipfile
 from importlib.metadata import distribution
 
 import pytest
-from helpers import ROOT
+from helpers import CONFIGS, ROOT, TOOLS, run_tool
 from packaging.version import Version
 
 import mmhatnet
 from mmhatnet import stack
 
 LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
-SETUP = ROOT / 'tools' / 'setup_env.sh'
+SETUP = TOOLS / 'setup_env.sh'
 
 
-def run(*command, **kwargs):
-    return subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        check=False,
-        **kwargs,
-    )
+@pytest.mark.slow
+@pytest.mark.parametrize('library', [None, *LIBRARIES])
+def test_import_on_demand(library):
+    """mm's launchers use our configs before anything imports mmhatnet.
 
-
-class TestRegistry:
-    @pytest.mark.parametrize('library', [None, *LIBRARIES])
-    def test_found_from_any_scope(self, library):
-        """By its scope alone, without importing another library."""
-        code = f"""
-import importlib, sys
+    Building the backbone imports no other library.
+    """
+    code = f"""
+import importlib, os, sys
+from mmengine import Config
+from mmengine.registry import MODELS, init_default_scope
 library = {library!r}
 if library:
     importlib.import_module(library + '.models')
     MODELS = importlib.import_module(library + '.registry').MODELS
-    from mmengine.registry import init_default_scope
     init_default_scope(library)
-else:
-    from mmengine.registry import MODELS
 before = set(sys.modules)
+assert 'mmhatnet' not in before
+# A process of its own, as configs import mmhatnet.
+if library and os.fork() == 0:
+    for name in {CONFIGS!r}:
+        cfg = Config.fromfile({str(ROOT / 'configs')!r} + '/' + name)
+        if cfg.default_scope == library:
+            break
+    assert cfg.model.backbone.type == 'mmhatnet.HATNet'
+    sys.exit()
+assert not library or os.wait()[1] == 0
 model = MODELS.build(dict(type='mmhatnet.HATNet', arch='tiny'))
 assert type(model).__module__ == 'mmhatnet.models.hatnet'
 new = {{name.split('.')[0] for name in set(sys.modules) - before}}
 print('imported:', *sorted(new & {set(LIBRARIES)!r}))
 """
-        result = run(sys.executable, '-c', code)
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.splitlines()[-1].strip() == 'imported:'
+    output = run_tool('-c', code)
+    assert output.splitlines()[-1].strip() == 'imported:'
 
 
 class TestVersions:
@@ -136,20 +135,19 @@ class TestVersions:
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
-    """The names in a wheel that is built from a clean clone."""
+    """The wheel of a clean clone, and the names of the clone's files."""
     if not (ROOT / '.git').exists() or not shutil.which('git'):
-        pytest.skip('this is not a clone, from which a wheel would be built')
+        pytest.skip('this is not a clone, and wheels are built from one')
     folder = tmp_path_factory.mktemp('wheel')
-    files = run('git', '-C', ROOT, 'ls-files').stdout.splitlines()
+    files = run_tool('git', 'ls-files').splitlines()
     for name in files:
         target = folder / 'clone' / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target)
-    result = run(
+    run_tool(
         *(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '-w', folder),
         *('--no-build-isolation', folder / 'clone'),
     )
-    assert result.returncode == 0, result.stderr
     (path,) = folder.glob('*.whl')
     return zipfile.ZipFile(path), files
 
@@ -202,13 +200,8 @@ def test_version():
     assert distribution('mmhatnet').version == mmhatnet.__version__
 
 
+@pytest.mark.default_stack
 class TestSetUp:
-    @pytest.mark.parametrize('tool', ['setup_env.sh', 'run_tests.sh'])
-    def test_help(self, tool):
-        result = run(ROOT / 'tools' / tool, '--help')
-        assert result.returncode == 0
-        assert result.stdout.startswith(f'Usage: tools/{tool}')
-
     @pytest.mark.parametrize(
         ('arguments', 'message'),
         [
@@ -218,12 +211,11 @@ class TestSetUp:
         ],
     )
     def test_wrong_argument(self, arguments, message):
-        result = run(SETUP, *arguments)
-        assert result.returncode == 1
-        assert message in result.stderr
-        assert len(result.stderr.splitlines()) == 1
+        output = run_tool(SETUP, *arguments, code=1)
+        assert message in output
+        assert len(output.splitlines()) == 1
 
-    def test_python_that_is_absent_or_too_old(self, tmp_path):
+    def test_python_that_is_missing_or_too_old(self, tmp_path):
         old = tmp_path / 'python3'
         old.write_text(
             '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1 && exit\n'
@@ -234,26 +226,25 @@ class TestSetUp:
             (old, '3.8.1 is too old'),
             ('py0', "no 'py0'"),
         ):
-            env = {
-                **os.environ,
-                'PYTHON': str(python),
-                'MMHATNET_VENV': str(tmp_path / 'venv'),
-            }
-            result = run(SETUP, env=env)
-            assert result.returncode == 1
-            assert message in result.stderr
+            output = run_tool(
+                SETUP,
+                code=1,
+                PYTHON=str(python),
+                MMHATNET_VENV=str(tmp_path / 'venv'),
+            )
+            assert message in output
             assert not (tmp_path / 'venv').exists()
 
-    def test_where(self, tmp_path):
-        env = {**os.environ, 'MMHATNET_VENV': str(tmp_path)}
-        assert run(SETUP, '--path', env=env).stdout.strip() == str(tmp_path)
-        env['MMHATNET_VENV'] = 'relative'
-        result = run(SETUP, '--path', env=env, cwd=tmp_path)
-        assert result.stdout.strip() == str(tmp_path / 'relative')
-        env.pop('MMHATNET_VENV')
+    def test_where(self, tmp_path, monkeypatch):
+        monkeypatch.delenv('MMHATNET_VENV', raising=False)
         for arguments, name in (
             ([], '.venv'),
             (['--stack', 'openmmlab'], '.venv-openmmlab'),
         ):
-            result = run(SETUP, '--path', *arguments, env=env)
-            assert result.stdout.strip() == str(ROOT / name)
+            output = run_tool(SETUP, '--path', *arguments)
+            assert output.strip() == str(ROOT / name)
+        for path in (str(tmp_path), 'relative'):
+            output = run_tool(
+                SETUP, '--path', cwd=tmp_path, MMHATNET_VENV=path
+            )
+            assert output.strip() == str(tmp_path / path)

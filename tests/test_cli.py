@@ -1,0 +1,129 @@
+"""The commands: their arguments, help and errors."""
+
+import argparse
+import os
+
+import pytest
+import torch
+from helpers import ROOT, TOOLS, call_tool, open_config, run_tool
+from mmengine.registry import MODELS
+
+from mmhatnet import cli
+
+SCRIPTS = (
+    'dist_train.sh',
+    'dist_test.sh',
+    'slurm_train.sh',
+    'slurm_test.sh',
+    'quickstart.sh',
+)
+
+
+@pytest.mark.default_stack
+@pytest.mark.parametrize('name', [*SCRIPTS, 'setup_env.sh', 'run_tests.sh'])
+def test_help_of_scripts(name, tmp_path):
+    output = run_tool(TOOLS / name, '--help', cwd=tmp_path)
+    assert output.startswith(f'Usage: tools/{name}')
+
+
+@pytest.mark.default_stack
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_usage_after_a_wrong_argument(name, tmp_path):
+    output = run_tool(TOOLS / name, '--nothing', cwd=tmp_path, code=2)
+    assert 'Usage: ' in output
+
+
+@pytest.mark.default_stack
+def test_tools_are_executable():
+    for path in TOOLS.rglob('*'):
+        if path.suffix in ('.py', '.sh'):
+            assert path.read_text().startswith('#!/usr/bin/env '), path
+            assert os.access(path, os.X_OK), path
+
+
+@pytest.mark.parametrize('value', ['4,7,14', '(4,7,14)', '[4,7,14]'])
+def test_grids_as_options(value):
+    parser = argparse.ArgumentParser()
+    cli.add_cfg_options(parser)
+    arguments = parser.parse_args(
+        [
+            '--cfg-options',
+            f'model.backbone.grid_sizes={value}',
+            f'model.backbone.ds_ratios={value}',
+        ]
+    )
+    cfg = open_config('hatnet/hatnet-tiny_8xb128_in1k.py')
+    cfg.merge_from_dict(arguments.cfg_options)
+    with torch.device('meta'):
+        backbone = MODELS.build(cfg.model).backbone
+    assert backbone.grid_sizes == backbone.ds_ratios == (4, 7, 14)
+    assert backbone.stages[2][0].attn.grid_size == 14
+    assert backbone.stages[1][0].attn.ds_ratio == 7
+
+
+def test_illegal_grids_are_one_line(demo_folder, small_config):
+    output = call_tool(
+        *(TOOLS / 'train.py', small_config),
+        *('--cfg-options', 'model.backbone.grid_sizes=8,0,8'),
+        cwd=demo_folder,
+        code=1,
+    )
+    *_, line = output.strip().splitlines()
+    assert line.startswith('train.py: error: ')
+    assert 'grid_sizes (G1)' in line
+    assert 'got [8, 0, 8]' in line
+
+
+def test_failed_download_is_one_line(demo_folder, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text("""
+_base_ = 'mmhatnet::demo/fpn_hatnet-tiny_2xb4-400_demo.py'
+init_cfg = dict(
+    _delete_=True, type='Pretrained', checkpoint='hatnet://tiny'
+)
+model = dict(backbone=dict(init_cfg=init_cfg))
+""")
+    output = call_tool(
+        *(TOOLS / 'train.py', config, '--work-dir', tmp_path),
+        cwd=demo_folder,
+        code=1,
+        TORCH_HOME=str(tmp_path),
+        MMHATNET_RELEASE_URL='http://127.0.0.1:1',
+    )
+    *_, line = output.strip().splitlines()
+    assert line.startswith('train.py: error: could not download http://127')
+    assert str(tmp_path / 'hub' / 'checkpoints') in line
+
+
+@pytest.mark.slow
+def test_missing_data_are_one_line(tmp_path):
+    config = ROOT / 'configs/retinanet'
+    config /= 'retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py'
+    for command in (
+        (TOOLS / 'train.py', config),
+        (TOOLS / 'dist_train.sh', config, 2),
+    ):
+        output = run_tool(*command, cwd=tmp_path, code=1)
+        assert 'train.py: error: no data at data/coco' in output
+        assert 'download_dataset' in output
+        assert 'Traceback' not in output
+
+
+def test_only_our_own_errors_lose_their_traceback(tmp_path):
+    args = cli.make_parser('').parse_args(['nothing'])
+    with (
+        pytest.raises(SystemExit, match='error: no config at nothing'),
+        cli.one_line_errors(),
+    ):
+        cli.load_config(args)
+    with (
+        pytest.raises(ValueError, match='invalid literal'),
+        cli.one_line_errors(),
+    ):
+        int('x')
+    # A user's config fails while we read it.
+    config = tmp_path / 'config.py'
+    config.write_text("open('nothing/there')")
+    args.config = config
+    with pytest.raises(FileNotFoundError), cli.one_line_errors():
+        cli.load_config(args)

@@ -1,0 +1,266 @@
+"""Training and testing in several processes, on the CPU."""
+
+import os
+import socket
+
+import mmengine
+import pytest
+import torch
+from helpers import (
+    ITERS,
+    TINYCOCO,
+    TOOLS,
+    call_tool,
+    recorded,
+    run_tool,
+    start_tool,
+)
+
+from mmhatnet.datasets import coco_to_semantic
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return str(s.getsockname()[1])
+
+
+def losses(folder, ranks=1):
+    """Mean loss over the ranks, by iteration."""
+    values = {}
+    for rank in range(ranks):
+        for line in recorded(folder, rank):
+            if 'loss' in line:
+                values.setdefault(line['iter'], []).append(line['loss'])
+    assert all(len(v) == ranks for v in values.values())
+    return {i: sum(v) / ranks for i, v in values.items()}
+
+
+@pytest.mark.slow
+class TestTraining:
+    """Two processes with half the batch do the work of one."""
+
+    def check(self, single_run, folder):
+        """Compare losses and weights with the run in one process."""
+        expected = losses(single_run)
+        assert list(expected) == list(range(ITERS))
+        assert losses(folder, 2) == pytest.approx(expected, rel=1e-4)
+        weights, reference = (
+            torch.load(path / f'iter_{ITERS}.pth', weights_only=False)
+            for path in (folder, single_run)
+        )
+        assert weights['state_dict'].keys() == reference['state_dict'].keys()
+        for key, value in reference['state_dict'].items():
+            torch.testing.assert_close(
+                weights['state_dict'][key], value, atol=1e-4, rtol=1e-3
+            )
+
+    def test_two_processes(self, demo_folder, small_config, single_run):
+        output = run_tool(
+            *(TOOLS / 'dist_train.sh', small_config, 2, '--work-dir', 'two'),
+            cwd=demo_folder,
+            RECORD='two',
+        )
+        self.check(single_run, demo_folder / 'two')
+        assert 'mIoU' in output
+        assert 'eta' in output
+
+    @pytest.mark.default_stack
+    def test_two_nodes(self, demo_folder, small_config, single_run):
+        port = free_port()
+        nodes = [
+            start_tool(
+                *(TOOLS / 'dist_train.sh', small_config, 1),
+                *('--work-dir', 'nodes'),
+                cwd=demo_folder,
+                RECORD='nodes',
+                NNODES='2',
+                NODE_RANK=rank,
+                PORT=port,
+            )
+            for rank in '01'
+        ]
+        for node in nodes:
+            output = node.communicate(timeout=300)[0]
+            assert node.returncode == 0, output
+        self.check(single_run, demo_folder / 'nodes')
+
+    @pytest.mark.default_stack
+    def test_slurm(self, demo_folder, small_config, single_run):
+        """A stand-in for srun starts the processes here."""
+        folder = demo_folder / 'bin'
+        folder.mkdir()
+        (folder / 'srun').write_text("""#!/usr/bin/env bash
+while [ "$1" != "$PYTHON" ]; do
+  [ "$1" != --ntasks ] || export SLURM_NTASKS=$2
+  shift
+done
+export SLURM_NODELIST=here
+for ((i = 0; i < SLURM_NTASKS; i++)); do
+  SLURM_PROCID=$i SLURM_LOCALID=$i "$@" &
+  pids+=($!)
+done
+for pid in "${pids[@]}"; do wait "$pid" || exit; done
+""")
+        (folder / 'scontrol').write_text('#!/bin/sh\necho 127.0.0.1\n')
+        for file in folder.iterdir():
+            file.chmod(0o755)
+        run_tool(
+            *(TOOLS / 'slurm_train.sh', 'partition', 'name', small_config),
+            *('--work-dir', 'slurm'),
+            cwd=demo_folder,
+            RECORD='slurm',
+            PATH=f'{folder}:{os.environ["PATH"]}',
+            MASTER_PORT=free_port(),
+            GPUS='2',
+            GPUS_PER_NODE='0',
+        )
+        self.check(single_run, demo_folder / 'slurm')
+
+
+@pytest.mark.slow
+def test_evaluation(demo_folder, single_run, small_config):
+    """Metric, predictions and pictures of one process and of two."""
+    checkpoint = single_run / f'iter_{ITERS}.pth'
+    one, two = (
+        run(
+            *(*command, '--work-dir', name, '--show-dir', f'shown_{name}'),
+            *('--out', f'{name}.pkl'),
+            cwd=demo_folder,
+        )
+        for name, run, command in (
+            ('one', call_tool, (TOOLS / 'test.py', small_config, checkpoint)),
+            (
+                'both',
+                run_tool,
+                (TOOLS / 'dist_test.sh', small_config, checkpoint, 2),
+            ),
+        )
+    )
+    score = 'aAcc: '
+    assert one.split(score)[1].split()[0] == two.split(score)[1].split()[0]
+    assert len(mmengine.load(demo_folder / 'both.pkl')) == 2
+    assert len(list((demo_folder / 'shown_one').rglob('*.png'))) == 2
+    # mmengine draws in the first process only.
+    assert len(list((demo_folder / 'shown_both').rglob('*.png'))) == 1
+
+
+@pytest.mark.default_stack
+@pytest.mark.parametrize(
+    ('gpu', 'environment', 'expected'),
+    [
+        (False, {}, ('268435456', '33554432')),
+        (False, dict(MALLOC_TRIM_THRESHOLD_='1'), ('1', '')),
+        (False, dict(MALLOC_MMAP_THRESHOLD_='1'), ('', '1')),
+        (False, dict(GLIBC_TUNABLES='glibc.malloc.perturb=1'), ('', '')),
+        (
+            False,
+            dict(GLIBC_TUNABLES='glibc.rtld.nns=4'),
+            ('268435456', '33554432'),
+        ),
+        (True, {}, ('', '')),
+    ],
+)
+def test_allocator(gpu, environment, expected, tmp_path):
+    """A stand-in for Python prints what it would run with."""
+    files = dict(
+        python='echo $MALLOC_TRIM_THRESHOLD_,$MALLOC_MMAP_THRESHOLD_',
+        **{'nvidia-smi': 'true' if gpu else 'false'},
+    )
+    for name, command in files.items():
+        (tmp_path / name).write_text(f'#!/bin/sh\n{command}\n')
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        'PYTHON': str(tmp_path / 'python'),
+        'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+        **environment,
+    }
+    output = run_tool(
+        *(TOOLS / 'dist_train.sh', 'config.py', 2), **environment
+    )
+    assert output.strip() == ','.join(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.default_stack
+@pytest.mark.skipif(not TINYCOCO.exists(), reason='needs tinycoco')
+@pytest.mark.parametrize('task', ['semantic', 'detection', 'instance'])
+def test_tinycoco(task, tmp_path):
+    """Real photographs, by the configs of the paper, in two processes."""
+    name = {
+        'semantic': 'sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py',
+        'detection': 'retinanet/retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py',
+        'instance': 'mask_rcnn/mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco.py',
+    }[task]
+    config = tmp_path / 'tinycoco.py'
+    config.write_text(f"""
+_base_ = 'mmhatnet::{name}'
+data_root = {str(TINYCOCO)!r} + '/'
+model = dict(backbone=dict(init_cfg=None))
+train_dataloader = dict(num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+""")
+    if task == 'semantic':
+        for split in ('train', 'val'):
+            classes = coco_to_semantic(
+                TINYCOCO / f'annotations/instances_{split}2017.json',
+                tmp_path / 'labels' / split,
+            )
+        text = f"""
+metainfo = dict(classes={classes}, palette=[[n] * 3 for n in range(81)])
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=False),
+]
+resize = dict(type='Resize', scale=(128, 128))
+model['decode_head'] = dict(num_classes=81)
+model['data_preprocessor'] = dict(size=(128, 128))
+for split, loader in dict(train=train_dataloader, val=val_dataloader).items():
+    order = [load[0], load[1], resize] if split == 'train' else [
+        load[0], resize, load[1]]
+    loader['dataset'] = dict(
+        _delete_=True,
+        type='BaseSegDataset',
+        data_root=data_root,
+        data_prefix=dict(
+            img_path=f'{{split}}2017',
+            seg_map_path={str(tmp_path)!r} + f'/labels/{{split}}',
+        ),
+        metainfo=metainfo,
+        pipeline=[*order, dict(type='PackSegInputs')],
+    )
+train_cfg = dict(max_iters=2, val_interval=2)
+"""
+    else:
+        text = """
+scale = dict(type='Resize', scale=(128, 128), keep_ratio=True)
+mask = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+train_dataloader['dataset'] = dict(
+    data_root=data_root,
+    indices=8,
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        mask,
+        scale,
+        dict(type='PackDetInputs'),
+    ],
+)
+val_dataloader['dataset'] = dict(
+    data_root=data_root,
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        scale,
+        mask,
+        dict(type='PackDetInputs', meta_keys=(
+            'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    ],
+)
+val_evaluator = dict(
+    ann_file=data_root + 'annotations/instances_val2017.json'
+)
+train_cfg = dict(max_epochs=1)
+"""
+    config.write_text(config.read_text() + text)
+    output = run_tool(TOOLS / 'dist_train.sh', config, 2, cwd=tmp_path)
+    metric = 'mIoU: ' if task == 'semantic' else 'Evaluating bbox'
+    assert metric in output
