@@ -6,10 +6,10 @@ if [ $# -gt 0 ]; then
   cat <<'USAGE'
 Usage: tools/quickstart.sh
 
-Sets an environment up (tools/setup_env.sh; its variables apply), makes the
+Sets up an environment (tools/setup_env.sh; its variables apply), makes the
 demo data, trains the Semantic FPN demo from scratch, on all GPUs or in two
-processes on the CPU, evaluates it and draws its predictions beside the truth.
-Running it again goes on where it was interrupted.
+processes on the CPU, evaluates it and draws its predictions beside the ground
+truth. A second call continues where the first was interrupted.
 USAGE
   case $1 in -h | --help) exit 0 ;; *) exit 2 ;; esac
 fi
@@ -43,7 +43,7 @@ work = Path(sys.argv[1])
 results = [json.loads(p.read_text()) for p in sorted(work.glob('*/*.json'))]
 background = json.loads(Path('data/demo/demo_data.json').read_text())['val']['background']
 print(f"""
-mIoU on photographs' parts that training never saw: {results[-1]['mIoU']:.1f} %
-The same for the answer 'background' everywhere:    {100 * background / 7:.1f} %
-Predictions, beside the truth: {work}/pictures""")
+mIoU on parts of photographs that training never saw: {results[-1]['mIoU']:.1f} %
+mIoU of a model that answers 'background' everywhere:  {100 * background / 7:.1f} %
+Predictions beside the ground truth: {work}/pictures""")
 SUMMARY

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the test suite, after setting up what it needs: see --help.
+# Set up an environment and run the tests in it: see --help.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -12,9 +12,9 @@ while [ $# -gt 0 ]; do
       cat <<'EOF'
 Usage: tools/run_tests.sh [--stack onedl|openmmlab] [--isolated] [PYTEST ARGS]
 
-Sets the environment up where it is not (see tools/setup_env.sh --help, also
-for the options), checks the code with ruff and runs the tests, all of them or
-those that the arguments for pytest select.
+Sets up the environment if it is missing (for the options, see
+tools/setup_env.sh --help), checks the code with ruff and runs the tests: all
+of them, or those that PYTEST ARGS select, such as -m "not slow".
 EOF
       exit 0 ;;
     *) break ;;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What slurm_train.sh and slurm_test.sh share: TOOL PARTITION JOB_NAME ARGS...
-# See slurm_train.sh --help.
+# Code shared by slurm_train.sh and slurm_test.sh: TOOL PARTITION JOB_NAME
+# ARGS... See slurm_train.sh --help.
 set -euo pipefail
 
 tool=$1 partition=$2 job_name=$3
@@ -9,7 +9,7 @@ GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 gres=()
 [ "$GPUS_PER_NODE" = 0 ] || gres=(--gres "gpu:$GPUS_PER_NODE" --ntasks-per-node "$GPUS_PER_NODE")
-# SRUN_ARGS may be several words.
+# SRUN_ARGS may hold several words.
 # shellcheck disable=SC2086
 exec srun --partition "$partition" --job-name "$job_name" "${gres[@]}" --ntasks "$GPUS" \
   --cpus-per-task "${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
