@@ -99,11 +99,10 @@ model = dict(backbone=dict(init_cfg=init_cfg))
 def test_missing_data_are_one_line(tmp_path):
     config = ROOT / 'configs/retinanet'
     config /= 'retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py'
-    for command in (
-        (TOOLS / 'train.py', config),
-        (TOOLS / 'dist_train.sh', config, 2),
+    for output in (
+        call_tool(TOOLS / 'train.py', config, cwd=tmp_path, code=1),
+        run_tool(TOOLS / 'dist_train.sh', config, 2, cwd=tmp_path, code=1),
     ):
-        output = run_tool(*command, cwd=tmp_path, code=1)
         assert 'train.py: error: no data at data/coco' in output
         assert 'download_dataset' in output
         assert 'Traceback' not in output

@@ -120,22 +120,24 @@ def test_grids(demo_folder, small_config):
         assert recorded(folder)[0]['grids'] == [3, 6]
 
 
+@pytest.fixture(scope='module')
+def killed_run(demo_folder, small_config):
+    """The work_dir of a training that was killed."""
+    output = run_tool(
+        *(TOOLS / 'train.py', small_config, '--work-dir', 'killed'),
+        *('--cfg-options', 'train_dataloader.batch_size=4'),
+        cwd=demo_folder,
+        code=-9,
+        RECORD='record_killed',
+        KILL_AT='4',
+    )
+    assert 'Iter(val)' not in output
+    return demo_folder / 'killed'
+
+
 @pytest.mark.slow
 class TestResume:
     """A run that was killed goes on as if it had not been."""
-
-    @pytest.fixture(scope='class')
-    def killed(self, demo_folder, small_config):
-        output = run_tool(
-            *(TOOLS / 'train.py', small_config, '--work-dir', 'killed'),
-            *('--cfg-options', 'train_dataloader.batch_size=4'),
-            cwd=demo_folder,
-            code=-9,
-            RECORD='record_killed',
-            KILL_AT='4',
-        )
-        assert 'Iter(val)' not in output
-        return demo_folder / 'killed'
 
     def resume(self, demo_folder, small_config, folder):
         return call_tool(
@@ -156,9 +158,9 @@ class TestResume:
             assert line == pytest.approx(other, rel=1e-5)
 
     def test_last_checkpoint(
-        self, demo_folder, small_config, single_run, killed
+        self, demo_folder, small_config, single_run, killed_run
     ):
-        shutil.copytree(killed, demo_folder / 'resumed')
+        shutil.copytree(killed_run, demo_folder / 'resumed')
         (demo_folder / 'resumed' / 'last_checkpoint').write_text(
             str(demo_folder / 'resumed' / 'iter_4.pth')
         )
@@ -166,9 +168,9 @@ class TestResume:
         self.check(single_run, demo_folder / 'record_resumed', 4)
 
     def test_truncated_checkpoint(
-        self, demo_folder, small_config, single_run, killed
+        self, demo_folder, small_config, single_run, killed_run
     ):
-        shutil.copytree(killed, demo_folder / 'truncated')
+        shutil.copytree(killed_run, demo_folder / 'truncated')
         last = demo_folder / 'truncated' / 'iter_4.pth'
         last.write_bytes(last.read_bytes()[:-1000])
         (last.parent / 'last_checkpoint').write_text(str(last))
