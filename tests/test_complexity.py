@@ -1,26 +1,25 @@
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from helpers import CLS_GRIDS, ROOT
+from helpers import CLS_GRIDS, TOOLS, call_tool
+from mmcv.cnn.bricks import DropPath
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmhatnet.analysis.complexity import measure_complexity
-from mmhatnet.config import read_config
+from mmhatnet.analysis.complexity import build_on_meta, measure_complexity
 from mmhatnet.models import HATNet
 from mmhatnet.models.hatnet import HMHSA, MHSA
-from mmhatnet.zoo import load_backbone_config
+from mmhatnet.zoo import load_backbone_config, load_model_config
 
 NORM = dict(type='GN', num_groups=1)
-CLASSIFIER = ROOT / 'configs' / 'hatnet' / 'hatnet-tiny_8xb128_in1k.py'
+CLASSIFIER = 'hatnet-tiny_8xb128_in1k'
+SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 
 
 def test_equations_5_and_15():
-    """Of one attention; they leave out the projection of the output."""
+    """They leave out the projection of the output."""
     h, w, c, g1, g2 = 16, 24, 3, 8, 4
     projection = h * w * c**2
 
@@ -38,7 +37,7 @@ def test_equations_5_and_15():
 
 
 def products(model, height, width):
-    """Of attention: Eqs. (5) and (15) of the paper without projections."""
+    """Products of attention: Eqs. (5) and (15) without projections."""
     total = 0
     arch = model.arch_settings
     for stage, (dims, depth) in enumerate(
@@ -73,12 +72,9 @@ def test_products_in_closed_form(arch, shape, grids):
     assert result.products == products(HATNet(arch, **grids), *shape)
 
 
-@pytest.mark.parametrize('fast', [True, False])
-def test_against_another_counter(fast):
-    """mmengine's, which knows no fused attention but explicit products."""
-    cfg = read_config(CLASSIFIER)
-    cfg.model.backbone.fast = fast
-    result = measure_complexity(cfg, (224, 224))
+def test_against_another_counter():
+    """mmengine counts explicit products, but no fused attention."""
+    result = measure_complexity(load_model_config(CLASSIFIER), (224, 224))
     model = HATNet('tiny', fast=False, **CLS_GRIDS).eval()
     other = FlopAnalyzer(model, (torch.rand(1, 3, 224, 224),))
     other = other.unsupported_ops_warnings(False).by_operator()
@@ -94,13 +90,13 @@ def test_against_another_counter(fast):
     'source',
     [
         'mmpretrain::resnet/resnet18_8xb32_in1k.py',
-        'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py',
+        SWIN,
         'mmdet::pvt/retinanet_pvtv2-b1_fpn_1x_coco.py',
         'mmseg::twins/twins_svt-s_fpn_fpnhead_8xb4-80k_ade20k-512x512.py',
     ],
 )
 def test_other_backbones_against_another_counter(source):
-    """A batch norm, einsum, torch's multi-head attention, all explicit."""
+    """They have batch norms, einsum and torch's multi-head attention."""
     library = source.partition('::')[0]
     pytest.importorskip(library, reason=f'{library} is not installed')
     backbone = load_backbone_config(source)
@@ -117,10 +113,8 @@ def test_other_backbones_against_another_counter(source):
 
 
 def test_two_stages_do_not_depend_on_weights():
-    """Proposals by number, where a forward pass has what the weights give."""
-    cfg = read_config(
-        ROOT / 'configs/mask_rcnn/mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco.py'
-    )
+    """The number of proposals is given, not predicted."""
+    cfg = load_model_config('mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco')
     result = measure_complexity(cfg, (256, 256))
     assert result == measure_complexity(cfg, (256, 256))
     cfg.model.test_cfg.rpn.max_per_img = 500
@@ -135,28 +129,51 @@ def test_two_stages_do_not_depend_on_weights():
     assert masks == 50 * (convs + upsampling + output)
 
 
-def test_config_stays_as_it_is():
-    cfg = read_config(CLASSIFIER)
+@pytest.mark.parametrize('shape', [(96, 64), (100, 75)])
+def test_fast_form_counts_the_same(shape):
+    """The count is the one of the equations, also with partial windows."""
+    cfg = Config(dict(model=load_backbone_config(CLASSIFIER)))
+    expected = measure_complexity(cfg, shape)
+    for fast in (True, False):
+        cfg.model.fast = fast
+        assert measure_complexity(cfg, shape) == expected
+
+
+def test_config_is_not_changed():
+    cfg = load_model_config(CLASSIFIER)
     before = cfg.to_dict()
     measure_complexity(cfg, (64, 64))
     assert cfg.to_dict() == before
 
 
+@pytest.mark.parametrize('source', [CLASSIFIER, SWIN])
+def test_build_on_meta(source):
+    """Parameters have no values; numbers of the constructor are right."""
+    pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
+    backbone = load_backbone_config(source)
+    backbone.drop_path_rate = 0.25
+    model = build_on_meta(Config(dict(model=backbone)))
+    assert not model.training
+    tensors = [*model.parameters(), *model.buffers()]
+    assert all(tensor.is_meta for tensor in tensors)
+    rates = [
+        module.drop_prob
+        for module in model.modules()
+        if isinstance(module, DropPath)
+    ]
+    assert 0 in rates
+    assert max(rates) == pytest.approx(0.25)
+
+
 def test_tool():
-    tool = ROOT / 'tools' / 'analysis_tools' / 'get_flops.py'
-    result = subprocess.run(
-        [
-            *(sys.executable, tool, 'hatnet-tiny_8xb128_in1k'),
-            *('--shape', '96', '64'),
-            *('--cfg-options', 'model.backbone.ds_ratios=4,2,1'),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
+    output = call_tool(
+        TOOLS / 'analysis_tools' / 'get_flops.py',
+        *(CLASSIFIER, '--shape', 96, 64),
+        *('--cfg-options', 'model.backbone.ds_ratios=4,2,1'),
     )
-    cfg = read_config(CLASSIFIER)
+    cfg = load_model_config(CLASSIFIER)
     cfg.model.backbone.ds_ratios = (4, 2, 1)
     expected = measure_complexity(cfg, (96, 64))
-    assert 'Input:       96x64' in result.stdout
-    found = re.search(r'Operations: +([\d.]+) G', result.stdout)[1]
+    assert 'Input:       96x64' in output
+    found = re.search(r'Operations: +([\d.]+) G', output)[1]
     assert found == f'{expected.operations / 1e9:.2f}'

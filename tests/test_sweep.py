@@ -1,11 +1,9 @@
-import subprocess
-import sys
-
 import pytest
 import torch
-from helpers import DEMOS, ROOT
+from helpers import DEMOS, TOOLS, call_tool
 
-import mmhatnet.analysis.sweep
+from mmhatnet.analysis import sweep
+from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import read_csv
 from mmhatnet.analysis.sweep import (
     main_metric,
@@ -17,9 +15,9 @@ from mmhatnet.analysis.sweep import (
 )
 from mmhatnet.zoo import load_model_config
 
-TOOL = ROOT / 'tools' / 'analysis_tools' / 'sweep_grids.py'
+TOOL = TOOLS / 'analysis_tools' / 'sweep_grids.py'
 CLASSIFIER = DEMOS['Image Classification']
-# The first is what is configured.
+# The first one is the configured setting.
 GRIDS = [((8, 7, 7), (8, 4, 2)), ((4, 4, 2), (8, 4, 2))]
 SHAPE = (64, 64)
 
@@ -49,9 +47,7 @@ def test_costs_alone(tmp_path):
     for row in rows:
         cfg = load_model_config(CLASSIFIER)
         cfg.model.backbone.update(grid_sizes=row['G1'], ds_ratios=row['G2'])
-        expected = mmhatnet.analysis.complexity.measure_complexity(
-            cfg, (row['height'], row['width'])
-        )
+        expected = measure_complexity(cfg, (row['height'], row['width']))
         assert row['operations'] == expected.operations
         assert row['latency'] > 0
         assert (row['latency_ratio'] == 1) == row['configured']
@@ -59,10 +55,10 @@ def test_costs_alone(tmp_path):
     assert '## 96x64' in sweep_tables(rows, None)
 
 
-def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_continues_after_a_stop(tmp_path, monkeypatch):
     cfg = load_model_config(CLASSIFIER)
     calls = []
-    costs = mmhatnet.analysis.sweep._costs
+    costs = sweep._costs
 
     def stop_at_second(*args):
         calls.append(args[2])
@@ -70,7 +66,7 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return costs(*args)
 
-    monkeypatch.setattr(mmhatnet.analysis.sweep, '_costs', stop_at_second)
+    monkeypatch.setattr(sweep, '_costs', stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         sweep_grids(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
     first = read_csv(tmp_path / 'grids.csv')
@@ -86,7 +82,7 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
         sweep_grids(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
 
 
-def test_what_is_not_legal(tmp_path):
+def test_wrong_arguments(tmp_path):
     cfg = load_model_config(CLASSIFIER)
     with pytest.raises(ValueError, match=r'ds_ratios \(G2\)'):
         sweep_grids(cfg, [((8, 8, 8), (8, 4))], [SHAPE], tmp_path)
@@ -96,7 +92,15 @@ def test_what_is_not_legal(tmp_path):
     assert not (tmp_path / 'grids.csv').exists()
 
 
-def test_pareto():
+def test_metrics_by_name():
+    """Of any columns in any order."""
+    row = dict(mIoU=60.0, operations=1, G2=(8, 4, 2), aAcc=80.0, latency=0.1)
+    row.update(G1=(8, 8, 8), configured=True, height=64, width=96, memory=5)
+    row.update(latency_ratio=1.0, machine='CPU', fingerprint='sha256:0')
+    assert metrics_of(row) == dict(mIoU=60.0, aAcc=80.0)
+
+
+def test_pareto_front():
     points = [(1, 1), (2, 3), (3, 2), (2, 2), (4, 3), (5, 4), (1, 0.5)]
     assert pareto_front(points) == [0, 1, 5]
 
@@ -139,6 +143,7 @@ def test_plot(metric):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('task', 'metric'),
     [
@@ -147,40 +152,31 @@ def test_plot(metric):
     ],
 )
 def test_tool(task, metric, trained, on_demo_data, tmp_path):
-    """What it evaluates is what tools/test.py would with these grids."""
     name = DEMOS[task]
 
-    def run(*options):
-        return subprocess.run(
-            [
-                *(sys.executable, TOOL, name, trained(name)),
-                *('--g1', '4,4,2', '--shape', *map(str, SHAPE)),
-                *('--rounds', '1', '--out-dir', str(tmp_path), *options),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
+    def run(*options, code=0):
+        return call_tool(
+            *(TOOL, name, trained(name), '--g1', '4,4,2', '--shape', *SHAPE),
+            *('--rounds', 1, '--out-dir', tmp_path, *options),
+            code=code,
             cwd=on_demo_data,
         )
 
-    result = run()
-    assert result.returncode == 0, result.stderr
+    run()
     rows = read_csv(tmp_path / 'grids.csv')
     assert [row['G1'] for row in rows][1:] == [(4, 4, 2)]
     assert main_metric(load_model_config(name), rows) == metric
     assert metric in (tmp_path / 'grids.md').read_text()
     assert (tmp_path / 'grids.png').stat().st_size > 10_000
-    result = run('--metric', 'AP')
-    assert result.returncode == 1
-    assert f'no metric AP; there are: {", ".join(metrics_of(rows[0]))}' in (
-        result.stderr
-    )
+    known = ', '.join(metrics_of(rows[0]))
+    assert f'no metric AP; there are: {known}' in run('--metric', 'AP', code=1)
 
 
+@pytest.mark.slow
 def test_evaluates_with_the_grids(
     trained, on_demo_data, tmp_path, monkeypatch
 ):
-    """Pooling to a single token shows in the metrics of random weights."""
+    """Pooling to a single token changes the metrics of random weights."""
     monkeypatch.chdir(on_demo_data)
     name = DEMOS['Semantic Segmentation']
     cfg = load_model_config(name)

@@ -1,10 +1,7 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SMALL_ARCH
+from helpers import SMALL_ARCH, TOOLS, call_tool
 from PIL import Image
 
 from mmhatnet.analysis.attention import attend_from
@@ -19,12 +16,12 @@ GRIDS = dict(grid_sizes=(4, 3, 8), ds_ratios=(5, 2, 2))
 def model():
     model = HATNet(SMALL_ARCH, **GRIDS).eval()
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # attention that differs
+        torch.nn.init.normal_(parameter, std=0.3)  # uneven attention
     return model
 
 
 def attention_at(attn, x, token):
-    """What the block itself computes for a token, and its values."""
+    """Outputs of the block for a token, and the values they average."""
     y, x_ = token
     local = attn.local_attention(x)
     outputs = [local[0, :, y, x_]]
@@ -43,7 +40,7 @@ def attention_at(attn, x, token):
 @pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
 @torch.no_grad()
 def test_weights_are_those_of_the_model(point, attn_type, model):
-    """Applied to the values, they give what the block computes."""
+    """Their averages of the values are the outputs of the block."""
     if attn_type == 'window':
         weights = model.state_dict()
         model = HATNet(SMALL_ARCH, attn_types=['window'] * 3, **GRIDS).eval()
@@ -78,7 +75,7 @@ def test_weights_are_those_of_the_model(point, attn_type, model):
 
 
 def test_figure(model, tmp_path):
-    """A panel for each head of each attention, with the peak in its title."""
+    """Each head of each attention has a panel with the peak in its title."""
     image = torch.randn(1, 3, 64, 96)
     found = attend_from(model, image, (30, 20))
     pixels = np.zeros((64, 96, 3), np.uint8)
@@ -100,9 +97,9 @@ def test_figure(model, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(point=(96, 0)), r'96, 0 is outside of the image of 96x64'),
+        (dict(point=(96, 0)), r'96, 0 is outside the image of 96x64'),
         (dict(point=(0, -1)), r'0, -1 is outside'),
-        (dict(block=1), r'block is from -1 to 0, .* 2, 2, 1, 1 blocks; got 1'),
+        (dict(block=1), r'from -1 to 0, .* 2, 2, 1, 1 blocks; got 1'),
     ],
 )
 def test_wrong_arguments(arguments, message, model):
@@ -112,31 +109,21 @@ def test_wrong_arguments(arguments, message, model):
 
 
 def test_tool(tmp_path):
-    """On any model's config, with any checkpoint that has the backbone."""
+    """The config is any model's, the checkpoint any one with the backbone."""
     model = HATNet('tiny')
     model.init_weights()
     torch.save(model.state_dict(), tmp_path / 'backbone.pth')
     noise = np.random.RandomState(0).randint(0, 256, (80, 120, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / 'image.png')
-    tool = ROOT / 'tools' / 'visualization' / 'vis_attention.py'
-
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, tool, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    result = run(
-        *('fpn_hatnet-tiny_2xb4-400_demo', tmp_path / 'image.png'),
+    tool = TOOLS / 'visualization' / 'vis_attention.py'
+    call_tool(
+        *(tool, 'fpn_hatnet-tiny_2xb4-400_demo', tmp_path / 'image.png'),
         *('--checkpoint', tmp_path / 'backbone.pth', '--size', 64),
         *('--point', 100, 70, '--out', tmp_path / 'new' / 'figure.png'),
         *('--cfg-options', 'model.backbone.grid_sizes=3,5,7'),
     )
-    assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / 'new' / 'figure.png') as figure:
         assert min(figure.size) > 500
-    result = run('hatnet-tiny_8xb128_in1k', tmp_path / 'backbone.pth')
-    assert result.returncode == 1
-    assert 'cannot identify image file' in result.stderr
+    no_image = tmp_path / 'backbone.pth'
+    output = call_tool(tool, 'hatnet-tiny_8xb128_in1k', no_image, code=1)
+    assert 'cannot identify image file' in output
