@@ -116,6 +116,26 @@ def build_pointwise(
     return conv(channels, out_channels, 1, bias=bias)
 
 
+def build_depthwise(channels: int, kernel_size: int) -> nn.Conv2d:
+    """Build a depthwise convolution that keeps the size of the map.
+
+    Args:
+        channels (int): Channels of the map.
+        kernel_size (int): K, odd.
+
+    Returns:
+        nn.Conv2d: The convolution, without a bias.
+    """
+    return nn.Conv2d(
+        channels,
+        channels,
+        kernel_size,
+        padding=kernel_size // 2,
+        groups=channels,
+        bias=False,
+    )
+
+
 def build_norm(norm_cfg: dict, channels: int, fast: bool) -> nn.Module:
     """Build a norm; a group norm with one group is fast in any layout.
 

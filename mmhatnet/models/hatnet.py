@@ -1,12 +1,10 @@
-"""HAT-Net, Sec. 3 of the paper, as mm builds a backbone.
+"""HAT-Net, Sec. 3 of the paper.
 
-The modules beside this one make it fast (``fast.py``), cut maps of any size
-into windows (``windows.py``), and hold Table 1 (``archs.py``) and the methods
-that mm asks of a backbone (``base.py``).
+``fast.py`` makes it fast, ``windows.py`` cuts maps of any size into windows,
+``archs.py`` has Table 1, and ``base.py`` the methods that mm asks for.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from mmcv.cnn import build_activation_layer
@@ -18,6 +16,7 @@ from ..registry import MODELS
 from . import archs
 from .base import BackboneBase
 from .fast import (
+    build_depthwise,
     build_norm,
     build_pointwise,
     fused_attention,
@@ -51,7 +50,7 @@ def attention(
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """Split (N, parts * C, H, W) to parts of (N, heads, H * W, C / heads).
+    """Split (N, parts * C, ...) to parts of (N, heads, tokens, C / heads).
 
     In channels_last memory neither the parts nor their gradients are copied.
     """
@@ -67,7 +66,7 @@ class MHSA(nn.Module):
     The last stage attends over the whole map. Windows are the baseline of
     Table 5, where H-MHSA replaces the attention of Swin. As in Swin, every
     second block shifts them by half their side. They have no relative position
-    biases, whose number would fix G1, and hold neighbours on the map only.
+    biases, whose number would fix G1, and only hold neighbours on the map.
 
     Args:
         embed_dims (int): Channels C.
@@ -75,8 +74,7 @@ class MHSA(nn.Module):
         grid_size (int, optional): G1, the windows' side in tokens. Defaults
             to None, the whole map.
         shifted (bool): Shift the windows. Defaults to False.
-        drop_rate (float): Probability of dropping an output channel.
-            Defaults to 0.
+        drop_rate (float): Dropout of output channels. Defaults to 0.
         norm_cfg (dict): Config of the norms.
         fast (bool): As in :class:`HATNet`. Defaults to True.
     """
@@ -97,9 +95,6 @@ class MHSA(nn.Module):
         self.grid_size = grid_size
         self.shifted = shifted
         self.fast = fast
-        self.attend = (
-            partial(fused_attention, attention) if fast else attention
-        )
         self.norm = build_norm(norm_cfg, embed_dims, fast)
         self.qkv = build_pointwise(embed_dims, 3 * embed_dims, fast)
         self.proj = build_pointwise(embed_dims, embed_dims, fast)
@@ -118,6 +113,12 @@ class MHSA(nn.Module):
         """
         return self.drop(self.proj(self.local_attention(x, mask)))
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *mask) -> Tensor:
+        """Compute :func:`attention`."""
+        if self.fast:
+            return fused_attention(attention, q, k, v, *mask)
+        return attention(q, k, v, *mask)
+
     def window_mask(self, x: Tensor) -> Tensor | None:
         """Make the mask of partial windows; None if all are whole."""
         return window_mask(x, self.grid_size, self.shifted)
@@ -133,15 +134,15 @@ class MHSA(nn.Module):
             qkv = self.qkv(cut_windows(self.norm(x), *grid))
         else:
             qkv = cut_windows(self.qkv(self.norm(x)), *grid)
+        qkv = qkv.transpose(1, 2).flatten(0, 1)
         out = self.attend(*split_heads(qkv, 3, self.num_heads), mask)
         out = out.transpose(1, 2).flatten(2)
         return join_windows(out, x.shape, *grid, onto=x if residual else None)
 
     def extra_repr(self) -> str:
         """Show the attributes that are not modules."""
-        names = ('num_heads', 'grid_size', 'shifted', 'ds_ratio')
-        found = {k: vars(self)[k] for k in names if k in vars(self)}
-        return ', '.join(f'{k}={value}' for k, value in found.items())
+        names, found = ('num_heads', 'grid_size', 'ds_ratio'), vars(self)
+        return ', '.join(f'{k}={found[k]}' for k in names if k in found)
 
 
 class HMHSA(MHSA):
@@ -222,13 +223,11 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.fast = fast
-        hidden, padding = embed_dims * expansion, kernel_size // 2
-        depthwise = dict(padding=padding, groups=hidden, bias=False)
+        hidden = embed_dims * expansion
         self.norm1 = build_norm(norm_cfg, embed_dims, fast)
         self.fc1 = build_pointwise(embed_dims, hidden, fast, bias=False)
-        self.dw_conv = None
-        if dw_conv:
-            self.dw_conv = nn.Conv2d(hidden, hidden, kernel_size, **depthwise)
+        depthwise = build_depthwise(hidden, kernel_size) if dw_conv else None
+        self.dw_conv = depthwise
         self.fc2 = build_pointwise(hidden, embed_dims, fast, bias=False)
         self.norm2 = build_norm(norm_cfg, embed_dims, fast)
         self.act = build_activation_layer(act_cfg)

@@ -99,7 +99,7 @@ def cut_windows(x: Tensor, size: int | None, shifted: bool) -> Tensor:
         shifted (bool): As in :func:`cut_side`.
 
     Returns:
-        Tensor: (N * windows, C, h, w), in channels_last memory.
+        Tensor: (N, C, windows, tokens of a window), in channels_last memory.
     """
     n, channels, h, w = x.shape
     num_h, size_h, top, bottom = cut_side(h, size, shifted)
@@ -108,7 +108,7 @@ def cut_windows(x: Tensor, size: int | None, shifted: bool) -> Tensor:
     if is_padded(h, w, size, shifted):
         x = F.pad(x, (0, 0, left, right, top, bottom))
     x = x.reshape(n, num_h, size_h, num_w, size_w, channels)
-    x = x.transpose(2, 3).reshape(-1, size_h, size_w, channels)
+    x = x.transpose(2, 3).reshape(n, num_h * num_w, size_h * size_w, channels)
     return x.permute(0, 3, 1, 2)
 
 
@@ -122,7 +122,7 @@ def join_windows(
     """Join windows to a map, Eq. (9) of the paper.
 
     Args:
-        windows (Tensor): (N * windows, h * w, C).
+        windows (Tensor): (N * windows, tokens of a window, C).
         shape (tuple[int, ...]): N, C, H and W of the map.
         size (int, optional): G1, as when the map was cut.
         shifted (bool): As when the map was cut.
