@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TOOLS, call_tool
+from helpers import ROOT, SMALL_ARCH, TOOLS, call_tool
+from mmengine.config import Config
 
 from mmhatnet.analysis import side_by_side
 from mmhatnet.analysis.comparison import compare_rows
@@ -195,8 +196,7 @@ def test_unequal_forms_are_refused():
         side_by_side._check_forms(features, 1e-3)
 
 
-@pytest.mark.slow
-def test_compiled_with_constant_weights(monkeypatch):
+def test_compiled_with_constant_weights(tmp_path, monkeypatch):
     """The image is the only input of the graph."""
     inputs = []
 
@@ -207,11 +207,13 @@ def test_compiled_with_constant_weights(monkeypatch):
     monkeypatch.setattr(
         torch, 'compile', partial(torch.compile, backend=backend)
     )
-    case = Case((), (64, 96), 1)
+    name, case = str(tmp_path / 'small.py'), Case((), (64, 96), 1)
+    backbone = dict(type='mmhatnet.HATNet', arch=SMALL_ARCH)
+    Config(dict(model=dict(backbone=backbone))).dump(name)
     torch.compiler.reset()  # else it compiles for any size after other tests
-    step = side_by_side._build_step(f'compile:{TINY}', case, 'cpu')
+    step = side_by_side._build_step(f'compile:{name}', case, 'cpu')
     torch.testing.assert_close(
-        step(), side_by_side._build_step(TINY, case, 'cpu')()
+        step(), side_by_side._build_step(name, case, 'cpu')()
     )
     torch.compiler.reset()  # else the next test compiles for any size
     assert inputs == [1]

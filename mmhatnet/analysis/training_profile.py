@@ -26,8 +26,8 @@ class StepHook(Hook):
     """Time the parts of every training step.
 
     The parts are the wait for data, the backbone forward and backward, all
-    layers after it with the losses, the optimizer, and the rest, such as
-    copies and logging.
+    layers after it with the losses, the optimizer with the clipping of
+    gradients, and the rest, such as copies and logging.
 
     Args:
         steps (int): Number of steps to measure; EnoughError is raised after
@@ -52,7 +52,7 @@ class StepHook(Hook):
         self.busy: list[float] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Register the hooks that tell the time within a step.
+        """Prepare the model and the optimizer for the measurement.
 
         Args:
             runner (Runner): The runner.
@@ -65,9 +65,15 @@ class StepHook(Hook):
             lambda *_: self._mark('forward')
         )
         model.backbone.register_forward_hook(self._after_backbone)
-        optimizer = runner.optim_wrapper.optimizer
-        optimizer.register_step_pre_hook(lambda *_: self._mark('update'))
-        optimizer.register_step_post_hook(lambda *_: self._mark('updated'))
+        # torch.compile of torch 2.1 removes hooks of the optimizer itself.
+        step = runner.optim_wrapper.step
+
+        def timed_step(*args, **kwargs) -> None:
+            self._mark('update')
+            step(*args, **kwargs)
+            self._mark('updated')
+
+        runner.optim_wrapper.step = timed_step
         self._times: dict[str, float] = {}
         self._mark('end')
 
