@@ -1,4 +1,4 @@
-"""A hook for the runs of test_launch.py, which are processes of their own."""
+"""A hook that the trainings of the tests import by ``custom_imports``."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class RecordHook(Hook):
-    """Write what every rank saw to $RECORD; die at $KILL_AT as by kill -9."""
+    """Write the values of each rank to $RECORD; kill the process at $KILL_AT."""
 
     def write(self, runner, **values):
         folder = os.environ.get('RECORD', 'record')
