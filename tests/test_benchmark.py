@@ -281,9 +281,12 @@ def test_page_is_current(pages):
         (('no-such-model',), 1, "no model 'no-such-model'"),
         (('plain:mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',), 1, 'HATNet'),
         ((TINY, '--out', 'page.csv'), 2, '.md file'),
+        ((TINY, '--device', 'gpu'), 1, "no device 'gpu': choose cpu, cuda"),
+        ((TINY, '--device', 'cuda'), 1, "no device 'cuda': torch finds no"),
     ],
 )
-def test_wrong_arguments(args, code, message):
+def test_wrong_arguments(args, code, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     if 'mmdet' in args[0]:
         pytest.importorskip('mmdet', reason='mmdet is not installed')
     output = call_tool(TOOL, *args, code=code)

@@ -17,10 +17,22 @@ def describe_machine(device: str | torch.device = 'cpu') -> str:
 
     Returns:
         str: The device and the version of torch.
+
+    Raises:
+        ValueError: If there is no such device.
     """
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"no device '{device}': choose cpu, cuda or cuda:N"
+        ) from None
     if device.type == 'cuda':
+        if not torch.cuda.is_available():
+            raise ValueError(f"no device '{device}': torch finds no GPU")
         name = torch.cuda.get_device_name(device)
+    elif device.type != 'cpu':
+        name = device.type
     else:
         capability = torch.backends.cpu.get_cpu_capability()
         name = f'{torch.get_num_threads()} CPU threads with {capability}'
