@@ -143,8 +143,8 @@ def comparison_page(
     kept = ' '.join(f'{name}={value}' for name, value in KEEP_FREED.items())
     parts = [
         f'# Benchmark\n\nMade by `{command}` on {every[0]["machine"]}, with '
-        'random weights. Without another note, models run eagerly in '
-        'float32.\n',
+        'random weights. Each row is the backbone of the named model or '
+        'config. Without another note, it runs eagerly in float32.\n',
         '- The backbones of a table take turns, each in a process of its own. '
         f'*time* is the median of {len(every[0]["seconds"])} rounds. *speed* '
         'is relative to the first backbone: 2 is twice as fast. It is the '
