@@ -157,6 +157,7 @@ class TestSingleGroupNorm:
         'norm_cfg',
         [
             dict(type='GN', num_groups=2),
+            dict(type='GN', num_groups=1, affine=False),
             dict(type='BN'),
             dict(type='LN2d'),
         ],

@@ -147,7 +147,12 @@ def build_norm(norm_cfg: dict, channels: int, fast: bool) -> nn.Module:
     Returns:
         nn.Module: The norm.
     """
-    if fast and (norm_cfg['type'], norm_cfg.get('num_groups')) == ('GN', 1):
+    if (
+        fast
+        and norm_cfg['type'] in ('GN', nn.GroupNorm)
+        and norm_cfg.get('num_groups') == 1
+        and norm_cfg.get('affine', True)
+    ):
         norm_cfg = dict(norm_cfg, type=SingleGroupNorm)
     return build_norm_layer(norm_cfg, channels)[1]
 
