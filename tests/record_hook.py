@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class RecordHook(Hook):
-    """Write the values of each rank to $RECORD; kill the process at $KILL_AT."""
+    """Write values of each rank to $RECORD; kill the process at $KILL_AT."""
 
     def write(self, runner, **values):
         folder = os.environ.get('RECORD', 'record')
