@@ -3,6 +3,7 @@ import os
 import threading
 from functools import cache
 
+import mmengine
 import numpy as np
 import pytest
 import torch
@@ -208,6 +209,14 @@ def single_run(demo_folder, small_config):
         RECORD='single',
     )
     return demo_folder / 'single'
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _read_metafiles_once():
+    """mmengine reads all metafiles of a library for each of its configs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.utils, 'load', cache(mmengine.load))
+        yield
 
 
 @pytest.fixture(autouse=True)
