@@ -34,6 +34,11 @@ SHORT['Image Classification'] = (
     'val_dataloader.dataset.indices=4',
     'test_dataloader.dataset.indices=4',
 )
+SHORT['Instance Segmentation'] = (
+    *EPOCH,
+    'model.train_cfg.rcnn.sampler.num=64',
+    'model.test_cfg.rpn.max_per_img=100',
+)
 SHORT['Semantic Segmentation'] = (
     'train_cfg.max_iters=1',
     "model.data_preprocessor.size='(64,64)'",
