@@ -1,7 +1,9 @@
+import ast
 import re
 import shutil
 import sys
 import zipfile
+from graphlib import TopologicalSorter
 from importlib.metadata import distribution
 
 import pytest
@@ -248,3 +250,31 @@ class TestSetUp:
                 SETUP, '--path', cwd=tmp_path, MMHATNET_VENV=path
             )
             assert output.strip() == str(tmp_path / path)
+
+
+def local_imports(path):
+    """Modules of mmhatnet that a module imports at its top level."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = '.'.join(package[: len(package) - node.level + 1])
+            if node.module:
+                yield f'{base}.{node.module}'
+            else:  # from . import archs
+                yield from (f'{base}.{alias.name}' for alias in node.names)
+
+
+def test_layers():
+    """Imports make no circle and never lead upwards."""
+    graph = {}
+    for path in (ROOT / 'mmhatnet').rglob('*.py'):
+        if '.mim' not in path.parts:
+            name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+            graph[name.removesuffix('.__init__')] = set(local_imports(path))
+    TopologicalSorter(graph).prepare()  # raises CycleError
+    for name, imports in graph.items():
+        for imported in imports:
+            if '.weights' in name:
+                assert '.weights' in imported, name
+            if '.analysis' not in name:
+                assert '.analysis' not in imported, name
