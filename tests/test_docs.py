@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from PIL import Image
 
 import mmhatnet
@@ -75,7 +75,9 @@ def test_python(page, released, monkeypatch, capsys):
     monkeypatch.chdir(released)
     monkeypatch.setenv('TORCH_HOME', str(released / 'hub'))
     monkeypatch.setenv('MMHATNET_RELEASE_URL', released.as_uri())
-    exec(compile(RUNNABLE[page], page, 'exec'), {})
+    # Other tests leave the scope of another library.
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        exec(compile(RUNNABLE[page], page, 'exec'), {})
     shown = re.findall(r'^# (\(.*)$', RUNNABLE[page], re.M)
     assert re.findall(r'^\(.*$', capsys.readouterr().out, re.M) == shown
 
