@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
@@ -125,6 +126,15 @@ def _start_gloo(launcher: str) -> None:
         init_dist(launcher, backend='gloo')
     finally:
         os.environ[name] = os.environ['LOCAL_RANK'] = local_rank
+
+
+def stop_distributed() -> None:
+    """End the process group after a run that succeeded.
+
+    Otherwise threads of gloo may abort the process when it exits.
+    """
+    if is_distributed():
+        torch.distributed.destroy_process_group()
 
 
 def _replace_sync_bn(cfg: object) -> bool:

@@ -5,6 +5,7 @@ from mmhatnet.launch import (
     enable_out,
     enable_show,
     enable_tta,
+    stop_distributed,
 )
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     if args.out:
         enable_out(cfg, args.out)
     build_runner(cfg, ('test',)).test()
+    stop_distributed()
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from mmhatnet.launch import (
     enable_amp,
     enable_auto_scale_lr,
     enable_resume,
+    stop_distributed,
 )
 
 
@@ -35,6 +36,7 @@ def main() -> None:
     if args.resume:
         enable_resume(cfg, args.resume)
     build_runner(cfg, ('train', 'val')).train()
+    stop_distributed()
 
 
 if __name__ == '__main__':
