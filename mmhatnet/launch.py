@@ -3,6 +3,7 @@
 ``tools/train.py`` and ``tools/test.py`` are commands over this module.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,10 +132,12 @@ def _start_gloo(launcher: str) -> None:
 def stop_distributed() -> None:
     """End the process group after a run that succeeded.
 
-    Otherwise threads of gloo may abort the process when it exits.
+    A thread of gloo that still runs when Python exits aborts the process. The
+    group joins its threads when nothing refers to it, DDP included.
     """
     if is_distributed():
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def _replace_sync_bn(cfg: object) -> bool:
