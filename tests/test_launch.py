@@ -53,7 +53,15 @@ NO_WORKERS = [
 ]
 
 
-@pytest.mark.parametrize('task', DEMOS)
+@pytest.mark.parametrize(
+    'task',
+    [
+        pytest.param(
+            task, marks=[pytest.mark.slow] if 'Instance' in task else []
+        )
+        for task in DEMOS
+    ],
+)
 def test_demo(task, demo_folder, tmp_path):
     """Every demo is trained, evaluated and drawn by our tools."""
     config = ROOT / 'configs' / 'demo' / f'{DEMOS[task]}.py'
