@@ -219,14 +219,33 @@ def test_compiled_with_constant_weights(tmp_path, monkeypatch):
     assert inputs == [1]
 
 
+def test_time_of_compiling(tmp_path, monkeypatch):
+    """It stands in the row and in a column of its own."""
+    monkeypatch.setattr(side_by_side, 'COMPILED', {'with_cp'})
+    page, form = tmp_path / 'page.md', f'with_cp:{TINY}'
+    args = (TOOL, TINY, form, '--shape', 32, 32, '--rounds', 1)
+    call_tool(*args, '--out', page, cwd=ROOT)
+    rows = read_csv(page.with_suffix('.csv'))
+    assert [row['backbone'] for row in rows if 'start' in row] == [form]
+    assert rows[1]['start'] > rows[1]['seconds'][0]
+    assert '| start (s) |' in page.read_text()
+
+
 def test_goals_of_measured_backbones(pages):
     """A case of the suite may have been measured with other backbones."""
     case, (goal, *_) = next(iter(pages.SUITE.items()))
-    names = goal.backbone, goal.base
-    rows = [dict(backbone=name, seconds=(1, 2)) for name in names]
+    rows = [
+        dict(backbone=name, seconds=(1, 2, 3), operations=operations)
+        for name, operations in (
+            (PRODUCT, 12),
+            (goal.backbone, 3),
+            (goal.base, 2),
+        )
+    ]
     (cell,) = pages.check_goals({str(case): rows})
     assert (cell['measured'], cell['met']) == ('1.00', 'no')
-    assert not pages.check_goals({str(case): rows[:1]})
+    assert cell['at the peak'] == '4.00'
+    assert not pages.check_goals({str(case): rows[:2]})
 
 
 def test_goals_are_about_the_backbones_of_their_case(pages):

@@ -13,11 +13,12 @@ from helpers import (
     gradients,
     random_images,
 )
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from mmhatnet.models import HATNet
-from mmhatnet.models.compiling import has_static_value
+from mmhatnet.models.compiling import compile_blocks, has_static_value
 
 
 @pytest.fixture(scope='module')
@@ -277,6 +278,28 @@ class TestGraphs:
         sum(out.square().mean() for out in compiled(x)).backward()
         found = {name: p.grad for name, p in model.named_parameters()}
         assert_gradients_close(found, expected)
+
+    @pytest.mark.skipif(
+        not hasattr(nn.Module, 'compile'),
+        reason='torch < 2.2 cannot compile in place',
+    )
+    def test_compile_blocks(self):
+        """The blocks of a stage share graphs, also with drop path."""
+        graphs = []
+
+        def backend(graph, _):
+            graphs.append(graph)
+            return graph.forward
+
+        arch, x = {**SMALL_ARCH, 'depths': (3,) * 4}, random_images()
+        model = HATNet(arch, drop_path_rate=0.1)
+        torch.manual_seed(0)
+        expected = model(x)
+        torch.compiler.reset()
+        compile_blocks(model, backend=backend, fullgraph=True)
+        torch.manual_seed(0)
+        assert_features_close(model(x), expected, rtol=1e-4, atol=1e-4)
+        assert len(graphs) <= 8
 
     @pytest.mark.skipif(
         has_static_value is None,

@@ -80,6 +80,7 @@ def comparison_table(rows: Sequence[Mapping]) -> str:
         str: The table in Markdown; see :func:`comparison_page`.
     """
     first, cells = rows[0]['backbone'], []
+    compiled = any('start' in row for row in rows)
     for row in rows:
         name, seconds = row['backbone'], median(row['seconds'])
         if name == PRODUCT:
@@ -97,6 +98,8 @@ def comparison_table(rows: Sequence[Mapping]) -> str:
             ratio = compare_rows(rows, name, first, 'memory')
             cell['memory (MiB)'] = f'{row["memory"] / 2**20:.0f}'
             cell['memory'] = f'{ratio:.2f}'
+        if compiled:
+            cell['start (s)'] = f'{row["start"]:.0f}' if 'start' in row else ''
         cells.append(cell)
     return markdown_table(cells)
 
@@ -146,9 +149,9 @@ def comparison_page(
         'random weights. Each row is the backbone of the named model or '
         'config. Without another note, it runs eagerly in float32.\n',
         '- The backbones of a table take turns, each in a process of its own. '
-        f'*time* is the median of {len(every[0]["seconds"])} rounds. *speed* '
-        'is relative to the first backbone: 2 is twice as fast. It is the '
-        'median of the ratios of each round.',
+        f'*time* is the median of {len(every[0]["seconds"])} rounds, in each '
+        'the second of two steps. *speed* is relative to the first backbone: '
+        '2 is twice as fast. It is the median of the ratios of each round.',
         '- *operations* are the multiply-accumulates of the whole batch. A '
         'training step counts as three times the inference. One '
         'multiply-accumulate is two FLOPs.',
@@ -162,12 +165,16 @@ def comparison_page(
         '- *layers* is the share of the time in convolutions and linear '
         'layers, *attention* in products of activations and the softmax, and '
         '*rest* in norms, activations, sums and copies.',
+        '- *start (s)* is the time until a compiled backbone has its first '
+        'features, without anything cached by an earlier run.',
         '- *freed memory kept* means that every backbone of the table ran '
         f'with `{kept}`. By default, glibc returns the memory of large '
         'tensors to the system, and the next layer waits for new pages.\n',
         'Words before a name: `plain:` computes the equations as they stand '
         'in the paper (`fast=False`) with the same weights; `compile:` uses '
         '`torch.compile`, in inference with constant weights (`freezing`); '
+        '`compile_blocks:` uses `mmhatnet.models.compiling.compile_blocks`, '
+        'which compiles one block of each stage; '
         '`with_cp:` computes the blocks again in the backward pass; '
         '`channels_last:` uses that memory format for weights and images.\n',
         *sections,

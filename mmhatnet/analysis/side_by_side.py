@@ -6,6 +6,7 @@
 import multiprocessing
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, nullcontext
@@ -22,14 +23,16 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 from ..models import HATNet
+from ..models.compiling import compile_blocks
 from ..zoo import load_backbone_config
 from .complexity import Complexity, measure_complexity
 from .report import read_csv, write_csv
 from .timing import describe_machine, peak_memory, time_once
 
-FORMS = ('plain', 'compile', 'channels_last', 'with_cp')
+FORMS = ('plain', 'compile', 'compile_blocks', 'channels_last', 'with_cp')
+COMPILED = {'compile', 'compile_blocks'}
 PRODUCT = 'matrix product'
-# Untimed rounds at the start, while memory grows.
+# Untimed steps at the start, while memory grows.
 WARMUP = 2
 # Convolutions and linear layers; products of activations and the softmax.
 LAYERS, ATTENTION, REST = 'layers', 'attention', 'rest'
@@ -170,7 +173,8 @@ def measure_case(
 
     Returns:
         list[dict]: One row for each backbone and one for PRODUCT, with the
-        ``seconds`` of every round, ``operations`` and, where they can be
+        ``seconds`` of every round, ``operations``, the seconds until a
+        compiled one has its first features (``start``) and, where they can be
         measured, peak ``memory`` in bytes and the shares of the CPU time.
 
     Raises:
@@ -195,16 +199,18 @@ def measure_case(
         for name in builds
     }
     with ExitStack() as stack:
-        environment = KEEP_FREED if case.keep_memory else {}
+        # Else the time of compiling would depend on earlier runs.
+        environment = dict(TORCHINDUCTOR_FORCE_DISABLE_CACHES='1')
+        if case.keep_memory:
+            environment |= KEEP_FREED
         workers = {
             name: stack.enter_context(_start_process(environment))
             for name in builds
         }
-        for future in [
-            worker.submit(_prepare, *builds[name])
-            for name, worker in workers.items()
-        ]:
-            future.result()
+        for name, worker in workers.items():
+            seconds = worker.submit(_prepare, *builds[name]).result()
+            if COMPILED & set(split_forms(name)[0]):
+                rows[name]['start'] = round(seconds, 1)
         _check_forms(
             {
                 backbone: workers[backbone].submit(_compute_features).result()
@@ -213,11 +219,10 @@ def measure_case(
             # Autocast and TF32 keep 8 to 11 bits of a number.
             1e-3 if on_cpu and case.dtype == 'float32' else 0.1,
         )
-        for count in range(WARMUP + rounds):
+        for _ in range(rounds):
             for name, worker in workers.items():
                 seconds = worker.submit(_time_step, device).result()
-                if count >= WARMUP:
-                    rows[name]['seconds'] += (round(seconds, 5),)
+                rows[name]['seconds'] += (round(seconds, 5),)
         for backbone in case.backbones if on_cpu else ():
             rows[backbone] |= workers[backbone].submit(_profile_step).result()
     with ExitStack() as stack:
@@ -258,9 +263,12 @@ def _read_config(backbone: str) -> ConfigDict:
     forms, name = split_forms(backbone)
     cfg = load_backbone_config(name)
     cfg.init_cfg = None
+    for form in forms:
+        if form in ('plain', 'compile_blocks') and (
+            MODELS.get(cfg.type) is not HATNet
+        ):
+            raise ValueError(f'{form}: is a form of HATNet, not of {name}')
     if 'plain' in forms:
-        if MODELS.get(cfg.type) is not HATNet:
-            raise ValueError(f'plain: is a form of HATNet, not of {name}')
         cfg.fast = False
     if 'with_cp' in forms:
         cfg.with_cp = True
@@ -291,6 +299,8 @@ def _build_step(
         model.to(memory_format=torch.channels_last)
         image = image.contiguous(memory_format=torch.channels_last)
     forward = torch.compile(model) if 'compile' in forms else model
+    if 'compile_blocks' in forms:
+        compile_blocks(model)
     autocast = nullcontext()
     if case.dtype != 'float32':
         dtype = getattr(torch, case.dtype)
@@ -344,9 +354,13 @@ def _start_process(environment: Mapping[str, str]) -> ProcessPoolExecutor:
     return pool
 
 
-def _prepare(build: Callable[..., Callable], *args: object) -> None:
+def _prepare(build: Callable[..., Callable], *args: object) -> float:
+    """Build and call the function to measure: seconds until it is ready."""
     global _step
+    start = time.perf_counter()
     _step = build(*args)
+    _step()
+    return time.perf_counter() - start
 
 
 def _compute_features() -> list[np.ndarray]:
@@ -354,6 +368,9 @@ def _compute_features() -> list[np.ndarray]:
 
 
 def _time_step(device: str) -> float:
+    # The first step of a turn is slower: while the process waited, others
+    # filled the caches, and the system took memory away.
+    _step()
     return time_once(_step, device)
 
 

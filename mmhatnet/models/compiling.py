@@ -1,6 +1,7 @@
-"""Is a size dynamic while a graph is made?"""
+"""Whether a graph is made, of which sizes, and of which modules."""
 
 import torch
+from torch import nn
 
 try:
     from torch.fx.experimental.symbolic_shapes import has_static_value
@@ -39,3 +40,23 @@ def is_dynamic(size: int) -> bool:
         and has_static_value is not None
         and not has_static_value(size)
     )
+
+
+def compile_blocks(backbone: nn.Module, **kwargs) -> None:
+    """Compile the attention and the MLP of each block, in place.
+
+    ``torch.compile(backbone)`` compiles every block. Here, the blocks of a
+    stage share a graph, which takes much less time. It is meant for images of
+    one size, as torch allows eight graphs of a method.
+
+    Args:
+        backbone (nn.Module): A :class:`HATNet`.
+        **kwargs: Arguments of :func:`torch.compile`.
+
+    Raises:
+        AttributeError: Before torch 2.2, which cannot compile in place.
+    """
+    for stage in backbone.stages:
+        for block in stage:
+            block.attn.compile(**kwargs)
+            block.mlp.compile(**kwargs)

@@ -16,7 +16,12 @@ from mmhatnet.analysis.comparison import (
     short_name,
 )
 from mmhatnet.analysis.report import markdown_table, write_csv
-from mmhatnet.analysis.side_by_side import Case, measure_cases, split_forms
+from mmhatnet.analysis.side_by_side import (
+    PRODUCT,
+    Case,
+    measure_cases,
+    split_forms,
+)
 from mmhatnet.cli import one_line_errors
 from mmhatnet.zoo import model_entries
 
@@ -67,6 +72,8 @@ SUITE = {
             f'compile:{SMALL}',
             plain(TINY),
             TINY,
+            f'compile:{TINY}',
+            f'compile_blocks:{TINY}',
             *(SWIN, CONVNEXT, PVT, RESNET),
         ),
         (224, 224),
@@ -119,6 +126,10 @@ def check_goals(rows: dict[str, list[dict]]) -> list[dict[str, str]]:
             value = compare_rows(found, backbone, base, column)
             less = column == 'memory'
             met = value <= bound if less else value >= bound
+            limit = ''
+            if not less:
+                share = compare_rows(found, backbone, PRODUCT, 'share')
+                limit = f'{value / share:.2f}'
             cells.append(
                 {
                     'case': str(case),
@@ -127,6 +138,7 @@ def check_goals(rows: dict[str, list[dict]]) -> list[dict[str, str]]:
                     'relative to': f'`{short_name(base)}`',
                     'goal': f'{"≤" if less else "≥"} {bound:g}',
                     'measured': f'{value:.2f}',
+                    'at the peak': limit,
                     'met': 'yes' if met else 'no',
                 }
             )
@@ -175,6 +187,13 @@ def make_page(rows: dict[str, list[dict]]) -> str:
         '## Goals\n',
         markdown_table(check_goals(rows)),
         '',
+        '*at the peak* is what would be measured if the backbone computed all '
+        'of its operations at the rate of the matrix product, and norms, '
+        'activations, sums, copies and new pages of memory took no time. A '
+        'higher speed needs fewer operations. What is missing to it is in the '
+        'profiles below: the rate of the layers and of the attention, and the '
+        '*rest*. Where a trick gained less than 3 %, the shorter code was '
+        'preferred.\n',
         '## Accuracy and time\n',
         'The accuracies are those of the metafiles of the libraries; those of '
         "HAT-Net are the authors'.\n",
