@@ -46,17 +46,18 @@ def compile_blocks(backbone: nn.Module, **kwargs) -> None:
     """Compile the attention and the MLP of each block, in place.
 
     ``torch.compile(backbone)`` compiles every block. Here, the blocks of a
-    stage share a graph, which takes much less time. It is meant for images of
-    one size, as torch allows eight graphs of a method.
+    stage share a graph, which takes less time in training. It is meant for
+    images of one size, as torch allows eight graphs of a method.
 
     Args:
         backbone (nn.Module): A :class:`HATNet`.
-        **kwargs: Arguments of :func:`torch.compile`.
+        **kwargs: Arguments of :func:`torch.compile`. ``dynamic`` defaults to
+            False.
 
     Raises:
         AttributeError: Before torch 2.2, which cannot compile in place.
     """
     for stage in backbone.stages:
         for block in stage:
-            block.attn.compile(**kwargs)
-            block.mlp.compile(**kwargs)
+            for part in (block.attn, block.mlp):
+                part.compile(**{'dynamic': False, **kwargs})

@@ -73,7 +73,6 @@ SUITE = {
             plain(TINY),
             TINY,
             f'compile:{TINY}',
-            f'compile_blocks:{TINY}',
             *(SWIN, CONVNEXT, PVT, RESNET),
         ),
         (224, 224),
@@ -112,6 +111,12 @@ SUITE = {
     Case(BOTH, (448, 448), 2, train=True, keep_memory=True): [
         Goal('speed', SMALL, plain(SMALL), 1.25)
     ],
+    Case(
+        (TINY, f'compile:{TINY}', f'compile_blocks:{TINY}'),
+        (224, 224),
+        2,
+        train=True,
+    ): [],
 }
 
 
