@@ -18,7 +18,7 @@ from .weights.files import (
     read_checkpoint,
     unwrap_state_dict,
 )
-from .weights.loading import to_classifier
+from .weights.loading import check_finite, to_classifier
 from .weights.official import (
     OFFICIAL_HEAD,
     RELEASE_URL,
@@ -77,9 +77,7 @@ def convert_classifier(
     with torch.device('meta'):
         model = HATNet(arch, out_indices=-1)
     weights = to_classifier(state_dict, model, source)
-    for key, value in weights.items():
-        if not value.isfinite().all():
-            raise ValueError(f'{source}: {key} has values that are not finite')
+    check_finite(weights, source)
     return arch, weights
 
 

@@ -92,7 +92,7 @@ def test_changed_release_is_refused(server, cache, official_file):
     (cache / FILE).unlink()
     (server.release / FILE).unlink()
     os.link(official_file('bare'), server.release / FILE)
-    with pytest.raises(ValueError, match='does not match the known hash'):
+    with pytest.raises(ValueError, match='is not the requested file'):
         read_checkpoint('hatnet://tiny')
     assert os.listdir(cache) == [RECORD]
 
@@ -138,6 +138,49 @@ def test_damaged_record(server, cache):
     (cache / RECORD).write_text('')
     with pytest.raises(ValueError, match='sha256 is damaged: delete it'):
         read_checkpoint('hatnet://tiny')
+
+
+def test_page_instead_of_a_file(server, cache):
+    """Neither kept nor recorded."""
+    server.release.joinpath(FILE).unlink()
+    server.release.joinpath(FILE).write_text('<!DOCTYPE html><html></html>')
+    with pytest.raises(ValueError, match='is not a checkpoint.*DOCTYPE'):
+        read_checkpoint('hatnet://tiny')
+    assert not os.listdir(cache)
+
+
+def test_password_is_not_recorded(server, cache):
+    url = server.url.replace('http://', 'http://user:secret@')
+    read_checkpoint(f'{url}/{FILE}')
+    assert 'secret' not in (cache / RECORD).read_text()
+    assert f'# {server.url}/{FILE}\n' in (cache / RECORD).read_text()
+    read_checkpoint(f'{server.url}/{FILE}')  # the same file
+    with pytest.raises(OSError, match='could not download') as error:
+        read_checkpoint(f'{url}/nothing.pth')
+    assert 'secret' not in str(error.value)
+
+
+def test_files_of_the_cache_can_be_shared(server, cache):
+    """They are as readable as umask allows."""
+    before = os.umask(0o022)
+    try:
+        read_checkpoint('hatnet://tiny')
+    finally:
+        os.umask(before)
+    assert {
+        (cache / name).stat().st_mode & 0o777 for name in (FILE, RECORD)
+    } == {0o644}
+
+
+@pytest.mark.parametrize('scheme', ['foo', 'FOO', 'HTTPX'])
+def test_unknown_scheme(scheme):
+    with pytest.raises(ValueError, match=f"to read '{scheme}://'"):
+        read_checkpoint(f'{scheme}://host/{FILE}')
+
+
+def test_upper_case_scheme(server, golden):
+    url = server.url.replace('http://', 'HTTP://')
+    assert error_of_last_stage(pretrained(f'{url}/{FILE}'), golden) < 5e-5
 
 
 def test_lost_connection_leaves_no_file(server, cache):

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..atomic import replacing
+
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     """Make a Markdown table.
@@ -43,15 +45,11 @@ def write_csv(
         rows (Sequence[Mapping[str, object]]): The rows. A column that a row
             lacks stays empty.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     titles = {title: None for row in rows for title in row}
-    part = path.with_name(f'{path.name}.part')
-    with part.open('w', newline='') as file:
+    with replacing(path) as part, open(part, 'w', newline='') as file:
         writer = csv.DictWriter(file, titles, lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-    part.replace(path)
 
 
 def read_csv(path: str | os.PathLike) -> list[dict[str, object]]:

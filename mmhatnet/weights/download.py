@@ -11,6 +11,8 @@ import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 
+from ..atomic import replacing
+
 PIN = '#sha256='
 
 
@@ -53,25 +55,29 @@ def sha256_of(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def verify_sha256(path: str | os.PathLike, pin: str | None) -> None:
+def verify_sha256(
+    path: str | os.PathLike, pin: str | None, name: str | None = None
+) -> None:
     """Compare a file with the hash that a user pins.
 
     Args:
         path (str | PathLike): The file.
         pin (str, optional): The expected hash; None skips the check.
+        name (str, optional): What the message calls the file. Defaults to
+            None, its path.
 
     Raises:
         ValueError: If the file has another hash.
     """
     if pin and (found := sha256_of(path)) != pin:
         raise ValueError(
-            f'{path} is not the requested file: its SHA-256 is '
+            f'{name or path} is not the requested file: its SHA-256 is '
             f'{found}, not {pin}'
         )
 
 
 def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
-    """Download a file to torch's hub cache, once per machine.
+    """Download a checkpoint to torch's hub cache, once per machine.
 
     The hash of the first download is recorded beside the file in the format
     of ``sha256sum --check``, and every later use verifies it.
@@ -89,22 +95,56 @@ def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
     Raises:
         OSError: If the download fails. It leaves no partial file.
         ValueError: If the hash differs from the pinned or the recorded one,
-            or the cache has a file of this name from another URL.
+            the cache has a file of this name from another URL, or the file is
+            not a checkpoint, such as a page of a web site.
     """
     path = Path(torch.hub.get_dir()) / 'checkpoints'
     path /= Path(urlsplit(url).path).name
+    source = source or url
+    url = without_password(url)
     # Rank 0 goes first; a rank that does not see its file downloads it again.
     if not is_main_process():
         barrier()
     try:
         recorded = _recorded(path, url)
         if not path.exists():
-            _fetch(source or url, path, pin or recorded)
+            _fetch(source, path, pin or recorded)
         _verify(path, url, pin, recorded)
     finally:
         if is_main_process():
             barrier()
     return path
+
+
+def without_password(url: str) -> str:
+    """Remove the user and the password from a URL, for messages and records.
+
+    Args:
+        url (str): A URL.
+
+    Returns:
+        str: The URL without them.
+    """
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()
+
+
+def is_checkpoint_format(path: Path, suffix: str) -> bool:
+    """Whether a file starts like a checkpoint.
+
+    Args:
+        path (Path): The file.
+        suffix (str): The end of its name; only ``.safetensors`` matters.
+
+    Returns:
+        bool: True for zip files and pickles, the formats of torch, and for
+        safetensors.
+    """
+    with open(path, 'rb') as file:
+        start = file.read(9)
+    return start.startswith((b'PK\x03\x04', b'\x80')) or (
+        suffix == '.safetensors' and start[8:] == b'{'
+    )
 
 
 def _record(path: Path) -> Path:
@@ -128,22 +168,22 @@ def _recorded(path: Path, url: str) -> str | None:
 
 
 def _fetch(url: str, path: Path, known_hash: str | None) -> None:
-    # pooch logs advice about its argument known_hash, which users cannot set.
-    pooch.get_logger().setLevel('WARNING')
     try:
-        # pooch downloads to a temporary file and moves it when complete.
-        pooch.retrieve(
-            url,
-            known_hash and f'sha256:{known_hash}',
-            fname=path.name,
-            path=path.parent,
-            progressbar=True,
-        )
+        with replacing(path) as part:
+            download = pooch.HTTPDownloader(progressbar=True, chunk_size=65536)
+            download(url, str(part), None)
+            if not is_checkpoint_format(part, path.suffix):
+                raise ValueError(
+                    f'{without_password(url)} is not a checkpoint; it starts '
+                    f'with {part.read_bytes()[:40]}'
+                )
+            verify_sha256(part, known_hash, without_password(url))
     except OSError as error:
+        reason = str(error).replace(url, without_password(url))
         raise OSError(
-            f'could not download {url} ({error}); get the file another way '
-            f'and put it at {path}'
-        ) from error
+            f'could not download {without_password(url)} ({reason}); get the '
+            f'file another way and put it at {path}'
+        ) from None  # the error above may show the password
 
 
 def _verify(
@@ -161,11 +201,8 @@ def _verify(
 
 
 def _write_record(path: Path, url: str) -> None:
-    record = _record(path)
-    # Other processes may be reading it: move it when it is complete.
-    part = record.with_name(f'{record.name}.{os.getpid()}')
     try:
-        part.write_text(f'# {url}\n{sha256_of(path)}  {path.name}\n')
-        part.replace(record)
+        with replacing(_record(path)) as part:
+            part.write_text(f'# {url}\n{sha256_of(path)}  {path.name}\n')
     except OSError as error:  # a read-only cache
         print_log(f'the hash of {path} is not recorded: {error}', 'current')

@@ -1,7 +1,6 @@
 """Checkpoint files: find, read, save, strip and unwrap them."""
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,62 +10,12 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from ..atomic import replacing
 from .download import download_file, sha256_of, split_pin, verify_sha256
 from .official import RELEASE_URL
+from .reader import read_file
 
 URLS = ('http://', 'https://', 'file://')
-
-
-class _Inert:
-    """Placeholder for an object of a checkpoint that is not a tensor."""
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-    def __setitem__(self, key, value):
-        pass
-
-    def append(self, item):
-        pass
-
-    def extend(self, items):
-        pass
-
-
-class _TensorsOnly:
-    """A pickle module for :func:`torch.load` that runs no code of the file.
-
-    It creates tensors and plain containers, and an :class:`_Inert` for every
-    other object. torch's own ``weights_only`` refuses files with such objects,
-    for example training checkpoints of mmengine and of DeiT's scripts.
-    """
-
-    class Unpickler(pickle.Unpickler):
-        allowed = {  # noqa: RUF012
-            ('collections', 'OrderedDict'),
-            ('torch', 'Size'),
-            ('torch', 'device'),
-            ('torch._utils', '_rebuild_parameter'),
-            ('torch._utils', '_rebuild_tensor_v2'),
-        }
-
-        def find_class(self, module: str, name: str) -> object:
-            if (module, name) in self.allowed or (
-                module == 'torch'
-                and (
-                    name.endswith('Storage')
-                    or isinstance(getattr(torch, name, None), torch.dtype)
-                )
-            ):
-                return super().find_class(module, name)
-            return _Inert
-
-    @classmethod
-    def load(cls, file, **kwargs) -> object:
-        return cls.Unpickler(file, **kwargs).load()
 
 
 def read_checkpoint(
@@ -79,36 +28,34 @@ def read_checkpoint(
             cache) or ``hatnet://<arch>``. A ``#sha256=...`` at the end makes
             the reader verify the file's hash. mmengine reads other schemes,
             such as ``s3://``, and is responsible for their safety.
-        map_location (str | torch.device): As for ``torch.load``. Defaults to
-            'cpu'.
+        map_location (str | torch.device): The device of the tensors. Defaults
+            to 'cpu'.
 
     Returns:
-        dict: The content, with placeholders for objects other than tensors
-        and plain containers.
+        dict: The content, with placeholders for objects other than data; see
+        :func:`~mmhatnet.weights.reader.read_file`.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the file is not a checkpoint or has another hash.
+        ValueError: If the file is not a checkpoint or has another hash, or
+            the scheme is unknown.
     """
-    location, pin = split_pin(os.fspath(filename))
-    if '://' in location and not location.startswith(URLS):
-        return CheckpointLoader.load_checkpoint(str(filename), map_location)
+    filename = os.fspath(filename)
+    scheme, colon, rest = filename.partition('://')
+    if colon:
+        filename = scheme.lower() + colon + rest
+    location, pin = split_pin(filename)
+    if colon and not location.startswith(URLS):
+        known = tuple(prefix for prefix in CheckpointLoader._schemes if prefix)
+        if not location.startswith(known):
+            raise ValueError(f"nothing is known to read '{scheme}://'")
+        return CheckpointLoader.load_checkpoint(filename, map_location)
     path = locate_checkpoint(location, pin)
     try:
-        try:
-            content = torch.load(
-                path, map_location=map_location, weights_only=True
-            )
-        except pickle.UnpicklingError:
-            content = torch.load(
-                path,
-                map_location=map_location,
-                pickle_module=_TensorsOnly,
-                weights_only=False,
-            )
+        content = read_file(path, map_location)
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(
-            f'{path} is not a checkpoint of torch, or is damaged: {error}'
+            f'{path} is not a checkpoint, or is damaged: {error}'
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f'{path} holds no state dict')
@@ -161,13 +108,10 @@ def save_checkpoint(
         Path: ``<folder>/<name>-<first 8 digits of the SHA-256>.pth``.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f'{name}.part'
-    try:
+    unnamed = folder / f'{name}.part'
+    with replacing(unnamed) as part:
         torch.save(content, part)
-        return part.replace(folder / f'{name}-{sha256_of(part)[:8]}.pth')
-    finally:
-        part.unlink(missing_ok=True)
+    return unnamed.replace(folder / f'{name}-{sha256_of(unnamed)[:8]}.pth')
 
 
 def strip_checkpoint(checkpoint: Mapping) -> dict:

@@ -52,6 +52,21 @@ def check_state_dict(
         )
 
 
+def check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Check that weights are numbers.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): The weights.
+        source (str): Their origin, for the message.
+
+    Raises:
+        ValueError: If a value is not finite. The message names its key.
+    """
+    for key, value in state_dict.items():
+        if not value.isfinite().all():
+            raise ValueError(f'{source}: {key} has values that are not finite')
+
+
 def to_backbone(
     checkpoint: Mapping,
     model: nn.Module,
@@ -172,13 +187,15 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the weights do not fit. The message names the keys.
+        ValueError: If the weights do not fit or are not finite. The message
+            names the keys.
     """
     content = read_checkpoint(checkpoint)
     state_dict = unwrap_state_dict(content)
     if is_official(state_dict):
         state_dict = from_official(state_dict)
     check_state_dict(state_dict, model.state_dict(), str(checkpoint))
+    check_finite(state_dict, str(checkpoint))
     model.load_state_dict(state_dict)
     meta = strip_checkpoint(content)['meta'].get('dataset_meta') or {}
     return {key.lower(): value for key, value in meta.items()}

@@ -8,6 +8,7 @@ from mmhatnet.weights.files import (
     save_checkpoint,
     strip_checkpoint,
 )
+from mmhatnet.weights.loading import check_finite
 
 
 def main() -> None:
@@ -27,6 +28,7 @@ def main() -> None:
     path = locate_checkpoint(args.checkpoint)
     name = args.name or path.stem
     content = strip_checkpoint(read_checkpoint(path))
+    check_finite(content['state_dict'], str(path))
     print(save_checkpoint(content, args.folder, name))
 
 

@@ -1,0 +1,309 @@
+"""Read the data of a checkpoint file, and nothing else.
+
+A pickle is a program that calls what it names. Here it can name nothing but
+the placeholders of this module, which record how they were called. After it
+has ended, data take their place: tensors, arrays, numbers, text and plain
+containers. torch never sees the file.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import load_file
+from torch import Tensor
+
+# torch's names of storages -> the dtype of their elements.
+DTYPES = {
+    'FloatStorage': torch.float32,
+    'DoubleStorage': torch.float64,
+    'HalfStorage': torch.float16,
+    'BFloat16Storage': torch.bfloat16,
+    'LongStorage': torch.int64,
+    'IntStorage': torch.int32,
+    'ShortStorage': torch.int16,
+    'CharStorage': torch.int8,
+    'ByteStorage': torch.uint8,
+    'BoolStorage': torch.bool,
+    'ComplexFloatStorage': torch.complex64,
+    'ComplexDoubleStorage': torch.complex128,
+}
+# Limits that no checkpoint reaches: levels of containers, and objects in all.
+MAX_DEPTH, MAX_OBJECTS = 100, 10**7
+# The start of torch's format before 1.6.
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+PLAIN = str, bytes, int, float, complex, type(None)
+
+
+class Unknown:
+    """Stands for an object of a checkpoint that is not data.
+
+    While a pickle runs, it records its arguments and its state. Methods are
+    defined for every operation of a pickle on an object; on this class itself
+    they lack an argument and fail, so that no file can change the class.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        self.args = args
+        self.state = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def append(self, item: object) -> None:
+        """Do nothing."""
+
+    def extend(self, items: object) -> None:
+        """Do nothing."""
+
+    def value(self, resolve: Callable[[object], object]) -> object:
+        """The data; ``resolve`` gives those of an argument."""
+        return Unknown()
+
+
+class _Bytes(Unknown):
+    def value(self, resolve):
+        text, codec = self.args
+        if codec != 'latin1':
+            raise ValueError(f'bytes in {codec}')
+        return text.encode('latin1')
+
+
+class _Tuple(Unknown):
+    def value(self, resolve):
+        return tuple(resolve(self.args[0]))
+
+
+class _Dtype(Unknown):
+    def value(self, resolve):
+        if not re.fullmatch(r'[biufcSU]\d+', self.args[0]):
+            return None  # objects, dates and structures
+        order = self.state[1] if self.state else '='
+        return np.dtype(self.args[0]).newbyteorder(order)
+
+
+class _Scalar(Unknown):
+    def value(self, resolve):
+        dtype, data = map(resolve, self.args)
+        return np.frombuffer(data, dtype, 1)[0] if dtype else Unknown()
+
+
+class _Array(Unknown):
+    def value(self, resolve):
+        _, shape, dtype, fortran, data = map(resolve, self.state)
+        if not dtype:
+            return Unknown()
+        array = np.frombuffer(bytearray(data), dtype)
+        return array.reshape(shape, order='F' if fortran else 'C')
+
+
+class _HistoryBuffer(Unknown):
+    def value(self, resolve):
+        names = '_log_history', '_count_history', 'max_length'
+        return HistoryBuffer(*(resolve(self.state[name]) for name in names))
+
+
+class _Storage(Unknown):
+    """Elements, which ``args[0]`` reads at the first use."""
+
+    def value(self, resolve):
+        if self.state is None:
+            self.state = self.args[0]()
+        return self.state
+
+
+class _Tensor(Unknown):
+    def value(self, resolve):
+        storage, offset, size, stride, *_ = map(resolve, self.args)
+        if math.prod(size) > storage.numel():
+            raise ValueError(f'a tensor of {size} is larger than its storage')
+        return storage.as_strided(size, stride, offset)
+
+
+class _Parameter(Unknown):
+    def value(self, resolve):
+        return resolve(self.args[0])
+
+
+class _StorageType:
+    """A name of a storage, which a file uses as a name only."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+KNOWN = {
+    ('_codecs', 'encode'): _Bytes,
+    ('torch', 'Size'): _Tuple,
+    ('torch._utils', '_rebuild_tensor_v2'): _Tensor,
+    ('torch._utils', '_rebuild_parameter'): _Parameter,
+    ('torch._utils', '_rebuild_parameter_with_state'): _Parameter,
+    ('numpy', 'dtype'): _Dtype,
+    ('mmengine.logging.history_buffer', 'HistoryBuffer'): _HistoryBuffer,
+}
+for package in ('numpy.core', 'numpy._core'):
+    KNOWN[f'{package}.multiarray', 'scalar'] = _Scalar
+    KNOWN[f'{package}.multiarray', '_reconstruct'] = _Array
+
+
+class _Unpickler(pickle.Unpickler):
+    """Runs a pickle that can name placeholders only.
+
+    Args:
+        file (BinaryIO): The pickle.
+        storage (Callable): Gets the storage of the arguments of a persistent
+            id: type, key, device and number of elements.
+    """
+
+    def __init__(self, file: BinaryIO, storage: Callable) -> None:
+        super().__init__(file, encoding='utf-8')
+        self.storage = storage
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ('collections', 'OrderedDict'):
+            return OrderedDict  # written in C, so that no file can change it
+        if module == 'torch' and name in DTYPES:
+            return _StorageType(name)
+        return KNOWN.get((module, name), Unknown)
+
+    def persistent_load(self, pid: tuple) -> Unknown:
+        if pid[0] != 'storage' or not isinstance(pid[1], _StorageType):
+            return Unknown()
+        if any(pid[5:]):
+            raise ValueError('it has views of storages, a very old format')
+        return self.storage(DTYPES[pid[1].name], *pid[2:])
+
+
+def read_file(path: Path, device: str | torch.device = 'cpu') -> object:
+    """Read the data of a checkpoint file.
+
+    The file is torch's, in its zip format with verified checksums or in the
+    format before 1.6, or a ``.safetensors`` file.
+
+    Args:
+        path (Path): The file.
+        device (str | torch.device): The device of the tensors. Defaults to
+            'cpu'.
+
+    Returns:
+        object: The data. :class:`Unknown` stands for objects of other classes.
+
+    Raises:
+        Exception: Any, if the file is damaged or has another format.
+    """
+    if path.suffix == '.safetensors':
+        return load_file(path, device)
+    read = _read_zip if zipfile.is_zipfile(path) else _read_legacy
+    with open(path, 'rb') as file:
+        return _resolve(read(file), device)
+
+
+def _read_zip(file: BinaryIO) -> object:
+    archive = zipfile.ZipFile(file)
+    names = archive.namelist()
+    root = names[0].partition('/')[0]
+    if f'{root}/constants.pkl' in names:
+        raise ValueError('it is a TorchScript archive, which holds programs')
+    if f'{root}/byteorder' in names and (
+        archive.read(f'{root}/byteorder') != b'little'
+    ):
+        raise ValueError('it was saved on a machine with another byte order')
+
+    def read(name: str) -> bytes:
+        info = archive.getinfo(f'{root}/{name}')
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f'{info.filename} is compressed')
+        return archive.read(info)  # verifies the checksum
+
+    @cache
+    def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
+        return _Storage(lambda: _elements(read(f'data/{key}'), dtype))
+
+    return _unpickle(io.BytesIO(read('data.pkl')), storage)
+
+
+def _read_legacy(file: BinaryIO) -> object:
+    storages: dict[str, _Storage] = {}
+    found: dict[str, torch.dtype] = {}
+
+    def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
+        if key not in storages:
+            found[key] = dtype
+            storages[key] = _Storage()
+        return storages[key]
+
+    def load() -> object:
+        return _unpickle(file, storage)
+
+    if load() != LEGACY_MAGIC:
+        raise ValueError('it has none of the formats of checkpoints')
+    load()  # the version of the protocol
+    if not load()['little_endian']:
+        raise ValueError('it was saved on a machine with another byte order')
+    content = load()
+    for key in load():
+        length = int.from_bytes(file.read(8), 'little')
+        dtype = found[key]
+        length *= torch.empty(0, dtype=dtype).element_size()
+        storages[key].state = _elements(file.read(length), dtype)
+    return content
+
+
+def _unpickle(file: BinaryIO, storage: Callable) -> object:
+    start = file.tell()
+    # An index of the memo, which is an array, can ask for any size of it.
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name.endswith('PUT') and argument > count:
+            raise ValueError('it asks for too much memory')
+    size = file.tell() - start  # other data may follow
+    file.seek(start)
+    return _Unpickler(io.BytesIO(file.read(size)), storage).load()
+
+
+def _elements(data: bytes, dtype: torch.dtype) -> Tensor:
+    if not data:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(bytearray(data), dtype=dtype)
+
+
+def _resolve(content: object, device: str | torch.device) -> object:
+    """Put data, with tensors on a device, in the place of placeholders."""
+    count = 0
+
+    def resolve(item: object, depth: int = 0) -> object:
+        nonlocal count
+        count += 1
+        if depth > MAX_DEPTH or count > MAX_OBJECTS:
+            raise ValueError('it is nested too deeply or endlessly')
+
+        def inner(part: object) -> object:
+            return resolve(part, depth + 1)
+
+        if isinstance(item, Mapping):
+            return {
+                key: inner(value)
+                for key, value in dict.items(item)
+                if isinstance(key, PLAIN)
+            }
+        if isinstance(item, list | tuple):
+            return type(item)(map(inner, item))
+        if isinstance(item, Unknown):
+            value = type(item).value(item, inner)
+            return value.to(device) if isinstance(item, _Tensor) else value
+        return item if isinstance(item, PLAIN) else Unknown()
+
+    return resolve(content)

@@ -1,0 +1,367 @@
+import argparse
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import save_file
+
+from mmhatnet.weights import reader
+from mmhatnet.weights.files import read_checkpoint
+from mmhatnet.weights.reader import LEGACY_MAGIC, Unknown, read_file
+
+FORMATS = dict(zip=True, legacy=False)
+
+
+def save(content, path, form='zip'):
+    torch.save(content, path, _use_new_zipfile_serialization=FORMATS[form])
+
+
+def write_pickle(program, path, form='zip'):
+    """Write a checkpoint with another program."""
+    if form == 'legacy':
+        parts = [pickle.dumps(x, 2) for x in (LEGACY_MAGIC, 1001)]
+        parts += [pickle.dumps({'little_endian': True}, 2), program]
+        path.write_bytes(b''.join([*parts, pickle.dumps([], 2)]))
+        return
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('archive/data.pkl', program)
+        archive.writestr('archive/version', '3')
+
+
+def text(value):
+    return b'X' + struct.pack('<I', len(value)) + value.encode()
+
+
+@pytest.fixture
+def content():
+    """What checkpoints of DeiT, timm and mm hold."""
+    torch.manual_seed(0)
+    matrix = torch.randn(3, 4)
+    buffer = HistoryBuffer([1.0, 2.5], [1, 1])
+    parameter = torch.nn.Parameter(torch.randn(2))
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return dict(
+        state_dict=OrderedDict(
+            matrix=matrix,
+            transposed=matrix.t(),
+            part=matrix[1:, ::2],
+            parameter=parameter,
+            scalar=torch.tensor(3.5),
+            empty=torch.zeros(0, 4),
+            half=torch.randn(5).half(),
+            bfloat=torch.randn(5).bfloat16(),
+            long=torch.arange(4),
+            byte=torch.arange(4, dtype=torch.uint8),
+            bool=torch.tensor([True, False]),
+            complex=torch.randn(2, dtype=torch.complex64),
+        ),
+        optimizer=optimizer.state_dict(),
+        message_hub=dict(log_scalars=OrderedDict(loss=buffer)),
+        meta=dict(
+            epoch=3,
+            classes=('cat', 'dog'),
+            score=np.float64(0.25),
+            palette=np.arange(6, dtype=np.int64).reshape(2, 3),
+            columns=np.asfortranarray(np.eye(2, dtype=np.float32)),
+            size=torch.Size((2, 3)),
+            raw=b'\x00\xff',
+        ),
+    )
+
+
+def assert_same(found, expected):
+    if isinstance(expected, torch.Tensor):
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected.detach())
+    elif isinstance(expected, dict):
+        assert set(found) == set(expected)
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, HistoryBuffer):
+        assert isinstance(found, HistoryBuffer)
+        assert found.mean() == expected.mean()
+        assert found.max_length == expected.max_length
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for a, b in zip(found, expected, strict=True):
+            assert_same(a, b)
+    else:
+        np.testing.assert_array_equal(found, expected)
+        assert not isinstance(found, Unknown)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_real_content(form, content, tmp_path):
+    path = tmp_path / 'file.pth'
+    save(content, path, form)
+    assert_same(read_file(path), content)
+    assert read_file(path, 'meta')['state_dict']['matrix'].is_meta
+
+
+def test_shared_storage_stays_shared(content, tmp_path):
+    save(content, tmp_path / 'file.pth')
+    found = read_file(tmp_path / 'file.pth')['state_dict']
+    assert found['matrix'].data_ptr() == found['transposed'].data_ptr()
+    found['matrix'].zero_()  # it is writable
+    assert not found['part'].any()
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_unknown_objects(form, tmp_path):
+    """They are left out; the file can be read all the same."""
+    content = dict(
+        args=argparse.Namespace(lr=1),
+        objects=np.array([argparse.Namespace()], dtype=object),
+        dtype=torch.float16,
+        weight=torch.ones(2),
+    )
+    save(content, tmp_path / 'file.pth', form)
+    found = read_file(tmp_path / 'file.pth')
+    assert torch.equal(found.pop('weight'), torch.ones(2))
+    assert {type(value) for value in found.values()} == {Unknown}
+    assert not any(value.args for value in found.values())
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / 'file.safetensors'
+    save_file(dict(a=torch.ones(2), b=torch.arange(3)), path)
+    assert_same(
+        read_checkpoint(path), dict(a=torch.ones(2), b=torch.arange(3))
+    )
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match='damaged'):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize('name', ['data.pkl', 'data/0'])
+def test_flipped_byte(name, tmp_path):
+    path = tmp_path / 'file.pth'
+    torch.save(dict(weight=torch.ones(1000)), path)
+    with zipfile.ZipFile(path) as archive:
+        (info,) = (i for i in archive.infolist() if i.filename.endswith(name))
+    data = bytearray(path.read_bytes())
+    data[info.header_offset + 200] ^= 1  # behind the header
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r'damaged.*CRC|is not a checkpoint'):
+        read_checkpoint(path)
+
+
+def refuse(path):
+    with pytest.raises(ValueError, match='is not a checkpoint'):
+        read_checkpoint(path)
+
+
+class TestHostileFiles:
+    @pytest.mark.parametrize('form', FORMATS)
+    def test_pointer(self, form, tmp_path):
+        """Keyword arguments of a storage, which torch would follow."""
+        program = b'\x80\x04' + b'ctorch\nUntypedStorage\n' + b')}'
+        program += text('allocator') + b'\x8a\x08'
+        program += struct.pack('<q', 0x4141414141414141) + b's\x920'
+        program += b'}' + text('state_dict') + b'}s.'
+        path = tmp_path / 'file.pth'
+        write_pickle(program, path, form)
+        assert read_checkpoint(path) == dict(state_dict={})
+
+    @pytest.mark.parametrize(
+        'name',
+        [
+            'torch._utils\n_rebuild_tensor_v2',
+            'torch.serialization\n_legacy_load',
+            'collections\nOrderedDict',
+            'argparse\nNamespace',
+            'numpy\ndtype',
+        ],
+    )
+    def test_attributes_of_what_it_names(self, name, tmp_path):
+        """BUILD sets no attribute of a class or function."""
+        path = tmp_path / 'file.pth'
+        state = b'}' + text('value') + text('evil') + b's'
+        module, _, attribute = name.partition('\n')
+        placeholder = reader.KNOWN.get((module, attribute), Unknown)
+        before = dict(vars(placeholder))
+        for build in (state + b'b', b'N' + state + b'\x86b'):
+            program = b'\x80\x04c' + name.encode() + b'\n' + build + b'0}.'
+            write_pickle(program, path)
+            refuse(path)
+        assert dict(vars(placeholder)) == before
+
+    def test_torchscript(self, tmp_path):
+        """It would run its own code in torch before 2.6."""
+        path = tmp_path / 'file.pth'
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+        with pytest.raises(ValueError, match='TorchScript'):
+            read_checkpoint(path)
+
+    @pytest.mark.parametrize(
+        'program',
+        [
+            # An index of the memo for which 64 GB would be needed.
+            b'}r\xff\xff\xff\xff.',
+            b'\x8e' + struct.pack('<Q', 2**62) + b'.',
+            # Lists in lists, and a list in itself.
+            b'}' + text('a') + b']' * 200 + b'a' * 199 + b's.',
+            b'}' + text('a') + b']q\x00h\x00as.',
+            # Each list holds the last one twice: 2 ** 60 in all.
+            b'}'
+            + text('a')
+            + b']q\x00'
+            + b''.join(
+                b'0]q'
+                + bytes([i])
+                + b'h'
+                + bytes([i - 1])
+                + b'ah'
+                + bytes([i - 1])
+                + b'a'
+                for i in range(1, 60)
+            )
+            + b's.',
+        ],
+    )
+    def test_too_much(self, program, tmp_path, monkeypatch):
+        monkeypatch.setattr(reader, 'MAX_OBJECTS', 10**5)
+        write_pickle(b'\x80\x04' + program, tmp_path / 'file.pth')
+        refuse(tmp_path / 'file.pth')
+
+    @pytest.mark.parametrize(
+        'changes',
+        [
+            dict(size=(100,)),
+            dict(size=(2, 2), stride=(10**9, 10**9)),
+            dict(offset=-1),
+            dict(offset=2**62),
+            dict(stride=(-1,)),
+            dict(size=(2**40, 2**40), stride=(0, 0)),
+            dict(size=('a',)),
+            dict(storage=3),
+        ],
+    )
+    def test_tensor_outside_its_storage(self, changes, tmp_path):
+        class Tensor:
+            def __reduce__(self):
+                args = dict(
+                    storage=torch.zeros(4)._typed_storage(),
+                    offset=0,
+                    size=(2,),
+                    stride=(1,),
+                    requires_grad=False,
+                    hooks=OrderedDict(),
+                )
+                args |= changes
+                return torch._utils._rebuild_tensor_v2, tuple(args.values())
+
+        torch.save(dict(a=Tensor()), tmp_path / 'file.pth')
+        refuse(tmp_path / 'file.pth')
+
+    def test_compressed(self, tmp_path):
+        """A few bytes could become many."""
+        torch.save(dict(a=torch.zeros(10)), tmp_path / 'file.pth')
+        with (
+            zipfile.ZipFile(tmp_path / 'file.pth') as archive,
+            zipfile.ZipFile(
+                tmp_path / 'bomb.pth', 'w', zipfile.ZIP_DEFLATED
+            ) as bomb,
+        ):
+            for name in archive.namelist():
+                bomb.writestr(name, archive.read(name))
+        refuse(tmp_path / 'bomb.pth')
+
+
+EXAMPLES = int(os.environ.get('MMHATNET_FUZZ', 150))
+
+
+@pytest.fixture(scope='module', params=FORMATS)
+def sample(request, tmp_path_factory):
+    """A checkpoint to mutate, of each kind of object."""
+    path = tmp_path_factory.mktemp('fuzz') / 'file.pth'
+    content = dict(
+        state_dict=OrderedDict(a=torch.randn(3, 4), b=torch.arange(5)),
+        hub=HistoryBuffer([1.0], [1]),
+        meta=dict(score=np.float32(1), args=argparse.Namespace(a=1)),
+    )
+    save(content, path, request.param)
+    return path, request.param
+
+
+def read_or_refuse(path):
+    """Read a file, which must be data or a ValueError."""
+    try:
+        content = read_checkpoint(path)
+    except ValueError:
+        return
+    plain = (*reader.PLAIN, torch.Tensor, np.generic, np.ndarray)
+    plain += (HistoryBuffer, Unknown)
+    stack = [content]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            stack += item.values()
+        elif isinstance(item, list | tuple):
+            stack += item
+        else:
+            assert isinstance(item, plain)
+            if isinstance(item, torch.Tensor):
+                item.clone()  # all elements exist
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_mutated_files(sample, data):
+    """Bytes of the program or of the whole file are changed."""
+    path, form = sample
+    mutated = path.with_name('mutated.pth')
+    edits = st.lists(
+        st.tuples(st.integers(0, 2**20), st.integers(0, 255)),
+        min_size=1,
+        max_size=8,
+    )
+
+    def mutate(content):
+        content = bytearray(content)
+        for place, value in data.draw(edits):
+            content[place % len(content)] = value
+        return bytes(content)
+
+    if form == 'legacy' or data.draw(st.booleans()):
+        mutated.write_bytes(mutate(path.read_bytes()))
+    else:  # with checksums that fit
+        with (
+            zipfile.ZipFile(path) as archive,
+            zipfile.ZipFile(mutated, 'w') as other,
+        ):
+            for name in archive.namelist():
+                content = archive.read(name)
+                if name.endswith('data.pkl'):
+                    content = mutate(content)
+                other.writestr(name, content)
+    before = set(os.listdir(path.parent))
+    read_or_refuse(mutated)
+    assert set(os.listdir(path.parent)) == before
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(program=st.binary(max_size=200))
+def test_random_programs(program, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / 'random.pth'
+    write_pickle(b'\x80\x04' + program, path)
+    read_or_refuse(path)
