@@ -10,7 +10,7 @@ from traceback import walk_tb
 
 from mmengine.config import Config, DictAction
 
-from .config import read_config
+from .config import check_keys, read_config
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -23,7 +23,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         ArgumentParser: The parser; a tool adds its own arguments.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help='config file, a Python program that is run'
+    )
     parser.add_argument(
         '--work-dir',
         help='folder for logs and checkpoints; default: work_dirs/<config>',
@@ -71,11 +73,13 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config file does not exist.
+        ValueError: If it has a misspelt key.
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
+    check_keys(cfg)
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir

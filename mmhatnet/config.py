@@ -1,10 +1,21 @@
 """Reading configs, which may inherit ours as ``mmhatnet::...``."""
 
+import difflib
+import inspect
 import os
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.runner import Runner
+
+# Keys that have a meaning beside the arguments of mmengine's Runner.
+MORE_KEYS = (
+    'auto_scale_lr',
+    'check_loss',
+    'custom_imports',
+    'runner_type',
+)
 
 
 def read_config(filename: str | os.PathLike) -> Config:
@@ -29,6 +40,27 @@ def read_config(filename: str | os.PathLike) -> Config:
         raise FileNotFoundError(f'no config at {filename}')
     _drop_scope(list(cfg.values()))
     return cfg
+
+
+def check_keys(cfg: Config) -> None:
+    """Find misspelt keys at the top of a config, which mmengine ignores.
+
+    A config may have other keys, such as variables, which it does not use.
+
+    Args:
+        cfg (Config): The config.
+
+    Raises:
+        ValueError: If a key is almost one that has a meaning.
+    """
+    known = {*inspect.signature(Runner).parameters, *MORE_KEYS}
+    for key in cfg:
+        near = difflib.get_close_matches(key, known, 1, 0.85)
+        # A variable can be named after a key, such as val_evaluator_cats.
+        if near and key not in known and not key.startswith(f'{near[0]}_'):
+            raise ValueError(
+                f"the config has the key '{key}': is '{near[0]}' meant?"
+            )
 
 
 def _drop_scope(cfg: object) -> None:

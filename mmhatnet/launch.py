@@ -3,23 +3,30 @@
 ``tools/train.py`` and ``tools/test.py`` are commands over this module.
 """
 
+import ctypes
 import gc
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.registry import RUNNERS
-from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
 
-from .checks import MatchingKeysHook, check_data, iter_datasets, resume_intact
+from .checks import check_data, iter_datasets
 from .config import read_config as read_config  # a documented name
-from .weights.files import read_checkpoint
+from .hooks import FiniteLossHook, MatchingKeysHook
+from .resuming import find_checkpoints, lock_work_dir, resume_intact
+from .weights.files import read_checkpoint, unwrap_state_dict
 
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 # Launcher -> the variable from which mmengine takes the GPU of a process.
 LOCAL_RANKS = dict(
     pytorch='LOCAL_RANK',
@@ -46,19 +53,65 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
         FileNotFoundError: If a data set or checkpoint is missing.
         ValueError: If the checkpoint to resume from is damaged.
     """
+    if cfg.get('launcher') == 'pytorch':
+        _die_with_parent()
     check_data(cfg, splits)
     notes = resume_intact(cfg)
+    lock = None
+    if 'train' in splits:
+        if os.environ.get('RANK', '0') == '0':
+            lock = lock_work_dir(cfg.work_dir)
+        _guard_checkpoints(cfg)
     if get_device() == 'cpu':
         notes += adapt_to_cpu(cfg)
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     runner = build(cfg)
-    # Resuming needs mmengine's own objects, which its loaders unpickle.
-    if not cfg.get('resume'):
-        runner.load_checkpoint = _reading_safely()(runner.load_checkpoint)
-    runner.register_hook(MatchingKeysHook())
+    runner.work_dir_lock = lock  # held as long as the runner exists
+    runner.load_checkpoint = partial(_load_checkpoint, runner)
+    runner.register_hook(MatchingKeysHook(strict='train' not in splits))
+    if cfg.get('check_loss', True):
+        runner.register_hook(FiniteLossHook())
     for note in notes:
         runner.logger.warning(note)
     return runner
+
+
+def _guard_checkpoints(cfg: Config) -> None:
+    """Use our hook in the place of mmengine's CheckpointHook."""
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    if hook and hook.type in ('CheckpointHook', 'mmengine.CheckpointHook'):
+        hook.type = 'mmhatnet.AtomicCheckpointHook'
+
+
+def _load_checkpoint(runner: Runner, *args, **kwargs) -> dict:
+    """Load as mmengine's method does, but run no code of the file."""
+    with _reading_safely():
+        checkpoint = type(runner).load_checkpoint(runner, *args, **kwargs)
+    meta = checkpoint.get('meta')
+    if isinstance(meta, dict):
+        # mmengine would run it, to look for the number of GPUs.
+        meta.pop('config', None)
+    if runner.cfg.get('resume') and isinstance(
+        runner.train_loop, EpochBasedTrainLoop
+    ):
+        batches = len(runner.train_dataloader)
+        if meta['iter'] % batches:
+            raise ValueError(
+                f'{runner.cfg.load_from} was saved inside an epoch, in '
+                f'iteration {meta["iter"]} of epochs of {batches}, and would '
+                'repeat batches: resume from one that was saved after an '
+                'epoch, as by_epoch=True does'
+            )
+    return checkpoint
+
+
+def _read_in_mm_layout(filename: str, map_location: str) -> dict:
+    """Read a checkpoint; all hooks find its weights in ``state_dict``."""
+    content = read_checkpoint(filename, map_location)
+    if 'state_dict' not in content:
+        content = dict(state_dict=unwrap_state_dict(content))
+    return content
 
 
 @contextmanager
@@ -129,6 +182,15 @@ def _start_gloo(launcher: str) -> None:
         os.environ[name] = os.environ['LOCAL_RANK'] = local_rank
 
 
+def _die_with_parent() -> None:
+    """Make Linux kill this process when torchrun dies, even of SIGKILL.
+
+    It would go on with the training, beside the one that resumes it.
+    """
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def stop_distributed() -> None:
     """End the process group after a run that succeeded.
 
@@ -158,12 +220,13 @@ def enable_resume(cfg: Config, chosen: str) -> None:
 
     Args:
         cfg (Config): The config; changed in place.
-        chosen (str): A checkpoint, or 'auto' for the last one in the
-            work_dir; if there is none yet, the run starts from the beginning.
+        chosen (str): A checkpoint, or 'auto' for the last intact one in the
+            work_dir; if there is none yet, the run starts from the beginning,
+            with the ``load_from`` of the config.
     """
     if chosen != 'auto':
         cfg.update(resume=True, load_from=chosen)
-    elif find_latest_checkpoint(cfg.work_dir):
+    elif find_checkpoints(cfg.work_dir):
         cfg.update(resume=True, load_from=None)
 
 

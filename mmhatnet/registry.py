@@ -21,3 +21,9 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmhatnet',
     locations=['mmhatnet.optim'],
 )
+HOOKS = Registry(
+    'hook',
+    parent=registry.HOOKS,
+    scope='mmhatnet',
+    locations=['mmhatnet.hooks'],
+)

@@ -1,11 +1,9 @@
 """Missing data and wrong checkpoints are found before a run."""
 
-import zipfile
-
 import pytest
 import torch
 from helpers import CONFIGS, DEMOS, TOOLS, call_tool, open_config
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 
 from mmhatnet import checks
 
@@ -61,32 +59,3 @@ class TestForeignCheckpoint:
         line = self.last_line(small_config, file, demo_folder)
         assert f'error: {file} does not fit' in line
         assert 'init_cfg' in line
-
-
-def test_chosen_checkpoint(tmp_path):
-    for step in (2, 10, 9):
-        with zipfile.ZipFile(tmp_path / f'iter_{step}.pth', 'w') as file:
-            file.writestr('data', 'x')
-    (tmp_path / 'iter_10.pth').write_bytes(b'PK')
-    cfg = Config(
-        dict(
-            resume=True,
-            load_from=str(tmp_path / 'iter_10.pth'),
-            work_dir=str(tmp_path),
-        )
-    )
-    with pytest.raises(ValueError, match=r'damaged.*--resume .*iter_9\.'):
-        checks.resume_intact(cfg)
-    (tmp_path / 'iter_2.pth').write_bytes(b'')
-    cfg.load_from = str(tmp_path / 'iter_2.pth')
-    with pytest.raises(ValueError, match='no intact checkpoint before'):
-        checks.resume_intact(cfg)
-    (tmp_path / 'mine.pth').write_bytes(b'')
-    cfg.load_from = str(tmp_path / 'mine.pth')
-    with pytest.raises(ValueError, match=r'mine\.pth is damaged'):
-        checks.resume_intact(cfg)
-    cfg.load_from = str(tmp_path / 'iter_3.pth')
-    with pytest.raises(FileNotFoundError, match='iter_3'):
-        checks.resume_intact(cfg)
-    cfg.load_from = None
-    assert checks.resume_intact(cfg) == []  # nothing to resume yet

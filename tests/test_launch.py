@@ -1,6 +1,7 @@
 """Training and testing in one process, on the CPU."""
 
 import os
+import re
 import shutil
 import socket
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ import mmengine
 import pytest
 import torch
 from helpers import (
+    CONFIGS,
     DEMOS,
     ITERS,
     ROOT,
@@ -24,6 +26,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 
 from mmhatnet import launch
+from mmhatnet.config import check_keys
 
 # A run of seconds, on scenes of 64x64.
 EPOCH = ('train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
@@ -189,10 +192,7 @@ class TestResume:
         (last.parent / 'last_checkpoint').write_text(str(last))
         output = self.resume(demo_folder, small_config, 'truncated')
         before = last.with_name('iter_2.pth')
-        assert (
-            f'{last} is damaged or missing: resuming from the one before it'
-            in output
-        )
+        assert f'damaged: {last}; resuming from {before}' in output
         assert f'Load checkpoint from {before}' in output
         self.check(single_run, demo_folder / 'record_truncated', 2)
 
@@ -306,17 +306,6 @@ def test_tta(config):
     assert any(step.type == 'TestTimeAug' for step in dataset.pipeline)
 
 
-def test_resume_before_there_is_a_checkpoint(tmp_path):
-    cfg = Config(dict(work_dir=str(tmp_path), load_from='x', resume=False))
-    launch.enable_resume(cfg, 'auto')
-    assert (cfg.resume, cfg.load_from) == (False, 'x')
-    (tmp_path / 'last_checkpoint').write_text('iter_1.pth')
-    launch.enable_resume(cfg, 'auto')
-    assert (cfg.resume, cfg.load_from) == (True, None)
-    launch.enable_resume(cfg, 'y')
-    assert (cfg.resume, cfg.load_from) == (True, 'y')
-
-
 def test_amp_and_auto_scale_lr():
     cfg = Config(
         dict(
@@ -332,3 +321,16 @@ def test_amp_and_auto_scale_lr():
         launch.enable_auto_scale_lr(Config(dict()))
     with pytest.raises(ValueError, match='Other'):
         launch.enable_amp(Config(dict(optim_wrapper=dict(type='Other'))))
+
+
+@pytest.mark.parametrize('key', ['trian_cfg.max_iters=3', 'load_form=x'])
+def test_misspelt_key(key, small_config):
+    """mmengine would ignore it."""
+    tool = TOOLS / 'train.py'
+    output = call_tool(tool, small_config, '--cfg-options', key, code=1)
+    assert re.search("is '(train_cfg|load_from)' meant", output)
+
+
+def test_keys_of_all_configs():
+    for config in CONFIGS:
+        check_keys(open_config(config))

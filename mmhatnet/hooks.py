@@ -1,0 +1,199 @@
+"""Hooks of mmengine that guard a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+
+from .atomic import replacing
+from .registry import HOOKS
+from .resuming import find_checkpoints
+from .weights.files import unwrap_state_dict
+from .weights.loading import check_finite, check_state_dict
+from .weights.official import BACKBONE, from_official, is_official
+
+
+class AtomicBackend(LocalBackend):
+    """The local file system, with files that are complete or absent."""
+
+    def put(self, obj: bytes, filepath: str) -> None:
+        """Write a file.
+
+        Args:
+            obj (bytes): The content.
+            filepath (str): The file.
+        """
+        with replacing(filepath) as part:
+            super().put(obj, part)
+
+
+register_backend('atomic', AtomicBackend, force=True)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's hook, which leaves an intact checkpoint when it is killed.
+
+    mmengine's own rewrites files in place, and deletes the old ones before the
+    new one is there.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Replace the local file system by an atomic one.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        super().before_train(runner)
+        self._outdated: list[str] = []
+        if type(self.file_backend) is LocalBackend:
+            self.backend_args = dict(backend='atomic')
+            self.file_backend = AtomicBackend()
+            self.file_backend.remove = self._outdated.append
+            if runner.rank == 0:
+                # Parts of files that a killed run has left.
+                for part in Path(self.out_dir).glob('.*.pth.*'):
+                    part.unlink()
+
+    def after_train_iter(self, *args, **kwargs) -> None:
+        """Save, then delete."""
+        super().after_train_iter(*args, **kwargs)
+        self._delete_outdated()
+
+    def after_train_epoch(self, *args, **kwargs) -> None:
+        """Save, then delete."""
+        super().after_train_epoch(*args, **kwargs)
+        self._delete_outdated()
+
+    def after_val_epoch(self, *args, **kwargs) -> None:
+        """Save, then delete."""
+        super().after_val_epoch(*args, **kwargs)
+        self._delete_outdated()
+
+    def _delete_outdated(self) -> None:
+        best = getattr(self, 'best_ckpt_path_dict', {}).values()
+        used = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
+        while self._outdated:
+            path = self._outdated.pop()
+            if path not in used:
+                LocalBackend().remove(path)
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stop when the loss is not finite, before a checkpoint is saved."""
+
+    priority = 'NORMAL'
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | Sequence | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Check the loss of an iteration.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): The number of the batch in its epoch.
+            data_batch (dict | Sequence, optional): The batch.
+            outputs (dict, optional): The losses.
+
+        Raises:
+            ValueError: If it is not finite. The message names the images of
+                the batch and the last checkpoint.
+        """
+        loss = torch.as_tensor((outputs or {}).get('loss', 0)).detach()
+        if loss.isfinite():
+            return
+        files = ', '.join(_image_files(data_batch)) or 'unknown'
+        last = next(iter(find_checkpoints(runner.work_dir)), 'none')
+        raise ValueError(
+            f'the loss is {loss.item()} in iteration {runner.iter + 1}; its '
+            f'images: {files}; the last checkpoint: {last}. A smaller '
+            'learning rate, clip_grad or float32 may help; check_loss=False '
+            'in the config goes on'
+        )
+
+
+def _image_files(batch: object) -> list[str]:
+    """The image files of a batch, wherever they are in it."""
+    if isinstance(batch, BaseDataElement):
+        path = batch.get('img_path')
+        return [path] if isinstance(path, str) else []
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    if not isinstance(batch, list | tuple):
+        return []
+    return [file for part in batch for file in _image_files(part)]
+
+
+class MatchingKeysHook(Hook):
+    """Refuse a checkpoint that does not fit the model.
+
+    mmengine would only log its keys and go on with random weights.
+
+    Args:
+        strict (bool): All keys must match, as a test needs. In training, a
+            changed head may start anew.
+    """
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the keys of the checkpoint and the model.
+
+        Args:
+            runner (Runner): The runner, with its model.
+            checkpoint (dict): The content of the checkpoint.
+
+        Raises:
+            ValueError: If they do not fit, or a value is not finite.
+        """
+        source = runner.cfg.load_from
+        model = runner.model
+        while hasattr(model, 'module'):  # DDP, test time augmentation
+            model = model.module
+        expected = model.state_dict()
+        found = unwrap_state_dict(checkpoint)
+        official = is_official(found)
+        # mmpretrain's classifiers let HATNet convert the authors' files.
+        if official and runner.cfg.get('default_scope') == 'mmpretrain':
+            found = from_official(found)
+        elif not found.keys() & expected.keys():
+            remedy = (
+                '. For the backbone of a segmentor or detector, use '
+                "model.backbone.init_cfg=dict(type='Pretrained', "
+                'checkpoint=...)'
+            )
+            raise ValueError(
+                f'{source} does not fit the model: it has '
+                f'{", ".join(list(found)[:3])}..., and the model '
+                f'{", ".join(list(expected)[:3])}...'
+                f'{remedy if official else ""}'
+            )
+        check_finite(found, source)
+        if not self.strict:
+            # The backbone is what a training cannot start anew.
+            found, expected = (
+                {k: v for k, v in keys.items() if k.startswith(BACKBONE)}
+                for keys in (found, expected)
+            )
+            optional = getattr(
+                getattr(model, 'backbone', None),
+                'is_optional',
+                lambda _: False,
+            )
+            expected = {
+                key: value
+                for key, value in expected.items()
+                if key in found or not optional(key.removeprefix(BACKBONE))
+            }
+            found = {key: found[key] for key in expected if key in found}
+        check_state_dict(found, expected, source)

@@ -1,0 +1,90 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import ITERS, TOOLS, call_tool, recorded, run_tool
+from mmengine.structures import BaseDataElement
+
+from mmhatnet.hooks import FiniteLossHook, _image_files
+from mmhatnet.resuming import find_checkpoints, is_intact
+
+
+@pytest.mark.slow
+class TestKilledWhileSaving:
+    """Of all files that are written, some intact one is always left."""
+
+    OPTIONS = (
+        'train_dataloader.batch_size=4',
+        'train_cfg.val_interval=2',
+        'default_hooks.checkpoint.max_keep_ckpts=1',
+    )
+
+    @pytest.mark.parametrize('put', range(2, 6))
+    def test_resume(self, put, demo_folder, small_config, single_run):
+        folder = demo_folder / f'killed_{put}'
+        args = TOOLS / 'train.py', small_config, '--work-dir', folder
+        run_tool(
+            *(*args, '--cfg-options', *self.OPTIONS),
+            cwd=demo_folder,
+            code=-9,
+            RECORD=str(folder / 'first'),
+            KILL_PUT=str(put),
+        )
+        left = find_checkpoints(folder)
+        assert left
+        assert all(map(is_intact, left))
+        call_tool(
+            *(*args, '--resume', '--cfg-options', *self.OPTIONS),
+            cwd=demo_folder,
+            RECORD=str(folder / 'second'),
+        )
+        lines, expected = (
+            {
+                line['iter']: line['loss']
+                for line in recorded(path)
+                if 'iter' in line
+            }
+            for path in (folder / 'second', single_run)
+        )
+        assert list(lines)[-1] == ITERS - 1
+        for i, loss in lines.items():
+            assert loss == pytest.approx(expected[i], rel=1e-4)
+        # The old ones and the parts have been deleted in the end.
+        assert len(list(folder.glob('iter_*'))) == 1
+        assert not list(folder.glob('.*.pth.*'))
+
+
+class TestLossThatIsNotFinite:
+    def test_batch_is_named(self, tmp_path):
+        class Runner:
+            work_dir = str(tmp_path)
+            iter = 6
+
+        (tmp_path / 'iter_4.pth').write_bytes(b'')
+        sample = BaseDataElement(metainfo=dict(img_path='a/b.jpg'))
+        batch = dict(inputs=[torch.ones(1)], data_samples=[sample, sample])
+        hook = FiniteLossHook()
+        hook.after_train_iter(Runner, 0, batch, dict(loss=torch.tensor(1.0)))
+        hook.after_train_iter(Runner, 0, batch, dict())
+        for loss in (math.nan, math.inf, -math.inf):
+            with pytest.raises(
+                ValueError, match=r'iteration 7.*a/b\.jpg.*iter_4\.pth'
+            ):
+                hook.after_train_iter(
+                    Runner, 0, batch, dict(loss=torch.tensor(loss))
+                )
+        assert _image_files(dict(a=[np.ones(1), ('x',)])) == []
+
+    @pytest.mark.slow
+    def test_training_stops(self, demo_folder, small_config):
+        args = (
+            *(TOOLS / 'train.py', small_config, '--work-dir', 'nan'),
+            *('--cfg-options', 'optim_wrapper.optimizer.lr=1e30'),
+            'default_hooks.checkpoint.interval=1',
+        )
+        output = call_tool(*args, cwd=demo_folder, code=1, RECORD='nan')
+        line = output.splitlines()[-1]
+        assert 'the loss is nan in iteration' in line
+        assert 'data/demo' in line
+        call_tool(*args, 'check_loss=False', cwd=demo_folder, RECORD='nan2')
