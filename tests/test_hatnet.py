@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from helpers import (
@@ -8,6 +9,7 @@ from helpers import (
     gradients,
     random_images,
 )
+from mmcv.cnn import fuse_conv_bn
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -44,12 +46,44 @@ class TestArguments:
             (dict(attn_types=('h-mhsa', 'swin', 'window')), "'window'"),
             (dict(attn_types='window'), 'three times'),
             (dict(frozen_stages=5), 'frozen_stages'),
+            (dict(frozen_stages='1'), 'frozen_stages'),
+            (dict(frozen_stages=None), 'frozen_stages'),
+            (dict(arch=None), 'a dict with the keys'),
+            (dict(arch={1: 2, 'depths': 3}), 'a dict with the keys'),
+            (dict(arch={**SMALL_ARCH, 'depths': '1111'}), 'depths'),
+            (dict(arch={**SMALL_ARCH, 'depths': (1, 1, 1, None)}), 'depths'),
+            (dict(arch={**SMALL_ARCH, 'embed_dims': (8.0,) * 4}), 'embed'),
+            (dict(arch={**SMALL_ARCH, 'head_dim': '8'}), "head_dim='8'"),
+            (dict(grid_sizes=None), r'grid_sizes \(G1\).*three positive'),
+            (dict(ds_ratios=(True, 1, 1)), r'ds_ratios \(G2\).*three pos'),
+            (dict(out_indices=None), 'from 0 to 3'),
+            (dict(out_indices='01'), 'from 0 to 3'),
+            (dict(out_indices=(1.0,)), 'from 0 to 3'),
+            (dict(attn_types=None), 'three times'),
+            (dict(attn_types=([], {}, ())), 'three times'),
+            (dict(in_channels=0), 'in_channels'),
+            (dict(in_channels='3'), 'in_channels'),
             (dict(frozen_stages=3, out_indices=(0, 1)), 'up to 2'),
         ],
     )
     def test_illegal(self, kwargs, message):
         with pytest.raises(ValueError, match=message):
             HATNet(**{'arch': SMALL_ARCH, **kwargs})
+
+    def test_integers_of_numpy(self):
+        arch = {key: np.array(value) for key, value in SMALL_ARCH.items()}
+        arch['head_dim'] = np.int64(8)
+        model = HATNet(
+            arch,
+            np.int64(3),
+            np.array([4, 4, 4]),
+            [np.int32(4)] * 3,
+            np.int64(-1),
+            frozen_stages=np.int8(1),
+            drop_rate=np.float32(0),
+        )
+        assert shapes(model(random_images())) == [(2, 24, 3, 4)]
+        assert model.grid_sizes == (4, 4, 4)
 
     @pytest.mark.parametrize('size', [(31, 64), (64, 31)])
     def test_image_too_small(self, size):
@@ -324,3 +358,27 @@ class TestTraining:
             if isinstance(module, nn.GroupNorm):
                 assert (module.weight == 1).all()
                 assert not module.bias.any()
+
+
+def test_fuse_conv_bn():
+    """Every batch norm is fused with the convolution before it, or kept."""
+    model = HATNet(SMALL_ARCH, norm_cfg=dict(type='BN')).train()
+    x = random_images()
+    model(x)  # statistics other than 0 and 1
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.bias, -1, 1)
+    model.eval()
+    with torch.no_grad():
+        expected = model(x)
+        fused = fuse_conv_bn(model)
+        assert any(isinstance(m, nn.Identity) for m in fused.modules())
+        assert_features_close(fused(x), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('rate', [-0.1, 1, 1.5, float('nan'), '0.1', None])
+@pytest.mark.parametrize('name', ['drop_rate', 'drop_path_rate'])
+def test_impossible_rates(name, rate):
+    with pytest.raises(ValueError, match=f'{name} needs 0 <= {name} < 1'):
+        HATNet(SMALL_ARCH, **{name: rate})

@@ -1,7 +1,7 @@
 """The sizes of HAT-Net (Table 1 of the paper), and checks of arguments."""
 
-from collections.abc import Mapping, Sequence
-from numbers import Integral
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 
 STAGES = 4
 STRIDE = 32
@@ -21,6 +21,28 @@ ARCHS = {
     for name, row in _TABLE_1.items()
     for alias in (name[0], name)
 }
+
+
+def as_integers(values: object) -> tuple[int, ...]:
+    """Convert the integers of a list, a tuple or an array.
+
+    Args:
+        values (object): The integers.
+
+    Returns:
+        tuple[int, ...]: The integers; empty if ``values`` is anything else.
+    """
+    if not isinstance(values, Iterable) or isinstance(values, bool | Mapping):
+        return ()
+    values = tuple(values)
+    if not all(map(is_integer, values)):
+        return ()
+    return tuple(map(int, values))
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer, also of numpy; bool is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_arch(arch: str | Mapping) -> dict:
@@ -43,34 +65,31 @@ def check_arch(arch: str | Mapping) -> dict:
             )
         return ARCHS[arch.lower()]
     if not isinstance(arch, Mapping) or set(arch) != set(_COLUMNS):
-        got = sorted(arch) if isinstance(arch, Mapping) else arch
+        got = list(arch) if isinstance(arch, Mapping) else arch
         raise ValueError(
             f'arch is a name or a dict with the keys {sorted(_COLUMNS)}; '
             f'got {got}'
         )
-    for key in _COLUMNS[:-1]:
-        if (
-            not isinstance(arch[key], Sequence)
-            or len(arch[key]) != STAGES
-            or min(arch[key]) < 1
-        ):
+    checked = {key: as_integers(arch[key]) for key in _COLUMNS[:-1]}
+    for key, values in checked.items():
+        if len(values) != STAGES or min(values) < 1:
             raise ValueError(
-                f"arch['{key}'] needs {STAGES} positive entries, one per "
-                f'stage; got {arch[key]}'
+                f"arch['{key}'] needs {STAGES} positive integers, one per "
+                f'stage; got {arch[key]!r}'
             )
-    for dims in arch['embed_dims']:
-        if arch['head_dim'] < 1 or dims % arch['head_dim']:
+    head_dim = arch['head_dim']
+    for dims in checked['embed_dims']:
+        if not is_integer(head_dim) or head_dim < 1 or dims % head_dim:
             raise ValueError(
-                f'head_dim={arch["head_dim"]} has to divide every entry of '
-                f'embed_dims={tuple(arch["embed_dims"])}; it does not divide '
+                f'head_dim={head_dim!r} has to divide every entry of '
+                f'embed_dims={checked["embed_dims"]}; it does not divide '
                 f'{dims}'
             )
-    for kernel_size in arch['kernel_sizes']:
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                f'kernel_sizes has to be odd, got {arch["kernel_sizes"]}'
-            )
-    return dict(arch)
+    if not all(size % 2 for size in checked['kernel_sizes']):
+        raise ValueError(
+            f'kernel_sizes has to be odd, got {checked["kernel_sizes"]}'
+        )
+    return dict(checked, head_dim=int(head_dim))
 
 
 def check_grids(name: str, values: Sequence[int]) -> tuple[int, ...]:
@@ -86,21 +105,13 @@ def check_grids(name: str, values: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: If they are anything else.
     """
-    if (
-        not isinstance(values, Sequence)
-        or len(values) != STAGES - 1
-        or not all(
-            isinstance(value, Integral)
-            and not isinstance(value, bool)
-            and value > 0
-            for value in values
-        )
-    ):
+    checked = as_integers(values)
+    if len(checked) != STAGES - 1 or min(checked) < 1:
         raise ValueError(
             f'{name} needs three positive integers, one for each stage with '
             f'H-MHSA, such as (8, 8, 8); got {values!r}'
         )
-    return tuple(int(value) for value in values)
+    return checked
 
 
 def check_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
@@ -116,9 +127,8 @@ def check_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
     Raises:
         ValueError: If they are not increasing stages of the network.
     """
-    if isinstance(out_indices, int):
-        out_indices = (out_indices,)
-    indices = tuple(i + STAGES if i < 0 else i for i in out_indices)
+    found = [out_indices] if is_integer(out_indices) else out_indices
+    indices = tuple(i + STAGES if i < 0 else i for i in as_integers(found))
     if (
         not indices
         or list(indices) != sorted(set(indices))
@@ -126,7 +136,7 @@ def check_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
     ):
         raise ValueError(
             f'out_indices are increasing stages from 0 to {STAGES - 1}, got '
-            f'{out_indices}'
+            f'{out_indices!r}'
         )
     return indices
 
@@ -143,16 +153,15 @@ def check_attn_types(attn_types: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ValueError: If they are anything else.
     """
-    if (
-        isinstance(attn_types, str)
-        or len(attn_types) != STAGES - 1
-        or not set(attn_types) <= {'h-mhsa', 'window'}
+    types = tuple(attn_types) if isinstance(attn_types, Iterable) else ()
+    if len(types) != STAGES - 1 or any(
+        name not in ('h-mhsa', 'window') for name in types
     ):
         raise ValueError(
             "attn_types needs 'h-mhsa' or 'window' three times, for the "
             f'stages 0 to 2; got {attn_types!r}'
         )
-    return tuple(attn_types)
+    return types
 
 
 def check_frozen_stages(
@@ -173,13 +182,13 @@ def check_frozen_stages(
         ValueError: If there are fewer stages.
     """
     stages = max(out_indices) + 1
-    if not -1 <= frozen_stages <= stages:
+    if not is_integer(frozen_stages) or not -1 <= frozen_stages <= stages:
         raise ValueError(
             f'frozen_stages is -1 (nothing), 0 (the stem) or up to {stages}, '
             f'the stages that out_indices={out_indices} needs; got '
-            f'{frozen_stages}'
+            f'{frozen_stages!r}'
         )
-    return frozen_stages
+    return int(frozen_stages)
 
 
 def check_image_size(height: int, width: int) -> None:
@@ -197,3 +206,27 @@ def check_image_size(height: int, width: int) -> None:
             f'HATNet needs images of at least {STRIDE}x{STRIDE} pixels, got '
             f'{height}x{width} (H x W)'
         )
+
+
+def check_numbers(
+    in_channels: int, drop_rate: float, drop_path_rate: float
+) -> None:
+    """Check the channels of the images and the probabilities of dropping.
+
+    Args:
+        in_channels (int): Channels of the images.
+        drop_rate (float): Probability of dropping a channel.
+        drop_path_rate (float): Stochastic depth of the last block.
+
+    Raises:
+        ValueError: If the channels are not a positive integer, or a
+            probability is not a number from 0 to 1, 1 excluded.
+    """
+    if not is_integer(in_channels) or in_channels < 1:
+        raise ValueError(
+            f'in_channels needs a positive integer, got {in_channels!r}'
+        )
+    rates = dict(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+    for name, rate in rates.items():
+        if not isinstance(rate, Real) or not 0 <= rate < 1:
+            raise ValueError(f'{name} needs 0 <= {name} < 1, got {rate!r}')

@@ -23,14 +23,15 @@ def makes_graph() -> bool:
     return is_compiling() or torch.jit.is_tracing()
 
 
-def is_dynamic(size: int) -> bool:
-    """Whether a graph is compiled in which a size can change.
+def is_dynamic(*sizes: int) -> bool:
+    """Whether a graph is compiled in which one of some sizes can change.
 
     Code that depends on a dynamic size must not branch on it: each outcome
-    would trigger a recompile.
+    would trigger a recompile. Nor must a view with dynamic strides wait for
+    the backward pass, since Inductor cannot compare them.
 
     Args:
-        size (int): The size of a tensor's dimension, or computed from sizes.
+        *sizes (int): Sizes of a tensor's dimensions, or computed from sizes.
 
     Returns:
         bool: False in eager mode, and before torch 2.8 always.
@@ -38,7 +39,7 @@ def is_dynamic(size: int) -> bool:
     return (
         is_compiling()
         and has_static_value is not None
-        and not has_static_value(size)
+        and not all(map(has_static_value, sizes))
     )
 
 

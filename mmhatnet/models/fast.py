@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from .compiling import makes_graph
+from .compiling import is_dynamic, makes_graph
 from .derivatives import (
     SiLUConv,
     SingleGroupNormFunction,
@@ -223,6 +223,11 @@ def fused_attention(
     """
     if is_transformed(q):
         return explicit(q, k, v, mask)
+    if is_dynamic(q.shape[2]) or is_dynamic(k.shape[2]):
+        # Inductor cannot compare dynamic strides of views kept for backward.
+        q, k, v = (
+            x.clone(memory_format=torch.contiguous_format) for x in (q, k, v)
+        )
     if makes_graph() or len(q) <= MAX_WINDOWS:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     else:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS
 from . import archs
 from .base import BackboneBase
+from .compiling import is_dynamic
 from .fast import (
     build_depthwise,
     build_norm,
@@ -79,6 +80,8 @@ class MHSA(nn.Module):
         fast (bool): As in :class:`HATNet`. Defaults to True.
     """
 
+    NORMS = ('norm',)
+
     def __init__(
         self,
         embed_dims: int,
@@ -91,11 +94,11 @@ class MHSA(nn.Module):
         fast: bool = True,
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.grid_size = grid_size
-        self.shifted = shifted
-        self.fast = fast
-        self.norm = build_norm(norm_cfg, embed_dims, fast)
+        self.num_heads, self.fast = num_heads, fast
+        self.grid_size, self.shifted = grid_size, shifted
+        # First, since fuse_conv_bn fuses a convolution with the norm after it.
+        for name in self.NORMS:
+            setattr(self, name, build_norm(norm_cfg, embed_dims, fast))
         self.qkv = build_pointwise(embed_dims, 3 * embed_dims, fast)
         self.proj = build_pointwise(embed_dims, embed_dims, fast)
         self.drop = nn.Dropout2d(drop_rate)
@@ -130,7 +133,7 @@ class MHSA(nn.Module):
         grid = self.grid_size, self.shifted
         if mask is None:
             mask = self.window_mask(x)
-        if self.fast:  # copies a third as much
+        if self.fast and not is_dynamic(*x.shape[2:]):  # copies less
             qkv = self.qkv(cut_windows(self.norm(x), *grid))
         else:
             qkv = cut_windows(self.qkv(self.norm(x)), *grid)
@@ -163,6 +166,8 @@ class HMHSA(MHSA):
         **kwargs: ``drop_rate``, ``norm_cfg`` and ``fast`` of :class:`MHSA`.
     """
 
+    NORMS = ('norm', 'grid_norm', 'pool_norm')
+
     def __init__(
         self,
         embed_dims: int,
@@ -173,9 +178,6 @@ class HMHSA(MHSA):
     ) -> None:
         super().__init__(embed_dims, num_heads, grid_size, **kwargs)
         self.ds_ratio = ds_ratio
-        norm = kwargs['norm_cfg'], embed_dims, self.fast
-        self.grid_norm = build_norm(*norm)
-        self.pool_norm = build_norm(*norm)
         self.q = build_pointwise(embed_dims, embed_dims, self.fast)
         self.kv = build_pointwise(embed_dims, 2 * embed_dims, self.fast)
 
@@ -263,8 +265,7 @@ class HATNetBlock(nn.Module):
         self, attn: MHSA, mlp: MLP, drop_path_rate: float, with_cp: bool
     ) -> None:
         super().__init__()
-        self.attn = attn
-        self.mlp = mlp
+        self.attn, self.mlp = attn, mlp
         self.drop_path = DropPath(drop_path_rate)
         self.with_cp = with_cp
 
@@ -375,6 +376,7 @@ class HATNet(BackboneBase):
         super().__init__(arch, grid_sizes, ds_ratios, *others)
         self.fast = fast
         attn_types = archs.check_attn_types(attn_types)
+        archs.check_numbers(in_channels, drop_rate, drop_path_rate)
         dims = self.embed_dims
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, self.STEM_DIMS, 3, stride=2, padding=1),
@@ -436,8 +438,7 @@ class HATNet(BackboneBase):
         outs = []
         for i, stage in enumerate(self.stages):
             x = self.downsamples[i - 1](x) if i else self.stem(x)
-            # Some convolutions do not keep the layout.
-            x = to_memory_format(x, inner)
+            x = to_memory_format(x, inner)  # some convolutions change it
             masks = {}  # shifted or not -> mask, for all blocks
             for block in stage:
                 if block.attn.shifted not in masks:

@@ -49,7 +49,7 @@ def is_padded(h: int, w: int, size: int | None, shifted: bool) -> bool:
     Returns:
         bool: False if the grid divides the map.
     """
-    if size is not None and (is_dynamic(h) or is_dynamic(w)):
+    if size is not None and is_dynamic(h, w):
         return True
     return any(
         padding
@@ -140,12 +140,15 @@ def join_windows(
         # Rows of tokens: a crop of whole maps would have a layout of its own.
         x = x.reshape(n, num_h * size_h, num_w * size_w * channels)
         x = x.narrow(1, top, h).narrow(2, left * channels, w * channels)
-        if is_dynamic(h) or is_dynamic(w):
+        if is_dynamic(h, w):
             # A sum would branch on the layout of the crop.
             x = x.clone(memory_format=torch.contiguous_format)
     if onto is not None:
         x = onto.permute(0, 2, 3, 1).reshape(x.shape) + x
-    return x.reshape(n, h, w, channels).permute(0, 3, 1, 2)
+    x = x.reshape(n, h, w, channels).permute(0, 3, 1, 2)
+    if onto is None and is_dynamic(h, w):
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x
 
 
 def average_cells(x: Tensor, size: int) -> Tensor:
@@ -159,7 +162,7 @@ def average_cells(x: Tensor, size: int) -> Tensor:
         Tensor: (N, C, ceil(H / G2), ceil(W / G2)).
     """
     n, channels, h, w = x.shape
-    if not (is_dynamic(h) or is_dynamic(w)):
+    if not is_dynamic(h, w):
         return F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)
     rows, size_h, _, bottom = cut_side(h, size)
     cols, size_w, _, right = cut_side(w, size)
