@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from glob import glob
+from itertools import count
 from pathlib import Path
 
 import mmcv
@@ -19,6 +20,8 @@ from PIL import Image
 from .weights.loading import load_weights
 from .zoo import dataset_meta, find_weights, get_model, load_model_config
 
+# Ends of the names of results: the picture, the data, the labels of pixels.
+SUFFIXES = ('.png', '.json', '_labels.png')
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
@@ -224,20 +227,25 @@ def unreadable(path: str | os.PathLike) -> str | None:
     return None
 
 
-def unique_names(paths: Sequence[Path]) -> Iterator[str]:
-    """Find a unique name for the result of each image.
+def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
+    """Find a name for the results of each image.
 
     Args:
         paths (Sequence[Path]): The images.
+        out_dir (Path): The folder for the results, name + SUFFIXES.
 
     Yields:
-        str: ``<stem>``, or ``<stem>_2`` and so on if that is taken.
+        str: ``<stem>``, or ``<stem>_2`` and so on if a result would have the
+        name of an image or of another result.
     """
-    taken: set[str] = set()
+    taken = {path.resolve() for path in paths}
     for path in paths:
-        name, number = path.stem, 1
-        while name in taken:
-            number += 1
-            name = f'{path.stem}_{number}'
-        taken.add(name)
+        for number in count(1):
+            name = path.stem + (f'_{number}' if number > 1 else '')
+            targets = {
+                (out_dir / f'{name}{suffix}').resolve() for suffix in SUFFIXES
+            }
+            if targets.isdisjoint(taken):
+                break
+        taken |= targets
         yield name

@@ -408,7 +408,15 @@ class TestCocoToSemantic:
 
     @pytest.mark.parametrize(
         'segmentation',
-        [None, [], [[0, 0, 5, 5]], dict(size=[20, 10], counts=[200])],
+        [
+            None,
+            [],
+            [[0, 0, 5, 5]],
+            [[0, 0, 5, 5, float('nan'), 3]],
+            [[0, 0, 5, 5, 1e9, 3]],
+            [[0, 0, 5, 5, float('inf'), 3]],
+            dict(size=[20, 10], counts=[200]),
+        ],
     )
     def test_refuses_wrong_segmentations(
         self, convert, instances, segmentation

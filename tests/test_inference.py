@@ -151,8 +151,19 @@ class TestImages:
             assert reason in unreadable(tmp_path / name)
 
     def test_names_of_results(self, tmp_path):
+        """None is the name of an image or of another result."""
         paths = [tmp_path / name for name in ('a.png', 'x/a.png', 'a.jpg')]
-        assert list(unique_names(paths)) == ['a', 'a_2', 'a_3']
+        assert list(unique_names(paths, tmp_path / 'out')) == [
+            'a',
+            'a_2',
+            'a_3',
+        ]
+        assert list(unique_names(paths, tmp_path)) == ['a_2', 'a_3', 'a_4']
+        paths = [tmp_path / 'x.jpg', tmp_path / 'x_labels.jpg']
+        assert list(unique_names(paths, tmp_path / 'out')) == [
+            'x',
+            'x_labels_2',
+        ]
 
 
 class TestTool:
@@ -186,14 +197,36 @@ class TestTool:
         folder.mkdir()
         shutil.copy(image, folder)
         (folder / 'broken.jpg').write_text('no image')
+        odd = Image.fromarray(np.ones((40, 50), np.int32))
+        odd.save(folder / 'depth.tiff')
+        Image.new('RGB', (10000, 2)).save(folder / 'line.png')
         out = tmp_path / 'out'
         printed = call_tool(
             INFER, DEMO, trained(DEMO), folder, '--out-dir', out, code=1
         )
-        assert set(os.listdir(out)) == {'image.png', 'image.json'}
-        assert 'broken.jpg: cannot be read, skipped' in printed
+        assert {'image.png', 'image.json'} <= set(os.listdir(out))
+        assert 'broken.jpg: skipped: ' in printed
         last = printed.splitlines()[-1]
-        assert last == '1 of 2 images could not be read'
+        skipped = printed.count(': skipped: ')
+        assert last == f'{skipped} of 4 images were skipped'
+
+    def test_nothing_is_overwritten(self, image, trained, tmp_path):
+        """Neither an image nor the file of another run, unless asked to."""
+        folder = tmp_path / 'photos'
+        folder.mkdir()
+        shutil.copy(image, folder / 'a.png')
+        command = INFER, DEMO, trained(DEMO), folder, '--out-dir', folder
+        before = (folder / 'a.png').read_bytes()
+        call_tool(*command)
+        assert (folder / 'a.png').read_bytes() == before
+        assert set(os.listdir(folder)) == {'a.png', 'a_2.png', 'a_2.json'}
+        command = INFER, DEMO, trained(DEMO), image, '--out-dir', folder
+        (folder / 'image.json').write_text('mine')
+        last = call_tool(*command, code=1).splitlines()[-1]
+        assert f'{folder / "image.json"} exists: choose' in last
+        assert (folder / 'image.json').read_text() == 'mine'
+        call_tool(*command, '--overwrite')
+        assert (folder / 'image.json').read_text() != 'mine'
 
     @pytest.mark.parametrize(
         ('arguments', 'code', 'message'),

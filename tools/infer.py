@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from mmhatnet.cli import add_cfg_options, one_line_errors
 from mmhatnet.inference import (
+    SUFFIXES,
     find_images,
     get_inferencer,
     predict,
@@ -44,6 +45,11 @@ def parse_args() -> argparse.Namespace:
         'and, for segmentors, <image>_labels.png (default: outputs)',
     )
     parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace files in --out-dir; never one of the images',
+    )
+    parser.add_argument(
         '--score-thr',
         type=float,
         default=0.3,
@@ -74,6 +80,16 @@ def is_checkpoint(argument: str) -> bool:
     return bool(pin) or '://' in location or location.endswith('.pth')
 
 
+def check_absent(names: list[str], out_dir: Path) -> None:
+    targets = (out_dir / f'{n}{suffix}' for n in names for suffix in SUFFIXES)
+    found = next((target for target in targets if target.exists()), None)
+    if found:
+        sys.exit(
+            f'infer.py: error: {found} exists: choose another --out-dir, or '
+            'give --overwrite'
+        )
+
+
 def summary(result: dict) -> str:
     if 'objects' in result:
         names = [found['name'] for found in result['objects']]
@@ -90,24 +106,28 @@ def summary(result: dict) -> str:
 def main() -> None:
     args = parse_args()
     paths = find_images(args.images)
+    names = list(unique_names(paths, args.out_dir))
+    if not args.overwrite:
+        check_absent(names, args.out_dir)
+    args.out_dir.mkdir(parents=True, exist_ok=True)
     cfg = load_model_config(args.model)
     cfg.merge_from_dict(args.cfg_options or {})
     checkpoint = args.checkpoint or find_weights(args.model)
     inferencer = get_inferencer(cfg, checkpoint, args.device)
-    args.out_dir.mkdir(parents=True, exist_ok=True)
     skipped = []
-    names = unique_names(paths)
     for path, name in zip(tqdm(paths, unit='image'), names, strict=True):
         reason = unreadable(path)
+        if not reason:
+            try:
+                result, picture, labels = predict(
+                    inferencer, path, args.score_thr, args.top
+                )
+            except Exception as error:  # what libraries raise for odd images
+                reason = f'{type(error).__name__}: {error}'
         if reason:
-            tqdm.write(
-                f'{path}: cannot be read, skipped: {reason}', sys.stderr
-            )
+            tqdm.write(f'{path}: skipped: {reason}', sys.stderr)
             skipped.append(path)
             continue
-        result, picture, labels = predict(
-            inferencer, path, args.score_thr, args.top
-        )
         target = str(args.out_dir / name)
         mmcv.imwrite(picture[..., ::-1], f'{target}.png')
         if labels is not None:
@@ -118,7 +138,7 @@ def main() -> None:
         tqdm.write(f'{path}: {summary(result)}')
     print(f'{len(paths) - len(skipped)} results in {args.out_dir}')
     if skipped:
-        sys.exit(f'{len(skipped)} of {len(paths)} images could not be read')
+        sys.exit(f'{len(skipped)} of {len(paths)} images were skipped')
 
 
 if __name__ == '__main__':

@@ -17,6 +17,18 @@ def _encode(annotation: dict, height: int, width: int) -> dict:
     if isinstance(segmentation, list):
         # pycocotools reads a list of four numbers as a box.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        # pycocotools takes memory for the way to a point, however far it is.
+        far = [
+            value
+            for polygon in polygons
+            for value in polygon
+            if not abs(value) <= 2 * max(height, width)  # also NaN
+        ]
+        if far:
+            raise ValueError(
+                f'annotation {annotation["id"]} has the coordinate {far[0]} '
+                f'in an image of {width}x{height} pixels'
+            )
         if polygons:
             rles = mask_utils.frPyObjects(polygons, height, width)
             return mask_utils.merge(rles)
