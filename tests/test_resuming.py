@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import TOOLS, start_tool
 from mmengine.config import Config
+from mmengine.runner import EpochBasedTrainLoop
 
 from mmhatnet import launch
 from mmhatnet.resuming import (
@@ -134,3 +135,21 @@ class TestLock:
         else:
             pytest.fail('the process trains without its launcher')
         lock_work_dir(demo_folder / 'orphans')
+
+
+def test_checkpoint_inside_an_epoch():
+    """Its batches would be repeated."""
+    loop = object.__new__(EpochBasedTrainLoop)
+
+    class Runner:
+        cfg = Config(dict(resume=True, load_from='iter_6.pth'))
+        train_loop = loop
+        train_dataloader = range(4)
+
+        def load_checkpoint(self, iteration):
+            return dict(meta=dict(iter=iteration, config='raise Harm'))
+
+    checkpoint = launch._load_checkpoint(Runner(), 8)
+    assert checkpoint['meta'] == dict(iter=8)
+    with pytest.raises(ValueError, match='iteration 6 of epochs of 4'):
+        launch._load_checkpoint(Runner(), 6)
