@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
@@ -85,7 +86,7 @@ class AtomicCheckpointHook(CheckpointHook):
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stop when the loss is not finite, before a checkpoint is saved."""
+    """Stop before a loss or weights that are not finite are saved."""
 
     priority = 'NORMAL'
 
@@ -109,8 +110,12 @@ class FiniteLossHook(Hook):
                 the batch and the last checkpoint.
         """
         loss = torch.as_tensor((outputs or {}).get('loss', 0)).detach()
-        if loss.isfinite():
+        wrong = (~loss.isfinite()).float()
+        all_reduce(wrong, 'max')  # no rank may save a checkpoint
+        if not wrong:
             return
+        if loss.isfinite():
+            raise ValueError('the loss of another process is not finite')
         files = ', '.join(_image_files(data_batch)) or 'unknown'
         last = next(iter(find_checkpoints(runner.work_dir)), 'none')
         raise ValueError(
@@ -119,6 +124,19 @@ class FiniteLossHook(Hook):
             'learning rate, clip_grad or float32 may help; check_loss=False '
             'in the config goes on'
         )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check the weights that will be saved.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The content of the checkpoint.
+
+        Raises:
+            ValueError: If one is not finite.
+        """
+        source = f'the model after iteration {runner.iter + 1}'
+        check_finite(unwrap_state_dict(checkpoint), source)
 
 
 def _image_files(batch: object) -> list[str]:

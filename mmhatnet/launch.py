@@ -57,17 +57,18 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
         _die_with_parent()
     check_data(cfg, splits)
     notes = resume_intact(cfg)
-    lock = None
     if 'train' in splits:
-        if os.environ.get('RANK', '0') == '0':
-            lock = lock_work_dir(cfg.work_dir)
         _guard_checkpoints(cfg)
     if get_device() == 'cpu':
         notes += adapt_to_cpu(cfg)
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     runner = build(cfg)
-    runner.work_dir_lock = lock  # held as long as the runner exists
+    if 'train' in splits and runner.rank == 0:
+        # It is held as long as the runner exists.
+        runner.work_dir_lock = lock_work_dir(cfg.work_dir)
     runner.load_checkpoint = partial(_load_checkpoint, runner)
+    for name in ('train', 'val', 'test'):  # any module may load weights
+        setattr(runner, name, _reading_safely()(getattr(runner, name)))
     runner.register_hook(MatchingKeysHook(strict='train' not in splits))
     if cfg.get('check_loss', True):
         runner.register_hook(FiniteLossHook())
@@ -89,14 +90,20 @@ def _load_checkpoint(runner: Runner, *args, **kwargs) -> dict:
     with _reading_safely():
         checkpoint = type(runner).load_checkpoint(runner, *args, **kwargs)
     meta = checkpoint.get('meta')
-    if isinstance(meta, dict):
-        # mmengine would run it, to look for the number of GPUs.
-        meta.pop('config', None)
-    if runner.cfg.get('resume') and isinstance(
-        runner.train_loop, EpochBasedTrainLoop
-    ):
+    if not runner.cfg.get('resume'):
+        return checkpoint
+    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
+        raise ValueError(
+            f'{runner.cfg.load_from} is not of a training, which can be '
+            'resumed: use load_from in the config'
+        )
+    # mmengine would run it, to look for the number of GPUs.
+    meta.pop('config', None)
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
         batches = len(runner.train_dataloader)
-        if meta['iter'] % batches:
+        # Else it is of epochs of another length.
+        inside = meta['iter'] // batches == meta['epoch']
+        if inside and meta['iter'] % batches:
             raise ValueError(
                 f'{runner.cfg.load_from} was saved inside an epoch, in '
                 f'iteration {meta["iter"]} of epochs of {batches}, and would '

@@ -51,7 +51,9 @@ def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
     paths = list(folder.glob('*.pth'))
     if record.is_file():
         # Checkpoints can be kept in another folder.
-        paths.append(Path(record.read_text().strip()).absolute())
+        paths.append(
+            Path(record.read_text(errors='replace').strip()).absolute()
+        )
     for path in dict.fromkeys(paths):
         match = re.fullmatch(r'(best_.*)?(iter|epoch)_(\d+)\.pth', path.name)
         if match and path.is_file():
@@ -85,7 +87,7 @@ def resume_intact(cfg: Config) -> list[str]:
     paths = find_checkpoints(folder)
     intact = next(filter(is_intact, paths), None)
     if chosen:
-        remedy = f'; intact is --resume {intact}' if intact else ''
+        remedy = f'; an intact one: --resume {intact}' if intact else ''
         raise ValueError(f'{chosen} is damaged{remedy}')
     if intact is None:
         if paths:
@@ -96,10 +98,13 @@ def resume_intact(cfg: Config) -> list[str]:
             )
         return []
     cfg.load_from = str(intact)
+    notes = []
     damaged = ', '.join(map(str, paths[: paths.index(intact)]))
-    if not damaged:
-        return []
-    return [f'damaged: {damaged}; resuming from {intact}']
+    if damaged:
+        notes.append(f'damaged: {damaged}; resuming from {intact}')
+    if intact.name.startswith('best_'):
+        notes.append(f'{intact} has no optimizer, which begins anew')
+    return notes
 
 
 def lock_work_dir(work_dir: str | os.PathLike) -> TextIO:

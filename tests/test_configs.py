@@ -327,3 +327,12 @@ def test_mmpretrain_sees_the_layers():
     assert rates['backbone.stem.0.weight'] == 1e-3 * 0.5 ** (depth + 1)
     features = model.extract_feat(golden_image(64, 64), stage='backbone')
     assert features[0].shape == (2, 384, 2, 2)
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_batch_size_of_the_learning_rate(config):
+    """It is the one in the name."""
+    gpus, images = map(int, re.search(r'(\d+)xb(\d+)', config).groups())
+    cfg = open_config(config)
+    assert cfg.train_dataloader.batch_size == images
+    assert cfg.auto_scale_lr.base_batch_size == gpus * images

@@ -382,3 +382,37 @@ def test_fuse_conv_bn():
 def test_impossible_rates(name, rate):
     with pytest.raises(ValueError, match=f'{name} needs 0 <= {name} < 1'):
         HATNet(SMALL_ARCH, **{name: rate})
+
+
+@pytest.mark.parametrize('fast', [True, False])
+@pytest.mark.parametrize(
+    'layout', [torch.contiguous_format, torch.channels_last]
+)
+@pytest.mark.parametrize('frozen_stages', range(4))
+def test_gradients_behind_frozen_stages(frozen_stages, layout, fast):
+    """torch's group norm crashes if only its weight needs a gradient."""
+    model = HATNet(SMALL_ARCH, frozen_stages=frozen_stages, fast=fast).train()
+    x = random_images().contiguous(memory_format=layout)
+    other = HATNet(SMALL_ARCH, fast=fast)
+    other.load_state_dict(model.state_dict())
+    sum(out.square().mean() for out in model(x)).backward()
+    sum(out.square().mean() for out in other(x)).backward()
+    trained = dict(model.named_parameters())
+    for name, parameter in other.named_parameters():
+        if trained[name].requires_grad:
+            torch.testing.assert_close(
+                trained[name].grad, parameter.grad, rtol=1e-3, atol=1e-5
+            )
+
+
+def test_dropout_in_evaluation():
+    """As in Monte Carlo dropout: only the dropout is in training mode."""
+    model = HATNet(SMALL_ARCH, drop_rate=0.5).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.train()
+    x, calls = random_images(), []
+    mlp = model.stages[0][0].mlp
+    mlp.drop.register_forward_hook(lambda *_: calls.append(1))
+    model(x)
+    assert len(calls) == 2

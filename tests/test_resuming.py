@@ -60,6 +60,8 @@ class TestWhichCheckpoint:
             assert cfg.load_from == str(work_dir / 'iter_10.pth')
             assert cfg.resume
             assert not notes
+        (work_dir / 'last_checkpoint').write_bytes(b'\xff\xfe')
+        assert names(find_checkpoints(work_dir)) == expected
         (work_dir / 'last_checkpoint').unlink()
         assert names(find_checkpoints(work_dir)) == expected
 
@@ -80,6 +82,7 @@ class TestWhichCheckpoint:
             (work_dir / f'{name}.pth').write_bytes(b'')
         cfg, notes = resume(work_dir)
         assert cfg.load_from == str(work_dir / 'best_mIoU_iter_9.pth')
+        assert 'has no optimizer' in notes[1]
         damage(work_dir / 'best_mIoU_iter_9.pth')
         with pytest.raises(ValueError, match='no checkpoint is intact.*iter_'):
             resume(work_dir)
@@ -146,10 +149,14 @@ def test_checkpoint_inside_an_epoch():
         train_loop = loop
         train_dataloader = range(4)
 
-        def load_checkpoint(self, iteration):
-            return dict(meta=dict(iter=iteration, config='raise Harm'))
+        def load_checkpoint(self, **meta):
+            return dict(meta=meta) if meta else dict(a=torch.ones(1))
 
-    checkpoint = launch._load_checkpoint(Runner(), 8)
-    assert checkpoint['meta'] == dict(iter=8)
+    runner = Runner()
+    checkpoint = launch._load_checkpoint(runner, epoch=2, iter=8, config='x')
+    assert checkpoint['meta'] == dict(epoch=2, iter=8)
+    launch._load_checkpoint(runner, epoch=3, iter=6)  # of larger batches
     with pytest.raises(ValueError, match='iteration 6 of epochs of 4'):
-        launch._load_checkpoint(Runner(), 6)
+        launch._load_checkpoint(runner, epoch=1, iter=6)
+    with pytest.raises(ValueError, match='is not of a training'):
+        launch._load_checkpoint(runner)

@@ -13,3 +13,4 @@ model = dict(
     train_cfg=None,
 )
 default_hooks = dict(logger=dict(interval=10))
+auto_scale_lr = dict(base_batch_size=32)

@@ -210,7 +210,7 @@ def measure_case(
         for name, worker in workers.items():
             seconds = worker.submit(_prepare, *builds[name]).result()
             if COMPILED & set(split_forms(name)[0]):
-                rows[name]['start'] = round(seconds, 1)
+                rows[name]['start'] = round(seconds, 2)
         _check_forms(
             {
                 backbone: workers[backbone].submit(_compute_features).result()

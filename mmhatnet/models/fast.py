@@ -193,8 +193,11 @@ class SingleGroupNorm(nn.GroupNorm):
     @staticmethod
     def _has_good_kernel(x: Tensor) -> bool:
         # torch's CPU kernel keeps the layout; compilers write their own.
+        # It crashes if only the weight needs a gradient.
         return makes_graph() or (
-            x.device.type in ('cpu', 'meta') and not is_transformed(x)
+            x.device.type in ('cpu', 'meta')
+            and not is_transformed(x)
+            and (x.requires_grad or not torch.is_grad_enabled())
         )
 
 
@@ -276,6 +279,7 @@ def is_bare(layer: nn.Module | None) -> bool:
     return type(layer) is nn.SiLU or (
         type(layer) in (nn.Conv2d, PointwiseConv)
         and layer.bias is None
+        and layer.kernel_size[0] == layer.kernel_size[1]
         and layer.padding == tuple(size // 2 for size in layer.kernel_size)
         and all(size % 2 for size in layer.kernel_size)
         and (*layer.stride, *layer.dilation) == (1, 1, 1, 1)

@@ -239,7 +239,7 @@ class MLP(nn.Module):
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
         x = self.norm1(x)
         layers = self.fc1, self.dw_conv, self.fc2, self.act
-        drops = self.training and self.drop.p
+        drops = self.drop.training and self.drop.p
         if self.fast and not drops and all(map(is_bare, layers)):
             x = inverted_bottleneck(x, self.fc1, self.dw_conv, self.fc2)
         else:
@@ -433,7 +433,7 @@ class HATNet(BackboneBase):
         """
         archs.check_image_size(*x.shape[-2:])
         layout = memory_format_of(x)
-        inner = torch.channels_last if self.fast else layout
+        inner = torch.channels_last if self.fast else torch.contiguous_format
         x = to_memory_format(x, inner)
         outs = []
         for i, stage in enumerate(self.stages):

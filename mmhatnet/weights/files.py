@@ -145,7 +145,8 @@ def unwrap_state_dict(checkpoint: Mapping) -> dict[str, Tensor]:
 
     Args:
         checkpoint (Mapping): A state dict, bare or under ``state_dict`` or
-            ``model``, with or without a ``module.`` prefix.
+            ``model``, with or without the prefixes ``module.`` of DDP and
+            ``_orig_mod.`` of torch.compile.
 
     Returns:
         dict[str, Tensor]: The tensors of the state dict.
@@ -154,7 +155,7 @@ def unwrap_state_dict(checkpoint: Mapping) -> dict[str, Tensor]:
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
     return {
-        key.removeprefix('module.'): value
+        key.removeprefix('module.').removeprefix('_orig_mod.'): value
         for key, value in checkpoint.items()
-        if isinstance(value, Tensor)
+        if isinstance(key, str) and isinstance(value, Tensor)
     }

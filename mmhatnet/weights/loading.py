@@ -167,10 +167,14 @@ def load_backbone(
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the weights do not fit; see :func:`to_backbone`.
+        ValueError: If the weights do not fit (see :func:`to_backbone`), or
+            are not finite.
     """
+    source = str(checkpoint)
     content = read_checkpoint(checkpoint, map_location)
-    model.load_state_dict(to_backbone(content, model, str(checkpoint), prefix))
+    weights = to_backbone(content, model, source, prefix)
+    check_finite(weights, source)
+    model.load_state_dict(weights)
 
 
 def load_weights(model: nn.Module, checkpoint: str) -> dict:

@@ -39,8 +39,9 @@ DTYPES = {
     'ComplexFloatStorage': torch.complex64,
     'ComplexDoubleStorage': torch.complex128,
 }
-# Limits that no checkpoint reaches: levels of containers, and objects in all.
-MAX_DEPTH, MAX_OBJECTS = 100, 10**7
+# Limits that no checkpoint reaches: levels of containers, objects in all, and
+# elements of a tensor that repeats those of its storage.
+MAX_DEPTH, MAX_OBJECTS, MAX_EXPANDED = 100, 10**7, 10**8
 # The start of torch's format before 1.6.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PLAIN = str, bytes, int, float, complex, type(None)
@@ -54,9 +55,12 @@ class Unknown:
     they lack an argument and fail, so that no file can change the class.
     """
 
+    # A pickle can create an object without calling __init__.
+    args: tuple = ()
+    state = resolved = None
+
     def __init__(self, *args, **kwargs) -> None:
         self.args = args
-        self.state = None
 
     def __setstate__(self, state: object) -> None:
         self.state = state
@@ -83,6 +87,11 @@ class _Bytes(Unknown):
         return text.encode('latin1')
 
 
+class _NoBytes(Unknown):
+    def value(self, resolve):
+        return Unknown() if self.args else b''
+
+
 class _Tuple(Unknown):
     def value(self, resolve):
         return tuple(resolve(self.args[0]))
@@ -107,7 +116,9 @@ class _Array(Unknown):
         _, shape, dtype, fortran, data = map(resolve, self.state)
         if not dtype:
             return Unknown()
-        array = np.frombuffer(bytearray(data), dtype)
+        array = np.empty(0, dtype)
+        if data:
+            array = np.frombuffer(bytearray(data), dtype)
         return array.reshape(shape, order='F' if fortran else 'C')
 
 
@@ -118,20 +129,24 @@ class _HistoryBuffer(Unknown):
 
 
 class _Storage(Unknown):
-    """Elements, which ``args[0]`` reads at the first use."""
+    """Elements, which are the state, or ``args[0]`` reads them."""
 
     def value(self, resolve):
-        if self.state is None:
-            self.state = self.args[0]()
-        return self.state
+        return self.args[0]() if self.args else self.state
 
 
 class _Tensor(Unknown):
     def value(self, resolve):
-        storage, offset, size, stride, *_ = map(resolve, self.args)
-        if math.prod(size) > storage.numel():
-            raise ValueError(f'a tensor of {size} is larger than its storage')
-        return storage.as_strided(size, stride, offset)
+        args = map(resolve, self.args)
+        storage, offset, size, stride, _, _, *metadata = args
+        if math.prod(size) > max(storage.numel(), MAX_EXPANDED):
+            raise ValueError(f'a tensor of {size} is much too large')
+        tensor = storage.as_strided(size, stride, offset)
+        for name in metadata and metadata[0]:
+            if name not in ('conj', 'neg'):
+                raise ValueError(f'a tensor with {name}')
+            tensor = tensor.conj() if name == 'conj' else -tensor
+        return tensor
 
 
 class _Parameter(Unknown):
@@ -148,6 +163,8 @@ class _StorageType:
 
 KNOWN = {
     ('_codecs', 'encode'): _Bytes,
+    ('__builtin__', 'bytes'): _NoBytes,
+    ('builtins', 'bytes'): _NoBytes,
     ('torch', 'Size'): _Tuple,
     ('torch._utils', '_rebuild_tensor_v2'): _Tensor,
     ('torch._utils', '_rebuild_parameter'): _Parameter,
@@ -181,6 +198,8 @@ class _Unpickler(pickle.Unpickler):
         return KNOWN.get((module, name), Unknown)
 
     def persistent_load(self, pid: tuple) -> Unknown:
+        if pid[0] == 'module':
+            return pid[1]
         if pid[0] != 'storage' or not isinstance(pid[1], _StorageType):
             return Unknown()
         if any(pid[5:]):
@@ -230,8 +249,11 @@ def _read_zip(file: BinaryIO) -> object:
         return archive.read(info)  # verifies the checksum
 
     @cache
-    def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
+    def elements(dtype: torch.dtype, key: str) -> _Storage:
         return _Storage(lambda: _elements(read(f'data/{key}'), dtype))
+
+    def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
+        return elements(dtype, key)
 
     return _unpickle(io.BytesIO(read('data.pkl')), storage)
 
@@ -257,6 +279,8 @@ def _read_legacy(file: BinaryIO) -> object:
     content = load()
     for key in load():
         length = int.from_bytes(file.read(8), 'little')
+        if key not in found:
+            raise ValueError('it has tensors of an unknown type')
         dtype = found[key]
         length *= torch.empty(0, dtype=dtype).element_size()
         storages[key].state = _elements(file.read(length), dtype)
@@ -302,8 +326,12 @@ def _resolve(content: object, device: str | torch.device) -> object:
         if isinstance(item, list | tuple):
             return type(item)(map(inner, item))
         if isinstance(item, Unknown):
-            value = type(item).value(item, inner)
-            return value.to(device) if isinstance(item, _Tensor) else value
+            if item.resolved is None:
+                value = type(item).value(item, inner)
+                if isinstance(item, _Tensor):
+                    value = value.to(device)
+                item.resolved = value
+            return item.resolved
         return item if isinstance(item, PLAIN) else Unknown()
 
     return resolve(content)
