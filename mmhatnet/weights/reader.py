@@ -108,7 +108,7 @@ class _Dtype(Unknown):
 class _Scalar(Unknown):
     def value(self, resolve):
         dtype, data = map(resolve, self.args)
-        return np.frombuffer(data, dtype, 1)[0] if dtype else Unknown()
+        return np.frombuffer(data, dtype, 1)[0].item() if dtype else Unknown()
 
 
 class _Array(Unknown):
