@@ -130,7 +130,7 @@ def _reading_safely() -> Iterator[None]:
     schemes = CheckpointLoader._schemes
     CheckpointLoader._schemes = dict(schemes)
     CheckpointLoader.register_scheme(
-        ['', 'http://', 'https://'], read_checkpoint, force=True
+        ['', 'http://', 'https://'], _read_in_mm_layout, force=True
     )
     try:
         yield

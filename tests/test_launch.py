@@ -22,6 +22,7 @@ from helpers import (
     run_tool,
 )
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 
@@ -321,6 +322,27 @@ def test_amp_and_auto_scale_lr():
         launch.enable_auto_scale_lr(Config(dict()))
     with pytest.raises(ValueError, match='Other'):
         launch.enable_amp(Config(dict(optim_wrapper=dict(type='Other'))))
+
+
+def test_hooks_find_the_weights(small_config, tmp_path):
+    """In mm's layout, whatever the layout of the file; EMAHook needs it."""
+    cfg = launch.read_config(small_config)
+    cfg.work_dir = str(tmp_path)
+    found = []
+
+    class ReadingHook(Hook):
+        priority = 'VERY_HIGH'
+
+        def after_load_checkpoint(self, runner, checkpoint):
+            found.append(checkpoint.keys())
+
+    runner = launch.build_runner(cfg, ())
+    runner.register_hook(ReadingHook())
+    weights = runner.model.state_dict()
+    for content in (weights, dict(model=weights), dict(state_dict=weights)):
+        torch.save(content, tmp_path / 'file.pth')
+        runner.load_checkpoint(str(tmp_path / 'file.pth'))
+    assert found == [{'state_dict'}] * 3
 
 
 @pytest.mark.parametrize('key', ['trian_cfg.max_iters=3', 'load_form=x'])
