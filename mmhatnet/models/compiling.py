@@ -48,15 +48,13 @@ def compile_blocks(backbone: nn.Module, **kwargs) -> None:
 
     ``torch.compile(backbone)`` compiles every block. Here, the blocks of a
     stage share a graph, which takes less time in training. It is meant for
-    images of one size, as torch allows eight graphs of a method.
+    images of one size, as torch allows eight graphs of a method. (torch 2.1
+    makes a graph of every block here, too.)
 
     Args:
         backbone (nn.Module): A :class:`HATNet`.
         **kwargs: Arguments of :func:`torch.compile`. ``dynamic`` defaults to
             False.
-
-    Raises:
-        AttributeError: Before torch 2.2, which cannot compile in place.
     """
     for stage in backbone.stages:
         for block in stage:

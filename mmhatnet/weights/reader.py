@@ -141,6 +141,11 @@ class _Tensor(Unknown):
         storage, offset, size, stride, _, _, *metadata = args
         if math.prod(size) > max(storage.numel(), MAX_EXPANDED):
             raise ValueError(f'a tensor of {size} is much too large')
+        # The check of as_strided overflows in torch 2.1.
+        steps = [(n - 1) * step for n, step in zip(size, stride, strict=True)]
+        last = offset + (sum(steps) if 0 not in size else -1)
+        if min(offset, *size, *stride, 0) < 0 or last >= storage.numel():
+            raise ValueError(f'a tensor of {size} is outside its storage')
         tensor = storage.as_strided(size, stride, offset)
         for name in metadata and metadata[0]:
             if name not in ('conj', 'neg'):
