@@ -226,7 +226,7 @@ def fused_attention(
     """
     if is_transformed(q):
         return explicit(q, k, v, mask)
-    if is_dynamic(q.shape[2]) or is_dynamic(k.shape[2]):
+    if is_dynamic(q.shape[2], k.shape[2]):
         # Inductor cannot compare dynamic strides of views kept for backward.
         q, k, v = (
             x.clone(memory_format=torch.contiguous_format) for x in (q, k, v)
