@@ -1,10 +1,20 @@
-"""Checks of the data before a run."""
+"""Checks of the data sets of a config before a run."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from inspect import signature
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+
+from .datasets.inspection import (
+    Inspection,
+    build_dataset,
+    find_quick_problems,
+    inspect_dataset,
+)
 
 # Folder that the configs expect -> how to get the data set.
 DATA_SOURCES = {
@@ -18,36 +28,184 @@ DATA_SOURCES = {
 }
 
 
+# Heads of other classes than those of the objects.
+OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
+
+
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the files and folders of the data sets exist.
+    """Check the data sets before a run, as far as it takes seconds.
+
+    ``check_data=False`` at the top of the config only looks for the files.
 
     Args:
         cfg (Config): The config.
         splits (tuple[str]): The splits to check: 'train', 'val' or 'test'.
 
     Raises:
-        FileNotFoundError: If one is missing. The message tells where it is
-            expected and how to get it.
+        FileNotFoundError: If a file or folder is missing. The message tells
+            where it is expected and how to get it.
+        ValueError: If the files do not fit the data set, or the model its
+            classes.
     """
+    for split, dataset in iter_splits(cfg, splits):
+        if not downloads(dataset, cfg.get('default_scope')):
+            _check_places(dataset, split)
+        if cfg.get('check_data', True):
+            for problem in find_problems(cfg, dataset, split):
+                raise ValueError(
+                    f'{problem} ({split}_dataloader; check_data=False in the '
+                    'config goes on)'
+                )
+
+
+def iter_splits(
+    cfg: Config, splits: Iterable[str]
+) -> Iterator[tuple[str, ConfigDict]]:
+    """Iterate over the data sets of a config, without wrappers.
+
+    Args:
+        cfg (Config): The config.
+        splits (Iterable[str]): Of 'train', 'val' and 'test'.
+
+    Yields:
+        tuple[str, ConfigDict]: The split and the config of a data set. A data
+        set that several splits use comes once.
+    """
+    seen = []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for dataset in iter_datasets(loader.get('dataset')):
-            root = dataset.get('data_root') or ''
-            prefix = dataset.get('data_prefix') or {}
-            if isinstance(prefix, str):
-                prefix = dict(img_path=prefix)
-            parts = [dataset.get('ann_file') or '', *prefix.values()]
-            for part in [root, *(os.path.join(root, p) for p in parts)]:
-                if part and '://' not in part and not os.path.exists(part):
-                    remedy = next(
-                        (
-                            f': {source}'
-                            for folder, source in DATA_SOURCES.items()
-                            if Path(root).is_relative_to(folder)
-                        ),
-                        f' (data_root of {split}_dataloader.dataset)',
-                    )
-                    raise FileNotFoundError(f'no data at {part}{remedy}')
+            if dataset not in seen:
+                seen.append(dataset)
+                yield split, dataset
+
+
+def downloads(dataset: ConfigDict, scope: str | None) -> bool:
+    """Whether mmpretrain downloads a data set itself, such as CIFAR-10.
+
+    Args:
+        dataset (ConfigDict): The config of the data set.
+        scope (str, optional): The library.
+
+    Returns:
+        bool: False also if the config sets ``download=False``.
+    """
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        kind = registry.get(dataset.type)
+    parameters = signature(kind).parameters if kind else {}
+    return 'download' in parameters and dataset.get('download', True)
+
+
+def find_problems(
+    cfg: Config, dataset: ConfigDict, split: str
+) -> Iterator[str]:
+    """Find quickly what is wrong with a data set, or what does not fit it.
+
+    Args:
+        cfg (Config): The config of a model.
+        dataset (ConfigDict): The config of one of its data sets.
+        split (str): 'train', 'val' or 'test'; the last may have no labels.
+
+    Yields:
+        str: A problem.
+    """
+    try:
+        built = build_dataset(dataset, cfg.get('default_scope'))
+    except Exception:
+        return  # the run will show the error of the class
+    yield from find_quick_problems(built, split != 'test')
+    yield from _compare_classes(cfg, built)
+    for number, transform in enumerate(dataset.get('pipeline') or ()):
+        reduce = transform.get('reduce_zero_label')
+        expected = getattr(built, 'reduce_zero_label', reduce)
+        if reduce not in (None, expected):
+            yield (
+                f'reduce_zero_label is {expected} in the data set, and '
+                f'{reduce} in its pipeline[{number}]'
+            )
+
+
+def inspect_data(
+    cfg: Config, splits: tuple[str, ...], workers: int = 0
+) -> dict[str, Inspection]:
+    """Read all files of the data sets.
+
+    Args:
+        cfg (Config): The config of a model.
+        splits (tuple[str]): Of 'train', 'val' and 'test'.
+        workers (int): Number of processes beside this one. Defaults to 0.
+
+    Returns:
+        dict[str, Inspection]: What was found, by the names of the data sets.
+    """
+    found = {}
+    scope = cfg.get('default_scope')
+    for number, (split, dataset) in enumerate(iter_splits(cfg, splits), 1):
+        name = f'{number}. {split}: {dataset.type}'
+        try:
+            if not downloads(dataset, scope):
+                _check_places(dataset, split)
+        except FileNotFoundError as error:
+            found[name] = Inspection(problems=[str(error)])
+            continue
+        found[name] = inspect_dataset(dataset, scope, split != 'test', workers)
+        known = found[name].problems
+        quick = find_problems(cfg, dataset, split)
+        known += [problem for problem in quick if problem not in known]
+    return found
+
+
+def _compare_classes(cfg: Config, dataset: BaseDataset) -> Iterator[str]:
+    """Compare the classes of a data set and the heads of a model."""
+    classes = dataset.metainfo.get('classes')
+    if not classes and getattr(dataset, 'with_label', False):
+        classes = [
+            x.name for x in os.scandir(dataset.img_prefix) if x.is_dir()
+        ]
+    if not classes:
+        return
+    things = dataset.metainfo.get('thing_classes') or classes
+    for key in ('model', 'data_preprocessor'):
+        for name, number in _iter_class_counts(cfg.get(key), key):
+            if number not in (len(classes), len(things)):
+                yield (
+                    f'{name} is {number}, and the data set has {len(classes)} '
+                    'classes'
+                )
+
+
+def _iter_class_counts(cfg: object, name: str) -> Iterator[tuple[str, int]]:
+    """Iterate over ``num_classes`` of the heads in a model's config."""
+    if isinstance(cfg, list | tuple):
+        for number, part in enumerate(cfg):
+            yield from _iter_class_counts(part, f'{name}[{number}]')
+    if not isinstance(cfg, dict):
+        return
+    for key, value in cfg.items():
+        if key == 'num_classes' and isinstance(value, int):
+            yield f'{name}.{key}', value
+        elif key not in OTHER_HEADS:
+            yield from _iter_class_counts(value, f'{name}.{key}')
+
+
+def _check_places(dataset: ConfigDict, split: str) -> None:
+    """Check that the files and folders of a data set exist."""
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or {}
+    if isinstance(prefix, str):
+        prefix = dict(img_path=prefix)
+    parts = [dataset.get('ann_file') or '', *prefix.values()]
+    for part in [root, *(os.path.join(root, p) for p in parts)]:
+        if part and '://' not in part and not os.path.exists(part):
+            remedy = next(
+                (
+                    f': {source}'
+                    for folder, source in DATA_SOURCES.items()
+                    if Path(root).is_relative_to(folder)
+                ),
+                f' (data_root of {split}_dataloader.dataset)',
+            )
+            raise FileNotFoundError(f'no data at {part}{remedy}')
 
 
 def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:

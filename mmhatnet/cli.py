@@ -13,6 +13,25 @@ from mmengine.config import Config, DictAction
 from .config import check_keys, read_config
 
 
+class OptionsAction(DictAction):
+    """mmengine's action, with an error for brackets that do not match."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: list[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Read ``KEY=VALUE`` arguments."""
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, RecursionError, ValueError):
+            parser.error(
+                f'{option_string} takes KEY=VALUE, not {" ".join(values)}'
+            )
+
+
 def make_parser(description: str) -> argparse.ArgumentParser:
     """Make a parser with the arguments that training and testing share.
 
@@ -53,13 +72,34 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         metavar='KEY=VALUE',
         help='settings to override in the config, for example '
         'model.backbone.grid_sizes=8,8,8 (G1) '
         'model.backbone.ds_ratios=16,8,4 (G2); lists are a,b or "[a,b]", '
         'without blanks',
     )
+
+
+def positive(text: str) -> int:
+    """Read an argument that is a number of things: ``type=positive``.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        int: The number.
+
+    Raises:
+        ArgumentTypeError: If it is not an integer of at least 1.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not 1, 2, 3 or more')
+    return number
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -73,7 +113,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config file does not exist.
-        ValueError: If it has a misspelt key.
+        ValueError: If it has a misspelt key, or the work_dir is a file.
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -86,6 +126,8 @@ def load_config(args: argparse.Namespace) -> Config:
         or cfg.get('work_dir')
         or os.path.join('work_dirs', Path(args.config).stem)
     )
+    if Path(cfg.work_dir).is_file():
+        raise ValueError(f'--work-dir is a folder, and {cfg.work_dir} a file')
     return cfg
 
 
@@ -96,10 +138,17 @@ def one_line_errors() -> Iterator[None]:
     Errors of a user's own code or of a library keep their traceback.
 
     Raises:
-        SystemExit: Instead of an ImportError, OSError or ValueError of ours.
+        SystemExit: Instead of an ImportError, OSError or ValueError of ours,
+            or of Ctrl-C, with the shell's exit status 130.
     """
+    rank = os.environ.get('RANK', '0')
+    name = Path(sys.argv[0]).name
     try:
         yield
+    except KeyboardInterrupt:
+        if rank == '0':
+            print(f'{name}: interrupted', file=sys.stderr)
+        sys.exit(130)
     except (ImportError, OSError, ValueError) as error:
         origin: BaseException | None = error
         # mmengine's registries wrap the error of a class in another one.
@@ -107,9 +156,8 @@ def one_line_errors() -> Iterator[None]:
             origin = origin.__context__
         if not origin:
             raise
-        rank = os.environ.get('RANK', '0')
         where = f' (rank {rank})' if rank != '0' else ''
-        sys.exit(f'{Path(sys.argv[0]).name}{where}: error: {origin}')
+        sys.exit(f'{name}{where}: error: {origin}')
 
 
 def _is_ours(error: BaseException) -> bool:

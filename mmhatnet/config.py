@@ -1,6 +1,7 @@
 """Reading configs, which may inherit ours as ``mmhatnet::...``."""
 
 import difflib
+import functools
 import inspect
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from mmengine.runner import Runner
 # Keys that have a meaning beside the arguments of mmengine's Runner.
 MORE_KEYS = (
     'auto_scale_lr',
+    'check_data',
     'check_loss',
     'custom_imports',
     'runner_type',
@@ -35,11 +37,27 @@ def read_config(filename: str | os.PathLike) -> Config:
     if '::' in str(filename):
         cfg = get_config(filename)
     elif Path(filename).is_file():
-        cfg = Config.fromfile(filename)
+        return Config.fromfile(filename)
     else:
         raise FileNotFoundError(f'no config at {filename}')
     _drop_scope(list(cfg.values()))
     return cfg
+
+
+def support_inheritance() -> None:
+    """Let ``Config.fromfile`` read what :func:`read_config` reads.
+
+    The libraries' functions, such as ``init_model``, read configs by it.
+    """
+    fromfile = Config.fromfile
+
+    @functools.wraps(fromfile)
+    def read(*args, **kwargs) -> Config:
+        cfg = fromfile(*args, **kwargs)
+        _drop_scope(list(cfg.values()))
+        return cfg
+
+    Config.fromfile = staticmethod(read)
 
 
 def check_keys(cfg: Config) -> None:

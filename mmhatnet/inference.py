@@ -10,13 +10,15 @@ from glob import glob
 from itertools import count
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import DefaultScope
-from PIL import Image
+from mmengine.registry import TRANSFORMS, DefaultScope
 
+from .checks import iter_datasets
+from .datasets.inspection import unreadable as unreadable
 from .weights.loading import load_weights
 from .zoo import dataset_meta, find_weights, get_model, load_model_config
 
@@ -52,6 +54,9 @@ def get_inferencer(
     """
     cfg = load_model_config(model)
     checkpoint = checkpoint or find_weights(model)
+    # The libraries do not look into a ConcatDataset.
+    loader = cfg.test_dataloader
+    loader.dataset = next(iter_datasets(loader.dataset))
     # The libraries set the default scope for good; restore it afterwards.
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return _build(cfg, checkpoint, device or get_device())
@@ -89,7 +94,7 @@ def _build(cfg: Config, checkpoint: str, device: str):
 
 def predict(
     inferencer, path: str | os.PathLike, score_thr: float = 0.3, top: int = 5
-) -> tuple[dict, np.ndarray, np.ndarray | None]:
+) -> tuple[dict, np.ndarray | None, np.ndarray | None]:
     """Predict for one image.
 
     Args:
@@ -99,9 +104,10 @@ def predict(
         top (int): Number of classes of a classifier. Defaults to 5.
 
     Returns:
-        tuple[dict, ndarray, ndarray | None]: The result, ready for JSON; its
-        picture, (H, W, 3), RGB, 8 bits; and for a segmentor the label of each
-        pixel, (H, W).
+        tuple[dict, ndarray | None, ndarray | None]: The result, ready for
+        JSON; its picture, (H, W, 3), RGB, 8 bits, unless the image cannot be
+        shown in three channels; and for a segmentor the label of each pixel,
+        (H, W).
 
         - Classifiers: a list ``classes`` of ``label``, ``name`` and ``score``,
           best first.
@@ -120,29 +126,70 @@ def predict(
 
 
 def _classify(inferencer, path: str, top: int):
-    from mmpretrain.visualization import UniversalVisualizer
-
-    # Calling the inferencer would display a progress bar for each image.
-    (batch,) = inferencer.preprocess([path])
+    # Calling the inferencer would display a progress bar for each image, and
+    # read three channels of any.
+    image = load_image(inferencer.model.cfg, path)
+    (batch,) = inferencer.preprocess([image])
     (sample,) = inferencer.forward(batch)
     scores = sample.pred_score.tolist()
     best = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
     found = [_entry(inferencer, i, score=scores[i]) for i in best]
-    image = mmcv.imread(path, channel_order='rgb')
-    picture = UniversalVisualizer().visualize_cls(
-        image,
-        sample,
-        inferencer.model.dataset_meta.get('classes'),
-        draw_gt=False,
-        # Enlarge small images so that the text fits.
-        resize=max(image.shape[0], 384),
-    )
+    picture = None
+    if _is_drawable(path):
+        from mmpretrain.visualization import UniversalVisualizer
+
+        image = mmcv.imread(path, channel_order='rgb')
+        picture = UniversalVisualizer().visualize_cls(
+            image,
+            sample,
+            inferencer.model.dataset_meta.get('classes'),
+            draw_gt=False,
+            # Enlarge small images so that the text fits.
+            resize=max(image.shape[0], 384),
+        )
     return dict(classes=found), picture, None
 
 
+def load_image(cfg: Config, path: str) -> np.ndarray:
+    """Load an image as the test data of a config.
+
+    Args:
+        cfg (Config): The config.
+        path (str): The image.
+
+    Returns:
+        ndarray: (H, W, channels); BGR if there are three.
+    """
+    (loader,) = (
+        transform
+        for transform in cfg.test_dataloader.dataset.pipeline
+        if transform['type'] == 'LoadImageFromFile'
+    )
+    with TRANSFORMS.switch_scope_and_registry(cfg.default_scope) as registry:
+        image = registry.build(loader)(dict(img_path=path))['img']
+    return np.atleast_3d(image)
+
+
+def _is_drawable(path: str) -> bool:
+    """Whether OpenCV can read a picture with three channels."""
+    try:
+        return mmcv.imread(path) is not None
+    except cv2.error:
+        return False
+
+
+def _draw(inferencer, path: str, sample, **settings) -> np.ndarray | None:
+    if not _is_drawable(path):
+        return None
+    (picture,) = inferencer.visualize(
+        [path], [sample], return_vis=True, **settings
+    )
+    return picture
+
+
 def _segment(inferencer, path: str):
-    output = inferencer(path, return_vis=True, opacity=0.6)
-    labels = output['predictions']
+    sample = inferencer(path, return_datasamples=True)
+    labels = sample.pred_sem_seg.data[0].cpu().numpy()
     labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
     found, counts = np.unique(labels, return_counts=True)
     shares = sorted(zip(counts / labels.size, found, strict=True))
@@ -150,12 +197,15 @@ def _segment(inferencer, path: str):
         _entry(inferencer, label, share=float(share))
         for share, label in reversed(shares)
     ]
-    return dict(classes=classes), output['visualization'], labels
+    picture = _draw(inferencer, path, sample, opacity=0.6)
+    return dict(classes=classes), picture, labels
 
 
 def _detect(inferencer, path: str, score_thr: float):
-    output = inferencer(path, return_vis=True, pred_score_thr=score_thr)
-    (prediction,), (picture,) = output['predictions'], output['visualization']
+    output = inferencer(path, return_datasamples=True)
+    (sample,) = output['predictions']
+    picture = _draw(inferencer, path, sample, pred_score_thr=score_thr)
+    prediction = inferencer.pred2dict(sample)
     objects = []
     for i in range(len(prediction['labels'])):
         if prediction['scores'][i] >= score_thr:
@@ -206,25 +256,6 @@ def find_images(places: Sequence[str]) -> list[Path]:
             )
         found.update(dict.fromkeys(here))
     return list(found)
-
-
-def unreadable(path: str | os.PathLike) -> str | None:
-    """Find the reason why a file cannot be read as an image.
-
-    OpenCV does not report it: of a truncated file it returns the first part.
-
-    Args:
-        path (str | PathLike): The file.
-
-    Returns:
-        str, optional: The reason, or None if the image can be read.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        return str(error)
-    return None
 
 
 def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:

@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -55,6 +56,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     """
     if cfg.get('launcher') == 'pytorch':
         _die_with_parent()
+    # DDP copies gradients in any layout; sides of 1 have ambiguous strides.
+    warnings.filterwarnings('ignore', 'Grad strides do not match')
     check_data(cfg, splits)
     notes = resume_intact(cfg)
     if 'train' in splits:

@@ -15,6 +15,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
+from .checks import iter_datasets
 from .config import read_config
 from .weights.loading import load_weights
 
@@ -231,7 +232,7 @@ def dataset_meta(cfg: Config) -> dict:
         dict: ``classes`` and, for dense prediction, ``palette``, if the data
         set defines them.
     """
-    dataset = cfg.test_dataloader.dataset
+    dataset = next(iter_datasets(cfg.test_dataloader.dataset))
     with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
         meta = getattr(registry.get(dataset.type), 'METAINFO', {})
     return {**meta, **dataset.get('metainfo', {})}

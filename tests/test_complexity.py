@@ -5,11 +5,12 @@ import torch
 from helpers import CLS_GRIDS, TOOLS, call_tool
 from mmcv.cnn.bricks import DropPath
 from mmengine.analysis import FlopAnalyzer
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 from mmhatnet.analysis.complexity import build_on_meta, measure_complexity
 from mmhatnet.models import HATNet
+from mmhatnet.models.archs import ARCHS
 from mmhatnet.models.hatnet import HMHSA, MHSA
 from mmhatnet.zoo import load_backbone_config, load_model_config
 
@@ -127,6 +128,47 @@ def test_two_stages_do_not_depend_on_weights():
     convs = 4 * 14**2 * 256 * 256 * 9
     upsampling, output = 14**2 * 256 * 256 * 4, 28**2 * 256 * 80
     assert masks == 50 * (convs + upsampling + output)
+
+
+@pytest.mark.parametrize(
+    'base',
+    [
+        'dino/dino-4scale_r50_8xb2-12e_coco.py',
+        'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+        'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
+    ],
+)
+def test_detectors_that_read_sizes(base):
+    """What another backbone adds to them is what it counts alone."""
+    pytest.importorskip('mmdet', reason='mmdet is not installed')
+    cfg = load_model_config(f'mmdet::{base}')
+    first = 4 - len(cfg.model.neck.in_channels)
+    backbone = dict(
+        type='mmhatnet.HATNet', arch='tiny', out_indices=range(first, 4)
+    )
+    cfg.model.backbone = ConfigDict(backbone)
+    cfg.model.neck.in_channels = [48, 96, 240, 384][first:]
+
+    def count(deeper):
+        arch = dict(ARCHS['tiny'])
+        if deeper:
+            arch['depths'] = (2, 2, 8, 3)
+        cfg.model.backbone.arch = arch
+        alone = Config(dict(model=cfg.model.backbone))
+        whole = measure_complexity(cfg, (96, 64)).operations
+        return whole, measure_complexity(alone, (96, 64)).operations
+
+    (whole, alone), (whole_deeper, alone_deeper) = count(False), count(True)
+    assert whole_deeper - whole == alone_deeper - alone > 0
+    assert whole > 2 * alone
+
+
+def test_other_channels():
+    cfg = Config(dict(model=load_backbone_config(CLASSIFIER)))
+    rgb = measure_complexity(cfg, (64, 64)).operations
+    cfg.model.in_channels = 13
+    more = measure_complexity(cfg, (64, 64)).operations
+    assert more - rgb == 10 * 9 * 16 * 32 * 32
 
 
 @pytest.mark.parametrize('shape', [(96, 64), (100, 75)])

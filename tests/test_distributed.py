@@ -1,7 +1,10 @@
 """Training and testing in several processes, on the CPU."""
 
 import os
+import signal
 import socket
+import time
+from pathlib import Path
 
 import mmengine
 import pytest
@@ -116,6 +119,32 @@ for pid in "${pids[@]}"; do wait "$pid" || exit; done
             GPUS_PER_NODE='0',
         )
         self.check(single_run, demo_folder / 'slurm')
+
+
+@pytest.mark.slow
+def test_interrupt(demo_folder, small_config):
+    """Ctrl-C, which all processes get, ends them with one line."""
+    process = start_tool(
+        *(TOOLS / 'dist_train.sh', small_config, 2),
+        *('--work-dir', 'interrupted'),
+        *('--cfg-options', 'train_cfg.max_iters=100000'),
+        cwd=demo_folder,
+        RECORD='interrupted',
+    )
+    pids = Path(f'/proc/{process.pid}/task/{process.pid}/children')
+    record = demo_folder / 'interrupted' / 'rank1.jsonl'
+    while not (record.exists() and record.read_text().count('loss') > 3):
+        assert process.poll() is None
+        time.sleep(0.1)
+    workers = list(map(int, pids.read_text().split()))
+    assert len(workers) == 2
+    for pid in (process.pid, *workers):
+        os.kill(pid, signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert 'Traceback' not in output
+    assert output.splitlines()[-1] == 'train.py: interrupted'
+    assert 'Grad strides' not in output
 
 
 @pytest.mark.slow

@@ -2,16 +2,19 @@ import functools
 import json
 import os
 import shutil
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
-from helpers import DEMOS, TOOLS, call_tool
+from helpers import DEMOS, TOOLS, call_tool, run_tool
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from PIL import Image
 
 import mmhatnet
 from mmhatnet.inference import find_images, predict, unique_names, unreadable
+from mmhatnet.zoo import load_model_config
 
 INFER = TOOLS / 'infer.py'
 DEMO = DEMOS['Image Classification']
@@ -121,6 +124,89 @@ def test_checkpoint_without_classes(task, trained):
     assert 'triangle' in inferencer.visualizer.dataset_meta['classes']
 
 
+def test_libraries_read_configs_that_inherit_ours(image, trained, tmp_path):
+    """In a notebook, after ``import mmhatnet`` and nothing else."""
+
+    def write(task):
+        path = tmp_path / f'{DEMOS[task]}_mine.py'
+        path.write_text(f"_base_ = 'mmhatnet::demo/{DEMOS[task]}.py'\n")
+        return str(path), trained(DEMOS[task])
+
+    config, checkpoint = write('Semantic Segmentation')
+    assert '_scope_' not in str(Config.fromfile(config))
+    code = """
+import mmhatnet
+from mmengine.config import Config
+from {} import {} as build
+cfg = Config.fromfile({!r})
+made = build({})
+"""
+    for task, module, name, call in (
+        (
+            'Semantic Segmentation',
+            'mmseg.apis',
+            'init_model',
+            "{0!r}, {1!r}, 'cpu'",
+        ),
+        (
+            'Object Detection',
+            'mmdet.apis',
+            'DetInferencer',
+            "{0!r}, {1!r}, 'cpu'",
+        ),
+        (
+            'Image Classification',
+            'mmpretrain',
+            'get_model',
+            '{0!r}, pretrained={1!r}',
+        ),
+    ):
+        config, checkpoint = write(task)
+        call = call.format(config, checkpoint)
+        run_tool('-c', code.format(module, name, config, call))
+
+
+def test_concatenated_test_data(image, trained):
+    cfg = load_model_config(DEMOS['Semantic Segmentation'])
+    dataset = cfg.test_dataloader.dataset
+    cfg.test_dataloader.dataset = ConfigDict(
+        type='ConcatDataset', datasets=[dataset, deepcopy(dataset)]
+    )
+    checkpoint = trained(DEMOS['Semantic Segmentation'])
+    inferencer = mmhatnet.get_inferencer(cfg, checkpoint, 'cpu')
+    result, *_ = predict(inferencer, image)
+    assert result['classes'][0]['name'] in dataset.metainfo.classes
+
+
+@pytest.mark.parametrize('task', DEMOS)
+@pytest.mark.parametrize('channels', [1, 4])
+def test_other_channels(channels, task, image, tmp_path):
+    """Grey images and images with alpha, which pictures do not show."""
+    modes = {1: ('grayscale', 'L'), 4: ('unchanged', 'RGBA')}
+    color_type, mode = modes[channels]
+    cfg = load_model_config(DEMOS[task])
+    for transform in cfg.test_dataloader.dataset.pipeline:
+        if transform.type == 'LoadImageFromFile':
+            transform.color_type = color_type
+    cfg.model.backbone.in_channels = channels
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    preprocessor.update(mean=[99.0] * channels, std=[55.0] * channels)
+    for key in ('to_rgb', 'bgr_to_rgb'):
+        if key in preprocessor:
+            preprocessor[key] = False
+    model = mmhatnet.get_model(cfg)
+    torch.save(model.state_dict(), tmp_path / 'random.pth')
+    with Image.open(image) as opened:
+        opened.convert(mode).save(tmp_path / 'image.png')
+    inferencer = mmhatnet.get_inferencer(
+        cfg, str(tmp_path / 'random.pth'), 'cpu'
+    )
+    result, picture, labels = predict(inferencer, tmp_path / 'image.png', 0)
+    assert result
+    assert picture.shape[2] == 3
+    assert (labels is not None) == (task == 'Semantic Segmentation')
+
+
 class TestImages:
     def test_places(self, image, tmp_path):
         for name in ('b.JPG', 'a.png', 'c.txt', 'd.webp', 'in/e.png'):
@@ -144,7 +230,7 @@ class TestImages:
         content = image.read_bytes()
         for name, part, reason in (
             ('half.png', content[: len(content) // 2], 'truncated'),
-            ('empty.png', b'', 'cannot identify'),
+            ('empty.png', b'', 'is empty'),
             ('text.png', b'text', 'cannot identify'),
         ):
             (tmp_path / name).write_bytes(part)

@@ -26,6 +26,42 @@ class TestBackbone:
         model = pretrained(official_file(layout))
         assert error_of_last_stage(model, golden) < 5e-5
 
+    @pytest.mark.parametrize('channels', [1, 4, 13])
+    def test_other_channels(self, channels, official_file):
+        """Equal channels give the features of a grey RGB image."""
+        file = official_file()
+        rgb = pretrained(file)
+        other = pretrained(file, in_channels=channels)
+        grey = torch.randn(1, 1, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                other(grey.expand(-1, channels, -1, -1))[0],
+                rgb(grey.expand(-1, 3, -1, -1))[0],
+                rtol=1e-3,
+                atol=1e-3,
+            )
+
+    def test_stem_of_other_channels(self, official_file):
+        def load(**kwargs):
+            init_cfg = dict(
+                type='Pretrained', checkpoint=official_file(), **kwargs
+            )
+            model = HATNet('tiny', in_channels=4, init_cfg=init_cfg)
+            before = model.stem[0].weight.clone()
+            model.init_weights()
+            return before, model.stem[0].weight
+
+        before, after = load(stem='random')
+        assert torch.equal(after, before)
+        with pytest.raises(ValueError, match=r'stem\.0\.weight \(16, 3, 3, 3'):
+            load(stem='strict')
+        with pytest.raises(ValueError, match="got 'sum'"):
+            load(stem='sum')
+        # A test or a resumed training does not change weights.
+        state_dict = pretrained(official_file()).state_dict()
+        with pytest.raises(ValueError, match='wrong shape'):
+            HATNet('tiny', in_channels=4).load_state_dict(state_dict)
+
     def test_part_of_a_larger_model(self, official_file, golden):
         init_default_scope('mmpretrain')
         model = MODELS.build(

@@ -28,14 +28,20 @@ if ! nvidia-smi -L >/dev/null 2>&1; then
     export MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_MMAP_THRESHOLD_=33554432
   fi
 fi
-# torchrun prints a page after a process has failed. This leaves it out, since
-# the error is printed before it.
+# torchrun prints a page after a process has failed, or after Ctrl-C. This
+# leaves it out, since the processes have printed what happened.
 torchrun='
-import sys
+import logging, sys
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
+logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
 try:
     main()
+except SignalException as error:
+    sys.exit(128 + error.sigval)
+except KeyboardInterrupt:
+    sys.exit(130)
 except ChildFailedError as error:
     rank, failure = error.get_first_failure()
     sys.exit(f"rank {rank} failed first, with exit code {failure.exitcode}")

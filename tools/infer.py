@@ -7,7 +7,7 @@ from pathlib import Path
 import mmcv
 from tqdm import tqdm
 
-from mmhatnet.cli import add_cfg_options, one_line_errors
+from mmhatnet.cli import add_cfg_options, one_line_errors, positive
 from mmhatnet.inference import (
     SUFFIXES,
     find_images,
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--top',
-        type=int,
+        type=positive,
         default=5,
         help='number of classes of a classifier (default: 5)',
     )
@@ -129,7 +129,8 @@ def main() -> None:
             skipped.append(path)
             continue
         target = str(args.out_dir / name)
-        mmcv.imwrite(picture[..., ::-1], f'{target}.png')
+        if picture is not None:
+            mmcv.imwrite(picture[..., ::-1], f'{target}.png')
         if labels is not None:
             mmcv.imwrite(labels, f'{target}_labels.png')
         Path(f'{target}.json').write_text(

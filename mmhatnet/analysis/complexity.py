@@ -104,6 +104,18 @@ def _is_hatnet(kind: str | Callable) -> bool:
     return isinstance(kind, type) and issubclass(kind, HATNet)
 
 
+def image_channels(cfg: Config) -> int:
+    """Get the channels of the images that a config's backbone takes.
+
+    Args:
+        cfg (Config): The config; its ``model`` may also be a backbone.
+
+    Returns:
+        int: ``in_channels`` of the backbone; 3 if it has none.
+    """
+    return cfg.model.get('backbone', cfg.model).get('in_channels', 3)
+
+
 def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     """Count the parameters and operations of a config's model.
 
@@ -112,7 +124,8 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     torch's counter does not know the fused operator of every device.
 
     Two-stage detectors are counted with the maximum of proposals and masks
-    that their test config allows.
+    that their test config allows. Of DETR and its kin, and of Sparse R-CNN,
+    all but the backbone runs on the CPU.
 
     Args:
         cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its
@@ -124,9 +137,11 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     """
     model = build_on_meta(cfg)
     params = sum(parameter.numel() for parameter in model.parameters())
-    image = torch.empty(1, 3, *shape, device='meta')
-    if hasattr(model, 'roi_head'):
+    image = torch.empty(1, image_channels(cfg), *shape, device='meta')
+    if hasattr(getattr(model, 'rpn_head', None), 'prior_generator'):
         counts = _count_two_stages(model, image)
+    elif hasattr(model, 'roi_head') or hasattr(model, 'forward_transformer'):
+        counts = _count_with_values(model, image)
     elif hasattr(model, 'decode_head'):
         counts = _count(lambda: _segment(model, image))
     elif isinstance(model, BaseModel):
@@ -207,6 +222,39 @@ def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, int, int]:
         parts.append([a - b for a, b in zip(with_masks, without, strict=True)])
     parts.append(second(proposals))
     return tuple(map(sum, zip(*parts, strict=True)))
+
+
+def _count_with_values(model: nn.Module, image: Tensor) -> tuple[int, ...]:
+    """Count a detector that reads sizes from tensors, such as DETR's kin.
+
+    All but its backbone runs on the CPU, with zeros.
+    """
+    from mmdet.structures import DetDataSample
+
+    features = []
+    first = _count(lambda: features.extend(model.backbone(image)))
+    maps = [torch.zeros(feature.shape) for feature in features]
+    del model.backbone
+    model.to_empty(device='cpu')
+    for value in (*model.parameters(), *model.buffers()):
+        value.detach().zero_()
+    model.backbone = lambda _: maps
+    size = tuple(image.shape[-2:])
+    sample = DetDataSample(
+        metainfo=dict(
+            img_shape=size,
+            ori_shape=size,
+            batch_input_shape=size,
+            scale_factor=(1.0, 1.0),
+        )
+    )
+
+    def second() -> None:
+        # With gradients enabled, torch splits its fused multi-head attention.
+        with torch.enable_grad():
+            model.predict(torch.zeros(image.shape), [sample])
+
+    return tuple(map(sum, zip(first, _count(second), strict=True)))
 
 
 def _skip_sampling(extractor: nn.Module) -> None:

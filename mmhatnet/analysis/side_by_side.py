@@ -289,12 +289,14 @@ def _build_step(
     """
     forms, _ = split_forms(backbone)
     torch.manual_seed(0)
-    model = MODELS.build(_read_config(backbone)).to(device)
+    cfg = _read_config(backbone)
+    model = MODELS.build(cfg).to(device)
     model.train(case.train)
     for module in model.modules():
         if isinstance(module, DropPath):
             module.eval()  # it would drop other paths in each form
-    image = torch.rand(case.batch, 3, *case.shape, device=device)
+    channels = cfg.get('in_channels', 3)
+    image = torch.rand(case.batch, channels, *case.shape, device=device)
     if 'channels_last' in forms:
         model.to(memory_format=torch.channels_last)
         image = image.contiguous(memory_format=torch.channels_last)

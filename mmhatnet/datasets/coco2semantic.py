@@ -6,7 +6,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from .coco import ID, check_lists, find_odd_coordinate
+
 IGNORED = 255
+# Boxes and areas are not needed.
+LISTS = {
+    'images': dict(id=ID, file_name=str, width=int, height=int),
+    'categories': dict(id=ID, name=str),
+    'annotations': dict(id=ID, image_id=ID, category_id=ID),
+}
 
 
 def _encode(annotation: dict, height: int, width: int) -> dict:
@@ -17,17 +25,11 @@ def _encode(annotation: dict, height: int, width: int) -> dict:
     if isinstance(segmentation, list):
         # pycocotools reads a list of four numbers as a box.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        # pycocotools takes memory for the way to a point, however far it is.
-        far = [
-            value
-            for polygon in polygons
-            for value in polygon
-            if not abs(value) <= 2 * max(height, width)  # also NaN
-        ]
-        if far:
+        odd = find_odd_coordinate(polygons, width, height)
+        if odd is not None:
             raise ValueError(
-                f'annotation {annotation["id"]} has the coordinate {far[0]} '
-                f'in an image of {width}x{height} pixels'
+                f'annotation {annotation["id"]} has the coordinate {odd} in '
+                f'an image of {width}x{height} pixels'
             )
         if polygons:
             rles = mask_utils.frPyObjects(polygons, height, width)
@@ -92,13 +94,14 @@ def coco_to_semantic(
     out_dir = Path(out_dir)
     try:
         data = json.loads(Path(ann_file).read_text())
+        check_lists(data, LISTS)
         categories = sorted(data['categories'], key=lambda item: item['id'])
         classes = ('background', *(item['name'] for item in categories))
         labels = {item['id']: n for n, item in enumerate(categories, 1)}
         of_image = {image['id']: [] for image in data['images']}
         for annotation in data['annotations']:
             of_image[annotation['image_id']].append(annotation)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f'{ann_file} does not contain COCO instances: {error!r}'
         ) from error

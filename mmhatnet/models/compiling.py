@@ -24,7 +24,7 @@ def makes_graph() -> bool:
 
 
 def is_dynamic(*sizes: int) -> bool:
-    """Whether a graph is compiled in which one of some sizes can change.
+    """Whether a graph is made in which one of some sizes can change.
 
     Code that depends on a dynamic size must not branch on it: each outcome
     would trigger a recompile. Nor must a view with dynamic strides wait for
@@ -34,9 +34,10 @@ def is_dynamic(*sizes: int) -> bool:
         *sizes (int): Sizes of a tensor's dimensions, or computed from sizes.
 
     Returns:
-        bool: False in eager mode, and before torch 2.8 always.
+        bool: True in torch.jit.trace, whose graphs are used for all sizes.
+        False in eager mode, and before torch 2.8 for compilers.
     """
-    return (
+    return torch.jit.is_tracing() or (
         is_compiling()
         and has_static_value is not None
         and not all(map(has_static_value, sizes))

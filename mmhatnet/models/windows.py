@@ -28,11 +28,13 @@ def cut_side(
         ``length``, if that is static), and the padding before and after, all
         in tokens.
     """
-    if size is None or (
-        (shifted or not is_dynamic(length)) and size >= length
-    ):
+    if size is None:
         return 1, length, 0, 0
     before = -(size // 2) % size if shifted else 0
+    if torch.jit.is_tracing():
+        before = before * (length > size)  # a graph has no branches
+    elif (shifted or not is_dynamic(length)) and size >= length:
+        return 1, length, 0, 0
     windows = (before + length + size - 1) // size
     return windows, size, before, windows * size - before - length
 

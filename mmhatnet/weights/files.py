@@ -1,6 +1,7 @@
 """Checkpoint files: find, read, save, strip and unwrap them."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from .download import download_file, sha256_of, split_pin, verify_sha256
 from .official import RELEASE_URL
 from .reader import read_file
 
+PREFIXES = re.compile(r'^(module\.|_orig_mod\.)+')
 URLS = ('http://', 'https://', 'file://')
 
 
@@ -144,18 +146,28 @@ def unwrap_state_dict(checkpoint: Mapping) -> dict[str, Tensor]:
     """Get the state dict from any layout of a checkpoint.
 
     Args:
-        checkpoint (Mapping): A state dict, bare or under ``state_dict`` or
-            ``model``, with or without the prefixes ``module.`` of DDP and
-            ``_orig_mod.`` of torch.compile.
+        checkpoint (Mapping): A state dict, bare or under ``state_dict``,
+            ``model`` or ``model_ema``, with or without the prefixes
+            ``module.`` of DDP and ``_orig_mod.`` of torch.compile.
 
     Returns:
         dict[str, Tensor]: The tensors of the state dict.
+
+    Raises:
+        ValueError: If there is no tensor.
     """
-    for key in ('state_dict', 'model'):
+    for key in ('state_dict', 'model', 'model_ema'):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
-    return {
-        key.removeprefix('module.').removeprefix('_orig_mod.'): value
+    found = {
+        PREFIXES.sub('', key): value
         for key, value in checkpoint.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
+    if not found:
+        entries = ', '.join(
+            f'{str(key)[:60]} ({type(value).__name__})'
+            for key, value in list(checkpoint.items())[:4]
+        )
+        raise ValueError(f'no tensors in the checkpoint, but {entries}')
+    return found

@@ -1,12 +1,17 @@
 """Load checkpoints into models and check every key and shape."""
 
+import logging
 from collections.abc import Mapping
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .files import read_checkpoint, strip_checkpoint, unwrap_state_dict
 from .official import BACKBONE, HEAD, from_official, is_official, strip_prefix
+
+STEM = 'stem.0.weight'
+STEMS = ('adapt', 'random', 'strict')
 
 
 def check_state_dict(
@@ -72,6 +77,7 @@ def to_backbone(
     model: nn.Module,
     source: str,
     prefix: str | None = None,
+    stem: str = 'strict',
 ) -> dict[str, Tensor]:
     """Get the weights of a bare HATNet from any checkpoint.
 
@@ -82,6 +88,7 @@ def to_backbone(
         source (str): The origin of the checkpoint, for the message.
         prefix (str, optional): Prefix of the backbone's keys. Defaults to
             None: 'backbone.' if any key starts with it, else no prefix.
+        stem (str): As for :func:`load_backbone`. Defaults to 'strict'.
 
     Returns:
         dict[str, Tensor]: A state dict for ``model``.
@@ -116,8 +123,37 @@ def to_backbone(
             if key in expected or not model.is_optional(key)
         },
     }
+    _adapt_stem(found, expected, source, stem)
     check_state_dict(found, expected, source)
     return found
+
+
+def _adapt_stem(
+    found: dict, expected: Mapping, source: str, stem: str
+) -> None:
+    """Give the first convolution the channels of a model's images."""
+    if stem not in STEMS:
+        raise ValueError(f"stem is one of {', '.join(STEMS)}; got '{stem}'")
+    weight, random = found.get(STEM), expected[STEM]
+    if weight is None or weight.shape == random.shape:
+        return
+    channels = random.shape[1]
+    rgb = weight.shape == (*random.shape[:1], 3, *random.shape[2:])
+    if stem == 'strict' or not rgb:
+        return
+    if stem == 'random':
+        found[STEM] = random
+    elif channels == 1:
+        found[STEM] = weight.sum(1, keepdim=True)
+    else:
+        order = torch.arange(channels) % 3
+        found[STEM] = weight[:, order] * (3 / channels)
+    print_log(
+        f'{source} is for 3 channels, and the model for {channels}: the stem '
+        f'is {"random" if stem == "random" else "adapted"}',
+        logger='current',
+        level=logging.WARNING,
+    )
 
 
 def to_classifier(
@@ -151,6 +187,7 @@ def load_backbone(
     checkpoint: str,
     prefix: str | None = None,
     map_location: str | torch.device = 'cpu',
+    stem: str = 'adapt',
 ) -> None:
     """Load a checkpoint into a bare HATNet.
 
@@ -164,15 +201,22 @@ def load_backbone(
             Defaults to None: 'backbone.' if any key starts with it.
         map_location (str | torch.device): As for ``torch.load``. Defaults to
             'cpu'.
+        stem (str): What becomes of the first convolution if the checkpoint
+            takes RGB images, and the model takes another number of channels.
+            'adapt' sums the weights for one channel, and repeats them in the
+            order RGBRGB... for several, times 3 / channels, so that equal
+            channels give the features of a grey image. 'random' keeps the
+            model's own weights. 'strict' raises an error. Defaults to
+            'adapt'.
 
     Raises:
         FileNotFoundError: If the file does not exist.
         ValueError: If the weights do not fit (see :func:`to_backbone`), or
-            are not finite.
+            are not finite, or ``stem`` is anything else.
     """
     source = str(checkpoint)
     content = read_checkpoint(checkpoint, map_location)
-    weights = to_backbone(content, model, source, prefix)
+    weights = to_backbone(content, model, source, prefix, stem)
     check_finite(weights, source)
     model.load_state_dict(weights)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmhatnet.analysis.comparison import comparison_page, comparison_table
 from mmhatnet.analysis.side_by_side import FORMS, Case, measure_cases
-from mmhatnet.cli import one_line_errors
+from mmhatnet.cli import one_line_errors, positive
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--shape',
-        type=int,
+        type=positive,
         nargs=2,
         action='append',
         metavar=('H', 'W'),
@@ -32,7 +32,10 @@ def parse_args() -> argparse.Namespace:
         '224)',
     )
     parser.add_argument(
-        '--batch', type=int, default=1, help='number of images (default: 1)'
+        '--batch',
+        type=positive,
+        default=1,
+        help='number of images (default: 1)',
     )
     parser.add_argument(
         '--train',
@@ -52,7 +55,10 @@ def parse_args() -> argparse.Namespace:
         'all backbones',
     )
     parser.add_argument(
-        '--rounds', type=int, default=7, help='repetitions (default: 7)'
+        '--rounds',
+        type=positive,
+        default=7,
+        help='repetitions (default: 7)',
     )
     parser.add_argument(
         '--device', default='cpu', help='such as cpu or cuda (default: cpu)'

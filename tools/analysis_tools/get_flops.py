@@ -2,7 +2,7 @@
 import argparse
 
 from mmhatnet.analysis.complexity import measure_complexity
-from mmhatnet.cli import add_cfg_options, one_line_errors
+from mmhatnet.cli import add_cfg_options, one_line_errors, positive
 from mmhatnet.zoo import load_model_config
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument('config', help='name of a model, or config file')
     parser.add_argument(
         '--shape',
-        type=int,
+        type=positive,
         nargs=2,
         metavar=('H', 'W'),
         default=(224, 224),

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.timing import describe_machine
 from mmhatnet.analysis.training_profile import profile_training
-from mmhatnet.cli import add_cfg_options, one_line_errors
+from mmhatnet.cli import add_cfg_options, one_line_errors, positive
 from mmhatnet.zoo import load_model_config
 
 
@@ -22,7 +22,7 @@ def main() -> None:
         'configs', nargs='+', help='names of models or config files'
     )
     parser.add_argument(
-        '--steps', type=int, default=20, help='steps (default: 20)'
+        '--steps', type=positive, default=20, help='steps (default: 20)'
     )
     parser.add_argument(
         '--skip', type=int, default=3, help='steps before them (default: 3)'
@@ -32,6 +32,8 @@ def main() -> None:
     )
     add_cfg_options(parser)
     args = parser.parse_args()
+    if args.skip < 0:
+        parser.error('--skip is 0 or more')
     rows = []
     # One folder for all: mmengine's visualizer keeps the first one.
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ from mmhatnet.analysis.sweep import (
     sweep_grids,
     sweep_tables,
 )
-from mmhatnet.cli import add_cfg_options, one_line_errors
+from mmhatnet.cli import add_cfg_options, one_line_errors, positive
 from mmhatnet.zoo import load_model_config, model_entries
 
 
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
         )
     parser.add_argument(
         '--shape',
-        type=int,
+        type=positive,
         nargs=2,
         action='append',
         metavar=('H', 'W'),
@@ -64,7 +64,10 @@ def parse_args() -> argparse.Namespace:
         'checkpoint)',
     )
     parser.add_argument(
-        '--rounds', type=int, default=10, help='repetitions (default: 10)'
+        '--rounds',
+        type=positive,
+        default=10,
+        help='repetitions (default: 10)',
     )
     parser.add_argument(
         '--out-dir',

@@ -4,13 +4,14 @@ import sys
 from pathlib import Path
 
 import mmcv
+import numpy as np
 import torch
 from mmengine.registry import MODELS
 
 from mmhatnet.analysis.attention import attend_from
 from mmhatnet.analysis.attention_figure import draw_attention
-from mmhatnet.cli import add_cfg_options, one_line_errors
-from mmhatnet.inference import unreadable
+from mmhatnet.cli import add_cfg_options, one_line_errors, positive
+from mmhatnet.inference import load_image, unreadable
 from mmhatnet.weights.loading import load_backbone
 from mmhatnet.zoo import find_weights, load_model_config
 
@@ -36,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--size',
-        type=int,
+        type=positive,
         help='shorter side of the resized image in pixels (default: 224 for '
         'a classifier, else 512)',
     )
@@ -64,14 +65,18 @@ def main() -> None:
     cfg = load_model_config(args.model)
     cfg.merge_from_dict(args.cfg_options or {})
     model = MODELS.build(cfg.model.backbone)
-    load_backbone(model, args.checkpoint or find_weights(args.model))
+    load_backbone(
+        model, args.checkpoint or find_weights(args.model), stem='strict'
+    )
 
-    image = mmcv.imread(args.image, channel_order='rgb')
+    image = load_image(cfg, args.image)
+    if image.shape[2] == 3:
+        image = image[..., ::-1]  # BGR
     size = args.size or (224 if cfg.default_scope == 'mmpretrain' else 512)
     scale = size / min(image.shape[:2])
     height, width = image.shape[:2]
     x, y = args.point or (width / 2, height / 2)
-    image = mmcv.imrescale(image, scale)
+    image = np.atleast_3d(mmcv.imrescale(image, scale))
     # Rounding may have changed the scale slightly.
     point = x * image.shape[1] / width, y * image.shape[0] / height
     preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
@@ -79,7 +84,8 @@ def main() -> None:
     tensor = ((torch.tensor(image) - mean) / std).permute(2, 0, 1)[None]
     attentions = attend_from(model, tensor.float(), point, args.block)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    draw_attention(image, point, attentions).savefig(args.out, dpi=130)
+    shown = image[..., [0, 1, 2] if image.shape[2] >= 3 else [0, 0, 0]]
+    draw_attention(shown, point, attentions).savefig(args.out, dpi=130)
     print(args.out)
 
 

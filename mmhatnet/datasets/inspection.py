@@ -1,0 +1,360 @@
+"""What is wrong with a data set.
+
+``tools/misc/check_dataset.py`` is a command over this module. The checks that
+take no more than seconds also run before every training.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import ConfigDict
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from .coco import check_coco, find_odd_annotations
+
+IGNORED = 255  # label of pixels that are not learned
+EXIF_ORIENTATION = 0x0112
+# TIFF is left out, which can have any number of channels.
+PILLOW_READS = {'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp'}
+# A larger JSON takes more than seconds to read.
+QUICK_BYTES = 100_000_000
+
+
+@dataclass
+class Inspection:
+    """What was found in a data set.
+
+    Attributes:
+        images (int): Number of images.
+        classes (dict[str, int]): Class -> number of its images, boxes or
+            pixels.
+        problems (list[str]): What stops or falsifies a training, a line each.
+        notes (list[str]): What the library leaves out without a word.
+    """
+
+    images: int = 0
+    classes: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def build_dataset(cfg: ConfigDict, scope: str | None) -> BaseDataset:
+    """Build a data set, without a pipeline and without reading its files.
+
+    Args:
+        cfg (ConfigDict): The config of a data set, not of a wrapper.
+        scope (str, optional): The library.
+
+    Returns:
+        BaseDataset: The data set; ``full_init`` reads its list of samples.
+    """
+    lazy = dict(pipeline=[], lazy_init=True, serialize_data=False)
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        return registry.build(dict(cfg, **lazy))
+
+
+def find_quick_problems(
+    dataset: BaseDataset, labelled: bool = True
+) -> Iterator[str]:
+    """Find problems in seconds, however large the data set is.
+
+    Args:
+        dataset (BaseDataset): As from :func:`build_dataset`.
+        labelled (bool): The data set has labels. Defaults to True.
+
+    Yields:
+        str: What is wrong, and where.
+    """
+    prefix = dataset.data_prefix
+    if _is_coco(dataset):
+        if os.path.getsize(dataset.ann_file) <= QUICK_BYTES:
+            yield from _find_json_problems(dataset, labelled)
+    elif hasattr(dataset, 'img_suffix'):
+        if not os.path.isfile(dataset.ann_file):
+            yield from _find_no_files(
+                prefix.get('img_path'), [dataset.img_suffix], 'img_suffix'
+            )
+        if labelled:
+            yield from _find_no_files(
+                prefix.get('seg_map_path'),
+                [dataset.seg_map_suffix],
+                'seg_map_suffix',
+            )
+    elif hasattr(dataset, 'extensions') and not dataset.ann_file:
+        yield from _find_no_files(
+            prefix.get('img_path'), dataset.extensions, 'extensions'
+        )
+
+
+def _is_coco(dataset: BaseDataset) -> bool:
+    """Whether mmdet's CocoDataset reads it; LVIS, for one, differs."""
+    return dataset.load_data_list.__qualname__.startswith('CocoDataset.')
+
+
+def _find_no_files(
+    folder: str | None, suffixes: Iterable[str], setting: str
+) -> Iterator[str]:
+    """Find out that a folder has no file with one of the suffixes."""
+    if not folder:
+        return
+    suffixes = tuple(suffixes)
+    others = Counter()
+    for _, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(suffixes) or name.lower().endswith(suffixes):
+                return
+            others[Path(name).suffix or 'without a suffix'] += 1
+    there = ', '.join(f'{n} {kind}' for kind, n in others.most_common(3))
+    yield (
+        f'{folder} has no file *{" or *".join(sorted(suffixes))} ({setting} '
+        f'of the data set), but {there or "nothing"}'
+    )
+
+
+def _find_json_problems(dataset: BaseDataset, labelled: bool) -> Iterator[str]:
+    try:
+        content = _read_json(dataset.ann_file)
+        check_coco(content, dataset.metainfo.get('classes', ()), labelled)
+    except ValueError as error:
+        yield f'{dataset.ann_file}: {error}'
+        return
+    folder = dataset.data_prefix.get('img') or ''
+    first = os.path.join(folder, content['images'][0]['file_name'])
+    if '://' not in first and not os.path.exists(first):
+        yield f'{dataset.ann_file}: there is no {first}, its first image'
+
+
+def _read_json(path: str) -> object:
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'no JSON: {error}') from None
+
+
+def inspect_dataset(
+    cfg: ConfigDict, scope: str | None, labelled: bool = True, workers: int = 0
+) -> Inspection:
+    """Read all files of a data set.
+
+    Args:
+        cfg (ConfigDict): The config of a data set, not of a wrapper.
+        scope (str, optional): The library.
+        labelled (bool): The data set has labels. Defaults to True.
+        workers (int): Number of processes beside this one. Defaults to 0.
+
+    Returns:
+        Inspection: What was found.
+    """
+    found = Inspection()
+    try:
+        dataset = build_dataset(cfg, scope)
+        found.problems += find_quick_problems(dataset, labelled)
+        if found.problems:
+            return found
+        if _is_coco(dataset):
+            _inspect_json(dataset, labelled, found)
+        dataset.full_init()
+    except Exception as error:  # of any data set's own code
+        found.problems.append(f'{type(error).__name__}: {error}')
+        return found
+    samples = [dataset.get_data_info(i) for i in range(len(dataset))]
+    found.images = len(samples)
+    classes = dataset.metainfo.get('classes') or ()
+    total = Counter()
+    read = partial(
+        _read_sample,
+        classes=len(classes),
+        mapping=_label_mapping(dataset) if labelled else None,
+    )
+    for problems, labels in _map(read, samples, workers):
+        found.problems += problems
+        total.update(labels)
+    if labelled:
+        _name_counts(total, classes, found)
+        found.notes += _find_labels_without_image(dataset, samples)
+    return found
+
+
+def _inspect_json(
+    dataset: BaseDataset, labelled: bool, found: Inspection
+) -> None:
+    content = _read_json(dataset.ann_file)
+    check_coco(content, dataset.metainfo.get('classes', ()), labelled)
+    for severe, line in find_odd_annotations(content):
+        lines = found.problems if severe else found.notes
+        lines.append(f'{dataset.ann_file}: {line}')
+
+
+def _map(function: Callable, items: Sequence, workers: int) -> Iterator:
+    """Like map, in processes and with a progress bar."""
+    bar = partial(tqdm, total=len(items), unit='file', leave=False)
+    if not workers:
+        yield from bar(map(function, items))
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from bar(pool.map(function, items, chunksize=16))
+
+
+def _label_mapping(dataset: BaseDataset) -> np.ndarray | None:
+    """Value in a label map -> label, as mmseg's LoadAnnotations has it."""
+    if not hasattr(dataset, 'reduce_zero_label'):
+        return None
+    labels = np.arange(IGNORED + 1)
+    if dataset.reduce_zero_label:
+        labels = np.where(np.isin(labels, (0, IGNORED)), IGNORED, labels - 1)
+    chosen = dataset.label_map or {}
+    return np.array([chosen.get(label, label) for label in labels])
+
+
+def _read_sample(
+    info: dict, classes: int, mapping: np.ndarray | None
+) -> tuple[list[str], Counter]:
+    """Read the files of a sample.
+
+    Returns:
+        tuple[list[str], Counter]: Its problems, and how often it has each
+        label.
+    """
+    problems = []
+    labels = [x['bbox_label'] for x in info.get('instances') or ()]
+    labels += np.atleast_1d(info.get('gt_label', [])).tolist()
+    counts = Counter(labels)
+    path, size = info.get('img_path'), None
+    if isinstance(path, str):
+        reason = unreadable(path)
+        size = None if reason else image_size(path)
+        stated = info.get('width'), info.get('height')
+        if size and None not in stated and size != stated:
+            reason = (
+                f'{size[0]}x{size[1]} pixels, but {stated[0]}x{stated[1]} in '
+                'the annotations'
+            )
+        if reason:
+            problems.append(f'{path}: {reason}')
+    if mapping is not None and info.get('seg_map_path'):
+        path = info['seg_map_path']
+        try:
+            counts = _count_labels(path, size, mapping)
+        except ValueError as error:
+            problems.append(f'{path}: {error}')
+    wrong = sorted(label for label in counts if not 0 <= label < classes)
+    if wrong:
+        problems.append(
+            f'{path}: labels {wrong}, but there are {classes} classes'
+        )
+    return problems, counts
+
+
+def _count_labels(
+    path: str, size: tuple[int, int] | None, mapping: np.ndarray
+) -> Counter:
+    """Count the pixels of each label."""
+    reason = unreadable(path)
+    if reason:
+        raise ValueError(reason)
+    try:
+        image = Image.open(path)
+    except UnidentifiedImageError:
+        return Counter()  # another library may read it
+    with image:
+        if image.mode not in ('L', 'P', '1'):
+            raise ValueError(
+                'a label map has one channel of 8 bits, and this image has '
+                f"Pillow's mode {image.mode}"
+            )
+        if size and image.size != size:
+            raise ValueError(
+                f'{image.width}x{image.height} pixels, but the image has '
+                f'{size[0]}x{size[1]}'
+            )
+        values, counts = np.unique(
+            np.asarray(image, np.uint8), return_counts=True
+        )
+    found = Counter()
+    for label, count in zip(mapping[values], counts, strict=True):
+        if label != IGNORED:
+            found[int(label)] += int(count)
+    return found
+
+
+def _name_counts(
+    total: Counter, classes: Sequence[str], found: Inspection
+) -> None:
+    found.classes = {name: total[label] for label, name in enumerate(classes)}
+    absent = [name for name, count in found.classes.items() if not count]
+    if absent:
+        found.notes.append(f'no sample of the classes {", ".join(absent)}')
+
+
+def _find_labels_without_image(
+    dataset: BaseDataset, samples: Sequence[dict]
+) -> Iterator[str]:
+    folder = dataset.data_prefix.get('seg_map_path')
+    if not folder or os.path.isfile(dataset.ann_file):
+        return
+    used = {Path(info['seg_map_path']) for info in samples}
+    for path in sorted(Path(folder).rglob(f'*{dataset.seg_map_suffix}')):
+        if path not in used:
+            yield f'{path}: a label map without an image'
+
+
+def unreadable(path: str | os.PathLike) -> str | None:
+    """Find the reason why a file cannot be read as an image.
+
+    OpenCV does not report it: of a truncated file it returns the first part.
+
+    Args:
+        path (str | PathLike): The file.
+
+    Returns:
+        str, optional: The reason; None if the image can be read, or if only
+        other libraries may read it.
+    """
+    if not os.path.exists(path):
+        return 'there is no such file'
+    if not os.path.getsize(path):
+        return 'the file is empty'
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UnidentifiedImageError as error:
+        # Pillow does not know all files that other libraries read.
+        known = Path(path).suffix.lower() in PILLOW_READS
+        return str(error) if known else None
+    except (
+        OSError,
+        SyntaxError,  # of damaged PNG files
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
+        return str(error)
+    return None
+
+
+def image_size(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Get the size of an image as the libraries see it.
+
+    Args:
+        path (str | PathLike): The file.
+
+    Returns:
+        tuple[int, int], optional: Width and height in pixels, after the
+        rotation that its EXIF data ask for; None if Pillow cannot read it.
+    """
+    try:
+        image = Image.open(path)
+    except UnidentifiedImageError:
+        return None
+    with image:
+        rotated = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+        return image.size[::-1] if rotated else image.size

@@ -1,0 +1,291 @@
+"""Whatever is wrong with the data is found, and named by its file."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from helpers import DEMOS, TOOLS, call_tool, open_config
+from mmengine.config import ConfigDict
+from PIL import Image
+
+from mmhatnet.checks import check_data, inspect_data
+
+CHECK = TOOLS / 'misc' / 'check_dataset.py'
+SEMANTIC = DEMOS['Semantic Segmentation']
+INSTANCES = DEMOS['Instance Segmentation']
+CLASSIFIER = DEMOS['Image Classification']
+
+
+@pytest.fixture
+def folder(demo_folder, tmp_path, monkeypatch):
+    """A copy of the demo data, to be damaged; the current folder."""
+    shutil.copytree(demo_folder / 'data', tmp_path / 'data')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / 'data' / 'demo'
+
+
+def inspect(name, splits=('train',), workers=0, **change):
+    cfg = open_config(f'demo/{name}.py')
+    cfg.merge_from_dict(change)
+    return next(iter(inspect_data(cfg, splits, workers).values()))
+
+
+def files(folder, pattern):
+    return sorted(folder.rglob(pattern))
+
+
+def rewrite_labels(folder, change):
+    """Change the first label map of the training."""
+    path = files(folder / 'ade', 'annotations/training/*.png')[0]
+    with Image.open(path) as image:
+        labels = np.array(image)
+    Image.fromarray(change(labels)).save(path)
+    return path
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('name', DEMOS.values())
+def test_good_data(name, workers, folder):
+    found = inspect(name, workers=workers)
+    assert found.problems == []
+    assert found.images == (240 if name == CLASSIFIER else 8)
+    assert all(found.classes.values())
+    check_data(open_config(f'demo/{name}.py'), ('train', 'val', 'test'))
+
+
+class TestImages:
+    @pytest.mark.parametrize(
+        ('damage', 'reason'),
+        [
+            (lambda content: b'', 'the file is empty'),
+            (lambda content: content[:-200], 'truncated'),
+            (lambda content: b'<html>' * 99, 'cannot identify'),
+        ],
+    )
+    @pytest.mark.parametrize('name', DEMOS.values())
+    def test_damaged(self, name, damage, reason, folder):
+        images = {
+            SEMANTIC: 'ade/**/images/training/*.jpg',
+            CLASSIFIER: 'imagenet/train/*/*.*',
+        }
+        pattern = images.get(name, 'coco/train2017/*.jpg')
+        path = sorted(folder.glob(pattern))[3]
+        path.write_bytes(damage(path.read_bytes()))
+        (line,) = inspect(name).problems
+        assert path.name in line
+        assert reason in line
+
+    def test_rotated_by_exif(self, folder):
+        """The libraries rotate images, and annotations are not rotated."""
+        path = files(folder, 'coco/train2017/*.jpg')[0]
+        with Image.open(path) as image:
+            exif = image.getexif()
+            exif[0x0112] = 6
+            image.resize((64, 48)).save(path, exif=exif)
+        (line,) = inspect(INSTANCES).problems
+        assert '48x64 pixels, but 64x64 in the annotations' in line
+
+
+class TestLabelMaps:
+    @pytest.mark.parametrize(
+        ('change', 'reason'),
+        [
+            (lambda x: x[:-4], '64x60 pixels, but the image has 64x64'),
+            (lambda x: x.astype(np.uint16) * 300, 'has one channel of 8 bits'),
+            (lambda x: np.stack([x] * 3, axis=2), 'has one channel of 8 bits'),
+            (lambda x: x * 0 + 8, r'labels \[7\], but there are 7 classes'),
+        ],
+    )
+    def test_wrong(self, change, reason, folder):
+        path = rewrite_labels(folder, change)
+        (line,) = inspect(SEMANTIC).problems
+        assert line.startswith(f'data/demo/{path.relative_to(folder)}: ')
+        assert re.search(reason, line)
+
+    def test_ignored_labels_are_right(self, folder):
+        rewrite_labels(folder, lambda x: x * 0 + 255)
+        rewrite_labels(folder, lambda x: x * 0)
+        assert inspect(SEMANTIC).problems == []
+
+    def test_missing(self, folder):
+        path = files(folder / 'ade', 'annotations/training/*.png')[2]
+        path.rename(path.with_name('other.png'))
+        found = inspect(SEMANTIC)
+        assert found.problems == [
+            f'data/demo/{path.relative_to(folder)}: there is no such file'
+        ]
+        assert 'other.png: a label map without an image' in found.notes[0]
+
+    def test_reduce_zero_label(self, folder):
+        cfg = open_config(f'demo/{SEMANTIC}.py')
+        cfg.train_dataloader.dataset.reduce_zero_label = False
+        with pytest.raises(ValueError, match='reduce_zero_label is False'):
+            check_data(cfg, ('train',))
+
+
+@pytest.mark.parametrize(
+    ('name', 'setting', 'images'),
+    [
+        (SEMANTIC, 'img_suffix', 'ade/**/images/training/*'),
+        (SEMANTIC, 'seg_map_suffix', 'ade/**/annotations/training/*'),
+        (CLASSIFIER, 'extensions', 'imagenet/train/*/*'),
+    ],
+)
+def test_wrong_suffix(name, setting, images, folder):
+    for path in sorted(folder.glob(images)):
+        path.rename(path.with_suffix('.gif'))
+    cfg = open_config(f'demo/{name}.py')
+    with pytest.raises(
+        ValueError, match=rf'{setting}.*but \d+ \.gif'
+    ) as error:
+        check_data(cfg, ('train',))
+    assert str(error.value).startswith('data/demo/')
+    for path in sorted(folder.glob(images)):
+        path.unlink()
+    with pytest.raises(ValueError, match='but nothing'):
+        check_data(cfg, ('train',))
+
+
+def annotation(**change):
+    return lambda content: content['annotations'][0].update(change)
+
+
+class TestCoco:
+    @pytest.fixture
+    def change(self, folder):
+        """Function that changes the annotations of the training."""
+
+        def apply(change):
+            path = folder / 'coco' / 'annotations' / 'instances_train2017.json'
+            content = json.loads(path.read_text())
+            change(content)
+            path.write_text(json.dumps(content))
+
+        return apply
+
+    @pytest.mark.parametrize(
+        ('fault', 'message'),
+        [
+            (lambda c: c.pop('annotations'), "has no 'annotations'"),
+            (lambda c: c.update(annotations=[]), "has no 'annotations'"),
+            (lambda c: c.update(images={}), "has no 'images'"),
+            (lambda c: c['images'][0].pop('width'), "has no 'width'"),
+            (lambda c: c['annotations'][0].pop('area'), "has no 'area'"),
+            (lambda c: c['images'].append(c['images'][0]), 'is twice in'),
+            (
+                lambda c: c['categories'][0].update(name='dog'),
+                "'disk' of the data set .* is not among .*'dog', 'square'",
+            ),
+            (
+                lambda c: c['categories'].reverse(),
+                "needs the order of its categories: 'cross', 'ring'",
+            ),
+            (
+                lambda c: [x.update(file_name='no.jpg') for x in c['images']],
+                'there is no data/demo/coco/train2017/no.jpg, its first image',
+            ),
+        ],
+    )
+    def test_does_not_fit(self, fault, message, change):
+        """A training would end in numpy, or give the classes wrong names."""
+        change(fault)
+        with pytest.raises(ValueError, match=message):
+            check_data(open_config(f'demo/{INSTANCES}.py'), ('train',))
+        (line,) = inspect(INSTANCES).problems
+        assert re.search(message, line)
+
+    @pytest.mark.parametrize(
+        ('fault', 'message'),
+        [
+            (annotation(bbox=[1, 2, float('nan'), 9]), r'box is \[1, 2, nan'),
+            (annotation(bbox=[1, 2, 3]), r'box is \[1, 2, 3\]'),
+            (annotation(bbox=[50, 2, 30, 9]), 'goes beyond 64x64 pixels'),
+            (annotation(image_id=99), 'there is no image 99'),
+            (annotation(category_id=99), 'there is no category 99'),
+            (annotation(segmentation=[[1, 2, 1e9, 3, 4, 5]]), '1000000000'),
+            (
+                annotation(segmentation=dict(size=[9, 9], counts=[81])),
+                r'mask is for \[9, 9\]',
+            ),
+        ],
+    )
+    def test_odd_annotations(self, fault, message, change):
+        change(fault)
+        lines = inspect(INSTANCES).problems
+        assert re.search(message, lines[0])
+        assert 'instances_train2017.json: annotation ' in lines[0]
+
+    @pytest.mark.parametrize(
+        ('box', 'message'),
+        [([5, 5, 0, 9], 'has no area'), ([70, 5, 9, 9], 'is outside of')],
+    )
+    def test_boxes_that_are_left_out(self, box, message, change):
+        change(annotation(bbox=box))
+        found = inspect(INSTANCES)
+        assert found.problems == []
+        assert message in found.notes[0]
+
+    def test_no_json(self, folder):
+        path = folder / 'coco' / 'annotations' / 'instances_train2017.json'
+        path.write_text('{"images": [')
+        with pytest.raises(ValueError, match='no JSON'):
+            check_data(open_config(f'demo/{INSTANCES}.py'), ('train',))
+
+
+@pytest.mark.parametrize(
+    ('name', 'key', 'classes'),
+    [
+        (SEMANTIC, 'model.decode_head.num_classes', 7),
+        (INSTANCES, 'model.roi_head.bbox_head.num_classes', 6),
+        (INSTANCES, 'model.roi_head.mask_head.num_classes', 6),
+        (CLASSIFIER, 'model.head.num_classes', 6),
+        (CLASSIFIER, 'data_preprocessor.num_classes', 6),
+    ],
+)
+def test_classes_of_heads(name, key, classes, folder):
+    cfg = open_config(f'demo/{name}.py')
+    cfg.merge_from_dict({key: 150})
+    message = f'{key} is 150, and the data set has {classes} classes'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_data(cfg, ('train',))
+    assert message in inspect(name, **{key: 150}).problems
+    cfg.check_data = False
+    check_data(cfg, ('train',))
+
+
+def test_downloaded_data_are_not_absent(folder):
+    """mmpretrain downloads CIFAR-10 when it needs it."""
+    cfg = open_config(f'demo/{CLASSIFIER}.py')
+    cfg.check_data = False
+    cfg.train_dataloader.dataset = ConfigDict(
+        type='CIFAR10', data_root='data/cifar10', split='train', pipeline=[]
+    )
+    check_data(cfg, ('train',))
+    cfg.train_dataloader.dataset.download = False
+    with pytest.raises(FileNotFoundError, match='no data at data/cifar10'):
+        check_data(cfg, ('train',))
+
+
+def test_tool(folder):
+    command = CHECK, DEMOS['Semantic Segmentation']
+    printed = call_tool(*command, cwd=folder.parent.parent)
+    assert '1. train: BaseSegDataset: 8 images, 7 of 7 classes' in printed
+    assert '2. val: BaseSegDataset: 2 images' in printed
+    assert '3. ' not in printed  # the test data are those of the validation
+    assert printed.endswith('no problems\n')
+    for path in files(folder / 'ade', 'annotations/training/*.png')[:2]:
+        path.write_bytes(b'')
+    report = folder / 'new' / 'report.json'
+    printed = call_tool(
+        *(*command, '--splits', 'train', '--shown', 1, '--workers', 1),
+        *('--out', report),
+        cwd=folder.parent.parent,
+        code=1,
+    )
+    assert printed.count('the file is empty') == 1
+    assert 'problem: 1 more' in printed
+    assert printed.endswith('2 problems\n')
+    (found,) = json.loads(report.read_text()).values()
+    assert len(found['problems']) == 2
