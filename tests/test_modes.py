@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from helpers import (
     SMALL_ARCH,
     assert_features_close,
@@ -13,11 +14,13 @@ from helpers import (
     gradients,
     random_images,
 )
+from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from mmhatnet.models import HATNet
 from mmhatnet.models.compiling import compile_blocks, has_static_value
+from mmhatnet.models.hatnet import HMHSA, MHSA
 
 
 @pytest.fixture(scope='module')
@@ -307,28 +310,57 @@ class TestGraphs:
         assert_features_close(model(x), expected, rtol=1e-4, atol=1e-4)
         assert len(graphs) <= 8
 
+    @pytest.mark.slow
+    @pytest.mark.default_stack
+    @pytest.mark.skipif(has_static_value is None, reason='needs torch 2.8')
+    @pytest.mark.parametrize('ds_ratio', [4, None])
+    def test_train_with_inductor(self, ds_ratio):
+        """A second size, which G1 and G2 do not divide."""
+        kwargs = dict(norm_cfg=dict(type='GN', num_groups=1))
+        if ds_ratio:
+            attn = HMHSA(32, 4, 8, ds_ratio, **kwargs)
+        else:
+            attn = MHSA(32, 4, **kwargs)
+        compiled = torch.compile(attn, fullgraph=True, dynamic=True)
+        for size in ((24, 32), (27, 30)):
+            x = torch.randn(2, 32, *size, requires_grad=True)
+            weight = torch.randn_like(x)
+            (expected,) = torch.autograd.grad((attn(x) * weight).sum(), x)
+            (found,) = torch.autograd.grad((compiled(x) * weight).sum(), x)
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.slow
     @pytest.mark.skipif(
         has_static_value is None,
         reason='torch < 2.8 compiles for every way that G1 divides a map',
     )
-    def test_compile_for_any_size(self):
+    @pytest.mark.parametrize('train', [False, True])
+    def test_compile_for_any_size(self, train):
         """One graph, whether or not G1 and G2 divide the maps."""
         graphs = []
 
-        def backend(graph, _):
+        def compiler(graph, _):
             graphs.append(graph)
-            return graph.forward
+            return make_boxed_func(graph.forward)
+
+        backend = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
 
         # Maps so large that torch does not look at how small they are.
         dims = dict(embed_dims=(32, 64, 128, 256), depths=(1,) * 4)
-        model = HATNet({**SMALL_ARCH, **dims}).eval()
+        model = HATNet({**SMALL_ARCH, **dims})
         compiled = torch.compile(
             model, backend=backend, fullgraph=True, dynamic=True
         )
-        with torch.no_grad():
-            for size in ((352, 480), (512, 512), (320, 321), (333, 500)):
-                x = torch.rand(1, 3, *size)
-                assert_features_close(
-                    compiled(x), model(x), rtol=1e-4, atol=1e-4
-                )
-        assert len(graphs) == 1
+        for size in ((352, 480), (512, 512), (320, 321), (333, 500)):
+            x = torch.rand(1, 3, *size)
+            if train:
+                expected = gradients(model, x)
+                model.zero_grad()
+                sum(out.square().mean() for out in compiled(x)).backward()
+                found = {k: p.grad for k, p in model.named_parameters()}
+                assert_gradients_close(found, expected)
+                continue
+            with torch.no_grad():
+                found, expected = compiled(x), model(x)
+                assert_features_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert len(graphs) == 1 + train

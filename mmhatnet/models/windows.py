@@ -140,11 +140,15 @@ def join_windows(
     x = windows.view(n, num_h, num_w, size_h, size_w, channels).transpose(2, 3)
     if is_padded(h, w, size, shifted):
         # Rows of tokens: a crop of whole maps would have a layout of its own.
-        x = x.reshape(n, num_h * size_h, num_w * size_w * channels)
-        x = x.narrow(1, top, h).narrow(2, left * channels, w * channels)
         if is_dynamic(h, w):
-            # A sum would branch on the layout of the crop.
-            x = x.clone(memory_format=torch.contiguous_format)
+            # A view would branch on its layout, which dividing sizes change.
+            x = x.reshape(n, num_h * size_h, num_w * size_w, channels)
+            rows = torch.arange(top, top + h, device=x.device)
+            cols = torch.arange(left, left + w, device=x.device)
+            x = x.index_select(1, rows).index_select(2, cols)
+        else:
+            x = x.reshape(n, num_h * size_h, num_w * size_w * channels)
+            x = x.narrow(1, top, h).narrow(2, left * channels, w * channels)
     if onto is not None:
         x = onto.permute(0, 2, 3, 1).reshape(x.shape) + x
     x = x.reshape(n, h, w, channels).permute(0, 3, 1, 2)
