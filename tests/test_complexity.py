@@ -155,8 +155,8 @@ def test_detectors_that_read_sizes(base):
             arch['depths'] = (2, 2, 8, 3)
         cfg.model.backbone.arch = arch
         alone = Config(dict(model=cfg.model.backbone))
-        whole = measure_complexity(cfg, (96, 64)).operations
-        return whole, measure_complexity(alone, (96, 64)).operations
+        whole = measure_complexity(cfg, (256, 256)).operations
+        return whole, measure_complexity(alone, (256, 256)).operations
 
     (whole, alone), (whole_deeper, alone_deeper) = count(False), count(True)
     assert whole_deeper - whole == alone_deeper - alone > 0

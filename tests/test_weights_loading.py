@@ -26,7 +26,7 @@ class TestBackbone:
         model = pretrained(official_file(layout))
         assert error_of_last_stage(model, golden) < 5e-5
 
-    @pytest.mark.parametrize('channels', [1, 4, 13])
+    @pytest.mark.parametrize('channels', [1, 2, 4, 13])
     def test_other_channels(self, channels, official_file):
         """Equal channels give the features of a grey RGB image."""
         file = official_file()

@@ -143,11 +143,12 @@ def _adapt_stem(
         return
     if stem == 'random':
         found[STEM] = random
-    elif channels == 1:
-        found[STEM] = weight.sum(1, keepdim=True)
+    elif channels < 3:
+        grey = weight.sum(1, keepdim=True)
+        found[STEM] = (grey / channels).expand(-1, channels, -1, -1)
     else:
         order = torch.arange(channels) % 3
-        found[STEM] = weight[:, order] * (3 / channels)
+        found[STEM] = weight[:, order] / order.bincount()[order][:, None, None]
     print_log(
         f'{source} is for 3 channels, and the model for {channels}: the stem '
         f'is {"random" if stem == "random" else "adapted"}',
@@ -204,10 +205,9 @@ def load_backbone(
         stem (str): What becomes of the first convolution if the checkpoint
             takes RGB images, and the model takes another number of channels.
             'adapt' sums the weights for one channel, and repeats them in the
-            order RGBRGB... for several, times 3 / channels, so that equal
-            channels give the features of a grey image. 'random' keeps the
-            model's own weights. 'strict' raises an error. Defaults to
-            'adapt'.
+            order RGBRGB... for several, divided so that equal channels give
+            the features of a grey image. 'random' keeps the model's own
+            weights. 'strict' raises an error. Defaults to 'adapt'.
 
     Raises:
         FileNotFoundError: If the file does not exist.
