@@ -81,18 +81,19 @@ def check_coco(
     missing = [name for name in classes if name not in names]
     if missing:
         raise ValueError(
-            f'{_quote(missing)} of the data set (metainfo.classes) is not '
-            f'among its categories {_quote(names)}'
+            f'{quote(missing)} of the data set (metainfo.classes) is not '
+            f'among its categories {quote(names)}'
         )
     order = [name for name in names if name in classes]
     if order != list(classes):
         raise ValueError(
             'metainfo.classes needs the order of its categories: '
-            f'{_quote(order)}'
+            f'{quote(order)}'
         )
 
 
-def _quote(names: Sequence[str]) -> str:
+def quote(names: Sequence[str]) -> str:
+    """List names in quotes, the first ten of them."""
     more = f' and {len(names) - 10} more' if len(names) > 10 else ''
     return ', '.join(f"'{name}'" for name in names[:10]) + more
 

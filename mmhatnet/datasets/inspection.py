@@ -20,7 +20,7 @@ from mmengine.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from .coco import check_coco, find_odd_annotations
+from .coco import check_coco, find_odd_annotations, quote
 
 IGNORED = 255  # label of pixels that are not learned
 EXIF_ORIENTATION = 0x0112
@@ -293,7 +293,7 @@ def _name_counts(
     found.classes = {name: total[label] for label, name in enumerate(classes)}
     absent = [name for name, count in found.classes.items() if not count]
     if absent:
-        found.notes.append(f'no sample of the classes {", ".join(absent)}')
+        found.notes.append(f'no sample of the classes {quote(absent)}')
 
 
 def _find_labels_without_image(
