@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from traceback import walk_tb
 from mmengine.config import Config, DictAction
 
 from .config import check_keys, read_config
+
+ONE_LINE = ImportError, OSError, ValueError
 
 
 class OptionsAction(DictAction):
@@ -145,19 +148,26 @@ def one_line_errors() -> Iterator[None]:
     name = Path(sys.argv[0]).name
     try:
         yield
-    except KeyboardInterrupt:
-        if rank == '0':
-            print(f'{name}: interrupted', file=sys.stderr)
-        sys.exit(130)
-    except (ImportError, OSError, ValueError) as error:
-        origin: BaseException | None = error
-        # mmengine's registries wrap the error of a class in another one.
-        while origin and not _is_ours(origin):
-            origin = origin.__context__
-        if not origin:
+    except (Exception, KeyboardInterrupt) as error:
+        # Libraries wrap errors in others: mmengine's registries that of a
+        # class, and its config even Ctrl-C.
+        chain = list(_iter_chain(error))
+        if any(isinstance(cause, KeyboardInterrupt) for cause in chain):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # torchrun repeats it
+            if rank == '0':
+                print(f'{name}: interrupted', file=sys.stderr)
+            sys.exit(130)
+        origin = next(filter(_is_ours, chain), None)
+        if not origin or not isinstance(error, ONE_LINE):
             raise
         where = f' (rank {rank})' if rank != '0' else ''
         sys.exit(f'{name}{where}: error: {origin}')
+
+
+def _iter_chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__context__
 
 
 def _is_ours(error: BaseException) -> bool:

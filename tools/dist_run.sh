@@ -35,7 +35,7 @@ import logging, sys
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
-logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+logging.disable(logging.WARNING)
 try:
     main()
 except SignalException as error:
