@@ -260,6 +260,8 @@ def enable_amp(cfg: Config) -> None:
 def enable_auto_scale_lr(cfg: Config) -> None:
     """Scale the learning rate with the batch size: ``--auto-scale-lr``.
 
+    Batches whose gradients are accumulated count as one.
+
     Args:
         cfg (Config): The config; changed in place.
 
@@ -272,6 +274,10 @@ def enable_auto_scale_lr(cfg: Config) -> None:
             'in the config: the batch size of its learning rate'
         )
     cfg.auto_scale_lr.enable = True
+    # mmengine does not count accumulated batches.
+    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+    if counts != 1:
+        cfg.auto_scale_lr.base_batch_size /= counts
 
 
 def enable_show(cfg: Config, show_dir: str) -> None:

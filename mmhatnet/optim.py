@@ -1,9 +1,16 @@
-from mmpretrain.engine.optimizers import (
-    LearningRateDecayOptimWrapperConstructor,
-)
 from torch import nn
 
 from .registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+try:
+    from mmpretrain.engine.optimizers import (
+        LearningRateDecayOptimWrapperConstructor,
+    )
+except ImportError as error:
+    raise ImportError(
+        'LayerDecayOptimWrapperConstructor needs mmpretrain: '
+        'tools/setup_env.sh installs it'
+    ) from error
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -21,8 +28,9 @@ class LayerDecayOptimWrapperConstructor(
             paramwise_cfg=dict(layer_decay_rate=0.9),
         )
 
-    ``paramwise_cfg`` takes the same other keys as in mmpretrain, where
-    ``custom_keys`` may contain ``decay_mult`` but not ``lr_mult``.
+    ``paramwise_cfg`` takes the same other keys as in mmpretrain.
+    ``custom_keys`` may contain ``decay_mult`` and, other than there,
+    ``lr_mult``.
     """
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs):
@@ -38,3 +46,6 @@ class LayerDecayOptimWrapperConstructor(
                 module.backbone.get_layer_depth(name, prefix='backbone.')
             )
         super().add_params(params, module, **kwargs)
+        if not kwargs.get('prefix'):  # not a call for a part of the model
+            for group in params:
+                group['lr'] *= group.pop('lr_mult', 1)

@@ -1,5 +1,5 @@
 # In mmsegmentation, these hooks are part of the schedules.
-_base_ = 'mmseg::_base_/default_runtime.py'
+_base_ = ['./import_mmhatnet.py', 'mmseg::_base_/default_runtime.py']
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

@@ -1,14 +1,14 @@
 # Design 4 of Table 5, and the base of the other ablations: HAT-Net-Small with
 # 100 epochs, half the batch size and half the learning rate (Sec. 4.4).
-_base_ = '../hatnet/hatnet-small_8xb128_in1k.py'
-
-train_dataloader = dict(batch_size=64)
-optim_wrapper = dict(optimizer=dict(lr=5e-4))
-param_scheduler = [
-    dict(
-        type='LinearLR', start_factor=1e-3, end=5, convert_to_iter_based=True
-    ),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, begin=5, end=100),
+_base_ = [
+    '../_base_/models/hatnet_cls.py',
+    '../_base_/datasets/imagenet_224.py',
+    '../_base_/schedules/imagenet_bs512_adamw_100e.py',
+    '../_base_/mmpretrain_runtime.py',
 ]
-train_cfg = dict(max_epochs=100)
-auto_scale_lr = dict(base_batch_size=512)
+
+model = dict(
+    backbone=dict(arch='small'),
+    head=dict(in_channels=512),
+)
+train_dataloader = dict(batch_size=64)

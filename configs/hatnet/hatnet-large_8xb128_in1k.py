@@ -4,3 +4,5 @@ model = dict(
     backbone=dict(arch='large', drop_path_rate=0.3),
     head=dict(in_channels=640),
 )
+# PVT clips gradients where its drop path rate is 0.3.
+optim_wrapper = dict(clip_grad=dict(max_norm=1.0))

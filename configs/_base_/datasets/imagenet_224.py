@@ -1,9 +1,13 @@
-# The augmentations of DeiT: RandAugment 9/0.5 and random erasing 0.25. DeiT's
-# colour jitter of 0.4 has no effect together with RandAugment, so it is left
-# out.
+# The augmentations of DeiT and PVT: RandAugment 9/0.5, random erasing 0.25 and
+# repeated augmentation, three times by default. DeiT's colour jitter of 0.4
+# has no effect together with RandAugment, so it is left out.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
-train_dataloader = dict(batch_size=128, persistent_workers=True)
+train_dataloader = dict(
+    batch_size=128,
+    persistent_workers=True,
+    sampler=dict(type='RepeatAugSampler'),
+)
 val_dataloader = dict(persistent_workers=True)
 test_dataloader = dict(persistent_workers=True)
 
