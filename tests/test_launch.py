@@ -317,7 +317,11 @@ def test_amp_and_auto_scale_lr():
     launch.enable_amp(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     launch.enable_auto_scale_lr(cfg)
-    assert cfg.auto_scale_lr.enable
+    assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
+    # Four batches of 2 are one of 8, half of the base.
+    cfg.optim_wrapper.accumulative_counts = 4
+    launch.enable_auto_scale_lr(cfg)
+    assert 2 / cfg.auto_scale_lr.base_batch_size == 8 / 16
     with pytest.raises(ValueError, match='base_batch_size'):
         launch.enable_auto_scale_lr(Config(dict()))
     with pytest.raises(ValueError, match='Other'):

@@ -370,7 +370,10 @@ def test_schedule(cfg, recipe):
         ), iteration
 
 
-def test_batch_size(config, cfg, recipe):
+@pytest.mark.parametrize('config', CONFIGS)
+def test_batch_size(config):
+    """It is the one in the name."""
     gpus, images = map(int, re.search(r'(\d+)xb(\d+)', config).groups())
+    cfg = open_config(config)
     assert cfg.train_dataloader.batch_size == images
     assert cfg.auto_scale_lr.base_batch_size == gpus * images
