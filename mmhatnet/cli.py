@@ -84,6 +84,22 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def apply_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Override settings of a config: ``--cfg-options``.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        args (Namespace): The parsed arguments.
+
+    Raises:
+        ValueError: If the config has a misspelt key, or an option would set a
+            variable of the config file, which changes nothing.
+    """
+    options = args.cfg_options or {}
+    cfg.merge_from_dict(options)
+    check_keys(cfg, options)
+
+
 def positive(text: str) -> int:
     """Read an argument that is a number of things: ``type=positive``.
 
@@ -121,8 +137,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    check_keys(cfg)
+    apply_options(cfg, args)
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir

@@ -4,11 +4,12 @@ import difflib
 import functools
 import inspect
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 # Keys that have a meaning beside the arguments of mmengine's Runner.
 MORE_KEYS = (
@@ -16,8 +17,15 @@ MORE_KEYS = (
     'check_data',
     'check_loss',
     'custom_imports',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
     'runner_type',
+    'sync_bn',
 )
+# These are close to names of variables, such as test_pipeline.
+TTA_KEYS = 'tta_model', 'tta_pipeline'
+RUNNERS = Runner, FlexibleRunner
 
 
 def read_config(filename: str | os.PathLike) -> Config:
@@ -60,24 +68,36 @@ def support_inheritance() -> None:
     Config.fromfile = staticmethod(read)
 
 
-def check_keys(cfg: Config) -> None:
+def check_keys(cfg: Config, options: Iterable[str] = ()) -> None:
     """Find misspelt keys at the top of a config, which mmengine ignores.
 
     A config may have other keys, such as variables, which it does not use.
 
     Args:
         cfg (Config): The config.
+        options (Iterable[str]): Keys that were set after the config file was
+            read, such as 'model.backbone.arch'; a variable is too late then.
+            Defaults to none.
 
     Raises:
-        ValueError: If a key is almost one that has a meaning.
+        ValueError: If a key is almost one that has a meaning, or an option
+            has none.
     """
-    known = {*inspect.signature(Runner).parameters, *MORE_KEYS}
+    known = {*MORE_KEYS}.union(
+        *(inspect.signature(kind).parameters for kind in RUNNERS)
+    )
     for key in cfg:
         near = difflib.get_close_matches(key, known, 1, 0.85)
         # A variable can be named after a key, such as val_evaluator_cats.
         if near and key not in known and not key.startswith(f'{near[0]}_'):
             raise ValueError(
                 f"the config has the key '{key}': is '{near[0]}' meant?"
+            )
+    for option in options:
+        if option.partition('.')[0] not in known.union(TTA_KEYS):
+            raise ValueError(
+                f"'{option}' changes nothing: it is a variable of the config "
+                'file, not a setting'
             )
 
 

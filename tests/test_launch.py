@@ -357,6 +357,13 @@ def test_misspelt_key(key, small_config):
     assert re.search("is '(train_cfg|load_from)' meant", output)
 
 
+@pytest.mark.parametrize('key', ['dataset.type', 'classes', 'crop_size'])
+def test_variables_are_no_options(key, small_config):
+    tool = TOOLS / 'train.py'
+    output = call_tool(tool, small_config, '--cfg-options', f'{key}=x', code=1)
+    assert f"'{key}' changes nothing: it is a variable" in output
+
+
 def test_keys_of_all_configs():
     for config in CONFIGS:
         check_keys(open_config(config))

@@ -7,7 +7,12 @@ from pathlib import Path
 import mmcv
 from tqdm import tqdm
 
-from mmhatnet.cli import add_cfg_options, one_line_errors, positive
+from mmhatnet.cli import (
+    add_cfg_options,
+    apply_options,
+    one_line_errors,
+    positive,
+)
 from mmhatnet.inference import (
     SUFFIXES,
     find_images,
@@ -111,7 +116,7 @@ def main() -> None:
         check_absent(names, args.out_dir)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     cfg = load_model_config(args.model)
-    cfg.merge_from_dict(args.cfg_options or {})
+    apply_options(cfg, args)
     checkpoint = args.checkpoint or find_weights(args.model)
     inferencer = get_inferencer(cfg, checkpoint, args.device)
     skipped = []

@@ -1,5 +1,5 @@
 # Design 4 of Table 5. It starts from the classifier with the same design. The
-# paper does not state the schedule of these trainings; this is that of Table 3.
+# paper does not state the schedule of these trainings; it is that of Table 3.
 _base_ = '../sem_fpn/fpn_hatnet-small_8xb2-80k_ade20k-512x512.py'
 
 model = dict(

@@ -2,7 +2,12 @@
 import argparse
 
 from mmhatnet.analysis.complexity import measure_complexity
-from mmhatnet.cli import add_cfg_options, one_line_errors, positive
+from mmhatnet.cli import (
+    add_cfg_options,
+    apply_options,
+    one_line_errors,
+    positive,
+)
 from mmhatnet.zoo import load_model_config
 
 
@@ -23,7 +28,7 @@ def main() -> None:
     add_cfg_options(parser)
     args = parser.parse_args()
     cfg = load_model_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    apply_options(cfg, args)
     result = measure_complexity(cfg, args.shape)
     print(f'Input:       {args.shape[0]}x{args.shape[1]} (H x W)')
     print(f'Parameters:  {result.params / 1e6:.2f} M')

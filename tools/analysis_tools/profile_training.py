@@ -8,7 +8,12 @@ from pathlib import Path
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.timing import describe_machine
 from mmhatnet.analysis.training_profile import profile_training
-from mmhatnet.cli import add_cfg_options, one_line_errors, positive
+from mmhatnet.cli import (
+    add_cfg_options,
+    apply_options,
+    one_line_errors,
+    positive,
+)
 from mmhatnet.zoo import load_model_config
 
 
@@ -39,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.configs:
             cfg = load_model_config(name)
-            cfg.merge_from_dict(args.cfg_options or {})
+            apply_options(cfg, args)
             cfg.work_dir = folder
             hook = profile_training(cfg, args.steps, args.skip)
             rows.append({'config': f'`{Path(name).stem}`'} | hook.table_row())

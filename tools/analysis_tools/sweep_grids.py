@@ -12,7 +12,12 @@ from mmhatnet.analysis.sweep import (
     sweep_grids,
     sweep_tables,
 )
-from mmhatnet.cli import add_cfg_options, one_line_errors, positive
+from mmhatnet.cli import (
+    add_cfg_options,
+    apply_options,
+    one_line_errors,
+    positive,
+)
 from mmhatnet.zoo import load_model_config, model_entries
 
 
@@ -90,7 +95,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_model_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    apply_options(cfg, args)
     name = Path(args.config).stem
     cfg.work_dir = str(Path('work_dirs', name))
     rows = sweep_grids(

@@ -7,7 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmhatnet.checks import inspect_data
-from mmhatnet.cli import add_cfg_options, one_line_errors, positive
+from mmhatnet.cli import (
+    add_cfg_options,
+    apply_options,
+    one_line_errors,
+    positive,
+)
 from mmhatnet.zoo import load_model_config
 
 SPLITS = ('train', 'val', 'test')
@@ -59,7 +64,7 @@ def show(kind: str, lines: list[str], shown: int) -> None:
 def main() -> None:
     args = parse_args()
     cfg = load_model_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    apply_options(cfg, args)
     found = inspect_data(cfg, args.splits, args.workers)
     for name, inspection in found.items():
         used = sum(map(bool, inspection.classes.values()))

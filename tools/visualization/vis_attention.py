@@ -10,7 +10,12 @@ from mmengine.registry import MODELS
 
 from mmhatnet.analysis.attention import attend_from
 from mmhatnet.analysis.attention_figure import draw_attention
-from mmhatnet.cli import add_cfg_options, one_line_errors, positive
+from mmhatnet.cli import (
+    add_cfg_options,
+    apply_options,
+    one_line_errors,
+    positive,
+)
 from mmhatnet.inference import load_image, unreadable
 from mmhatnet.weights.loading import load_backbone
 from mmhatnet.zoo import find_weights, load_model_config
@@ -63,7 +68,7 @@ def main() -> None:
     if reason:
         sys.exit(f'vis_attention.py: error: {args.image}: {reason}')
     cfg = load_model_config(args.model)
-    cfg.merge_from_dict(args.cfg_options or {})
+    apply_options(cfg, args)
     model = MODELS.build(cfg.model.backbone)
     load_backbone(
         model, args.checkpoint or find_weights(args.model), stem='strict'
