@@ -276,5 +276,7 @@ def test_layers():
         for imported in imports:
             if '.weights' in name and imported != 'mmhatnet.atomic':
                 assert '.weights' in imported, name
-            if '.analysis' not in name:
+            if not re.search(r'\.(analysis|reproduction)\b', name):
                 assert '.analysis' not in imported, name
+            if '.reproduction' not in name:
+                assert '.reproduction' not in imported, name

@@ -2,6 +2,7 @@
 """Updates the metafiles, and the tables of the pages that show them."""
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmhatnet.cli import one_line_errors
 from mmhatnet.config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / 'docs' / 'reproductions'
 PAGES = ('README.md', 'docs/model_zoo.md')
 
 
@@ -23,8 +25,17 @@ def metafiles() -> list[Path]:
     return [ROOT / name for name in index['Import']]
 
 
-def update_costs(text: str) -> str:
-    """Update parameters and operations in the text of a metafile."""
+def reproduced(name: str) -> dict[str, float]:
+    """Metrics that reproductions.py has stored, by their names."""
+    path = RESULTS / f'{name}.json'
+    if not path.exists():
+        return {}
+    metrics = json.loads(path.read_text())['metrics']
+    return {key: value['measured'] for key, value in metrics.items()}
+
+
+def update(text: str) -> str:
+    """Update what is measured in the text of a metafile."""
     content = yaml.safe_load(text)
     for model in tqdm(content['Models'], leave=False):
         metadata = model['Metadata']
@@ -32,6 +43,13 @@ def update_costs(text: str) -> str:
         result = measure_complexity(read_config(ROOT / model['Config']), shape)
         metadata['FLOPs'] = result.operations
         metadata['Parameters'] = result.params
+        found = reproduced(model['Name'])
+        for entry in model['Results']:
+            printed = entry['Metrics']
+            names = [name.rstrip('*') for name in printed]
+            printed.update(
+                {name: found[name] for name in names if name in found}
+            )
     return yaml.safe_dump(content, sort_keys=False, width=100)
 
 
@@ -42,7 +60,7 @@ def table(metafile: Path, up: str) -> str:
         name: None
         for model in models
         for result in model['Results']
-        for name in result['Metrics']
+        for name in sorted(result['Metrics'], reverse=True)
     }
     rows = []
     for model in models:
@@ -61,9 +79,9 @@ def table(metafile: Path, up: str) -> str:
                 'input': metadata['Input Size'],
                 '#Param (M)': f'{metadata["Parameters"] / 1e6:.2f}',
                 '#FLOPs (G)': f'{metadata["FLOPs"] / 1e9:.2f}',
-                # The pages have the asterisk at the numbers.
+                # The pages have the asterisk at the numbers of the paper.
                 **{
-                    name.rstrip('*'): f'{found[name]}\\*'
+                    title(name): f'{found[name]}{star(name)}'
                     if name in found
                     else ''
                     for name in metrics
@@ -72,6 +90,14 @@ def table(metafile: Path, up: str) -> str:
             }
         )
     return markdown_table(rows)
+
+
+def star(name: str) -> str:
+    return '\\*' if name.endswith('*') else ''
+
+
+def title(name: str) -> str:
+    return name.rstrip('*') if star(name) else f'{name}, reproduced'
 
 
 def with_tables(page: Path) -> str:
@@ -105,16 +131,16 @@ def main() -> None:
     args = parser.parse_args()
     changed = []
 
-    def update(path: Path, text: str) -> None:
+    def replace(path: Path, text: str) -> None:
         if text != path.read_text():
             changed.append(str(path.relative_to(ROOT)))
             if not args.check:
                 path.write_text(text)
 
     for metafile in tqdm(metafiles(), unit='metafile'):
-        update(metafile, update_costs(metafile.read_text()))
+        replace(metafile, update(metafile.read_text()))
     for name in PAGES:
-        update(ROOT / name, with_tables(ROOT / name))
+        replace(ROOT / name, with_tables(ROOT / name))
     if args.check and changed:
         sys.exit(
             f'model_zoo.py: error: not current: {", ".join(changed)}; run '

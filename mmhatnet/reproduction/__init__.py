@@ -1,0 +1,1 @@
+"""Train and test the models of the paper's tables, and compare with print."""

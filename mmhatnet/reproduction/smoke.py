@@ -1,0 +1,70 @@
+"""The config of an experiment on the demo data, for a test of the chain."""
+
+from mmengine.config import Config
+
+from ..config import read_config
+from ..datasets import CLASSES
+from ..zoo import zoo_root
+
+DATA = dict(
+    mmpretrain='demo_imagenet', mmseg='demo_semantic', mmdet='demo_instance'
+)
+IMAGES, BATCH, EPOCHS = 16, 2, 2
+
+
+def shrink(cfg: Config) -> Config:
+    """Make a config of the paper run in minutes on two cores.
+
+    The model and the optimizer stay, with the classes of the demo data and
+    without pretrained weights. The metrics mean nothing.
+
+    Args:
+        cfg (Config): The config; changed in place.
+
+    Returns:
+        Config: The config.
+    """
+    scope = cfg.default_scope
+    demo = read_config(
+        zoo_root() / 'configs' / '_base_' / 'datasets' / f'{DATA[scope]}.py'
+    )
+    for key in ('train', 'val', 'test'):
+        loader = demo[f'{key}_dataloader']
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.batch_size = BATCH if key == 'train' else 1
+        # The images of the classifier are ordered by class.
+        step = 3 if scope == 'mmpretrain' else 1
+        loader.dataset.indices = list(range(0, step * IMAGES, step))
+        cfg[f'{key}_dataloader'] = loader
+    for key in ('val_evaluator', 'test_evaluator'):
+        cfg[key] = demo[key]
+    classes = len(CLASSES) + (scope == 'mmseg')
+    _set_classes(cfg.model, classes)
+    cfg.model.backbone.init_cfg = None
+    cfg.param_scheduler = None
+    if scope == 'mmseg':
+        cfg.model.data_preprocessor.size = (128, 128)
+        iterations = EPOCHS * IMAGES // BATCH
+        cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
+        cfg.default_hooks.checkpoint.interval = iterations // 2
+    else:
+        cfg.train_cfg.update(max_epochs=EPOCHS, val_interval=EPOCHS)
+    if scope == 'mmdet' and 'roi_head' not in cfg.model:
+        cfg.val_evaluator.metric = cfg.test_evaluator.metric = 'bbox'
+    if scope == 'mmpretrain':
+        cfg.data_preprocessor.num_classes = classes
+        cfg.model.head.topk = 1
+    cfg.default_hooks.logger.interval = 1
+    cfg.pop('auto_scale_lr', None)
+    return cfg
+
+
+def _set_classes(cfg: object, classes: int) -> None:
+    if isinstance(cfg, dict):
+        if isinstance(cfg.get('num_classes'), int):
+            cfg['num_classes'] = classes
+        cfg = cfg.values()
+    elif not isinstance(cfg, list | tuple):
+        return
+    for part in cfg:
+        _set_classes(part, classes)

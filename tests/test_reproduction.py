@@ -1,0 +1,238 @@
+"""The rows of the paper, and the way from a config to a comparison."""
+
+import importlib.util
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from helpers import ROOT, TOOLS, call_tool, run_tool
+from mmengine.config import Config
+
+from mmhatnet.datasets import make_demo_data
+from mmhatnet.reproduction.experiments import (
+    SETTINGS,
+    TABLE_6,
+    find_experiment,
+    list_experiments,
+)
+from mmhatnet.reproduction.run import (
+    compare,
+    find_obstacles,
+    last_checkpoint,
+    read_metrics,
+)
+from mmhatnet.reproduction.smoke import shrink
+
+REPRODUCE = TOOLS / 'reproduce.py'
+PAPER = ROOT.parent / 'shared' / 'reference' / 'paper.txt'
+# The smallest row of each task.
+SMALLEST = {
+    'hatnet-tiny_8xb128_in1k': 'Top 1 Accuracy',
+    'fpn_hatnet-tiny_8xb2-80k_ade20k-512x512': 'mIoU',
+    'retinanet_hatnet-tiny_fpn_8xb2-1x_coco': 'box AP',
+    'mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco': 'mask AP',
+}
+
+
+class TestExperiments:
+    def test_all_rows(self):
+        rows = list_experiments().values()
+        tables = [row.table for row in rows]
+        assert {name: tables.count(name) for name in set(tables)} == {
+            'Table 2': 4,
+            'Table 3': 4,
+            'Table 4': 8,
+            'Table 5': 8,
+            'Table 6': 12,
+            'Sec. 4.4': 3,
+        }
+        for row in rows:
+            assert row.printed
+            assert row.images > 10**6
+
+    @pytest.mark.skipif(not PAPER.is_file(), reason='needs ../shared')
+    def test_table_6_in_print(self):
+        lines = [line.split('\t') for line in PAPER.read_text().splitlines()]
+        for g1, g2, box, mask in SETTINGS:
+            grids = [f'{{{", ".join(map(str, g))}}}' for g in (g1, g2)]
+            (found,) = (x for x in lines if x[:2] == grids)
+            assert (found[3], found[6]) == (str(box), str(mask))
+
+    def test_table_6(self):
+        trained = find_experiment('table6_g1-4-4-4_g2-16-8-4_trained')
+        tested = find_experiment('table6_g1-4-4-4_g2-16-8-4_tested')
+        for row in (trained, tested):
+            assert row.config().model.backbone.grid_sizes == (4, 4, 4)
+        assert not trained.trained_as
+        assert tested.trained_as == TABLE_6
+        default = find_experiment(TABLE_6)
+        assert trained.operations < default.operations
+
+    def test_unknown_row(self):
+        with pytest.raises(ValueError, match='similar: .*hatnet-tiny_8xb128'):
+            find_experiment('hatnet-tiny')
+
+
+def test_comparison():
+    found = compare(
+        {'box AP': 45.2, 'mask AP': 41.6},
+        {'coco/bbox_mAP': 0.4512, 'coco/segm_mAP': 0.408},
+    )
+    assert found['box AP'] == dict(
+        printed=45.2, measured=45.12, difference=-0.08, spread=0.3, within=True
+    )
+    assert found['mask AP']['difference'] == -0.8
+    assert not found['mask AP']['within']
+
+
+def test_obstacles_are_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = find_experiment(TABLE_6).config()
+    cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / 'no.pth')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    found = '; '.join(find_obstacles(cfg, 8, tmp_path, 10**15))
+    assert 'no data at data/coco' in found
+    assert 'the pretrained weights: no checkpoint at' in found
+    assert re.search(r'the checkpoints need 60000000\.0 GB', found)
+    assert '8 GPUs: this machine has 2' in found
+    found = find_obstacles(cfg, 1, tmp_path, 10**15, train=False)
+    assert len(found) == 1
+
+
+def test_only_a_training_that_has_ended_counts(tmp_path):
+    cfg = Config(dict(train_cfg=dict(max_epochs=12)))
+    torch.save({}, tmp_path / 'epoch_9.pth')
+    assert last_checkpoint(cfg, tmp_path) is None
+    torch.save({}, tmp_path / 'epoch_12.pth')
+    assert last_checkpoint(cfg, tmp_path) == tmp_path / 'epoch_12.pth'
+
+
+def test_last_metrics(tmp_path):
+    for time, value in (('20260101_000000', 1), ('20260102_000000', 2)):
+        (tmp_path / time).mkdir()
+        (tmp_path / time / f'{time}.json').write_text(
+            json.dumps(dict(mIoU=value, note='x'))
+        )
+    assert read_metrics(tmp_path) == dict(mIoU=2)
+    with pytest.raises(FileNotFoundError, match='no test in'):
+        read_metrics(tmp_path / '20260101_000000')
+
+
+@pytest.mark.parametrize('row', list_experiments())
+def test_smoke_configs(row):
+    """Every row can be shrunk, and its config written and read."""
+    cfg = shrink(find_experiment(row).config())
+    text = cfg.pretty_text
+    assert Config.fromstring(text, '.py').to_dict() == cfg.to_dict()
+    assert 'data/demo' in text
+
+
+@pytest.mark.slow
+@pytest.mark.default_stack
+@pytest.mark.parametrize('row', SMALLEST)
+def test_smoke(row, tmp_path):
+    """Train, test and compare, in two processes; then only test."""
+    pytest.importorskip('skimage', reason='the demo data need scikit-image')
+    make_demo_data(tmp_path / 'data' / 'demo', 16, 4, size=(64, 64))
+    output = run_tool(
+        *(REPRODUCE, row, '--smoke', '--gpus', 2),
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT),
+        timeout=600,
+    )
+    assert f'{SMALLEST[row]}: ' in output
+    folder = tmp_path / 'reproductions' / f'{row}_smoke'
+    result = json.loads((folder / 'result.json').read_text())
+    assert result['metrics'].keys() == find_experiment(row).printed.keys()
+    assert (folder / result['published']).is_file()
+    assert (folder / 'curves.png').is_file()
+    assert result['seconds'] > 0
+    before = (folder / result['checkpoint']).stat().st_mtime
+    # A second call trains nothing.
+    output = run_tool(
+        *(REPRODUCE, row, '--smoke', '--gpus', 1),
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT),
+        timeout=600,
+    )
+    assert 'dist_train.sh' not in output
+    assert (folder / result['checkpoint']).stat().st_mtime == before
+
+
+class TestResultsOfOthers:
+    @pytest.fixture
+    def result(self):
+        row = find_experiment(TABLE_6)
+        measured = {'coco/bbox_mAP': 0.4512, 'coco/segm_mAP': 0.4155}
+        return dict(
+            row=row.name,
+            smoke=False,
+            metrics=compare(row.printed, measured),
+            commit='1',
+            machine='8 GPUs',
+            versions={},
+            gpus=8,
+        )
+
+    def store(self, result, folder, code=0):
+        (folder / 'result.json').write_text(json.dumps(result))
+        return call_tool(
+            *(TOOLS / 'pages' / 'reproductions.py', folder / 'result.json'),
+            *('--out', folder / 'stored'),
+            code=code,
+        )
+
+    def test_stored(self, result, tmp_path):
+        self.store(result, tmp_path)
+        stored = tmp_path / 'stored' / f'{TABLE_6}.json'
+        assert json.loads(stored.read_text()) == result
+
+    @pytest.mark.parametrize(
+        ('change', 'message'),
+        [
+            (dict(smoke=True), 'of a smoke test'),
+            (dict(row='x'), "no row 'x'"),
+            (dict(metrics={}), 'do not fit'),
+            (dict(metrics=[1]), 'do not fit'),
+            (dict(metrics={'box AP': dict(measured='1')}), 'do not fit'),
+        ],
+    )
+    def test_refused(self, change, message, result, tmp_path):
+        assert message in self.store({**result, **change}, tmp_path, code=1)
+        del result['commit']
+        assert 'has no commit' in self.store(result, tmp_path, code=1)
+
+    def test_in_the_zoo(self, result, tmp_path, monkeypatch):
+        """Beside the number of the paper, never typed."""
+        self.store(result, tmp_path)
+        spec = importlib.util.spec_from_file_location(
+            'model_zoo', TOOLS / 'pages' / 'model_zoo.py'
+        )
+        zoo = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(zoo)
+        monkeypatch.setattr(zoo, 'RESULTS', tmp_path / 'stored')
+        metafile = ROOT / 'configs' / 'mask_rcnn' / 'metafile.yml'
+        content = yaml.safe_load(metafile.read_text())
+        content['Models'] = [
+            x for x in content['Models'] if x['Name'] == TABLE_6
+        ]
+        text = zoo.update(yaml.safe_dump(content))
+        (tmp_path / 'metafile.yml').write_text(text)
+        table = zoo.table(tmp_path / 'metafile.yml', '')
+        assert 'box AP, reproduced' in table
+        assert '| 45.2\\* | 45.12 |' in table
+
+
+class TestTool:
+    def test_missing_data(self, tmp_path):
+        output = call_tool(
+            *(REPRODUCE, 'hatnet-tiny_8xb128_in1k', '--test-only', 'x.pth'),
+            cwd=tmp_path,
+            code=1,
+        )
+        assert 'reproduce.py: error: no data at data/imagenet' in output
+
+    def test_nothing_to_do(self):
+        assert 'give a row' in call_tool(REPRODUCE, code=2)

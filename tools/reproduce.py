@@ -1,0 +1,134 @@
+#!/usr/bin/env python
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mmhatnet.analysis.report import markdown_table
+from mmhatnet.checks import check_data
+from mmhatnet.cli import one_line_errors, positive
+from mmhatnet.reproduction.experiments import (
+    Experiment,
+    find_experiment,
+    list_experiments,
+)
+from mmhatnet.reproduction.run import reproduce
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Train and test a row of the paper's tables, and compare "
+        'each metric with print. After a stop, the same command goes on.'
+    )
+    parser.add_argument('row', nargs='?', help='name of the row; see --list')
+    parser.add_argument('--list', action='store_true', help='show all rows')
+    parser.add_argument(
+        '--gpus',
+        type=positive,
+        default=8,
+        help='number of processes (default: 8, as in the recipes)',
+    )
+    parser.add_argument(
+        '--slurm', metavar='PARTITION', help='run on a Slurm cluster'
+    )
+    parser.add_argument(
+        '--from',
+        dest='work_dir',
+        type=Path,
+        metavar='WORK_DIR',
+        help='folder of a training that exists',
+    )
+    parser.add_argument(
+        '--test-only',
+        metavar='CHECKPOINT',
+        help="only test: a file, a URL or, for the authors' classifiers, "
+        'hatnet://NAME',
+    )
+    parser.add_argument(
+        '--smoke',
+        action='store_true',
+        help='the same steps on the demo data, in minutes; the metrics mean '
+        'nothing',
+    )
+    parser.add_argument(
+        '--folder',
+        type=Path,
+        default=Path('reproductions'),
+        help='folder for the results (default: reproductions)',
+    )
+    args = parser.parse_args()
+    if not args.row and not args.list:
+        parser.error('give a row, or --list')
+    return args
+
+
+def has_data(experiment: Experiment) -> bool:
+    cfg = experiment.config()
+    cfg.check_data = False
+    try:
+        check_data(cfg, ('train', 'val', 'test'))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def show(folder: Path) -> None:
+    rows = []
+    for name, experiment in tqdm(list_experiments().items(), leave=False):
+        backbone = experiment.config().model.backbone
+        grids = [
+            ', '.join(map(str, backbone[key]))
+            for key in ('grid_sizes', 'ds_ratios')
+        ]
+        result = (folder / name / 'result.json').exists()
+        printed = experiment.printed.items()
+        rows.append(
+            {
+                'row': name,
+                'table': experiment.table,
+                'G1': grids[0],
+                'G2': grids[1],
+                'print': ', '.join(f'{k} {v}' for k, v in printed),
+                'data': 'yes' if has_data(experiment) else 'no',
+                'result': 'yes' if result else 'no',
+                'images seen (M)': f'{experiment.images / 1e6:.1f}',
+                'operations (E)': f'{experiment.operations / 1e18:.2f}',
+            }
+        )
+    print(markdown_table(rows))
+    print(
+        'operations: multiply-accumulates of the whole training, 3 times the '
+        'inference of each image'
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    if args.list:
+        show(args.folder)
+        return
+    experiment = find_experiment(args.row)
+    folder = args.folder / (args.row + ('_smoke' if args.smoke else ''))
+    result = reproduce(
+        experiment,
+        folder,
+        args.gpus,
+        args.slurm,
+        args.work_dir,
+        args.test_only,
+        args.smoke,
+    )
+    for name, metric in result['metrics'].items():
+        verdict = 'within' if metric['within'] else 'not within'
+        print(
+            f'{name}: {metric["measured"]}, in print {metric["printed"]}: '
+            f'{metric["difference"]:+}, {verdict} the expected '
+            f'{metric["spread"]}'
+            + (' (a smoke test: it means nothing)' if args.smoke else '')
+        )
+    print(folder / 'result.json')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
