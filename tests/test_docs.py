@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from PIL import Image
 
 import mmhatnet
+from mmhatnet.analysis.complexity import image_channels
 from mmhatnet.config import read_config
 from mmhatnet.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -106,7 +107,7 @@ def test_configs_are_found():
 @pytest.mark.parametrize('name', CONFIGS)
 def test_model_of_a_config(name, shown):
     model = mmhatnet.get_model(shown / name)
-    image = torch.rand(1, 3, 64, 96)
+    image = torch.rand(1, image_channels(model.cfg), 64, 96)
     with torch.no_grad():
         features = model.extract_feat(image)
     assert features
