@@ -119,11 +119,23 @@ def test_tables_are_current():
         assert model_zoo.with_tables(ROOT / page) == text
         tables += text.count('<!-- models: ')
     assert tables >= len(FOLDERS)
+    for metafile in model_zoo.metafiles():
+        text = metafile.with_name('README.md').read_text()
+        assert model_zoo.readme(metafile) == text
+        for model in yaml.safe_load(metafile.read_text())['Models']:
+            metadata = model['Metadata']
+            cfg = read_config(ROOT / model['Config'])
+            assert metadata['Training Techniques'] == model_zoo.techniques(cfg)
+            assert metadata['Batch Size'] == cfg.auto_scale_lr.base_batch_size
 
 
 def test_links_of_the_pages():
     """Links to files of the repository and to headings of a page."""
-    pages = [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
+    pages = [
+        ROOT / 'README.md',
+        *(ROOT / 'docs').glob('*.md'),
+        *(ROOT / 'configs').glob('*/README.md'),
+    ]
     links = 0
     for page in pages:
         for link in re.findall(r'\]\(([^)\s]+)\)', page.read_text()):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from mmengine.config import Config
 from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import measure_complexity
@@ -17,6 +18,18 @@ from mmhatnet.config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs' / 'reproductions'
+TITLES = dict(
+    hatnet='HAT-Net on ImageNet (Table 2)',
+    sem_fpn='Semantic FPN on ADE20K (Table 3)',
+    upernet='UPerNet on ADE20K',
+    mask2former='Mask2Former on ADE20K',
+    retinanet='RetinaNet on COCO (Table 4)',
+    mask_rcnn='Mask R-CNN on COCO (Tables 4 and 6)',
+    faster_rcnn='Faster R-CNN on COCO',
+    cascade_rcnn='Cascade Mask R-CNN on COCO',
+    ablation='Ablations (Table 5 and Sec. 4.4)',
+    demo='Demo data',
+)
 PAGES = ('README.md', 'docs/model_zoo.md')
 
 
@@ -39,10 +52,15 @@ def update(text: str) -> str:
     content = yaml.safe_load(text)
     for model in tqdm(content['Models'], leave=False):
         metadata = model['Metadata']
+        cfg = read_config(ROOT / model['Config'])
         shape = tuple(map(int, metadata['Input Size'].split('x')))
-        result = measure_complexity(read_config(ROOT / model['Config']), shape)
+        result = measure_complexity(cfg, shape)
         metadata['FLOPs'] = result.operations
         metadata['Parameters'] = result.params
+        metadata['Batch Size'] = cfg.auto_scale_lr.base_batch_size
+        gpus = re.search(r'_(\d+)xb', model['Name'])[1]
+        metadata['Training Resources'] = f'{gpus} GPUs'
+        metadata['Training Techniques'] = techniques(cfg)
         found = reproduced(model['Name'])
         for entry in model['Results']:
             printed = entry['Metrics']
@@ -51,6 +69,64 @@ def update(text: str) -> str:
                 {name: found[name] for name in names if name in found}
             )
     return yaml.safe_dump(content, sort_keys=False, width=100)
+
+
+def techniques(cfg: Config) -> list[str]:
+    """Name what a recipe does, as mm's metafiles name it."""
+    wrapper, model = cfg.optim_wrapper, cfg.model
+    found = [wrapper.optimizer.type, 'Weight Decay']
+    if wrapper.get('clip_grad'):
+        found.append('Gradient Clipping')
+    if wrapper.get('type') == 'AmpOptimWrapper':
+        found.append('Mixed Precision Training')
+    if wrapper.get('constructor', '').startswith('mmhatnet.LayerDecay'):
+        found.append('Layer-wise Learning Rate Decay')
+    if model.backbone.get('drop_path_rate'):
+        found.append('Stochastic Depth')
+    if model.backbone.get('with_cp'):
+        found.append('Activation Checkpointing')
+    found += [
+        a.type for a in (model.get('train_cfg') or {}).get('augments', [])
+    ]
+    if 'LabelSmooth' in str(model.get('head', {}).get('loss')):
+        found.append('Label Smoothing')
+    used = [t['type'] for t in cfg.train_dataloader.dataset.pipeline]
+    used.append(cfg.train_dataloader.sampler.type)
+    names = dict(
+        RandAugment='RandAugment',
+        RandomErasing='Random Erasing',
+        RepeatAugSampler='Repeated Augmentation',
+        PhotoMetricDistortion='Photometric Distortion',
+    )
+    return found + [name for key, name in names.items() if key in used]
+
+
+def readme(metafile: Path) -> str:
+    """The page of a folder of configs."""
+    folder = metafile.parent.name
+    first, *_ = yaml.safe_load(metafile.read_text())['Models']
+    metadata = first['Metadata']
+    gpus = metadata['Training Resources'].split()[0]
+    shape = metadata['Input Size'].replace('x', ' ')
+    return f"""\
+# {TITLES[folder]}
+
+> [Vision Transformers with Hierarchical Attention](https://arxiv.org/abs/2106.03180)
+
+Made by `python tools/pages/model_zoo.py` from [metafile.yml](metafile.yml).
+Numbers with an asterisk are the paper's: these models were not trained here.
+The [model zoo](../../docs/model_zoo.md) says how they are counted.
+
+{table(metafile, '../../')}
+
+The first recipe has a batch of {metadata['Batch Size']} images, and \
+{', '.join(metadata['Training Techniques'])}.
+
+```bash
+tools/dist_train.sh {first['Config']} {gpus}
+python tools/analysis_tools/get_flops.py {first['Name']} --shape {shape}
+```
+"""
 
 
 def table(metafile: Path, up: str) -> str:
@@ -121,7 +197,8 @@ def with_tables(page: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Measure the parameters and operations in the metafiles, '
-        f'and update the model tables of {" and ".join(PAGES)}.'
+        f'and update the model tables of {" and ".join(PAGES)} and of the '
+        'README of each folder of configs.'
     )
     parser.add_argument(
         '--check',
@@ -132,13 +209,14 @@ def main() -> None:
     changed = []
 
     def replace(path: Path, text: str) -> None:
-        if text != path.read_text():
+        if not path.exists() or text != path.read_text():
             changed.append(str(path.relative_to(ROOT)))
             if not args.check:
                 path.write_text(text)
 
     for metafile in tqdm(metafiles(), unit='metafile'):
         replace(metafile, update(metafile.read_text()))
+        replace(metafile.with_name('README.md'), readme(metafile))
     for name in PAGES:
         replace(ROOT / name, with_tables(ROOT / name))
     if args.check and changed:
