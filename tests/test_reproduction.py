@@ -85,6 +85,9 @@ def test_comparison():
     )
     assert found['mask AP']['difference'] == -0.8
     assert not found['mask AP']['within']
+    assert compare({'box AP': 45.2}, {})['box AP']['measured'] == 0
+    with pytest.raises(KeyError):
+        compare({'mIoU': 46.6}, {})
 
 
 def test_obstacles_are_named_at_once(tmp_path, monkeypatch):
@@ -135,7 +138,7 @@ def test_smoke_configs(row):
 def test_smoke(row, tmp_path):
     """Train, test and compare, in two processes; then only test."""
     pytest.importorskip('skimage', reason='the demo data need scikit-image')
-    make_demo_data(tmp_path / 'data' / 'demo', 16, 4, size=(64, 64))
+    make_demo_data(tmp_path / 'data' / 'demo', 8, 8, size=(64, 64))
     output = run_tool(
         *(REPRODUCE, row, '--smoke', '--gpus', 2),
         cwd=tmp_path,

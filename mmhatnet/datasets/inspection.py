@@ -24,8 +24,8 @@ from .coco import check_coco, find_odd_annotations, quote
 
 IGNORED = 255  # label of pixels that are not learned
 EXIF_ORIENTATION = 0x0112
-# TIFF is left out, which can have any number of channels.
-PILLOW_READS = {'.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp'}
+# Files of any number of channels, which other libraries than Pillow read.
+CHANNELS = {'.npy', '.tif', '.tiff'}
 # A larger JSON takes more than seconds to read.
 QUICK_BYTES = 100_000_000
 
@@ -328,9 +328,7 @@ def unreadable(path: str | os.PathLike) -> str | None:
         with Image.open(path) as image:
             image.load()
     except UnidentifiedImageError as error:
-        # Pillow does not know all files that other libraries read.
-        known = Path(path).suffix.lower() in PILLOW_READS
-        return str(error) if known else None
+        return None if Path(path).suffix.lower() in CHANNELS else str(error)
     except (
         OSError,
         SyntaxError,  # of damaged PNG files

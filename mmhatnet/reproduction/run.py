@@ -189,6 +189,8 @@ def compare(
     table = {}
     for name, value in printed.items():
         key, factor, spread = METRICS[name]
+        if key.startswith('coco/') and key not in measured:
+            measured = {**measured, key: 0}  # mmdet, if nothing is detected
         found = round(measured[key] * factor, 2)
         difference = round(found - value, 2)
         table[name] = dict(

@@ -9,7 +9,7 @@ from ..zoo import zoo_root
 DATA = dict(
     mmpretrain='demo_imagenet', mmseg='demo_semantic', mmdet='demo_instance'
 )
-IMAGES, BATCH, EPOCHS = 16, 2, 2
+IMAGES, BATCH, EPOCHS = 8, 2, 2
 
 
 def shrink(cfg: Config) -> Config:
@@ -33,7 +33,7 @@ def shrink(cfg: Config) -> Config:
         loader.update(num_workers=0, persistent_workers=False)
         loader.batch_size = BATCH if key == 'train' else 1
         # The images of the classifier are ordered by class.
-        step = 3 if scope == 'mmpretrain' else 1
+        step = 7 if scope == 'mmpretrain' else 1
         loader.dataset.indices = list(range(0, step * IMAGES, step))
         cfg[f'{key}_dataloader'] = loader
     for key in ('val_evaluator', 'test_evaluator'):
