@@ -30,6 +30,9 @@ DATA_SOURCES = {
 
 # Heads of other classes than those of the objects.
 OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
+OTHER_TYPES = ('STDCHead',)
+# Parts of models whose classes are not those of the data set.
+OPEN_CLASSES = {'language_model', 'tracker'}
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
@@ -90,8 +93,10 @@ def downloads(dataset: ConfigDict, scope: str | None) -> bool:
     Returns:
         bool: False also if the config sets ``download=False``.
     """
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        kind = registry.get(dataset.type)
+    kind = dataset.type
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(kind)
     parameters = signature(kind).parameters if kind else {}
     return 'download' in parameters and dataset.get('download', True)
 
@@ -157,15 +162,21 @@ def inspect_data(
 
 def _compare_classes(cfg: Config, dataset: BaseDataset) -> Iterator[str]:
     """Compare the classes of a data set and the heads of a model."""
+    if OPEN_CLASSES & cfg.model.keys():
+        return
     classes = dataset.metainfo.get('classes')
-    if not classes and getattr(dataset, 'with_label', False):
+    folders = getattr(dataset, 'with_label', False) and not dataset.ann_file
+    if not classes and folders:
         classes = [
             x.name for x in os.scandir(dataset.img_prefix) if x.is_dir()
         ]
     if not classes:
         return
     things = dataset.metainfo.get('thing_classes') or classes
-    for key in ('model', 'data_preprocessor'):
+    keys = ['model']
+    if (cfg.model.get('train_cfg') or {}).get('augments'):
+        keys.append('data_preprocessor')  # it mixes labels
+    for key in keys:
         for name, number in _iter_class_counts(cfg.get(key), key):
             if number not in (len(classes), len(things)):
                 yield (
@@ -179,7 +190,7 @@ def _iter_class_counts(cfg: object, name: str) -> Iterator[tuple[str, int]]:
     if isinstance(cfg, list | tuple):
         for number, part in enumerate(cfg):
             yield from _iter_class_counts(part, f'{name}[{number}]')
-    if not isinstance(cfg, dict):
+    if not isinstance(cfg, dict) or cfg.get('type') in OTHER_TYPES:
         return
     for key, value in cfg.items():
         if key == 'num_classes' and isinstance(value, int):
@@ -190,11 +201,16 @@ def _iter_class_counts(cfg: object, name: str) -> Iterator[tuple[str, int]]:
 
 def _check_places(dataset: ConfigDict, split: str) -> None:
     """Check that the files and folders of a data set exist."""
+    if dataset.get('backend_args'):
+        return  # not local files
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or {}
     if isinstance(prefix, str):
         prefix = dict(img_path=prefix)
-    parts = [dataset.get('ann_file') or '', *prefix.values()]
+    parts = [
+        dataset.get('ann_file') or '',
+        *(p or '' for p in prefix.values()),
+    ]
     for part in [root, *(os.path.join(root, p) for p in parts)]:
         if part and '://' not in part and not os.path.exists(part):
             remedy = next(

@@ -88,8 +88,8 @@ def check_keys(cfg: Config, options: Iterable[str] = ()) -> None:
     )
     for key in cfg:
         near = difflib.get_close_matches(key, known, 1, 0.85)
-        # A variable can be named after a key, such as val_evaluator_cats.
-        if near and key not in known and not key.startswith(f'{near[0]}_'):
+        # A variable can be named after a key, such as model2 or _model.
+        if near and key not in known and near[0] not in key:
             raise ValueError(
                 f"the config has the key '{key}': is '{near[0]}' meant?"
             )

@@ -160,11 +160,7 @@ def load_image(cfg: Config, path: str) -> np.ndarray:
     Returns:
         ndarray: (H, W, channels); BGR if there are three.
     """
-    (loader,) = (
-        transform
-        for transform in cfg.test_dataloader.dataset.pipeline
-        if transform['type'] == 'LoadImageFromFile'
-    )
+    loader = next(iter_datasets(cfg.test_dataloader.dataset)).pipeline[0]
     with TRANSFORMS.switch_scope_and_registry(cfg.default_scope) as registry:
         image = registry.build(loader)(dict(img_path=path))['img']
     return np.atleast_3d(image)
@@ -181,9 +177,12 @@ def _is_drawable(path: str) -> bool:
 def _draw(inferencer, path: str, sample, **settings) -> np.ndarray | None:
     if not _is_drawable(path):
         return None
-    (picture,) = inferencer.visualize(
-        [path], [sample], return_vis=True, **settings
-    )
+    try:
+        (picture,) = inferencer.visualize(
+            [path], [sample], return_vis=True, **settings
+        )
+    except IndexError:  # a file that OpenCV reads with another size
+        return None
     return picture
 
 

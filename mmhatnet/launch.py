@@ -18,6 +18,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
 
@@ -83,8 +84,9 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
 def _guard_checkpoints(cfg: Config) -> None:
     """Use our hook in the place of mmengine's CheckpointHook."""
     hooks = cfg.setdefault('default_hooks', ConfigDict())
-    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
-    if hook and hook.type in ('CheckpointHook', 'mmengine.CheckpointHook'):
+    usual = 'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook
+    hook = hooks.setdefault('checkpoint', ConfigDict(type=usual[0]))
+    if hook and hook.type in usual:
         hook.type = 'mmhatnet.AtomicCheckpointHook'
 
 

@@ -241,7 +241,6 @@ class TestCoco:
         (INSTANCES, 'model.roi_head.bbox_head.num_classes', 6),
         (INSTANCES, 'model.roi_head.mask_head.num_classes', 6),
         (CLASSIFIER, 'model.head.num_classes', 6),
-        (CLASSIFIER, 'data_preprocessor.num_classes', 6),
     ],
 )
 def test_classes_of_heads(name, key, classes, folder):
@@ -253,6 +252,87 @@ def test_classes_of_heads(name, key, classes, folder):
     assert message in inspect(name, **{key: 150}).problems
     cfg.check_data = False
     check_data(cfg, ('train',))
+
+
+def test_classes_of_mixtures(folder):
+    """mmpretrain only reads this number to mix labels."""
+    cfg = open_config(f'demo/{CLASSIFIER}.py')
+    cfg.data_preprocessor.num_classes = 1000
+    check_data(cfg, ('train',))
+    cfg.model.train_cfg = dict(augments=[dict(type='Mixup', alpha=0.8)])
+    with pytest.raises(ValueError, match='data_preprocessor.num_classes is'):
+        check_data(cfg, ('train',))
+
+
+class TestNoFalseAlarms:
+    """What the libraries train with is not stopped."""
+
+    def test_links(self, folder, tmp_path):
+        for images in (
+            folder / 'imagenet' / 'train' / 'cross',
+            folder / 'ade' / 'ADEChallengeData2016' / 'images' / 'training',
+        ):
+            images.rename(tmp_path / images.name)
+            images.symlink_to(tmp_path / images.name)
+        for name in (CLASSIFIER, SEMANTIC):
+            check_data(open_config(f'demo/{name}.py'), ('train',))
+            assert inspect(name).problems == []
+
+    def test_types_that_are_classes(self, folder):
+        from mmseg.datasets import BaseSegDataset
+
+        cfg = open_config(f'demo/{SEMANTIC}.py')
+        cfg.train_dataloader.dataset.type = BaseSegDataset
+        check_data(cfg, ('train',))
+        assert len(inspect_data(cfg, ('train',))) == 1
+
+    @pytest.mark.parametrize(
+        'change',
+        [
+            dict(ann_file='http://nowhere/a.json'),
+            dict(data_root='s3://nowhere/coco/'),
+            dict(data_root='no', backend_args=dict(backend='petrel')),
+        ],
+    )
+    def test_files_elsewhere(self, change, folder):
+        cfg = open_config(f'demo/{INSTANCES}.py')
+        cfg.train_dataloader.dataset.update(change)
+        check_data(cfg, ('train',))
+
+    def test_images_without_labels(self, folder):
+        cfg = open_config(f'demo/{SEMANTIC}.py')
+        cfg.test_dataloader.dataset.data_prefix.seg_map_path = None
+        check_data(cfg, ('test',))
+
+    def test_unlabelled_coco(self, folder):
+        path = folder / 'coco' / 'annotations' / 'instances_train2017.json'
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, 'annotations': []}))
+        cfg = open_config(f'demo/{INSTANCES}.py')
+        cfg.train_dataloader.dataset.filter_cfg = None
+        check_data(cfg, ('train',))
+
+    def test_labels_in_a_file(self, folder):
+        """The folders are not the classes."""
+        (folder / 'list.txt').write_text('cross/a.png 0\n')
+        cfg = open_config(f'demo/{CLASSIFIER}.py')
+        dataset = cfg.train_dataloader.dataset
+        dataset.ann_file = str(folder / 'list.txt')
+        cfg.model.head.num_classes = 2
+        check_data(cfg, ('train',))
+
+    def test_ignored_label(self, folder):
+        rewrite_labels(folder, lambda x: x * 0 + 200)
+        dataset = {'train_dataloader.dataset.ignore_index': 200}
+        assert inspect(SEMANTIC, **dataset).problems == []
+
+
+def test_no_images(folder):
+    for path in files(folder / 'ade', 'images/training/*.jpg'):
+        path.rename(path.with_suffix('.JPG'))
+    (path.parent / '.hidden.jpg').write_bytes(b'')
+    (line,) = inspect(SEMANTIC).problems
+    assert re.search(r'has no file \*\.jpg .* but 8 \.JPG', line)
 
 
 def test_downloaded_data_are_not_absent(folder):

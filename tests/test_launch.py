@@ -364,6 +364,21 @@ def test_variables_are_no_options(key, small_config):
     assert f"'{key}' changes nothing: it is a variable" in output
 
 
+@pytest.mark.parametrize(
+    'key', ['_model', 'model2', 'train_dataloader1', 'work_dirs', 'test_cfg1']
+)
+def test_names_of_variables(key):
+    check_keys(Config({key: 1}))
+
+
+def test_config_without_a_checkpoint_hook(small_config, tmp_path):
+    cfg = launch.read_config(small_config)
+    cfg.work_dir = str(tmp_path)
+    del cfg.default_hooks['checkpoint']
+    launch._guard_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint.type == 'mmhatnet.AtomicCheckpointHook'
+
+
 def test_keys_of_all_configs():
     for config in CONFIGS:
         check_keys(open_config(config))

@@ -7,7 +7,9 @@ from math import isfinite
 ID = int | str
 # List of the JSON -> key of its entries that mmdet reads -> type.
 LISTS = {
-    'images': dict(id=ID, file_name=str, width=int, height=int),
+    'images': dict(
+        id=ID, file_name=str, width=int | float, height=int | float
+    ),
     'categories': dict(id=ID, name=str),
     'annotations': dict(
         id=ID, image_id=ID, category_id=ID, bbox=list, area=int | float

@@ -76,6 +76,11 @@ def find_quick_problems(
         str: What is wrong, and where.
     """
     prefix = dataset.data_prefix
+    places = dataset.ann_file, *prefix.values()
+    if any('://' in str(place) for place in places) or getattr(
+        dataset, 'backend_args', None
+    ):
+        return  # not local files
     if _is_coco(dataset):
         if os.path.getsize(dataset.ann_file) <= QUICK_BYTES:
             yield from _find_json_problems(dataset, labelled)
@@ -97,8 +102,23 @@ def find_quick_problems(
 
 
 def _is_coco(dataset: BaseDataset) -> bool:
-    """Whether mmdet's CocoDataset reads it; LVIS, for one, differs."""
-    return dataset.load_data_list.__qualname__.startswith('CocoDataset.')
+    """Whether mmdet's CocoDataset reads it; LVIS and panoptic ones differ."""
+    methods = 'load_data_list', 'parse_data_info'
+    return all(
+        getattr(dataset, name).__qualname__.startswith('CocoDataset.')
+        for name in methods
+    )
+
+
+def _needs_annotations(dataset: BaseDataset, labelled: bool) -> bool:
+    """Whether COCO's JSON must have them; semi-supervised trainings have none.
+
+    A data set that leaves out images without objects would be empty.
+    """
+    settings = dataset.filter_cfg or {}
+    return labelled and (
+        dataset.test_mode or settings.get('filter_empty_gt', False)
+    )
 
 
 def _find_no_files(
@@ -109,9 +129,12 @@ def _find_no_files(
         return
     suffixes = tuple(suffixes)
     others = Counter()
-    for _, _, names in os.walk(folder):
+    for _, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            if name.endswith(suffixes) or name.lower().endswith(suffixes):
+            if name.startswith('.'):
+                continue  # mmengine leaves them out
+            shown = name.lower() if setting == 'extensions' else name
+            if shown.endswith(suffixes):
                 return
             others[Path(name).suffix or 'without a suffix'] += 1
     there = ', '.join(f'{n} {kind}' for kind, n in others.most_common(3))
@@ -124,19 +147,23 @@ def _find_no_files(
 def _find_json_problems(dataset: BaseDataset, labelled: bool) -> Iterator[str]:
     try:
         content = _read_json(dataset.ann_file)
-        check_coco(content, dataset.metainfo.get('classes', ()), labelled)
+        needed = _needs_annotations(dataset, labelled)
+        check_coco(content, dataset.metainfo.get('classes', ()), needed)
     except ValueError as error:
         yield f'{dataset.ann_file}: {error}'
         return
     folder = dataset.data_prefix.get('img') or ''
-    first = os.path.join(folder, content['images'][0]['file_name'])
-    if '://' not in first and not os.path.exists(first):
-        yield f'{dataset.ann_file}: there is no {first}, its first image'
+    first = [
+        os.path.join(folder, image['file_name'])
+        for image in content['images'][:10]
+    ]
+    if not any(map(os.path.exists, first)):
+        yield f'{dataset.ann_file}: there is no {first[0]}, its first image'
 
 
 def _read_json(path: str) -> object:
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(Path(path).read_text('utf-8'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'no JSON: {error}') from None
 
@@ -169,6 +196,8 @@ def inspect_dataset(
         return found
     samples = [dataset.get_data_info(i) for i in range(len(dataset))]
     found.images = len(samples)
+    if not samples:
+        found.problems.append('no images')
     classes = dataset.metainfo.get('classes') or ()
     total = Counter()
     read = partial(
@@ -189,7 +218,8 @@ def _inspect_json(
     dataset: BaseDataset, labelled: bool, found: Inspection
 ) -> None:
     content = _read_json(dataset.ann_file)
-    check_coco(content, dataset.metainfo.get('classes', ()), labelled)
+    needed = _needs_annotations(dataset, labelled)
+    check_coco(content, dataset.metainfo.get('classes', ()), needed)
     for severe, line in find_odd_annotations(content):
         lines = found.problems if severe else found.notes
         lines.append(f'{dataset.ann_file}: {line}')
@@ -210,6 +240,7 @@ def _label_mapping(dataset: BaseDataset) -> np.ndarray | None:
     if not hasattr(dataset, 'reduce_zero_label'):
         return None
     labels = np.arange(IGNORED + 1)
+    labels[getattr(dataset, 'ignore_index', IGNORED)] = IGNORED
     if dataset.reduce_zero_label:
         labels = np.where(np.isin(labels, (0, IGNORED)), IGNORED, labels - 1)
     chosen = dataset.label_map or {}
@@ -248,7 +279,7 @@ def _read_sample(
         except ValueError as error:
             problems.append(f'{path}: {error}')
     wrong = sorted(label for label in counts if not 0 <= label < classes)
-    if wrong:
+    if wrong and classes:
         problems.append(
             f'{path}: labels {wrong}, but there are {classes} classes'
         )
@@ -347,12 +378,10 @@ def image_size(path: str | os.PathLike) -> tuple[int, int] | None:
 
     Returns:
         tuple[int, int], optional: Width and height in pixels, after the
-        rotation that its EXIF data ask for; None if Pillow cannot read it.
+        rotation that its EXIF data ask for; None for files of any channels.
     """
-    try:
-        image = Image.open(path)
-    except UnidentifiedImageError:
-        return None
-    with image:
+    if Path(path).suffix.lower() in CHANNELS:
+        return None  # Pillow takes channels for pages
+    with Image.open(path) as image:
         rotated = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
         return image.size[::-1] if rotated else image.size
