@@ -152,6 +152,8 @@ def test_smoke(row, tmp_path):
     assert (folder / result['published']).is_file()
     assert (folder / 'curves.png').is_file()
     assert result['seconds'] > 0
+    if row != next(iter(SMALLEST)):
+        return
     before = (folder / result['checkpoint']).stat().st_mtime
     # A second call trains nothing.
     output = run_tool(
