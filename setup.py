@@ -50,7 +50,7 @@ def add_mim_extension() -> dict:
             shutil.copy(source, target)
     if 'bdist_wheel' not in sys.argv:
         return {}
-    patterns = ['*.yml', '**/*.yml', '**/*.py', '**/*.sh']
+    patterns = ['*.yml', '**/*.yml', '**/*.py', '**/*.md', '**/*.sh']
     return dict(
         package_dir={'_mmhatnet_mim': 'mmhatnet/.mim'},
         package_data={
