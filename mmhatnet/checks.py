@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 
@@ -26,8 +27,6 @@ DATA_SOURCES = {
     'a folder per class in data/imagenet/train and data/imagenet/val',
     'data/demo': 'run: python tools/dataset_converters/make_demo_data.py',
 }
-
-
 # Heads of other classes than those of the objects.
 OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
 OTHER_TYPES = ('STDCHead',)
@@ -119,6 +118,13 @@ def find_problems(
     except Exception:
         return  # the run will show the error of the class
     yield from find_quick_problems(built, split != 'test')
+    yield from _find_misfits(cfg, built, dataset)
+
+
+def _find_misfits(
+    cfg: Config, built: BaseDataset, dataset: ConfigDict
+) -> Iterator[str]:
+    """Find what does not fit a data set: its own pipeline, or the heads."""
     yield from _compare_classes(cfg, built)
     for number, transform in enumerate(dataset.get('pipeline') or ()):
         reduce = transform.get('reduce_zero_label')
@@ -154,9 +160,9 @@ def inspect_data(
             found[name] = Inspection(problems=[str(error)])
             continue
         found[name] = inspect_dataset(dataset, scope, split != 'test', workers)
-        known = found[name].problems
-        quick = find_problems(cfg, dataset, split)
-        known += [problem for problem in quick if problem not in known]
+        with suppress(Exception):  # it is among the problems
+            built = build_dataset(dataset, scope)
+            found[name].problems += _find_misfits(cfg, built, dataset)
     return found
 
 

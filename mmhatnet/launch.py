@@ -57,8 +57,9 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     """
     if cfg.get('launcher') == 'pytorch':
         _die_with_parent()
-    # DDP copies gradients in any layout; sides of 1 have ambiguous strides.
-    warnings.filterwarnings('ignore', 'Grad strides do not match')
+    if cfg.get('launcher', 'none') != 'none':
+        # DDP copies gradients in any layout; sides of 1 have ambiguous ones.
+        warnings.filterwarnings('ignore', 'Grad strides do not match')
     check_data(cfg, splits)
     notes = resume_intact(cfg)
     if 'train' in splits:

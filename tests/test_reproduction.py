@@ -22,6 +22,7 @@ from mmhatnet.reproduction.run import (
     find_obstacles,
     last_checkpoint,
     read_metrics,
+    reproduce,
 )
 from mmhatnet.reproduction.smoke import shrink
 
@@ -102,6 +103,14 @@ def test_obstacles_are_named_at_once(tmp_path, monkeypatch):
     assert '8 GPUs: this machine has 2' in found
     found = find_obstacles(cfg, 1, tmp_path, 10**15, train=False)
     assert len(found) == 1
+
+
+def test_a_training_that_has_not_ended(tmp_path, monkeypatch):
+    """It is not started in the folder of another."""
+    monkeypatch.chdir(tmp_path)
+    row = find_experiment(TABLE_6)
+    with pytest.raises(ValueError, match='mine has no checkpoint of a'):
+        reproduce(row, tmp_path / 'x', work_dir=tmp_path / 'mine')
 
 
 def test_only_a_training_that_has_ended_counts(tmp_path):

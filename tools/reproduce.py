@@ -122,8 +122,8 @@ def main() -> None:
         verdict = 'within' if metric['within'] else 'not within'
         print(
             f'{name}: {metric["measured"]}, in print {metric["printed"]}: '
-            f'{metric["difference"]:+}, {verdict} the expected '
-            f'{metric["spread"]}'
+            f'{metric["difference"]:+}, {verdict} the assumed '
+            f'spread of {metric["spread"]}'
             + (' (a smoke test: it means nothing)' if args.smoke else '')
         )
     print(folder / 'result.json')

@@ -83,7 +83,10 @@ def find_quick_problems(
         return  # not local files
     if _is_coco(dataset):
         if os.path.getsize(dataset.ann_file) <= QUICK_BYTES:
-            yield from _find_json_problems(dataset, labelled)
+            try:
+                _read_coco(dataset, labelled)
+            except ValueError as error:
+                yield str(error)
     elif hasattr(dataset, 'img_suffix'):
         if not os.path.isfile(dataset.ann_file):
             yield from _find_no_files(
@@ -144,28 +147,25 @@ def _find_no_files(
     )
 
 
-def _find_json_problems(dataset: BaseDataset, labelled: bool) -> Iterator[str]:
+def _read_coco(dataset: BaseDataset, labelled: bool) -> dict:
+    """Read a JSON that fits its data set; ValueError if it does not."""
+    path = dataset.ann_file
     try:
-        content = _read_json(dataset.ann_file)
+        content = json.loads(Path(path).read_text('utf-8'))
         needed = _needs_annotations(dataset, labelled)
         check_coco(content, dataset.metainfo.get('classes', ()), needed)
-    except ValueError as error:
-        yield f'{dataset.ann_file}: {error}'
-        return
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path}: no JSON: {error}') from None
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f'{path}: {error}') from None
     folder = dataset.data_prefix.get('img') or ''
     first = [
         os.path.join(folder, image['file_name'])
         for image in content['images'][:10]
     ]
     if not any(map(os.path.exists, first)):
-        yield f'{dataset.ann_file}: there is no {first[0]}, its first image'
-
-
-def _read_json(path: str) -> object:
-    try:
-        return json.loads(Path(path).read_text('utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'no JSON: {error}') from None
+        raise ValueError(f'{path}: there is no {first[0]}, its first image')
+    return content
 
 
 def inspect_dataset(
@@ -185,11 +185,15 @@ def inspect_dataset(
     found = Inspection()
     try:
         dataset = build_dataset(cfg, scope)
-        found.problems += find_quick_problems(dataset, labelled)
-        if found.problems:
-            return found
         if _is_coco(dataset):
-            _inspect_json(dataset, labelled, found)
+            content = _read_coco(dataset, labelled)
+            for severe, line in find_odd_annotations(content):
+                lines = found.problems if severe else found.notes
+                lines.append(f'{dataset.ann_file}: {line}')
+        else:
+            found.problems += find_quick_problems(dataset, labelled)
+            if found.problems:
+                return found
         dataset.full_init()
     except Exception as error:  # of any data set's own code
         found.problems.append(f'{type(error).__name__}: {error}')
@@ -214,17 +218,6 @@ def inspect_dataset(
     return found
 
 
-def _inspect_json(
-    dataset: BaseDataset, labelled: bool, found: Inspection
-) -> None:
-    content = _read_json(dataset.ann_file)
-    needed = _needs_annotations(dataset, labelled)
-    check_coco(content, dataset.metainfo.get('classes', ()), needed)
-    for severe, line in find_odd_annotations(content):
-        lines = found.problems if severe else found.notes
-        lines.append(f'{dataset.ann_file}: {line}')
-
-
 def _map(function: Callable, items: Sequence, workers: int) -> Iterator:
     """Like map, in processes and with a progress bar."""
     bar = partial(tqdm, total=len(items), unit='file', leave=False)
@@ -240,11 +233,11 @@ def _label_mapping(dataset: BaseDataset) -> np.ndarray | None:
     if not hasattr(dataset, 'reduce_zero_label'):
         return None
     labels = np.arange(IGNORED + 1)
-    labels[getattr(dataset, 'ignore_index', IGNORED)] = IGNORED
     if dataset.reduce_zero_label:
         labels = np.where(np.isin(labels, (0, IGNORED)), IGNORED, labels - 1)
     chosen = dataset.label_map or {}
-    return np.array([chosen.get(label, label) for label in labels])
+    labels = np.array([chosen.get(label, label) for label in labels])
+    return np.where(labels == dataset.ignore_index, IGNORED, labels)
 
 
 def _read_sample(

@@ -28,7 +28,7 @@ from ..weights.files import (
     save_checkpoint,
     strip_checkpoint,
 )
-from ..zoo import find_model
+from ..zoo import find_model, zoo_root
 from .experiments import METRICS, Experiment, find_experiment
 from .smoke import shrink
 
@@ -64,7 +64,7 @@ def find_obstacles(
 
     Args:
         cfg (Config): The config.
-        gpus (int): Number of processes.
+        gpus (int): Number of GPUs that this machine needs, if it has any.
         folder (Path): The folder for the results.
         parameters (int): Number of parameters of the model.
         train (bool): The model will be trained. Defaults to True.
@@ -129,7 +129,7 @@ def launch(
     Raises:
         ValueError: If the command fails. The message has the command.
     """
-    tools = Path(__file__).resolve().parents[2] / 'tools'
+    tools = zoo_root() / 'tools'
     env = {'PYTHON': sys.executable, **os.environ}
     if slurm:
         script = tools / f'slurm_{tool}.sh'
@@ -183,7 +183,7 @@ def compare(
 
     Returns:
         dict[str, dict]: For each metric ``printed``, ``measured``,
-        ``difference``, the expected ``spread`` of trainings, and ``within``
+        ``difference``, the assumed ``spread`` of trainings, and ``within``
         it.
     """
     table = {}
@@ -322,8 +322,8 @@ def reproduce(
         gpus (int): Number of processes. Defaults to 8.
         slurm (str, optional): A partition of Slurm. Defaults to None, this
             machine.
-        work_dir (Path, optional): A training that exists, or the folder for a
-            new one. Defaults to None, ``folder/train``.
+        work_dir (Path, optional): A training that exists. Defaults to None:
+            train in ``folder/train``.
         checkpoint (str, optional): Weights to test instead of a training.
             Defaults to None.
         smoke (bool): Use the demo data and a few steps. Defaults to False.
@@ -341,10 +341,13 @@ def reproduce(
         checkpoint = str(at / found['checkpoint'])
     config = prepare(experiment, folder, smoke)
     cfg = Config.fromfile(config)
-    work_dir = work_dir or folder / 'train'
+    given, work_dir = work_dir, work_dir or folder / 'train'
     last = checkpoint or last_checkpoint(cfg, work_dir)
     parameters = find_model(experiment.model)['Metadata']['Parameters']
-    obstacles = find_obstacles(cfg, gpus, folder, parameters, not last)
+    here = 0 if slurm else gpus
+    obstacles = find_obstacles(cfg, here, folder, parameters, not last)
+    if given and not last:
+        obstacles = [f'{given} has no checkpoint of a training that has ended']
     if obstacles:
         raise ValueError('; '.join(obstacles))
     if not last:

@@ -89,7 +89,9 @@ def main() -> None:
     tensor = ((torch.tensor(image) - mean) / std).permute(2, 0, 1)[None]
     attentions = attend_from(model, tensor.float(), point, args.block)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    shown = image[..., [0, 1, 2] if image.shape[2] >= 3 else [0, 0, 0]]
+    # RGB by now, BGR and more, or less than three channels.
+    orders = {3: [0, 1, 2], 1: [0, 0, 0], 2: [0, 0, 0]}
+    shown = image[..., orders.get(image.shape[2], [2, 1, 0])]
     draw_attention(shown, point, attentions).savefig(args.out, dpi=130)
     print(args.out)
 
