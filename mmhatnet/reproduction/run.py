@@ -164,10 +164,11 @@ def read_metrics(work_dir: Path) -> dict[str, float]:
     logs = sorted(work_dir.glob('*/*.json'))
     if not logs:
         raise FileNotFoundError(f'no test in {work_dir}')
-    line = logs[-1].read_text().splitlines()[-1]
+    # All processes write this file, one after the other or both at once.
+    metrics, _ = json.JSONDecoder().raw_decode(logs[-1].read_text().strip())
     return {
         key: value
-        for key, value in json.loads(line).items()
+        for key, value in metrics.items()
         if isinstance(value, int | float)
     }
 
