@@ -60,22 +60,26 @@ class AtomicCheckpointHook(CheckpointHook):
                 for part in Path(self.out_dir).glob('.*.pth.*'):
                     part.unlink()
 
-    def after_train_iter(self, *args, **kwargs) -> None:
+    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Save, then delete."""
-        super().after_train_iter(*args, **kwargs)
-        self._delete_outdated()
+        super().after_train_iter(runner, *args, **kwargs)
+        self._delete_outdated(runner)
 
-    def after_train_epoch(self, *args, **kwargs) -> None:
+    def after_train_epoch(self, runner: Runner, *args, **kwargs) -> None:
         """Save, then delete."""
-        super().after_train_epoch(*args, **kwargs)
-        self._delete_outdated()
+        super().after_train_epoch(runner, *args, **kwargs)
+        self._delete_outdated(runner)
 
-    def after_val_epoch(self, *args, **kwargs) -> None:
+    def after_val_epoch(self, runner: Runner, *args, **kwargs) -> None:
         """Save, then delete."""
-        super().after_val_epoch(*args, **kwargs)
-        self._delete_outdated()
+        super().after_val_epoch(runner, *args, **kwargs)
+        self._delete_outdated(runner)
 
-    def _delete_outdated(self) -> None:
+    def _delete_outdated(self, runner: Runner) -> None:
+        if self._outdated and self.last_ckpt:
+            # mmengine has rewritten this file in place.
+            with replacing(Path(runner.work_dir, 'last_checkpoint')) as part:
+                part.write_text(self.last_ckpt)
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         used = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
         while self._outdated:

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import ITERS, TOOLS, call_tool, recorded, run_tool
+from mmengine.fileio import LocalBackend
 from mmengine.structures import BaseDataElement
 
-from mmhatnet.hooks import FiniteLossHook, _image_files
+from mmhatnet.hooks import (
+    AtomicCheckpointHook,
+    FiniteLossHook,
+    _image_files,
+)
 from mmhatnet.resuming import find_checkpoints, is_intact
 
 
@@ -53,6 +58,23 @@ class TestKilledWhileSaving:
         # The old ones and the parts have been deleted in the end.
         assert len(list(folder.glob('iter_*'))) == 1
         assert not list(folder.glob('.*.pth.*'))
+
+
+def test_record_is_complete_before_deletion(tmp_path, monkeypatch):
+    class Runner:
+        work_dir = tmp_path
+
+    def remove(self, path):
+        deleted.append(path)
+        assert record.read_text() == 'iter_2.pth'
+
+    deleted, record = [], tmp_path / 'last_checkpoint'
+    record.touch()  # what a kill leaves of mmengine's
+    monkeypatch.setattr(LocalBackend, 'remove', remove)
+    hook = AtomicCheckpointHook(by_epoch=True, interval=-1)
+    hook.last_ckpt, hook._outdated = 'iter_2.pth', ['iter_1.pth']
+    hook.after_train_iter(Runner, 0)
+    assert deleted == ['iter_1.pth']
 
 
 class TestLossThatIsNotFinite:
