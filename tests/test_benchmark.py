@@ -219,6 +219,7 @@ def test_compiled_with_constant_weights(tmp_path, monkeypatch):
     assert inputs == [1]
 
 
+@pytest.mark.slow
 def test_time_of_compiling(tmp_path, monkeypatch):
     """It stands in the row and in a column of its own."""
     monkeypatch.setattr(side_by_side, 'COMPILED', {'with_cp'})

@@ -124,6 +124,7 @@ def test_checkpoint_without_classes(task, trained):
     assert 'triangle' in inferencer.visualizer.dataset_meta['classes']
 
 
+@pytest.mark.slow
 def test_libraries_read_configs_that_inherit_ours(image, trained, tmp_path):
     """In a notebook, after ``import mmhatnet`` and nothing else."""
 

@@ -279,6 +279,7 @@ class TestGraphs:
         with torch.no_grad():
             assert_features_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.slow
     def test_compile_a_training_step(self):
         model, x = HATNet(SMALL_ARCH), random_images()
         expected = gradients(model, x)

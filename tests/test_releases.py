@@ -224,6 +224,7 @@ class TestConversion:
         assert 'layer1.0.conv1.weight' in error
         assert [file.name for file in tmp_path.iterdir()] == ['resnet.pth']
 
+    @pytest.mark.slow
     def test_publish(self, official, tmp_path):
         weights = from_official(official('tiny'))
         content = dict(
