@@ -25,5 +25,5 @@ HOOKS = Registry(
     'hook',
     parent=registry.HOOKS,
     scope='mmhatnet',
-    locations=['mmhatnet.hooks'],
+    locations=['mmhatnet.hooks', 'mmhatnet.elastic'],
 )

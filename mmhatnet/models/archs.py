@@ -5,6 +5,7 @@ from numbers import Integral, Real
 
 STAGES = 4
 STRIDE = 32
+AUTO = 'auto'  # G2 that grows with the image
 
 # fmt: off
 _TABLE_1 = {
@@ -92,19 +93,25 @@ def check_arch(arch: str | Mapping) -> dict:
     return dict(checked, head_dim=int(head_dim))
 
 
-def check_grids(name: str, values: Sequence[int]) -> tuple[int, ...]:
+def check_grids(
+    name: str, values: Sequence[int] | str
+) -> tuple[int | str, ...]:
     """Check G1 or G2 of the stages 0 to 2.
 
     Args:
         name (str): Name of the argument, for the message.
-        values (Sequence[int]): Three positive integers.
+        values (Sequence[int] | str): Three positive integers, or 'auto' for
+            G2.
 
     Returns:
-        tuple[int, ...]: The values.
+        tuple[int | str, ...]: The values.
 
     Raises:
         ValueError: If they are anything else.
     """
+    auto = (AUTO,) * (STAGES - 1)
+    if 'G2' in name and values in (AUTO, auto, list(auto)):
+        return auto
     checked = as_integers(values)
     if len(checked) != STAGES - 1 or min(checked) < 1:
         raise ValueError(

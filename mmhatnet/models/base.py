@@ -29,7 +29,7 @@ class BackboneBase(BaseModule):
         arch (str | dict): As in :class:`~mmhatnet.models.HATNet`, like all
             arguments.
         grid_sizes (Sequence[int]): G1.
-        ds_ratios (Sequence[int]): G2.
+        ds_ratios (Sequence[int] | str): G2.
         out_indices (Sequence[int] | int): Stages whose features are returned.
         frozen_stages (int): What to freeze.
         norm_eval (bool): Keep batch norms in eval mode.
@@ -43,7 +43,7 @@ class BackboneBase(BaseModule):
         self,
         arch: str | dict,
         grid_sizes: Sequence[int],
-        ds_ratios: Sequence[int],
+        ds_ratios: Sequence[int] | str,
         out_indices: Sequence[int] | int,
         frozen_stages: int,
         norm_eval: bool,
@@ -65,19 +65,19 @@ class BackboneBase(BaseModule):
     def set_grids(
         self,
         grid_sizes: Sequence[int] | None = None,
-        ds_ratios: Sequence[int] | None = None,
+        ds_ratios: Sequence[int] | str | None = None,
     ) -> None:
         """Change G1 and G2; the weights stay as they are.
 
         Args:
             grid_sizes (Sequence[int], optional): G1 of the stages 0 to 2, as
                 in the constructor. Defaults to None, no change.
-            ds_ratios (Sequence[int], optional): G2 of the stages 0 to 2.
-                Defaults to None, no change.
+            ds_ratios (Sequence[int] | str, optional): G2 of the stages 0 to 2,
+                or 'auto'. Defaults to None, no change.
 
         Raises:
-            ValueError: If either is not three positive integers. Nothing is
-                changed then.
+            ValueError: If either is not what it should be. Nothing is changed
+                then.
         """
         if grid_sizes is None:
             grid_sizes = self.grid_sizes

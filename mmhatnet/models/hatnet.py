@@ -302,10 +302,10 @@ class HATNet(BackboneBase):
             in tokens. Has no parameters. Defaults to (8, 8, 8), the paper's
             choice for dense prediction; for 224x224 classification it is
             (8, 7, 7).
-        ds_ratios (Sequence[int]): G2 of the stages 0 to 2, the side in tokens
-            of the cells that are pooled for the global attention. Has no
-            parameters. Defaults to (16, 8, 4), the paper's choice for dense
-            prediction; for 224x224 classification it is (8, 4, 2).
+        ds_ratios (Sequence[int] | str): G2 of the stages 0 to 2, the side in
+            tokens of the cells that are pooled for the global attention, or
+            'auto': 7x7 cells of any image. Defaults to (16, 8, 4), the paper's
+            choice for dense prediction; for 224x224 it is (8, 4, 2).
         out_indices (Sequence[int] | int): Stages whose features are returned;
             negative ones count from the end. Later stages are not built.
             Defaults to (0, 1, 2, 3).
@@ -357,7 +357,7 @@ class HATNet(BackboneBase):
         arch: str | dict = 'tiny',
         in_channels: int = 3,
         grid_sizes: Sequence[int] = (8, 8, 8),
-        ds_ratios: Sequence[int] = (16, 8, 4),
+        ds_ratios: Sequence[int] | str = (16, 8, 4),
         out_indices: Sequence[int] | int = (0, 1, 2, 3),
         attn_types: Sequence[str] = ('h-mhsa', 'h-mhsa', 'h-mhsa'),
         dw_conv: bool = True,

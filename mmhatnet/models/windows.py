@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from .archs import AUTO
 from .compiling import is_dynamic
+
+AUTO_CELLS = 7  # per side of a square map
 
 
 def cut_side(
@@ -157,17 +160,20 @@ def join_windows(
     return x
 
 
-def average_cells(x: Tensor, size: int) -> Tensor:
+def average_cells(x: Tensor, size: int | str) -> Tensor:
     """Average the cells of a map, Eq. (10); partial ones by their tokens.
 
     Args:
         x (Tensor): The map, (N, C, H, W).
-        size (int): The cells' side G2 in tokens.
+        size (int | str): The cells' side G2 in tokens, or 'auto': the side
+            that leaves about 7x7 cells, as the paper's G2 does at 224x224.
 
     Returns:
         Tensor: (N, C, ceil(H / G2), ceil(W / G2)).
     """
     n, channels, h, w = x.shape
+    if size == AUTO:
+        size = max(1, (h + w + AUTO_CELLS) // (2 * AUTO_CELLS))
     if not is_dynamic(h, w):
         return F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)
     rows, size_h, _, bottom = cut_side(h, size)

@@ -1,0 +1,33 @@
+# DeiT's recipe for two cores: a tenth of its epochs, Mixup and CutMix in half
+# of the batches, and no RandAugment, since the small images need less of it.
+model = dict(
+    train_cfg=dict(
+        augments=[
+            dict(type='Mixup', alpha=0.2),
+            dict(type='CutMix', alpha=1.0),
+        ],
+        probs=[0.2, 0.3],
+    )
+)
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(
+        type='LinearLR', start_factor=1e-2, end=2, convert_to_iter_based=True
+    ),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min=1e-5,
+        begin=2,
+        end=30,
+        convert_to_iter_based=True,
+    ),
+]
+train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+auto_scale_lr = dict(enable=False, base_batch_size=128)

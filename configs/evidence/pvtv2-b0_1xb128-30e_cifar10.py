@@ -1,0 +1,13 @@
+# PVTv2-B0, whose operations are 0.9 of those of hatnet-micro.
+_base_ = './hatnet-micro_1xb128-30e_cifar10.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmdet.PyramidVisionTransformerV2',
+        embed_dims=32,
+        num_layers=[2, 2, 2, 2],
+        drop_path_rate=0.05,
+    ),
+    head=dict(in_channels=256),
+)

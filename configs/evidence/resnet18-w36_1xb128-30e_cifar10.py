@@ -1,0 +1,14 @@
+# ResNet-18 with 36 channels instead of 64, the operations of hatnet-micro.
+_base_ = './hatnet-micro_1xb128-30e_cifar10.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='ResNet',
+        depth=18,
+        stem_channels=36,
+        base_channels=36,
+        expansion=1,
+    ),
+    head=dict(in_channels=288),
+)

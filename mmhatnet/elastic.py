@@ -1,0 +1,127 @@
+"""One set of weights for every G1, G2 and image size."""
+
+from collections.abc import Sequence
+from random import Random
+
+import torch.nn.functional as F  # noqa: N812
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from torch import nn
+
+from .models import HATNet
+from .registry import HOOKS
+
+
+@HOOKS.register_module()
+class ElasticGridsHook(Hook):
+    """Draw G1, G2 and the size of the images anew for every iteration.
+
+    The weights then serve each of the settings. A draw depends on the seed
+    and the number of the iteration alone, so it is the same on all processes
+    and after a resume. Validation and testing have the configured setting.
+
+    Args:
+        grid_sizes (Sequence[Sequence[int]]): G1 to draw from, each three
+            numbers as in :class:`~mmhatnet.models.HATNet`. Defaults to (), the
+            configured one.
+        ds_ratios (Sequence[Sequence[int]]): G2 to draw from, likewise.
+        scales (Sequence[float]): Factors of the images' sides to draw from,
+            for classifiers and segmentors; detectors have mm's
+            ``RandomChoiceResize``. Defaults to (1.0,).
+        seed (int): Seed of the draws. Defaults to 0.
+
+    Examples:
+        >>> custom_hooks = [
+        ...     dict(
+        ...         type='mmhatnet.ElasticGridsHook',
+        ...         grid_sizes=[(4, 4, 4), (8, 8, 8), (16, 16, 16)],
+        ...         ds_ratios=[(16, 8, 4), (8, 4, 2)],
+        ...     )
+        ... ]
+    """
+
+    def __init__(
+        self,
+        grid_sizes: Sequence[Sequence[int]] = (),
+        ds_ratios: Sequence[Sequence[int]] = (),
+        scales: Sequence[float] = (1.0,),
+        seed: int = 0,
+    ) -> None:
+        if not scales or min(scales) <= 0:
+            raise ValueError(f'scales are positive numbers, got {scales!r}')
+        self.grid_sizes, self.ds_ratios = list(grid_sizes), list(ds_ratios)
+        self.scales, self.seed = list(scales), seed
+        self.scale = 1.0
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the backbone and try all settings.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            ValueError: If the model has no HATNet or a setting is illegal.
+        """
+        modules = list(runner.model.modules())
+        backbones = [m for m in modules if isinstance(m, HATNet)]
+        if len(backbones) != 1:
+            raise ValueError(
+                f'ElasticGridsHook is for models with one HATNet; this one '
+                f'has {len(backbones)}'
+            )
+        self.backbone = backbones[0]
+        self.configured = self.backbone.grid_sizes, self.backbone.ds_ratios
+        for grid_size in self.grid_sizes:
+            self.backbone.set_grids(grid_sizes=grid_size)
+        for ds_ratio in self.ds_ratios:
+            self.backbone.set_grids(ds_ratios=ds_ratio)
+        self.backbone.set_grids(*self.configured)
+        if self.scales != [1.0]:
+            (preprocessor,) = (
+                module.data_preprocessor
+                for module in modules
+                if hasattr(module, 'data_preprocessor')
+            )
+            preprocessor.register_forward_hook(self._resize)
+
+    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+        """Draw.
+
+        Args:
+            runner (Runner): The runner.
+            *args: Unused.
+            **kwargs: Unused.
+        """
+        draw = Random(f'{self.seed} {runner.iter}')
+        self.backbone.set_grids(
+            draw.choice(self.grid_sizes or [None]),
+            draw.choice(self.ds_ratios or [None]),
+        )
+        self.scale = draw.choice(self.scales)
+
+    def after_train_iter(self, *args, **kwargs) -> None:
+        """Go back to the configured setting."""
+        self.backbone.set_grids(*self.configured)
+        self.scale = 1.0
+
+    def _resize(self, module: nn.Module, args: tuple, data: dict) -> None:
+        """Resize a batch and its label maps."""
+        if self.scale == 1:
+            return
+        images = data['inputs']
+        size = [max(32, round(side * self.scale)) for side in images.shape[2:]]
+        data['inputs'] = F.interpolate(
+            images, size, mode='bilinear', antialias=True
+        )
+        for sample in data.get('data_samples') or ():
+            if 'gt_instances' in sample:
+                raise ValueError(
+                    'the scales of ElasticGridsHook are for classifiers and '
+                    "segmentors; a detector's pipeline has RandomChoiceResize"
+                )
+            if 'gt_sem_seg' in sample:
+                labels = sample.gt_sem_seg.data
+                resized = F.interpolate(labels[None].float(), size)
+                sample.gt_sem_seg = PixelData(data=resized[0].to(labels.dtype))
+            sample.set_metainfo(dict(img_shape=tuple(size)))

@@ -1,0 +1,34 @@
+#!/usr/bin/env python
+import argparse
+from pathlib import Path
+
+from mmhatnet.cli import one_line_errors, positive
+from mmhatnet.datasets.tree_crowns import prepare_tree_crowns
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description='Cut the aerial photographs of trees in the wheel of '
+        'DeepForest to tiles with COCO annotations: one photograph for '
+        'training, three others, two of them of other sites, for testing. pip '
+        'download --no-deps deepforest==2.1.0 fetches the wheel.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        'package', type=Path, help='deepforest-2.1.0-py3-none-any.whl'
+    )
+    parser.add_argument(
+        '--out', type=Path, default='data/tree_crowns', help='folder to make'
+    )
+    parser.add_argument(
+        '--size', type=positive, default=400, help='side of a tile in pixels'
+    )
+    args = parser.parse_args()
+    counts = prepare_tree_crowns(args.package, args.out, args.size)
+    for split, (tiles, boxes) in counts.items():
+        print(f'{args.out / split}: {tiles} tiles with {boxes} boxes')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
