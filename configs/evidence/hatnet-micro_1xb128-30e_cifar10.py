@@ -23,4 +23,12 @@ model = dict(
         drop_path_rate=0.05,
     ),
     head=dict(num_classes=10, in_channels=192, drop_rate=0.0, topk=(1,)),
+    # In half of the batches, since the training is short.
+    train_cfg=dict(
+        augments=[
+            dict(type='Mixup', alpha=0.2),
+            dict(type='CutMix', alpha=1.0),
+        ],
+        probs=[0.2, 0.3],
+    ),
 )

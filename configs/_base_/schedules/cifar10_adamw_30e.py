@@ -1,14 +1,4 @@
-# DeiT's recipe for two cores: a tenth of its epochs, Mixup and CutMix in half
-# of the batches, and no RandAugment, since the small images need less of it.
-model = dict(
-    train_cfg=dict(
-        augments=[
-            dict(type='Mixup', alpha=0.2),
-            dict(type='CutMix', alpha=1.0),
-        ],
-        probs=[0.2, 0.3],
-    )
-)
+# DeiT's recipe for two cores: a tenth of its epochs.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
