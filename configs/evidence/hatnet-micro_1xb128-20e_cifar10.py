@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/models/hatnet_cls.py',
     '../_base_/datasets/cifar10_64x64.py',
-    '../_base_/schedules/cifar10_adamw_30e.py',
+    '../_base_/schedules/cifar10_adamw_20e.py',
     '../_base_/mmpretrain_runtime.py',
 ]
 
@@ -23,12 +23,12 @@ model = dict(
         drop_path_rate=0.05,
     ),
     head=dict(num_classes=10, in_channels=192, drop_rate=0.0, topk=(1,)),
-    # In half of the batches, since the training is short.
+    # In a third of the batches, since the training is short.
     train_cfg=dict(
         augments=[
             dict(type='Mixup', alpha=0.2),
             dict(type='CutMix', alpha=1.0),
         ],
-        probs=[0.2, 0.3],
+        probs=[0.1, 0.2],
     ),
 )
