@@ -221,6 +221,7 @@ MASK2FORMER = dict(
 # Patterns of the configs -> recipe. The first that fits counts.
 RECIPES = {
     'demo/*': None,  # our own
+    'evidence/*': None,
     'hatnet/hatnet-[ml]*': imagenet(
         1e-3, 300, drop_path=0.3, clip=dict(max_norm=1.0)
     ),

