@@ -229,7 +229,10 @@ class TestTuning:
         ('budget', 'message'),
         [
             (dict(latency=99), 'at most 99 ms; the lowest is 100 ms'),
-            (dict(memory=10, latency=400), 'at most 10 MiB; the lowest is 20 MiB'),
+            (
+                dict(memory=10, latency=400),
+                'at most 10 MiB; the lowest is 20 MiB',
+            ),
             (dict(memory=1), 'at most 1 MiB; the lowest is 10 MiB'),
         ],
     )
