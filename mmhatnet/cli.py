@@ -186,10 +186,10 @@ def _iter_chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether our code raised it, directly or in the standard library."""
+    """Whether our code or a tool raised it, or the standard library there."""
     names = [
         frame.f_globals.get('__name__', '').partition('.')[0]
         for frame, _ in walk_tb(error.__traceback__)
     ]
     callers = [name for name in names if name not in sys.stdlib_module_names]
-    return callers[-1:] == [__name__.partition('.')[0]]
+    return callers[-1:] in ([__name__.partition('.')[0]], ['__main__'])

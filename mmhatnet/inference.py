@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
 
+from .analysis.timing import find_device
 from .checks import iter_datasets
 from .datasets.inspection import unreadable as unreadable
 from .weights.loading import load_weights
@@ -49,9 +50,11 @@ def get_inferencer(
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If the name is unknown, the model has no released weights,
-            or the weights do not fit. The message names the keys.
+        ValueError: If the name is unknown, there is no such device, the model
+            has no released weights, or the weights do not fit. The message
+            names the keys.
     """
+    device = str(find_device(device or get_device()))
     cfg = load_model_config(model)
     checkpoint = checkpoint or find_weights(model)
     # The libraries do not look into a ConcatDataset.
@@ -59,7 +62,7 @@ def get_inferencer(
     loader.dataset = next(iter_datasets(loader.dataset))
     # The libraries set the default scope for good; restore it afterwards.
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return _build(cfg, checkpoint, device or get_device())
+        return _build(cfg, checkpoint, device)
 
 
 def _build(cfg: Config, checkpoint: str, device: str):

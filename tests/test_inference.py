@@ -323,6 +323,16 @@ class TestTool:
             ([DEMO, 'x.pth', __file__], 1, 'x.pth'),
             (['hatnet-tiny', __file__], 1, "no model 'hatnet-tiny'"),
             ([DEMO, __file__], 1, 'has no released weights'),
+            (
+                [DEMO, 'x.pth', __file__, '--device', 'gpu'],
+                1,
+                "no device 'gpu'",
+            ),
+            (
+                [DEMO, 'x.pth', __file__, '--out-dir', f'{__file__}/x'],
+                1,
+                'Not a directory',
+            ),
         ],
     )
     def test_wrong_arguments(self, arguments, code, message):

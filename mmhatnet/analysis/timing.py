@@ -8,6 +8,31 @@ from pathlib import Path
 import torch
 
 
+def find_device(name: str | torch.device) -> torch.device:
+    """Find a device by name.
+
+    Args:
+        name (str | torch.device): Such as 'cpu' or 'cuda:0'.
+
+    Returns:
+        torch.device: The device.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"no device '{name}': choose cpu, cuda or cuda:N"
+        ) from None
+    count = torch.cuda.device_count()
+    if device.type == 'cuda' and (device.index or 0) >= count:
+        found = f'{count} GPUs' if count else 'no GPU'
+        raise ValueError(f"no device '{name}': torch finds {found}")
+    return device
+
+
 def describe_machine(device: str | torch.device = 'cpu') -> str:
     """Describe the machine of a measurement.
 
@@ -21,15 +46,8 @@ def describe_machine(device: str | torch.device = 'cpu') -> str:
     Raises:
         ValueError: If there is no such device.
     """
-    try:
-        device = torch.device(device)
-    except RuntimeError:
-        raise ValueError(
-            f"no device '{device}': choose cpu, cuda or cuda:N"
-        ) from None
+    device = find_device(device)
     if device.type == 'cuda':
-        if not torch.cuda.is_available():
-            raise ValueError(f"no device '{device}': torch finds no GPU")
         name = torch.cuda.get_device_name(device)
     elif device.type != 'cpu':
         name = device.type
