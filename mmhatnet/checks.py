@@ -1,4 +1,4 @@
-"""Checks of the data sets of a config before a run."""
+"""Checks of the device and of the data sets of a config before a run."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -6,6 +6,7 @@ from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
@@ -25,6 +26,9 @@ DATA_SOURCES = {
     '--save-dir data/coco --unzip',
     'data/imagenet': 'get ILSVRC2012 from https://image-net.org/download, as '
     'a folder per class in data/imagenet/train and data/imagenet/val',
+    'data/cifar10': 'run: python tools/dataset_converters/cifar10.py',
+    'data/tree_crowns': 'run: pip download --no-deps deepforest==2.1.0; '
+    'python tools/dataset_converters/tree_crowns.py deepforest-*.whl',
     'data/demo': 'run: python tools/dataset_converters/make_demo_data.py',
 }
 # Heads of other classes than those of the objects.
@@ -32,6 +36,31 @@ OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
 OTHER_TYPES = ('STDCHead',)
 # Parts of models whose classes are not those of the data set.
 OPEN_CLASSES = {'language_model', 'tracker'}
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """Find a device by name.
+
+    Args:
+        name (str | torch.device): Such as 'cpu' or 'cuda:0'.
+
+    Returns:
+        torch.device: The device.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"no device '{name}': choose cpu, cuda or cuda:N"
+        ) from None
+    count = torch.cuda.device_count()
+    if device.type == 'cuda' and (device.index or 0) >= count:
+        found = f'{count} GPUs' if count else 'no GPU'
+        raise ValueError(f"no device '{name}': torch finds {found}")
+    return device
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -17,8 +17,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
 
-from .analysis.timing import find_device
-from .checks import iter_datasets
+from .checks import find_device, iter_datasets
 from .datasets.inspection import unreadable as unreadable
 from .weights.loading import load_weights
 from .zoo import dataset_meta, find_weights, get_model, load_model_config

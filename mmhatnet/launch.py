@@ -56,7 +56,7 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
         ValueError: If the checkpoint to resume from is damaged.
     """
     if cfg.get('launcher') == 'pytorch':
-        _die_with_parent()
+        die_with_parent()
     if cfg.get('launcher', 'none') != 'none':
         # DDP copies gradients in any layout; sides of 1 have ambiguous ones.
         warnings.filterwarnings('ignore', 'Grad strides do not match')
@@ -195,13 +195,16 @@ def _start_gloo(launcher: str) -> None:
         os.environ[name] = os.environ['LOCAL_RANK'] = local_rank
 
 
-def _die_with_parent() -> None:
-    """Make Linux kill this process when torchrun dies, even of SIGKILL.
+def die_with_parent(sent: signal.Signals = signal.SIGKILL) -> None:
+    """Make Linux end this process when its parent dies, even of SIGKILL.
 
     It would go on with the training, beside the one that resumes it.
+
+    Args:
+        sent (Signals): The signal that it gets. Defaults to SIGKILL.
     """
     if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
 
 
 def stop_distributed() -> None:

@@ -17,11 +17,16 @@ from mmhatnet.reproduction.experiments import (
     find_experiment,
     list_experiments,
 )
-from mmhatnet.reproduction.run import (
+from mmhatnet.reproduction.result import (
     compare,
+    draw_curves,
+    measure_seconds,
+    read_metrics,
+)
+from mmhatnet.reproduction.run import (
+    compare_configs,
     find_obstacles,
     last_checkpoint,
-    read_metrics,
     reproduce,
 )
 from mmhatnet.reproduction.smoke import shrink
@@ -103,14 +108,64 @@ def test_obstacles_are_named_at_once(tmp_path, monkeypatch):
     assert '8 GPUs: this machine has 2' in found
     found = find_obstacles(cfg, 1, tmp_path, 10**15, train=False)
     assert len(found) == 1
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    found = '; '.join(find_obstacles(cfg, 8, tmp_path / 'new', 1))
+    assert '8 GPUs: this machine has none' in found
 
 
 def test_a_training_that_has_not_ended(tmp_path, monkeypatch):
     """It is not started in the folder of another."""
     monkeypatch.chdir(tmp_path)
     row = find_experiment(TABLE_6)
-    with pytest.raises(ValueError, match='mine has no checkpoint of a'):
+    with pytest.raises(ValueError, match='mine has no checkpoint of a') as e:
         reproduce(row, tmp_path / 'x', work_dir=tmp_path / 'mine')
+    assert 'no data at data/coco' in str(e.value)
+    assert not (tmp_path / 'x').exists()
+
+
+def test_a_training_of_another_row(tmp_path):
+    row = find_experiment('table6_g1-4-4-4_g2-16-8-4_trained')
+    cfg = find_experiment(TABLE_6).config()
+    cfg.optim_wrapper.optimizer.lr = 1.0
+    cfg.model.backbone.init_cfg.checkpoint = 'mine.pth'
+    cfg.dump(tmp_path / 'config.py')
+    assert compare_configs(row.config(), tmp_path) == [
+        'model.backbone.grid_sizes',
+        'optim_wrapper.optimizer.lr',
+    ]
+    torch.save({}, tmp_path / 'epoch_12.pth')
+    with pytest.raises(ValueError, match='is of another row.*grid_sizes'):
+        reproduce(row, tmp_path / 'x', work_dir=tmp_path)
+
+
+def test_a_copied_training(tmp_path):
+    """Its checkpoints count, and not those of the original."""
+    cfg = Config(dict(train_cfg=dict(max_epochs=12)))
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        torch.save({}, tmp_path / name / 'epoch_12.pth')
+        record = tmp_path / name / 'last_checkpoint'
+        record.write_text(str(tmp_path / 'a' / 'epoch_12.pth'))
+    for name in ('a', 'b'):
+        found = last_checkpoint(cfg, tmp_path / name)
+        assert found == tmp_path / name / 'epoch_12.pth'
+
+
+def test_time_and_curves_of_a_killed_training(tmp_path):
+    for name, first, last in (
+        ('20251231_235950', '12/31 23:59:55', '01/01 00:00:25'),
+        ('20260101_010000', '01/01 01:00:10', '01/01 01:00:20'),
+        ('part', '01/01 01:00:10', '01/01 01:00:20'),
+    ):
+        scalars = tmp_path / name / 'vis_data' / 'scalars.json'
+        scalars.parent.mkdir(parents=True)
+        scalars.write_text('{"loss": 1.5, "step": 1}\n{"loss": 1.')
+        (tmp_path / name / f'{name}.log').write_text(
+            f'{first} - mmengine - INFO - x\nx\n{last} - mmengine - INFO - x'
+        )
+    (tmp_path / 'part' / 'part.log').rename(tmp_path / 'part' / 'slurm.log')
+    assert measure_seconds(tmp_path) == 40
+    assert draw_curves(tmp_path)
 
 
 def test_only_a_training_that_has_ended_counts(tmp_path):
@@ -165,14 +220,15 @@ def test_smoke(row, tmp_path):
     if row != next(iter(SMALLEST)):
         return
     before = (folder / result['checkpoint']).stat().st_mtime
-    # A second call trains nothing.
+    # A second call neither trains nor tests.
     output = run_tool(
         *(REPRODUCE, row, '--smoke', '--gpus', 1),
         cwd=tmp_path,
         PYTHONPATH=str(ROOT),
         timeout=600,
     )
-    assert 'dist_train.sh' not in output
+    assert 'dist_t' not in output
+    assert f'{SMALLEST[row]}: ' in output
     assert (folder / result['checkpoint']).stat().st_mtime == before
 
 
@@ -183,7 +239,11 @@ class TestResultsOfOthers:
         measured = {'coco/bbox_mAP': 0.4512, 'coco/segm_mAP': 0.4155}
         return dict(
             row=row.name,
+            table='Table 4',
+            model=row.model,
+            options={},
             smoke=False,
+            seconds=3600,
             metrics=compare(row.printed, measured),
             commit='1',
             machine='8 GPUs',
@@ -212,12 +272,34 @@ class TestResultsOfOthers:
             (dict(metrics={}), 'do not fit'),
             (dict(metrics=[1]), 'do not fit'),
             (dict(metrics={'box AP': dict(measured='1')}), 'do not fit'),
+            (dict(model='hatnet-tiny'), "model is 'hatnet-tiny' and not"),
+            (dict(options=dict(a=1)), "options is {'a': 1} and not"),
+            (dict(machine=None), 'has no machine, or an odd one'),
+            (dict(gpus='8'), 'has no gpus, or an odd one'),
         ],
     )
     def test_refused(self, change, message, result, tmp_path):
         assert message in self.store({**result, **change}, tmp_path, code=1)
         del result['commit']
         assert 'has no commit' in self.store(result, tmp_path, code=1)
+
+    @pytest.mark.parametrize('measured', [-1.0, 101.0, float('inf')])
+    def test_metrics_that_cannot_be(self, measured, result, tmp_path):
+        row = find_experiment(TABLE_6)
+        values = {
+            'coco/bbox_mAP': measured / 100,
+            'coco/segm_mAP': 0.4155,
+        }
+        result['metrics'] = compare(row.printed, values)
+        assert 'do not fit' in self.store(result, tmp_path, code=1)
+
+    @pytest.mark.parametrize('content', ['3', '[1]', 'null', '{', ''])
+    def test_no_result(self, content, tmp_path):
+        (tmp_path / 'x.json').write_text(content)
+        tool = TOOLS / 'pages' / 'reproductions.py'
+        output = call_tool(tool, tmp_path / 'x.json', code=1)
+        assert output.startswith('reproductions.py: error: ')
+        assert len(output.splitlines()) == 1
 
     def test_in_the_zoo(self, result, tmp_path, monkeypatch):
         """Beside the number of the paper, never typed."""
@@ -238,6 +320,15 @@ class TestResultsOfOthers:
         table = zoo.table(tmp_path / 'metafile.yml', '')
         assert 'box AP, reproduced' in table
         assert '| 45.2\\* | 45.12 |' in table
+        (tmp_path / 'stored' / f'{TABLE_6}.json').unlink()
+        assert '45.12' not in zoo.update(text)
+        name = 'table6_g1-4-4-4_g2-16-8-4_tested'
+        row = find_experiment(name)
+        result.update(row=name, table=row.table, options=row.options)
+        values = {'coco/bbox_mAP': 0.4499, 'coco/segm_mAP': 0.4155}
+        result['metrics'] = compare(row.printed, values)
+        self.store(result, tmp_path)
+        assert f'| {name} | 45.1\\*; 44.99 |' in zoo.settings()
 
 
 class TestTool:
@@ -248,6 +339,34 @@ class TestTool:
             code=1,
         )
         assert 'reproduce.py: error: no data at data/imagenet' in output
+        assert 'no checkpoint at x.pth' in output
+
+    def test_list(self, tmp_path):
+        name = 'fpn_hatnet-tiny_8xb2-80k_ade20k-512x512'
+        folder = tmp_path / 'reproductions' / name
+        (folder / 'train').mkdir(parents=True)
+        torch.save({}, folder / 'train' / 'iter_4.pth')
+        (folder / 'result.json').write_text('{corrupt')
+        output = call_tool(REPRODUCE, '--list', cwd=tmp_path)
+        (row,) = (x for x in output.splitlines() if f'| {name} |' in x)
+        assert f'| configs/sem_fpn/{name}.py | 8, 8, 8 | 16, 8, 4 |' in row
+        assert '| mIoU 43.6 | no | checkpoint | 1.3 | 0.13 |' in row
+        assert output.count('| Table 6 |') == 12
+
+    def test_no_slurm(self, tmp_path, monkeypatch):
+        monkeypatch.setenv('PATH', '')
+        name = 'fpn_hatnet-tiny_8xb2-80k_ade20k-512x512'
+        args = REPRODUCE, name, '--slurm', 'gpu'
+        output = call_tool(*args, cwd=tmp_path, code=1)
+        assert 'there is no Slurm here' in output
+
+    def test_two_sources(self):
+        args = REPRODUCE, 'x', '--from', 'a', '--test-only', 'b'
+        assert 'exclude each other' in call_tool(*args, code=2)
+
+    def test_unknown_row(self):
+        output = call_tool(REPRODUCE, 'zzz', code=1)
+        assert output == "reproduce.py: error: no row 'zzz' (see --list)\n"
 
     def test_nothing_to_do(self):
         assert 'give a row' in call_tool(REPRODUCE, code=2)

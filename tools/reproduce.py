@@ -12,7 +12,9 @@ from mmhatnet.reproduction.experiments import (
     find_experiment,
     list_experiments,
 )
-from mmhatnet.reproduction.run import reproduce
+from mmhatnet.reproduction.run import read_result, reproduce
+from mmhatnet.resuming import find_checkpoints
+from mmhatnet.zoo import find_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,6 +61,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.row and not args.list:
         parser.error('give a row, or --list')
+    if args.work_dir and args.test_only:
+        parser.error('--from and --test-only exclude each other')
     return args
 
 
@@ -72,31 +76,46 @@ def has_data(experiment: Experiment) -> bool:
     return True
 
 
+def state(folder: Path) -> str:
+    if read_result(folder / 'result.json'):
+        return 'result'
+    return 'checkpoint' if find_checkpoints(folder / 'train') else 'no'
+
+
 def show(folder: Path) -> None:
-    rows = []
+    rows, data, costs = [], {}, {}
     for name, experiment in tqdm(list_experiments().items(), leave=False):
+        model = find_model(experiment.model)
+        trained_on = model['Metadata']['Training Data']
+        if trained_on not in data:
+            data[trained_on] = has_data(experiment)
         backbone = experiment.config().model.backbone
         grids = [
             ', '.join(map(str, backbone[key]))
             for key in ('grid_sizes', 'ds_ratios')
         ]
-        result = (folder / name / 'result.json').exists()
+        cost = (experiment.model, *grids)
+        if cost not in costs:
+            costs[cost] = experiment.operations
         printed = experiment.printed.items()
         rows.append(
             {
                 'row': name,
                 'table': experiment.table,
+                'config': model['Config'],
                 'G1': grids[0],
                 'G2': grids[1],
                 'print': ', '.join(f'{k} {v}' for k, v in printed),
-                'data': 'yes' if has_data(experiment) else 'no',
-                'result': 'yes' if result else 'no',
+                'data': 'yes' if data[trained_on] else 'no',
+                'here': state(folder / name),
                 'images seen (M)': f'{experiment.images / 1e6:.1f}',
-                'operations (E)': f'{experiment.operations / 1e18:.2f}',
+                'operations (E)': f'{costs[cost] / 1e18:.2f}',
             }
         )
     print(markdown_table(rows))
     print(
+        'here: the result, or a checkpoint of the training, is in '
+        f'{folder}\n'
         'operations: multiply-accumulates of the whole training, 3 times the '
         'inference of each image'
     )
@@ -108,7 +127,8 @@ def main() -> None:
         show(args.folder)
         return
     experiment = find_experiment(args.row)
-    folder = args.folder / (args.row + ('_smoke' if args.smoke else ''))
+    suffix = '_smoke' * args.smoke + '_test-only' * bool(args.test_only)
+    folder = args.folder / (args.row + suffix)
     result = reproduce(
         experiment,
         folder,
@@ -126,6 +146,8 @@ def main() -> None:
             f'spread of {metric["spread"]}'
             + (' (a smoke test: it means nothing)' if args.smoke else '')
         )
+    if result['differences']:
+        print('differs from the row in', ', '.join(result['differences']))
     print(folder / 'result.json')
 
 

@@ -7,30 +7,7 @@ from pathlib import Path
 
 import torch
 
-
-def find_device(name: str | torch.device) -> torch.device:
-    """Find a device by name.
-
-    Args:
-        name (str | torch.device): Such as 'cpu' or 'cuda:0'.
-
-    Returns:
-        torch.device: The device.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(
-            f"no device '{name}': choose cpu, cuda or cuda:N"
-        ) from None
-    count = torch.cuda.device_count()
-    if device.type == 'cuda' and (device.index or 0) >= count:
-        found = f'{count} GPUs' if count else 'no GPU'
-        raise ValueError(f"no device '{name}': torch finds {found}")
-    return device
+from ..checks import find_device
 
 
 def describe_machine(device: str | torch.device = 'cpu') -> str:

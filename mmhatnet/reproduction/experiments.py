@@ -141,5 +141,6 @@ def find_experiment(name: str) -> Experiment:
     known = list_experiments()
     if name not in known:
         similar = ', '.join(get_close_matches(name, known, 3, 0.3))
-        raise ValueError(f"no row '{name}' (see --list); similar: {similar}")
+        hint = f'; similar: {similar}' if similar else ''
+        raise ValueError(f"no row '{name}' (see --list){hint}")
     return known[name]

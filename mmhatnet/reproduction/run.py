@@ -7,54 +7,58 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from mmengine.config import Config
 
-from ..analysis.timing import describe_machine
 from ..atomic import replacing
 from ..checks import check_data
+from ..config import read_config
+from ..launch import die_with_parent
 from ..resuming import find_checkpoints, is_intact
-from ..stack import FAMILIES
 from ..weights.files import (
     read_checkpoint,
     save_checkpoint,
     strip_checkpoint,
 )
 from ..zoo import find_model, zoo_root
-from .experiments import METRICS, Experiment, find_experiment
+from .experiments import Experiment, find_experiment
+from .result import (
+    compare,
+    describe_run,
+    draw_curves,
+    measure_seconds,
+    read_metrics,
+)
 from .smoke import shrink
 
 # A checkpoint has weights, two moments of AdamW, and some are kept.
 BYTES_PER_PARAMETER, KEPT = 12, 5
+# What a training and its row have in common.
+COMPARED = (
+    *('model', 'data_preprocessor', 'train_dataloader', 'optim_wrapper'),
+    *('param_scheduler', 'train_cfg'),
+)
 
 
-def prepare(experiment: Experiment, folder: Path, smoke: bool = False) -> Path:
-    """Write the config of an experiment.
+def make_config(experiment: Experiment, smoke: bool = False) -> Config:
+    """Make the config of an experiment.
 
     Args:
         experiment (Experiment): The experiment.
-        folder (Path): The folder for its results.
-        smoke (bool): Shrink it to the demo data. Defaults to False.
+        smoke (bool): Use the demo data and a few steps. Defaults to False.
 
     Returns:
-        Path: The config, complete and without bases.
+        Config: The config.
     """
     cfg = experiment.config()
-    if smoke:
-        shrink(cfg)
-    path = folder / 'config.py'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        Path(part).write_text(cfg.pretty_text)
-    return path
+    return shrink(cfg) if smoke else cfg
 
 
 def find_obstacles(
@@ -64,8 +68,8 @@ def find_obstacles(
 
     Args:
         cfg (Config): The config.
-        gpus (int): Number of GPUs that this machine needs, if it has any.
-        folder (Path): The folder for the results.
+        gpus (int): Number of GPUs that this machine needs; 0 for none.
+        folder (Path): The folder for the results; it need not exist.
         parameters (int): Number of parameters of the model.
         train (bool): The model will be trained. Defaults to True.
 
@@ -85,15 +89,16 @@ def find_obstacles(
         except (OSError, ValueError) as error:
             found.append(f'the pretrained weights: {error}')
     need = BYTES_PER_PARAMETER * parameters * KEPT
-    free = shutil.disk_usage(folder).free
+    disk = next(x for x in (folder, *folder.absolute().parents) if x.exists())
+    free = shutil.disk_usage(disk).free
     if train and free < need:
         found.append(
             f'{folder} has {free / 1e9:.1f} GB, and the checkpoints need '
             f'{need / 1e9:.1f} GB'
         )
     available = torch.cuda.device_count()
-    if available and gpus > available:
-        found.append(f'{gpus} GPUs: this machine has {available}')
+    if gpus > available and (train or available):
+        found.append(f'{gpus} GPUs: this machine has {available or "none"}')
     return list(dict.fromkeys(found))
 
 
@@ -109,7 +114,9 @@ def last_checkpoint(cfg: Config, work_dir: Path) -> Path | None:
     """
     length = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
     for path in find_checkpoints(work_dir):
-        if path.stem in (f'iter_{length}', f'epoch_{length}'):
+        # A copied folder still names the checkpoints of its original.
+        here = path.parent.resolve() == Path(work_dir).resolve()
+        if here and path.stem in (f'iter_{length}', f'epoch_{length}'):
             return path if is_intact(path) else None
     return None
 
@@ -142,167 +149,16 @@ def launch(
         command = [script, config, *checkpoint, gpus, *rest]
     command = list(map(str, command))
     print('$', shlex.join(command), flush=True)
-    status = subprocess.run(command, env=env).returncode
+    status = subprocess.run(
+        command,
+        env=env,
+        # Else it would go on alone, and the next call find it there.
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),
+    ).returncode
     if status in (130, -2):
         raise KeyboardInterrupt
     if status:
         raise ValueError(f'{shlex.join(command)} ended with status {status}')
-
-
-def read_metrics(work_dir: Path) -> dict[str, float]:
-    """Read the metrics of the last test, which mm's logs hold.
-
-    Args:
-        work_dir (Path): The folder of the test.
-
-    Returns:
-        dict[str, float]: The metrics by mm's names.
-
-    Raises:
-        FileNotFoundError: If there was none.
-    """
-    logs = sorted(work_dir.glob('*/*.json'))
-    if not logs:
-        raise FileNotFoundError(f'no test in {work_dir}')
-    # All processes write this file, one after the other or both at once.
-    metrics, _ = json.JSONDecoder().raw_decode(logs[-1].read_text().strip())
-    return {
-        key: value
-        for key, value in metrics.items()
-        if isinstance(value, int | float)
-    }
-
-
-def compare(
-    printed: dict[str, float], measured: dict[str, float]
-) -> dict[str, dict]:
-    """Compare metrics with print.
-
-    Args:
-        printed (dict[str, float]): By the names of the metafiles.
-        measured (dict[str, float]): By mm's names.
-
-    Returns:
-        dict[str, dict]: For each metric ``printed``, ``measured``,
-        ``difference``, the assumed ``spread`` of trainings, and ``within``
-        it.
-    """
-    table = {}
-    for name, value in printed.items():
-        key, factor, spread = METRICS[name]
-        if key.startswith('coco/') and key not in measured:
-            measured = {**measured, key: 0}  # mmdet, if nothing is detected
-        found = round(measured[key] * factor, 2)
-        difference = round(found - value, 2)
-        table[name] = dict(
-            printed=value,
-            measured=found,
-            difference=difference,
-            spread=spread,
-            within=abs(difference) <= spread,
-        )
-    return table
-
-
-def check_result(result: dict, experiment: Experiment, source: str) -> None:
-    """Check the content of a ``result.json`` that others may have sent.
-
-    Args:
-        result (dict): The content.
-        experiment (Experiment): Its row.
-        source (str): The file, for the message.
-
-    Raises:
-        ValueError: If it is not of this row, or of a smoke test, or if its
-            numbers do not fit each other.
-    """
-    if result.get('smoke') is not False:
-        raise ValueError(f'{source} is of a smoke test')
-    metrics = result.get('metrics')
-    try:
-        measured = {
-            METRICS[name][0]: entry['measured'] / METRICS[name][1]
-            for name, entry in metrics.items()
-        }
-        fits = compare(experiment.printed, measured) == metrics
-    except (AttributeError, KeyError, TypeError):
-        fits = False
-    if not fits:
-        raise ValueError(f'{source}: the metrics do not fit {experiment.name}')
-    lacking = {'commit', 'machine', 'versions', 'gpus'} - result.keys()
-    if lacking:
-        raise ValueError(f'{source} has no {", ".join(sorted(lacking))}')
-
-
-def measure_seconds(work_dir: Path) -> int:
-    """Measure how long a training took, with the parts that were killed.
-
-    Args:
-        work_dir (Path): The folder of the training.
-
-    Returns:
-        int: From the first to the last line of each log.
-    """
-    total = 0
-    for log in work_dir.glob('*/*.log'):
-        start = time.strptime(log.stem, '%Y%m%d_%H%M%S')
-        total += log.stat().st_mtime - time.mktime(start)
-    return round(total)
-
-
-def draw_curves(work_dir: Path) -> Figure | None:
-    """Draw the loss and the metrics of a training, over its resumed parts.
-
-    Args:
-        work_dir (Path): The folder of the training.
-
-    Returns:
-        Figure, optional: None if there are no logs.
-    """
-    curves: dict[str, dict[int, float]] = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            step = entry.get('step')
-            keys = {metric[0] for metric in METRICS.values()}
-            for key in ('loss', 'lr', *keys):
-                if step is not None and key in entry:
-                    curves.setdefault(key, {})[step] = entry[key]
-    if not curves:
-        return None
-    figure = Figure(figsize=(4 * len(curves), 3), layout='constrained')
-    axes = figure.subplots(1, len(curves), squeeze=False)[0]
-    for axis, (key, values) in zip(axes, curves.items(), strict=True):
-        axis.plot(*zip(*sorted(values.items()), strict=True))
-        axis.set(title=key, xlabel='step')
-        axis.grid(alpha=0.3)
-    return figure
-
-
-def describe_run() -> dict:
-    """Describe the versions, the commit and the machine of a result.
-
-    Returns:
-        dict: ``versions``, ``commit`` (None outside of a clone) and
-        ``machine``.
-    """
-    packages = [p for family in FAMILIES.values() for p in family.values()]
-    installed = {}
-    for name in ('mmhatnet', 'torch', *(name for name, *_ in packages)):
-        with suppress(PackageNotFoundError):
-            installed[name] = version(name)
-    git = subprocess.run(
-        ['git', 'rev-parse', 'HEAD'],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return dict(
-        versions=installed,
-        commit=git.stdout.strip() or None,
-        machine=describe_machine(device),
-    )
 
 
 def reproduce(
@@ -340,17 +196,34 @@ def reproduce(
         at = folder.with_name(folder.name.replace(experiment.name, base.name))
         found = reproduce(base, at, gpus, slurm, smoke=smoke)
         checkpoint = str(at / found['checkpoint'])
-    config = prepare(experiment, folder, smoke)
-    cfg = Config.fromfile(config)
+    cfg = make_config(experiment, smoke)
     given, work_dir = work_dir, work_dir or folder / 'train'
     last = checkpoint or last_checkpoint(cfg, work_dir)
     parameters = find_model(experiment.model)['Metadata']['Parameters']
-    here = 0 if slurm else gpus
+    here = 0 if slurm or smoke else gpus
     obstacles = find_obstacles(cfg, here, folder, parameters, not last)
+    differences = []
+    if slurm and not shutil.which('srun'):
+        obstacles.append('there is no Slurm here: srun is not found')
     if given and not last:
-        obstacles = [f'{given} has no checkpoint of a training that has ended']
+        obstacles.append(f'{given} has no checkpoint of a complete training')
+    elif given:
+        differences = compare_configs(cfg, given)
+        if any(key.startswith('model.') for key in differences):
+            obstacles.append(
+                f'the training in {given} is of another row; these settings '
+                f'differ: {", ".join(differences)}'
+            )
+    if checkpoint:
+        try:
+            read_checkpoint(checkpoint)
+        except (OSError, ValueError) as error:
+            obstacles.append(str(error))
     if obstacles:
         raise ValueError('; '.join(obstacles))
+    config = folder / 'config.py'
+    with replacing(config) as part:
+        Path(part).write_text(cfg.pretty_text)
     if not last:
         scale = () if smoke else ('--auto-scale-lr',)
         launch(
@@ -362,6 +235,12 @@ def reproduce(
         last = last_checkpoint(cfg, work_dir)
         if not last:
             raise ValueError(f'the training in {work_dir} has no checkpoint')
+    local = Path(last).exists()
+    source = os.path.relpath(last, folder) if local else str(last)
+    done = read_result(folder / 'result.json')
+    if local and done.get('tested') == [source, Path(last).stat().st_mtime]:
+        print(f'{folder} has the result of {source}', flush=True)
+        return done
     tests = folder / 'test'
     launch(
         *('test', config, str(last), '--work-dir', tests),
@@ -377,9 +256,9 @@ def reproduce(
         metrics=compare(experiment.printed, read_metrics(tests)),
         seconds=None if checkpoint else measure_seconds(work_dir),
         gpus=gpus,
-        checkpoint=os.path.relpath(last, folder)
-        if Path(last).exists()
-        else str(last),
+        checkpoint=source,
+        tested=[source, Path(last).stat().st_mtime] if local else None,
+        differences=differences,
         **describe_run(),
     )
     if not checkpoint:
@@ -392,3 +271,47 @@ def reproduce(
     with replacing(folder / 'result.json') as part:
         Path(part).write_text(json.dumps(result, indent=1))
     return result
+
+
+def read_result(path: Path) -> dict:
+    """Read a ``result.json``; empty if it is absent or damaged."""
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def compare_configs(cfg: Config, work_dir: Path) -> list[str]:
+    """List the settings in which a training differs from a row.
+
+    Args:
+        cfg (Config): The config of the row.
+        work_dir (Path): The folder of the training, with its config.
+
+    Returns:
+        list[str]: Their names, such as 'model.backbone.arch'. Where the
+        pretrained weights came from does not count.
+
+    Raises:
+        FileNotFoundError: If the folder has no config.
+    """
+    found = sorted(work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f'no config of a training in {work_dir}')
+    trained = read_config(found[-1])
+    dump = partial(json.dumps, sort_keys=True, default=str)
+
+    def differ(a: object, b: object, name: str) -> Iterator[str]:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            for key in {**a, **b}:
+                yield from differ(a.get(key), b.get(key), f'{name}.{key}')
+        elif dump(a) != dump(b):
+            yield name
+
+    return [
+        name
+        for key in COMPARED
+        for name in differ(cfg.get(key), trained.get(key), key)
+        if '.init_cfg' not in name
+    ]

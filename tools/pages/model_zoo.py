@@ -15,6 +15,7 @@ from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.cli import one_line_errors
 from mmhatnet.config import read_config
+from mmhatnet.reproduction.experiments import list_experiments
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs' / 'reproductions'
@@ -64,10 +65,11 @@ def update(text: str) -> str:
         found = reproduced(model['Name'])
         for entry in model['Results']:
             printed = entry['Metrics']
-            names = [name.rstrip('*') for name in printed]
-            printed.update(
-                {name: found[name] for name in names if name in found}
-            )
+            for name in [name for name in printed if star(name)]:
+                # A result that was withdrawn goes as well.
+                printed.pop(name.rstrip('*'), None)
+                if name.rstrip('*') in found:
+                    printed[name.rstrip('*')] = found[name.rstrip('*')]
     return yaml.safe_dump(content, sort_keys=False, width=100)
 
 
@@ -114,7 +116,8 @@ def readme(metafile: Path) -> str:
 > [Vision Transformers with Hierarchical Attention](https://arxiv.org/abs/2106.03180)
 
 Made by `python tools/pages/model_zoo.py` from [metafile.yml](metafile.yml).
-Numbers with an asterisk are the paper's: these models were not trained here.
+Numbers with an asterisk are the paper's, and those without were measured with
+our configs.
 The [model zoo](../../docs/model_zoo.md) says how they are counted.
 
 {table(metafile, '../../')}
@@ -168,6 +171,27 @@ def table(metafile: Path, up: str) -> str:
     return markdown_table(rows)
 
 
+def settings() -> str:
+    """Table of the rows of Table 6 that were reproduced."""
+    rows = [
+        {
+            'row': name,
+            **{
+                key: f'{metric["printed"]}\\*; {metric["measured"]}'
+                for key, metric in json.loads(path.read_text())[
+                    'metrics'
+                ].items()
+            },
+        }
+        for name in list_experiments()
+        if name.startswith('table6')
+        and (path := RESULTS / f'{name}.json').exists()
+    ]
+    return (
+        markdown_table(rows) if rows else 'None of them has been reproduced.'
+    )
+
+
 def star(name: str) -> str:
     return '\\*' if name.endswith('*') else ''
 
@@ -182,6 +206,12 @@ def with_tables(page: Path) -> str:
     They are between ``<!-- models: FOLDER -->`` and ``<!-- end -->``.
     """
     up = '../' * (len(page.relative_to(ROOT).parts) - 1)
+    text = re.sub(
+        r'(<!-- rows of Table 6 -->\n).*?(<!-- end -->)',
+        lambda match: f'{match[1]}{settings()}\n{match[2]}',
+        page.read_text(),
+        flags=re.DOTALL,
+    )
     return re.sub(
         r'(<!-- models: (\w+) -->\n).*?(<!-- end -->)',
         lambda match: (
@@ -189,7 +219,7 @@ def with_tables(page: Path) -> str:
             + table(ROOT / 'configs' / match[2] / 'metafile.yml', up)
             + f'\n{match[3]}'
         ),
-        page.read_text(),
+        text,
         flags=re.DOTALL,
     )
 

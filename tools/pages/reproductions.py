@@ -9,7 +9,7 @@ from pathlib import Path
 from mmhatnet.atomic import replacing
 from mmhatnet.cli import one_line_errors
 from mmhatnet.reproduction.experiments import find_experiment
-from mmhatnet.reproduction.run import check_result
+from mmhatnet.reproduction.result import check_result
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +33,8 @@ def main() -> None:
             result = json.loads(path.read_text())
         except ValueError as error:
             sys.exit(f'reproductions.py: error: {path}: {error}')
+        if not isinstance(result, dict):
+            sys.exit(f'reproductions.py: error: {path} is no result')
         row = find_experiment(str(result.get('row')))
         check_result(result, row, str(path))
         args.out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,80 @@
+"""Small records of trainings, of which the page of evidence is made."""
+
+import json
+import re
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..analysis.complexity import measure_complexity
+from ..config import read_config
+from .result import describe_run
+
+# [epoch][iteration/iterations of an epoch], or [iteration/iterations].
+PROGRESS = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
+
+
+def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
+    """Summarize a training of one process from the logs that mm keeps.
+
+    Args:
+        work_dir (str | Path): The folder of the training; all resumed parts
+            count.
+        shape (tuple[int, int]): Height and width in pixels, for the
+            operations.
+
+    Returns:
+        dict: ``name``, ``config``, ``options`` (the seed), ``parameters``,
+        ``operations`` (multiply-accumulates), ``curve`` (a dict for each
+        validation with the number of ``images`` seen so far and the metrics),
+        and versions, commit and machine as in ``result.json``.
+
+    Raises:
+        FileNotFoundError: If there is no config or no log.
+        ValueError: If there was no validation.
+    """
+    work_dir = Path(work_dir)
+    configs = sorted(work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
+    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    if not configs or not logs:
+        raise FileNotFoundError(f'no training in {work_dir}')
+    cfg = read_config(configs[-1])
+    points: dict[int, dict] = {}
+    for log in logs:
+        for line in log.read_text().splitlines():
+            entry = json.loads(line)
+            if 'loss' not in entry and 'step' in entry:
+                points[entry.pop('step')] = {
+                    key: value
+                    for key, value in entry.items()
+                    if isinstance(value, int | float) and 'time' not in key
+                }
+    if not points:
+        raise ValueError(f'no validation in {work_dir}')
+    per_step = cfg.train_dataloader.batch_size * _iterations(cfg, logs)
+    complexity = measure_complexity(cfg, shape)
+    return dict(
+        name=work_dir.name,
+        config=configs[-1].stem,
+        seed=cfg.get('randomness', {}).get('seed'),
+        parameters=complexity.params,
+        operations=complexity.operations,
+        shape=list(shape),
+        curve=[
+            dict(images=step * per_step, **metrics)
+            for step, metrics in sorted(points.items())
+        ],
+        **describe_run(),
+    )
+
+
+def _iterations(cfg: Config, logs: list[Path]) -> int:
+    """Count the iterations in a step of mm's logs: an epoch, or 1."""
+    if cfg.train_cfg.get('max_iters'):
+        return 1
+    for log in logs:
+        for text in log.parents[1].glob('*.log'):
+            match = PROGRESS.search(text.read_text())
+            if match:
+                return int(match[1])
+    raise ValueError(f'{logs[0].parents[1]} has no log of the training')
