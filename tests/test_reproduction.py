@@ -17,6 +17,7 @@ from mmhatnet.reproduction.experiments import (
     find_experiment,
     list_experiments,
 )
+from mmhatnet.reproduction.record import record_training
 from mmhatnet.reproduction.result import (
     compare,
     draw_curves,
@@ -370,3 +371,31 @@ class TestTool:
 
     def test_nothing_to_do(self):
         assert 'give a row' in call_tool(REPRODUCE, code=2)
+
+
+def test_record_of_a_training(tmp_path):
+    """The curve over its resumed parts, with the images seen."""
+    cfg = find_experiment('hatnet-tiny_8xb128_in1k').config()
+    cfg.randomness = dict(seed=3)
+    work_dir = tmp_path / 'mine'
+    for part, epochs in (('1', (1, 2)), ('2', (2, 3))):
+        folder = work_dir / part
+        (folder / 'vis_data').mkdir(parents=True)
+        (folder / f'{part}.log').write_text(
+            '11/26 08:00:00 - mmengine - INFO - Epoch(train)  [1][ 50/100]  lr'
+        )
+        lines = [dict(loss=1.0, step=50, time=1.0)] + [
+            {'accuracy/top1': 10.0 * x, 'time': 1.0, 'step': x} for x in epochs
+        ]
+        text = '\n'.join(map(json.dumps, lines))
+        (folder / 'vis_data' / 'scalars.json').write_text(text)
+    with pytest.raises(FileNotFoundError, match='no training in'):
+        record_training(work_dir, (64, 64))
+    cfg.dump(work_dir / 'config.py')
+    record = record_training(work_dir, (64, 64))
+    assert record['name'] == 'mine'
+    assert record['seed'] == 3
+    assert record['parameters'] == 12_650_152  # as in the metafile
+    assert record['curve'] == [
+        {'images': 12_800 * x, 'accuracy/top1': 10.0 * x} for x in (1, 2, 3)
+    ]
