@@ -44,7 +44,8 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         for line in log.read_text().splitlines():
             entry = json.loads(line)
             if 'loss' not in entry and 'step' in entry:
-                points[entry.pop('step')] = {
+                step = entry.pop('step')
+                points[step] = {
                     key: value
                     for key, value in entry.items()
                     if isinstance(value, int | float) and 'time' not in key
