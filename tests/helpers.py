@@ -133,7 +133,7 @@ def call_tool(script, *arguments, code=0, cwd='.', **env):
 
     The exit code must be ``code``. An error message is part of the output.
     """
-    _forget(ManagerMixin)
+    forget()
     argv = [str(part) for part in (script, *arguments)]
     output, found = io.StringIO(), 0
     with (
@@ -156,11 +156,11 @@ def call_tool(script, *arguments, code=0, cwd='.', **env):
     return output.getvalue()
 
 
-def _forget(cls):
+def forget(cls=ManagerMixin):
     """Forget mmengine's loggers, visualizers and the like of earlier runs."""
     for subclass in cls.__subclasses__():
         subclass._instance_dict.clear()
-        _forget(subclass)
+        forget(subclass)
 
 
 def recorded(folder, rank=0):

@@ -17,6 +17,7 @@ from helpers import (
     ROOT,
     TOOLS,
     call_tool,
+    forget,
     open_config,
     recorded,
     run_tool,
@@ -330,6 +331,7 @@ def test_amp_and_auto_scale_lr():
 
 def test_hooks_find_the_weights(small_config, tmp_path):
     """In mm's layout, whatever the layout of the file; EMAHook needs it."""
+    forget()  # the default scope of another test
     cfg = launch.read_config(small_config)
     cfg.work_dir = str(tmp_path)
     found = []

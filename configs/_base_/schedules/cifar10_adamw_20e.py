@@ -1,7 +1,8 @@
-# DeiT's recipe for two cores: 20 epochs instead of 300, and a higher rate.
+# DeiT's recipe for two cores: 20 epochs instead of 300. A rate of 1.5e-3
+# diverged.
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0),
 )
