@@ -154,9 +154,9 @@ def test_a_copied_training(tmp_path):
 
 def test_time_and_curves_of_a_killed_training(tmp_path):
     for name, first, last in (
-        ('20251231_235950', '12/31 23:59:55', '01/01 00:00:25'),
-        ('20260101_010000', '01/01 01:00:10', '01/01 01:00:20'),
-        ('part', '01/01 01:00:10', '01/01 01:00:20'),
+        ('20251231_235950', '2025/12/31 23:59:55', '2026/01/01 00:00:25'),
+        ('20260101_010000', '2026/01/01 01:00:10', '2026/01/01 01:00:20'),
+        ('part', '2026/01/01 01:00:10', '2026/01/01 01:00:20'),
     ):
         scalars = tmp_path / name / 'vis_data' / 'scalars.json'
         scalars.parent.mkdir(parents=True)

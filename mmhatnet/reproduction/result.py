@@ -16,7 +16,7 @@ from ..stack import FAMILIES
 from .experiments import METRICS, Experiment
 
 # The time of a line of mm's logs.
-LINE = re.compile(r'^(\d\d/\d\d \d\d:\d\d:\d\d) - ', re.M)
+LINE = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ', re.M)
 # What others have to send with their metrics.
 KINDS = dict(
     commit=str | None, machine=str, versions=dict, gpus=int, seconds=int | None
@@ -132,16 +132,12 @@ def measure_seconds(work_dir: Path) -> int:
     for log in work_dir.glob('*/*.log'):
         if log.stem != log.parent.name:
             continue  # not mm's
-        lines = LINE.findall(log.read_text())
-        # The lines have no year.
         times = [
-            datetime.strptime(f'{log.stem[:4]}/{line}', '%Y/%m/%d %H:%M:%S')
-            for line in lines[:1] + lines[-1:]
+            datetime.strptime(text, '%Y/%m/%d %H:%M:%S')
+            for text in LINE.findall(log.read_text())
         ]
-        if times and times[1] < times[0]:
-            times[1] = times[1].replace(year=times[1].year + 1)
         if times:
-            total += times[1] - times[0]
+            total += times[-1] - times[0]
     return round(total.total_seconds())
 
 
