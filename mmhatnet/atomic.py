@@ -1,7 +1,8 @@
-"""Files that are complete or not there at all."""
+"""Files and folders that are complete or not there at all."""
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,3 +32,29 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def creating(folder: str | os.PathLike) -> Iterator[Path]:
+    """Fill a folder beside its place, and move it there when it is complete.
+
+    Args:
+        folder (str | PathLike): The folder. Its parent is created.
+
+    Yields:
+        Path: An empty folder to fill. It is deleted after an error.
+
+    Raises:
+        FileExistsError: If the folder exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f'{folder} exists; delete it to make it anew')
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f'.{folder.name}.', dir=folder.parent
+    ) as temporary:
+        part = Path(temporary, 'new')
+        part.mkdir()
+        yield part
+        part.rename(folder)

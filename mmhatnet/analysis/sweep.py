@@ -84,12 +84,7 @@ def sweep_grids(
             or ``grids.csv`` belongs to another config or checkpoint.
     """
     cfg = deepcopy(cfg)
-    backbone = MODELS.build({**load_backbone_config(cfg), 'init_cfg': None})
-    if not isinstance(backbone, HATNet):
-        raise ValueError(
-            f'the backbone is a {type(backbone).__name__}; only HATNet has '
-            'G1 and G2'
-        )
+    backbone = build_hatnet(cfg)
     configured = (backbone.grid_sizes, backbone.ds_ratios)
     named = [(g1 or configured[0], g2 or configured[1]) for g1, g2 in grids]
     grids = list(dict.fromkeys([configured, *named]))
@@ -138,6 +133,27 @@ def sweep_grids(
             )
         write_csv(path, rows)
     return rows
+
+
+def build_hatnet(cfg: Config) -> HATNet:
+    """Build the backbone of a model, with random weights.
+
+    Args:
+        cfg (Config): The config of a model.
+
+    Returns:
+        HATNet: The backbone.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    backbone = MODELS.build({**load_backbone_config(cfg), 'init_cfg': None})
+    if not isinstance(backbone, HATNet):
+        raise ValueError(
+            f'the backbone is a {type(backbone).__name__}; only HATNet has '
+            'G1 and G2'
+        )
+    return backbone
 
 
 def _fingerprint(cfg: Config, checkpoint: str | None) -> str:

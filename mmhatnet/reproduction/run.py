@@ -35,6 +35,7 @@ from .result import (
     draw_curves,
     measure_seconds,
     read_metrics,
+    read_result,
 )
 from .smoke import shrink
 
@@ -271,15 +272,6 @@ def reproduce(
     with replacing(folder / 'result.json') as part:
         Path(part).write_text(json.dumps(result, indent=1))
     return result
-
-
-def read_result(path: Path) -> dict:
-    """Read a ``result.json``; empty if it is absent or damaged."""
-    try:
-        result = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return result if isinstance(result, dict) else {}
 
 
 def compare_configs(cfg: Config, work_dir: Path) -> list[str]:
