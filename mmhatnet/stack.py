@@ -26,6 +26,8 @@ FAMILIES = {
         'mmpretrain': ('mmpretrain', '1.2.0', '1.2.0'),
     },
 }
+# mmcv without compiled operators, which detectors alone need.
+LITE = ('mmcv-lite', '2.2.0', '2.2.0')
 TORCH = ('torch', '2.1.0', '2.10.0')
 REQUIRED = ('mmengine', 'mmcv')
 
@@ -35,6 +37,18 @@ def _installed(distribution: str) -> Version | None:
         return Version(version(distribution))
     except PackageNotFoundError:
         return None
+
+
+def describe_versions() -> dict[str, str]:
+    """Get the versions of mmhatnet and what it builds on.
+
+    Returns:
+        dict[str, str]: Version by distribution, of those that are installed.
+    """
+    packages = [p for family in FAMILIES.values() for p in family.values()]
+    names = ('mmhatnet', 'torch', LITE[0], *(name for name, *_ in packages))
+    found = {name: _installed(name) for name in names}
+    return {name: str(v) for name, v in found.items() if v}
 
 
 def check_versions() -> None:
@@ -57,6 +71,7 @@ def check_versions() -> None:
         for family, packages in FAMILIES.items()
     }
     _check(*TORCH, _installed('torch'), 'see https://pytorch.org', True)
+    lite = _installed(LITE[0])
     for module, (onedl, *_) in FAMILIES['onedl'].items():
         both = [family for family in FAMILIES if found[family][module]]
         if len(both) == 2:
@@ -69,11 +84,14 @@ def check_versions() -> None:
         # If neither is installed, name the package of the family in use.
         family = (both or [_family(found)])[0]
         distribution, oldest, newest = FAMILIES[family][module]
+        installed = found[family][module]
+        if module == 'mmcv' and lite and not installed:
+            (distribution, oldest, newest), installed = LITE, lite
         _check(
             distribution,
             oldest,
             newest,
-            found[family][module],
+            installed,
             f'{"mim" if module == "mmcv" else "pip"} install '
             f'"{distribution}>={oldest}", or install everything with '
             f'tools/setup_env.sh --stack {family} in a clone of mmhatnet',

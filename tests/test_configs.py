@@ -23,6 +23,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
+from mmhatnet.analysis.random_batch import make_batch
 from mmhatnet.config import read_config
 from mmhatnet.datasets import CLASSES
 from mmhatnet.launch import adapt_to_cpu
@@ -41,32 +42,6 @@ def build_without_values(cfg):
     """The model on the meta device, which takes no memory or time."""
     with torch.device('meta'):
         return MODELS.build(cfg.model)
-
-
-def make_batch(scope, size=64):
-    """Two random images with what the task needs as truth."""
-    if scope == 'mmdet':
-        from mmdet.testing import demo_mm_inputs
-
-        shapes = [(3, size, size)] * 2
-        return demo_mm_inputs(2, shapes, [3, 3], 6, with_mask=True)
-    image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
-    if scope == 'mmpretrain':
-        from mmpretrain.structures import DataSample
-
-        samples = [DataSample().set_gt_label(i) for i in range(2)]
-    else:
-        from mmengine.structures import PixelData
-        from mmseg.structures import SegDataSample
-
-        samples = [SegDataSample() for _ in range(2)]
-        for i, sample in enumerate(samples):
-            labels = torch.arange(size * size).view(1, size, size) // 512 % 6
-            sample.gt_sem_seg = PixelData(data=labels.roll(i, 1))
-            sample.set_metainfo(
-                dict(img_shape=(size, size), ori_shape=(size, size))
-            )
-    return dict(inputs=[image, image.flip(2)], data_samples=samples)
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,14 @@
 import json
 import re
 import subprocess
-from contextlib import suppress
 from datetime import datetime, timedelta
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
 from ..analysis.timing import describe_machine
-from ..stack import FAMILIES
+from ..stack import describe_versions
 from .experiments import METRICS, Experiment
 
 # The time of a line of mm's logs.
@@ -196,11 +194,6 @@ def describe_run() -> dict:
         dict: ``versions``, ``commit`` (None outside of a clone; it ends with
         '-dirty' if files were changed) and ``machine``.
     """
-    packages = [p for family in FAMILIES.values() for p in family.values()]
-    installed = {}
-    for name in ('mmhatnet', 'torch', *(name for name, *_ in packages)):
-        with suppress(PackageNotFoundError):
-            installed[name] = version(name)
     git = subprocess.run(
         [
             'git',
@@ -216,7 +209,7 @@ def describe_run() -> dict:
     )
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     return dict(
-        versions=installed,
+        versions=describe_versions(),
         commit=git.stdout.strip() or None,
         machine=describe_machine(device),
     )

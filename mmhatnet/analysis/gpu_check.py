@@ -1,0 +1,464 @@
+"""Check everything that a GPU does differently, and report it.
+
+``tools/gpu_check.sh`` is a command over this module. Each check is a function
+of the device that returns what it found, raises AssertionError with what is
+wrong, or raises SkipError with what is missing.
+"""
+
+import copy
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmcv.cnn.bricks import DropPath
+from mmengine.config import ConfigDict
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from ..config import read_config
+from ..models import HATNet
+from ..stack import describe_versions
+from .random_batch import make_batch
+from .report import markdown_table
+from .timing import describe_machine, peak_memory, time_in_turns
+
+ARCHS = ('tiny', 'small', 'medium', 'large')
+# (H, W): that of ImageNet, one that no window divides, and one whose maps of
+# every stage are odd.
+SHAPES = ((224, 224), (250, 333), (97, 161))
+# Largest ||out - reference|| / ||reference|| of a stage. Rounding errors of
+# the layers add up like a random walk, so over the about 100 roundings of a
+# path the error is some ten times that of one number: 2^-24 in float32, 2^-11
+# in TF32 and float16, 2^-8 in bfloat16.
+TOLERANCES = dict(float32=1e-5, tf32=5e-3, float16=5e-3, bfloat16=4e-2)
+# One config of each task.
+TASKS = {
+    'classification': 'configs/demo/hatnet-tiny_2xb16-6e_demo.py',
+    'Semantic FPN': 'configs/demo/fpn_hatnet-tiny_2xb4-400_demo.py',
+    'RetinaNet': 'configs/demo/retinanet_hatnet-tiny_fpn_2xb4-6e_demo.py',
+    'Mask R-CNN': 'configs/demo/mask-rcnn_hatnet-tiny_fpn_2xb4-6e_demo.py',
+}
+
+
+class SkipError(Exception):
+    """A check cannot run; the message says what is missing."""
+
+
+@dataclass
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        name (str): The check.
+        verdict (str): 'passed', 'failed' or 'skipped'.
+        found (str): One line.
+        seconds (float): How long it took.
+    """
+
+    name: str
+    verdict: str
+    found: str
+    seconds: float
+
+
+def relative_error(out: Tensor, reference: Tensor) -> float:
+    """Compute ``||out - reference|| / ||reference||`` in float64.
+
+    Args:
+        out (Tensor): Any shape, dtype and device.
+        reference (Tensor): Of the same shape.
+
+    Returns:
+        float: The error; NaN if a value is NaN.
+    """
+    out, reference = out.detach().cpu().double(), reference.detach().cpu()
+    difference = (out - reference.double()).norm()
+    return (difference / reference.double().norm()).item()
+
+
+@contextmanager
+def precision(name: str, device: torch.device) -> Iterator[None]:
+    """Compute in a precision of TOLERANCES.
+
+    Args:
+        name (str): The precision.
+        device (torch.device): The device.
+
+    Yields:
+        None: Inside, convolutions and matrix products have the precision.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = name == 'tf32'
+    half = name in ('float16', 'bfloat16')
+    autocast = (
+        torch.autocast(device.type, getattr(torch, name))
+        if half
+        else (nullcontext())
+    )
+    try:
+        with autocast:
+            yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def _build(arch: str, device: str = 'cpu', **kwargs) -> HATNet:
+    """A HATNet without dropping of paths, always with the same weights."""
+    torch.manual_seed(0)
+    model = HATNet(arch, **kwargs).to(device)
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.eval().train = lambda mode=True: None
+    return model
+
+
+def _synchronisation(device: torch.device, mode: str) -> None:
+    if device.type == 'cuda':
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def check_versions(device: torch.device) -> str:
+    """Versions, driver and GPUs."""
+    found = [f'{k} {v}' for k, v in describe_versions().items()]
+    if device.type == 'cuda':
+        found += [
+            f'CUDA {torch.version.cuda}',
+            f'cuDNN {torch.backends.cudnn.version()}',
+            f'{torch.cuda.device_count()} GPUs',
+        ]
+    return ', '.join(found)
+
+
+def check_operators(device: torch.device) -> str:
+    """Mmcv's compiled operators."""
+    try:
+        from mmcv.ops import nms, roi_align
+    except ImportError as error:
+        raise SkipError(f'mmcv has no operators ({error})') from None
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 30, 30]])
+    kept = nms(boxes.to(device), torch.tensor([0.9, 0.8, 0.7]).to(device), 0.5)
+    assert kept[1].tolist() == [0, 2], f'nms kept {kept[1].tolist()}'
+    maps = torch.arange(16.0, device=device).view(1, 1, 4, 4)
+    region = torch.tensor([[0.0, 0, 0, 4, 4]], device=device)
+    out = roi_align(maps, region, 1, 1.0, 4, 'avg', True)
+    assert abs(out.item() - 7.5) < 1e-5, f'roi_align made {out.item()}'
+    return 'nms and roi_align are right'
+
+
+def check_parity(
+    device: torch.device,
+    archs: Sequence[str] = ARCHS,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+) -> str:
+    """Features against the equations in float64 on the CPU."""
+    worst, wrong = dict.fromkeys(TOLERANCES, 0.0), []
+    for arch, shape in product(archs, shapes):
+        model = _build(arch).eval()
+        images = torch.randn(2, 3, *shape)
+        plain = _build(arch, fast=False).eval().double()
+        with torch.no_grad():
+            references = plain(images.double())
+            model, images = model.to(device), images.to(device)
+            for name, tolerance in TOLERANCES.items():
+                with precision(name, device):
+                    outs = model(images)
+                error = max(map(relative_error, outs, references))
+                worst[name] = max(worst[name], error)
+                if not error <= tolerance:
+                    wrong.append(f'{arch} {shape} {name}: {error:.1e}')
+    assert not wrong, '; '.join(wrong)
+    return 'largest errors: ' + ', '.join(
+        f'{name} {error:.1e} (allowed {TOLERANCES[name]:.0e})'
+        for name, error in worst.items()
+    )
+
+
+def check_forms(device: torch.device, shape: tuple = (250, 333)) -> str:
+    """Features and gradients of fast=True against fast=False."""
+    errors = []
+    images = torch.randn(2, 3, *shape, device=device)
+    with precision('float32', device):
+        models = [
+            _build('tiny', device, fast=fast).train() for fast in (True, False)
+        ]
+        found = []
+        for model in models:
+            x = images.clone().requires_grad_()
+            outs = model(x)
+            sum((out * out.detach().sin()).mean() for out in outs).backward()
+            gradients = [p.grad for p in model.parameters()]
+            found.append([*outs, x.grad, *gradients])
+    errors = [
+        relative_error(a, b)
+        for a, b in zip(*found, strict=True)
+        if b.norm() > 0
+    ]
+    assert max(errors) < 1e-3, f'relative error {max(errors):.1e}'
+    return f'largest relative error of {len(errors)} tensors {max(errors):.1e}'
+
+
+def _training_steps(
+    config: str, device: torch.device, amp: str = '', steps: int = 2
+) -> list[float]:
+    """Losses of some steps of a task's config on random images."""
+    cfg = read_config(config)
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.init_cfg = None
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    torch.manual_seed(0)
+    model = MODELS.build({**cfg.model, 'data_preprocessor': preprocessor})
+    model.to(device).train()
+    options = ConfigDict(cfg.optim_wrapper)
+    if amp:
+        options.update(type='AmpOptimWrapper', dtype=amp)
+    wrapper = build_optim_wrapper(model, options)
+    batch, losses = make_batch(cfg.default_scope, 128), []
+    for _ in range(steps):
+        found = model.train_step(copy.deepcopy(batch), wrapper)
+        losses.append(found['loss'].item())
+    for name, parameter in model.named_parameters():
+        assert parameter.isfinite().all(), f'{name} is not finite'
+    return losses
+
+
+def check_training(device: torch.device) -> str:
+    """A training step of each task, in float32 and mixed precision."""
+    found = []
+    amps = ('', 'float16', 'bfloat16') if device.type == 'cuda' else ('',)
+    for (task, config), amp in product(TASKS.items(), amps):
+        try:
+            losses = _training_steps(config, device, amp)
+        except ImportError as error:
+            if amp == '':
+                found.append(f'{task} skipped ({error})')
+            continue
+        assert all(map(torch.tensor, map(abs, losses))), f'{task}: {losses}'
+        assert torch.tensor(losses).isfinite().all(), f'{task}: {losses}'
+        found.append(f'{task} {amp or "float32"} {losses[-1]:.3f}')
+    return 'losses after one step: ' + ', '.join(found)
+
+
+@contextmanager
+def _process_group(device: torch.device) -> Iterator[None]:
+    """A process group of this process alone."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    dist.init_process_group(
+        'nccl' if device.type == 'cuda' else 'gloo',
+        init_method=f'tcp://127.0.0.1:{port}',
+        rank=0,
+        world_size=1,
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def check_distributed(device: torch.device) -> str:
+    """DDP with SyncBN; every parameter has a gradient."""
+    with _process_group(device):
+        norm = dict(norm_cfg=dict(type='SyncBN'))
+        if device.type == 'cpu':
+            norm = {}  # torch has no SyncBN there
+        model = _build('tiny', device, **norm).train()
+        wrapped = DistributedDataParallel(
+            model, device_ids=[device] if device.type == 'cuda' else None
+        )
+        for _ in range(2):  # an unused parameter raises in the second step
+            outs = wrapped(torch.randn(2, 3, 128, 96, device=device))
+            sum(out.mean() for out in outs).backward()
+        missing = [n for n, p in model.named_parameters() if p.grad is None]
+        assert not missing, f'no gradient of {missing[:3]}'
+        backend = dist.get_backend()
+    return f'{backend}, ' + ('SyncBN' if norm else 'without SyncBN')
+
+
+def check_resuming(device: torch.device) -> str:
+    """A state saved on the CPU goes on on the device, and back."""
+    images = torch.randn(2, 3, 96, 64)
+
+    def train(state: dict | None, device: torch.device) -> dict:
+        model = _build('tiny', device).train()
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        if state:
+            model.load_state_dict(state['model'])
+            optimizer.load_state_dict(state['optimizer'])
+        with precision('float32', device):
+            model(images.to(device))[-1].square().mean().backward()
+        optimizer.step()
+        return dict(model=model.state_dict(), optimizer=optimizer.state_dict())
+
+    cpu = torch.device('cpu')
+    expected = train(train(train(None, cpu), cpu), cpu)['model']
+    found = train(train(train(None, cpu), device), cpu)['model']
+    error = max(
+        (found[k].cpu() - v).abs().max().item() for k, v in expected.items()
+    )
+    # AdamW's first steps move a weight by the rate whatever its gradient, so
+    # a gradient of about zero may move it the other way.
+    assert error <= 4e-3, f'weights differ by {error:.1e}'
+    return f'weights differ by at most {error:.1e} after a step of 1e-3'
+
+
+def check_compile(device: torch.device) -> str:
+    """torch.compile without a graph break; its time and speed."""
+    shape = (8, 3, 224, 224) if device.type == 'cuda' else (1, 3, 64, 64)
+    model = _build('tiny', device).eval()
+    images = torch.randn(shape, device=device)
+    compiled = torch.compile(model, fullgraph=True)
+    with torch.no_grad():
+        start = time.perf_counter()
+        outs = compiled(images)
+        seconds = time.perf_counter() - start
+        error = max(map(relative_error, outs, model(images)))
+        assert error < 1e-2, f'relative error {error:.1e}'
+        times = time_in_turns(
+            dict(
+                eager=lambda: model(images), compiled=lambda: compiled(images)
+            ),
+            20,
+            device,
+        )
+    eager, fast = (sorted(found)[10] for found in times.values())
+    return f'compiled in {seconds:.0f} s, {eager / fast:.2f} times as fast'
+
+
+def check_graphs(device: torch.device) -> str:
+    """CUDA graphs compute the same features."""
+    if device.type != 'cuda':
+        raise SkipError('CUDA graphs need a GPU')
+    model = _build('tiny', device).eval()
+    images = torch.randn(1, 3, 224, 224, device=device)
+    with torch.no_grad():
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                model(images)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outs = model(images)
+        images.normal_()
+        graph.replay()
+        error = max(map(relative_error, outs, model(images)))
+        times = time_in_turns(
+            dict(eager=lambda: model(images), graph=graph.replay), 20, device
+        )
+    assert error < 1e-5, f'relative error {error:.1e}'
+    eager, replay = (sorted(found)[10] for found in times.values())
+    return f'{eager / replay:.2f} times as fast with one image'
+
+
+def check_memory(device: torch.device) -> str:
+    """Peak memory of a training step per image, with and without with_cp."""
+    on_gpu = device.type == 'cuda'
+    found = []
+    for shape in ((512, 512), (800, 1344)) if on_gpu else ((64, 64),):
+        for with_cp in (False, True):
+            model = _build('small', device, with_cp=with_cp).train()
+            images = torch.randn(2, 3, *shape, device=device)
+
+            def step(model: nn.Module = model, x: Tensor = images) -> None:
+                sum(out.mean() for out in model(x)).backward()
+
+            step()
+            bytes_ = peak_memory(step, device)
+            if bytes_ is not None:
+                found.append(
+                    f'{shape[0]}x{shape[1]}{" with_cp" * with_cp} '
+                    f'{bytes_ / 2**21:.0f} MiB'
+                )
+    return 'HAT-Net-Small, float32: ' + ', '.join(found)
+
+
+def check_synchronisation(device: torch.device) -> str:
+    """No part of a forward or backward pass waits for the GPU."""
+    if device.type != 'cuda':
+        raise SkipError('a CPU does not wait for itself')
+    model = _build('tiny', device).train()
+    images = torch.randn(2, 3, 250, 333, device=device)
+    for mode in ('default', 'error'):  # the first step allocates
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            sum(out.mean() for out in model(images)).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+    return 'none'
+
+
+CHECKS: dict[str, Callable[[torch.device], str]] = {
+    'versions': check_versions,
+    'mmcv operators': check_operators,
+    'parity with the CPU': check_parity,
+    'fast and plain': check_forms,
+    'no synchronisation': check_synchronisation,
+    'training step': check_training,
+    'distributed': check_distributed,
+    'resuming': check_resuming,
+    'CUDA graphs': check_graphs,
+    'memory': check_memory,
+    'compile': check_compile,
+}
+
+
+def run_checks(
+    device: torch.device, names: Sequence[str] = tuple(CHECKS)
+) -> list[Verdict]:
+    """Run checks one after the other, and print their verdicts.
+
+    Args:
+        device (torch.device): The device.
+        names (Sequence[str]): Keys of CHECKS. Defaults to all.
+
+    Returns:
+        list[Verdict]: The verdicts.
+    """
+    verdicts = []
+    for name in tqdm(names, unit='check'):
+        start = time.perf_counter()
+        try:
+            verdict, found = 'passed', CHECKS[name](device)
+        except SkipError as error:
+            verdict, found = 'skipped', str(error)
+        except Exception as error:  # the report is for the others, too
+            verdict, found = 'failed', f'{type(error).__name__}: {error}'
+        seconds = round(time.perf_counter() - start, 1)
+        found = found.strip().replace('\n', ' ')
+        verdicts.append(Verdict(name, verdict, found, seconds))
+        tqdm.write(f'{verdict:8} {name}: {found}')
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+    return verdicts
+
+
+def write_report(
+    verdicts: Sequence[Verdict], device: torch.device, folder: Path
+) -> None:
+    """Write report.json and report.md.
+
+    Args:
+        verdicts (Sequence[Verdict]): The verdicts.
+        device (torch.device): The device.
+        folder (Path): The folder; created if needed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, machine = [asdict(v) for v in verdicts], describe_machine(device)
+    cells = [{**row, 'seconds': f'{row["seconds"]:.1f}'} for row in rows]
+    report = dict(machine=machine, checks=rows)
+    (folder / 'report.json').write_text(json.dumps(report, indent=1) + '\n')
+    (folder / 'report.md').write_text(
+        f'# HAT-Net on {machine}\n\n{markdown_table(cells)}\n'
+    )
