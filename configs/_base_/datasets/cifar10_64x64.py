@@ -7,9 +7,11 @@ data_preprocessor = dict(
     to_rgb=True,
 )
 train_dataloader = dict(
-    batch_size=128,
+    batch_size=256,
     num_workers=1,
     persistent_workers=True,
+    # Not each image for itself: that takes longer than a step of a GPU.
+    collate_fn=dict(type='default_collate'),
     drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
@@ -33,6 +35,7 @@ val_dataloader = dict(
     batch_size=250,
     num_workers=1,
     persistent_workers=True,
+    collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='CustomDataset',

@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/models/hatnet_cls.py',
     '../_base_/datasets/cifar10_64x64.py',
-    '../_base_/schedules/cifar10_adamw_20e.py',
+    '../_base_/schedules/cifar10_adamw_10e.py',
     '../_base_/mmpretrain_runtime.py',
 ]
 

@@ -1,5 +1,5 @@
 # One set of weights for every G1, G2 and size of images.
-_base_ = 'hatnet-micro_1xb128-20e_cifar10.py'
+_base_ = 'hatnet-micro_1xb256-10e_cifar10.py'
 
 custom_hooks = [
     dict(

@@ -1,5 +1,5 @@
 # PVTv2-B0, whose operations are 0.9 of those of hatnet-micro.
-_base_ = './hatnet-micro_1xb128-20e_cifar10.py'
+_base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(
     backbone=dict(
