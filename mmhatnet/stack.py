@@ -4,6 +4,7 @@ The original packages (OpenMMLab) and their maintained forks (OneDL) install
 the same modules, but their distributions have different names.
 """
 
+import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
@@ -112,6 +113,27 @@ def register_configs() -> None:
     MODULE2PACKAGE['mmhatnet'] = 'mmhatnet.version'
     if not _installed(FAMILIES['openmmlab']['mmseg'][0]):
         MODULE2PACKAGE['mmseg'] = 'mmseg'
+
+
+def explain_missing_operators() -> None:
+    """Make the import of mmcv's operators name the remedy if there are none."""
+    if not _installed(LITE[0]):
+        return
+
+    class Finder:
+        """Stands in for the absent module of all operators."""
+
+        @staticmethod
+        def find_spec(name: str, path: object, target: object = None) -> None:
+            if name == 'mmcv._ext':
+                raise ModuleNotFoundError(
+                    f'{LITE[0]} has no compiled operators, which detectors '
+                    'need: run tools/setup_env.sh (10 minutes on 2 cores '
+                    'without a wheel, seconds with one)',
+                    name=name,
+                )
+
+    sys.meta_path.append(Finder)
 
 
 def _family(found: dict) -> str:

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-Usage: tools/setup_env.sh [--stack onedl|openmmlab] [--isolated] [--path]
+Usage: tools/setup_env.sh [--stack onedl|openmmlab] [--lite] [--isolated] [--path]
 
 Creates a virtual environment with torch, mmcv, mmengine, mmsegmentation,
 mmdetection, mmpretrain and this checkout of mmhatnet (editable). If the
@@ -14,6 +14,9 @@ changes nothing.
   --stack onedl      the maintained OneDL packages (default), in .venv
   --stack openmmlab  the original OpenMMLab packages, in .venv-openmmlab
                      (Python 3.10 or 3.11)
+  --lite             leave out mmcv's compiled operators, which only detectors
+                     need: no compiler, and 10 minutes less where there is no
+                     wheel; a later call without --lite adds them (onedl only)
   --isolated         install the tested torch even if PYTHON already has a
                      torch; openmmlab always does this, because it does not work
                      with a recent torch
@@ -35,11 +38,12 @@ EOF
 say() { printf '\n[setup %4ds] %s\n' "$SECONDS" "$*"; }
 die() { printf 'setup_env.sh: %s\n' "$*" >&2; exit 1; }
 
-stack=onedl isolated=0 path_only=0
+stack=onedl isolated=0 lite=0 path_only=0
 while [ $# -gt 0 ]; do
   case $1 in
     --stack) stack=${2:-}; shift $(($# > 1)) ;;
     --isolated) isolated=1 ;;
+    --lite) lite=1 ;;
     --path) path_only=1 ;;
     -h | --help) usage; exit 0 ;;
     *) die "unknown option '$1' (see --help)" ;;
@@ -51,6 +55,8 @@ case $stack in
   openmmlab) suffix=-openmmlab mmcv=mmcv mim=openmim isolated=1 ;;
   *) die "--stack is 'onedl' or 'openmmlab', not '$stack'" ;;
 esac
+
+[ $lite = 0 ] || [ "$stack" = onedl ] || die '--lite is for --stack onedl'
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${MMHATNET_VENV:-$root/.venv$suffix}
@@ -82,8 +88,9 @@ made_from() {
   "$py" -c 'import sys; print(sys.version)'
 }
 stamp=$venv/.mmhatnet-$stack
-if [ -x "$py" ] && [ -f "$stamp" ] && [ -e "$root/mmhatnet/.mim/configs" ] \
-    && [ "$(made_from | cksum)" = "$(cat "$stamp")" ]; then
+is_current() { [ -f "$1" ] && [ "$(made_from | cksum)" = "$(cat "$1")" ]; }
+if [ -x "$py" ] && [ -e "$root/mmhatnet/.mim/configs" ] \
+    && { is_current "$stamp" || { [ $lite = 1 ] && is_current "$stamp-lite"; }; }; then
   echo "The environment in $venv is up to date."
   exit 0
 fi
@@ -162,11 +169,19 @@ build_mmcv() {
       || die "no prebuilt mmcv for torch $torch: to build it, install the CUDA $cuda toolkit (nvcc on the PATH is ${nvcc:-absent})"
   fi
   mkdir -p "$wheels"
+  # In a folder that stays, so that a second call continues an interrupted one.
+  if [ ! -d "$wheels/src" ]; then
+    "$py" -m pip download -qq --no-deps --no-build-isolation --no-binary "$mmcv" \
+      -d "$wheels" "$mmcv==$mmcv_version" || die "the source of mmcv could not be downloaded"
+    mkdir -p "$wheels/src.part"
+    tar xzf "$wheels"/*.tar.gz -C "$wheels/src.part" --strip-components 1
+    mv "$wheels/src.part" "$wheels/src"
+  fi
   echo "  building from source: 10 minutes on 2 cores, longer for CUDA; the log is $log"
   # -O1 without debug symbols takes a third of the time of the default flags.
   if ! PATH="$venv/bin:$PATH" MMCV_WITH_OPS=1 CFLAGS="-g0 -O1" \
       "$py" -m pip wheel -v --no-deps --no-build-isolation -w "$wheels/new" \
-        "$mmcv==$mmcv_version" 2>&1 | tee "$log" \
+        "$wheels/src" 2>&1 | tee "$log" \
         | awk 'match($0, /\[[0-9]+\/[0-9]+\]/) && ++n % 10 == 0 {
                  print "    compiled " substr($0, RSTART, RLENGTH); fflush() }'
   then
@@ -174,13 +189,24 @@ build_mmcv() {
     die "mmcv could not be built (see $log): it needs a C++17 compiler, and torch $(pinned torch) is known to work (--isolated installs it in a new environment)"
   fi
   mv "$wheels"/new/*.whl "$wheels"
+  rm -rf "$wheels/src" "$wheels"/*.tar.gz
 }
 
 pip_install -r "$root/requirements/build.txt"
 tag=$("$py" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 wheels=${XDG_CACHE_HOME:-$HOME/.cache}/mmhatnet/$mmcv-$mmcv_version-torch$torch-$tag
 only_wheel=(--only-binary "$mmcv" "$mmcv==$mmcv_version")
-if mmcv_works; then
+# Most of the next steps install mmcv without its requirements.
+install_imports_of_mmcv() {
+  pip_install "$(grep -o '[a-z-]*mmengine==.*' "$tested")" "numpy==$(pinned numpy)" \
+    "opencv-python==$(pinned opencv-python)"
+}
+if [ $lite = 1 ] && ! mmcv_works; then
+  version=$(sed -n "s/^LITE = ('mmcv-lite', '\([0-9.]*\)'.*/\1/p" "$root/mmhatnet/stack.py")
+  say "3/5 installing mmcv-lite $version (seconds)"
+  install_imports_of_mmcv
+  pip_install --no-deps "mmcv-lite==$version" # it requires another mmengine
+elif mmcv_works; then
   say "3/5 keeping mmcv $("$py" -c 'import mmcv; print(mmcv.__version__)')"
 else
   say "3/5 installing mmcv $mmcv_version"
@@ -191,10 +217,10 @@ else
     "$py" -m pip install -qq --target "$scratch/mim" $mim \
       && PYTHONPATH="$scratch/mim" "$py" -m mim install -qq --no-deps "${only_wheel[@]}"
   }
-  # Install what mmcv imports, because most of the next steps install mmcv
-  # without its requirements.
-  pip_install "$(grep -o '[a-z-]*mmengine==.*' "$tested")" "numpy==$(pinned numpy)" \
-    "opencv-python==$(pinned opencv-python)"
+  # It has the same folder.
+  rm -f "$stamp-lite"
+  "$py" -m pip uninstall -qq -y mmcv-lite 2>/dev/null
+  install_imports_of_mmcv
   { [ -n "$cuda" ] && try_wheel "prebuilt for CUDA $cuda, by mim" from_mim; } \
     || try_wheel "built here before ($wheels)" from_cache \
     || try_wheel 'PIP_FIND_LINKS and the package index' pip_install "${only_wheel[@]}" \
@@ -205,7 +231,12 @@ fi
 # --- 4. the task libraries ---------------------------------------------------
 say '4/5 installing mmengine, mmsegmentation, mmdetection, mmpretrain (1 minute)'
 requirements=$root/requirements/mminstall$([ $stack = onedl ] || echo _$stack).txt
-pip_install -r "$requirements"
+if mmcv_works; then
+  pip_install -r "$requirements"
+else
+  grep -v "^$mmcv" "$requirements" >"$scratch/lite.txt"
+  pip_install -r "$scratch/lite.txt"
+fi
 
 # --- 5. mmhatnet -------------------------------------------------------------
 say '5/5 installing mmhatnet (editable) and the requirements of its tests (seconds)'
@@ -215,6 +246,11 @@ from importlib import import_module
 for name in 'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'mmhatnet':
     print(f'  {name:10s} {import_module(name).__version__}')
 EOF
+if [ $lite = 1 ] && ! mmcv_works; then
+  made_from | cksum >"$stamp-lite"
+  say "done, without mmcv's operators: tools/setup_env.sh adds them; source $venv/bin/activate"
+  exit 0
+fi
 mmcv_works || die "mmcv's compiled operators do not run; delete $venv and try again"
 made_from | cksum >"$stamp"
 say "done: source $venv/bin/activate"
