@@ -116,7 +116,7 @@ def register_configs() -> None:
 
 
 def explain_missing_operators() -> None:
-    """Make the import of mmcv's operators name the remedy if there are none."""
+    """Let the import of operators that mmcv-lite lacks name the remedy."""
     if not _installed(LITE[0]):
         return
 

@@ -23,9 +23,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmhatnet.analysis.random_batch import make_batch
 from mmhatnet.config import read_config
 from mmhatnet.datasets import CLASSES
+from mmhatnet.gpu_check.random_batch import make_batch
 from mmhatnet.launch import adapt_to_cpu
 from mmhatnet.models import HATNet
 

@@ -1,0 +1,1 @@
+"""One command that checks HAT-Net on a GPU."""
