@@ -125,6 +125,28 @@ class TestVersions:
         with pytest.warns(UserWarning, match='overwrite each other'):
             stack.check_versions()
 
+    def test_lite_stands_in_for_mmcv(self, installed):
+        del installed['onedl-mmcv']
+        installed['mmcv-lite'] = '2.2.0'
+        stack.check_versions()
+        installed['mmcv-lite'] = '2.0.0'
+        with pytest.raises(ImportError, match='needs mmcv-lite>=2.2.0'):
+            stack.check_versions()
+
+    def test_absent_operators_name_the_remedy(self, installed, monkeypatch):
+        monkeypatch.setattr(sys, 'meta_path', [*sys.meta_path])
+        installed['mmcv-lite'] = '2.2.0'
+        stack.explain_missing_operators()
+        finder = sys.meta_path[-1]
+        with pytest.raises(ModuleNotFoundError, match='tools/setup_env.sh'):
+            finder.find_spec('mmcv._ext', None)
+        assert finder.find_spec('mmcv.ops', None) is None
+
+    def test_imports_do_not_change_with_mmcv(self, installed):
+        before = [*sys.meta_path]
+        stack.explain_missing_operators()
+        assert sys.meta_path == before
+
     @pytest.mark.parametrize('family', stack.FAMILIES)
     def test_set_up_installs_what_is_tested(self, family):
         text = (ROOT / 'requirements' / f'tested_{family}.txt').read_text()
@@ -210,6 +232,10 @@ class TestSetUp:
             (['--stack', 'mmlab'], "--stack is 'onedl' or 'openmmlab'"),
             (['--stack'], "--stack is 'onedl' or 'openmmlab'"),
             (['--fast'], "unknown option '--fast'"),
+            (
+                ['--lite', '--stack', 'openmmlab'],
+                '--lite is for --stack onedl',
+            ),
         ],
     )
     def test_wrong_argument(self, arguments, message):
@@ -276,7 +302,7 @@ def test_layers():
         for imported in imports:
             if '.weights' in name and imported != 'mmhatnet.atomic':
                 assert '.weights' in imported, name
-            if not re.search(r'\.(analysis|reproduction)\b', name):
+            if not re.search(r'\.(analysis|gpu_check|reproduction)\b', name):
                 assert '.analysis' not in imported, name
             if '.reproduction' not in name:
                 assert '.reproduction' not in imported, name

@@ -297,13 +297,15 @@ CIFAR10 = dict(
     # In epochs of 10 iterations.
     epoch=10,
     rates={
-        0: 5e-6,
-        20: 5e-4,
-        110: 2.55e-4,
-        199: 1e-5 + 4.9e-4 * (1 + cos(pi * 179 / 180)) / 2,
+        0: 3e-6,
+        10: 3e-4,
+        55: 1.515e-4,
+        99: 3e-6 + 2.97e-4 * (1 + cos(pi * 89 / 90)) / 2,
     },
     decay=lambda name, kind: 0 if kind in ('norm', 'bias') else 0.05,
-    length=20,
+    lr=3e-4,
+    length=10,
+    clip=dict(max_norm=1.0),
 )
 # Patterns of the configs -> recipe. The first that fits counts.
 RECIPES = {

@@ -6,7 +6,7 @@ if [ $# -gt 0 ]; then
   cat <<'USAGE'
 Usage: tools/quickstart.sh
 
-Sets up an environment (tools/setup_env.sh; its variables apply), makes the
+Sets up an environment (tools/setup_env.sh --lite; its variables apply), makes the
 demo data, trains the Semantic FPN demo from scratch, on all GPUs or in two
 processes on the CPU, evaluates it and draws its predictions beside the ground
 truth. A second call continues where the first was interrupted.
@@ -15,7 +15,7 @@ USAGE
 fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-tools/setup_env.sh
+tools/setup_env.sh --lite
 venv=$(tools/setup_env.sh --path)
 export PYTHON=$venv/bin/python
 config=configs/demo/fpn_hatnet-tiny_2xb4-400_demo.py
