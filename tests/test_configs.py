@@ -63,7 +63,9 @@ def test_training_step(config):
     for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
         stage.sampler.num = 64  # regions; 512 take most of the time
     model = build(cfg)
-    batch = make_batch(cfg.default_scope)
+    head = cfg.model.get('bbox_head') or {}
+    classes = min(head.get('num_classes', 6), 6)
+    batch = make_batch(cfg.default_scope, classes=classes)
     data = model.data_preprocessor(batch, training=True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()

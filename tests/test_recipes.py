@@ -268,6 +268,32 @@ DEMO_DET = dict(
     test=[LOAD, dict(type='Resize', scale_factor=1.0), MASKS, PACK_DET],
     preprocessor=dict(RGB, bgr_to_rgb=True, pad_size_divisor=32),
 )
+TREES = dict(
+    DEMO,
+    train=[
+        LOAD,
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(
+            type='RandomFlip',
+            prob=[0.25] * 3,
+            direction=['horizontal', 'vertical', 'diagonal'],
+        ),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='PackDetInputs'),
+    ],
+    test=[
+        LOAD,
+        dict(type='Resize', scale_factor=1.0),
+        dict(type='LoadAnnotations', with_bbox=True),
+        PACK_DET,
+    ],
+    preprocessor=dict(RGB, bgr_to_rgb=True, pad_size_divisor=32),
+    grids=((8, 8, 8), (16, 8, 4)),
+    lr=3e-4,
+    rates={0: 3e-6, 50: 3e-4, 6000: 1.515e-4, 11999: 3e-6},
+    decay=lambda name, kind: 0 if kind in ('norm', 'bias') else 0.05,
+    length=12,
+)
 ENLARGE = dict(type='Resize', scale=64, interpolation='bicubic')
 CIFAR10 = dict(
     DEMO,
@@ -313,6 +339,7 @@ RECIPES = {
     'demo/fpn*': DEMO_FPN,
     'demo/*': DEMO_DET,
     'evidence/hatnet*': CIFAR10,
+    'evidence/retinanet*': TREES,
     'evidence/resnet*': dict(CIFAR10, grids=None, drop_path=None),
     'evidence/*': dict(CIFAR10, grids=None),
     'hatnet/hatnet-[ml]*': imagenet(

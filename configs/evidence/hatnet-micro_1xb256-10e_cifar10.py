@@ -9,14 +9,7 @@ _base_ = [
 
 model = dict(
     backbone=dict(
-        arch=dict(
-            _delete_=True,
-            embed_dims=(32, 64, 128, 192),
-            depths=(2, 2, 4, 2),
-            kernel_sizes=(3, 3, 3, 3),
-            expansions=(8, 8, 4, 4),
-            head_dim=32,
-        ),
+        arch='micro',
         # As at 224x224, G2 leaves the same tokens in each stage: 4x4.
         grid_sizes=(8, 4, 4),
         ds_ratios=(4, 2, 1),

@@ -3,13 +3,14 @@
 import torch
 
 
-def make_batch(scope: str, size: int = 64) -> dict:
+def make_batch(scope: str, size: int = 64, classes: int = 6) -> dict:
     """Make two random images with what a task needs as truth.
 
     Args:
         scope (str): The library of the task: 'mmpretrain', 'mmseg' or
             'mmdet'.
         size (int): Height and width in pixels. Defaults to 64.
+        classes (int): Number of classes of objects. Defaults to 6.
 
     Returns:
         dict: What a data loader of the library gives.
@@ -18,7 +19,10 @@ def make_batch(scope: str, size: int = 64) -> dict:
         from mmdet.testing import demo_mm_inputs
 
         shapes = [(3, size, size)] * 2
-        return demo_mm_inputs(2, shapes, [3, 3], 6, with_mask=True)
+        batch = demo_mm_inputs(2, shapes, [3, 3], 6, with_mask=True)
+        for sample in batch['data_samples']:
+            sample.gt_instances.labels %= classes
+        return batch
     image = torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
     if scope == 'mmpretrain':
         from mmpretrain.structures import DataSample

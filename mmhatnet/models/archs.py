@@ -15,6 +15,8 @@ _TABLE_1 = {
     'medium': ((64, 128, 320, 512), (3, 6, 18, 3), (5, 3, 5, 3), (8, 8, 4, 4), 64),  # noqa: E501
     'large':  ((64, 128, 320, 640), (3, 8, 27, 3), (3, 3, 3, 3), (8, 8, 4, 4), 64),  # noqa: E501
 }
+# Not in the paper: 2.5 M parameters, for trainings of hours on a CPU.
+_MICRO = (32, 64, 128, 192), (2, 2, 4, 2), (3, 3, 3, 3), (8, 8, 4, 4), 32
 # fmt: on
 _COLUMNS = ('embed_dims', 'depths', 'kernel_sizes', 'expansions', 'head_dim')
 ARCHS = {
@@ -22,6 +24,7 @@ ARCHS = {
     for name, row in _TABLE_1.items()
     for alias in (name[0], name)
 }
+ARCHS['micro'] = dict(zip(_COLUMNS, _MICRO, strict=True))
 
 
 def as_integers(values: object) -> tuple[int, ...]:

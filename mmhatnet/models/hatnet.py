@@ -292,8 +292,8 @@ class HATNet(BackboneBase):
 
     Args:
         arch (str | dict): 'tiny'/'t', 'small'/'s', 'medium'/'m' or
-            'large'/'l' (Table 1), or a dict with an entry per stage for
-            **embed_dims** (channels C), **depths** (numbers of blocks),
+            'large'/'l' (Table 1), 'micro', or a dict with an entry per stage
+            for **embed_dims** (channels C), **depths** (numbers of blocks),
             **kernel_sizes** (K of the depthwise convolutions, odd) and
             **expansions** (E of the MLPs), and with **head_dim** (channels of
             a head; divides every C). Defaults to 'tiny'.

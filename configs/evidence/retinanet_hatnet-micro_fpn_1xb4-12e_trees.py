@@ -1,0 +1,25 @@
+# A detector of tree crowns, small enough for a CPU.
+_base_ = [
+    '../_base_/models/retinanet_hatnet_fpn.py',
+    '../_base_/datasets/tree_crowns.py',
+    '../_base_/schedules/tree_crowns_adamw_12e.py',
+    '../_base_/mmdet_runtime.py',
+]
+
+model = dict(
+    backbone=dict(arch='micro', init_cfg=None, drop_path_rate=0.0),
+    neck=dict(
+        in_channels=[32, 64, 128, 192],
+        out_channels=64,
+        num_outs=4,
+    ),
+    bbox_head=dict(
+        num_classes=1,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=2,
+        # Crowns are 8 to 106 pixels wide, half of them under 40.
+        anchor_generator=dict(octave_base_scale=2, strides=[8, 16, 32, 64]),
+    ),
+)
+default_hooks = dict(logger=dict(interval=10))
