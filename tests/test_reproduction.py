@@ -373,6 +373,33 @@ class TestTool:
         assert 'give a row' in call_tool(REPRODUCE, code=2)
 
 
+def test_page_of_evidence(tmp_path):
+    page, folder = TOOLS / 'pages' / 'evidence.py', tmp_path / 'evidence'
+    folder.mkdir()
+    for name, best in ('a', 50.0), ('b', 61.25):
+        record = dict(
+            name=name,
+            config=f'config-{name}',
+            seed=1,
+            parameters=2_480_000,
+            operations=49_500_000,
+            machine='2 CPU threads',
+            curve=[
+                {'images': 1000 * k, 'accuracy/top1': best / 2 * k}
+                for k in (1, 2)
+            ],
+        )
+        (folder / f'cifar10_{name}.json').write_text(json.dumps(record))
+    call_tool(page, '--out', folder)
+    text = (tmp_path / 'evidence.md').read_text()
+    rows = [line.split(' | ') for line in re.findall(r'^\| `.*$', text, re.M)]
+    assert [row[-2] for row in rows] == ['50.00', '61.25']
+    assert [row[4] for row in rows] == ['2000', '2000']
+    assert (folder / 'cifar10.png').stat().st_size > 1000
+    output = call_tool(page, '--out', folder, '--add', 'x', 'y', code=2)
+    assert "no group 'x'" in output
+
+
 def test_record_of_a_training(tmp_path):
     """The curve over its resumed parts, with the images seen."""
     cfg = find_experiment('hatnet-tiny_8xb128_in1k').config()

@@ -39,7 +39,7 @@ The command of each is `python tools/train.py configs/evidence/CONFIG
 """
 
 
-def section(group: str, records: list[dict]) -> str:
+def section(group: str, records: list[dict], folder: Path) -> str:
     title, metric, shape, text = GROUPS[group]
     rows = [
         {
@@ -66,7 +66,7 @@ def section(group: str, records: list[dict]) -> str:
     over_images.set(xlabel='images seen', ylabel=metric)
     over_operations.set(xlabel='multiply-accumulates of training (P)')
     over_images.legend(fontsize='small')
-    with replacing(FOLDER / f'{group}.png') as part:
+    with replacing(folder / f'{group}.png') as part:
         figure.savefig(part, format='png', dpi=100)
     return '\n'.join(
         [
@@ -75,7 +75,7 @@ def section(group: str, records: list[dict]) -> str:
             f'{shape[0]}x{shape[1]}.\n',
             markdown_table(rows),
             f'\n![{metric} over images and operations]'
-            f'(evidence/{group}.png)\n',
+            f'({folder.name}/{group}.png)\n',
         ]
     )
 
@@ -91,8 +91,15 @@ def main() -> None:
         metavar=('GROUP', 'WORK_DIR'),
         help=f'add a training first; GROUP is one of {", ".join(GROUPS)}',
     )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=FOLDER,
+        help='folder of the trainings; the page is beside it (default: '
+        'docs/evidence)',
+    )
     args = parser.parse_args()
-    FOLDER.mkdir(exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     if args.add:
         group, work_dir = args.add
         if group not in GROUPS:
@@ -100,18 +107,18 @@ def main() -> None:
                 f"no group '{group}': choose from {', '.join(GROUPS)}"
             )
         record = record_training(work_dir, GROUPS[group][2])
-        target = FOLDER / f'{group}_{record["name"]}.json'
+        target = args.out / f'{group}_{record["name"]}.json'
         with replacing(target) as part:
             Path(part).write_text(json.dumps(record, indent=1) + '\n')
     parts = [TEXT]
     for group in GROUPS:
         found = [
             json.loads(path.read_text())
-            for path in sorted(FOLDER.glob(f'{group}_*.json'))
+            for path in sorted(args.out.glob(f'{group}_*.json'))
         ]
         if found:
-            parts.append(section(group, found))
-    with replacing(FOLDER.with_suffix('.md')) as part:
+            parts.append(section(group, found, args.out))
+    with replacing(args.out.with_suffix('.md')) as part:
         Path(part).write_text('\n'.join(parts).rstrip() + '\n')
 
 
