@@ -1,15 +1,10 @@
 """HAT-Net (Vision Transformers with Hierarchical Attention) for OpenMMLab."""
 
-from .stack import (
-    check_versions,
-    explain_missing_operators,
-    register_configs,
-)
+from .stack import check_versions, register_configs
 from .version import __version__
 
 check_versions()
 register_configs()
-explain_missing_operators()
 
 # These imports come after the check, whose error names what to install.
 # Importing releases registers the names and URLs of the authors' files.

@@ -12,6 +12,7 @@ from traceback import walk_tb
 from mmengine.config import Config, DictAction
 
 from .config import check_keys, read_config
+from .stack import explain_missing_operators
 
 ONE_LINE = ImportError, OSError, ValueError
 
@@ -162,7 +163,8 @@ def one_line_errors() -> Iterator[None]:
     rank = os.environ.get('RANK', '0')
     name = Path(sys.argv[0]).name
     try:
-        yield
+        with explain_missing_operators():
+            yield
     except (Exception, KeyboardInterrupt) as error:
         # Libraries wrap errors in others: mmengine's registries that of a
         # class, and its config even Ctrl-C.

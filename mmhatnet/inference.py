@@ -19,6 +19,7 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 
 from .checks import find_device, iter_datasets
 from .datasets.inspection import unreadable as unreadable
+from .stack import explain_missing_operators
 from .weights.loading import load_weights
 from .zoo import dataset_meta, find_weights, get_model, load_model_config
 
@@ -27,6 +28,7 @@ SUFFIXES = ('.png', '.json', '_labels.png')
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
+@explain_missing_operators()
 def get_inferencer(
     model: str | os.PathLike | Config,
     checkpoint: str | None = None,
@@ -49,6 +51,7 @@ def get_inferencer(
 
     Raises:
         FileNotFoundError: If a file does not exist.
+        ImportError: If a detector lacks mmcv's operators.
         ValueError: If the name is unknown, there is no such device, the model
             has no released weights, or the weights do not fit. The message
             names the keys.

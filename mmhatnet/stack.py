@@ -4,8 +4,9 @@ The original packages (OpenMMLab) and their maintained forks (OneDL) install
 the same modules, but their distributions have different names.
 """
 
-import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import Version
@@ -115,25 +116,23 @@ def register_configs() -> None:
         MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
-def explain_missing_operators() -> None:
-    """Let the import of operators that mmcv-lite lacks name the remedy."""
-    if not _installed(LITE[0]):
-        return
+@contextmanager
+def explain_missing_operators() -> Iterator[None]:
+    """Name the remedy where mmcv's compiled operators are missing.
 
-    class Finder:
-        """Stands in for the absent module of all operators."""
-
-        @staticmethod
-        def find_spec(name: str, path: object, target: object = None) -> None:
-            if name == 'mmcv._ext':
-                raise ModuleNotFoundError(
-                    f'{LITE[0]} has no compiled operators, which detectors '
-                    'need: run tools/setup_env.sh (10 minutes on 2 cores '
-                    'without a wheel, seconds with one)',
-                    name=name,
-                )
-
-    sys.meta_path.append(Finder)
+    Raises:
+        ImportError: Instead of a ModuleNotFoundError of ``mmcv._ext``.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != 'mmcv._ext':
+            raise
+        raise ImportError(
+            "detectors need mmcv's compiled operators, which the installed "
+            'mmcv lacks: run tools/setup_env.sh (10 minutes on 2 cores '
+            'without a wheel, seconds with one)'
+        ) from error
 
 
 def _family(found: dict) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 
 from .checks import iter_datasets
 from .config import read_config
+from .stack import explain_missing_operators
 from .weights.loading import load_weights
 
 CLASSIFICATION = 'Image Classification'
@@ -177,6 +178,7 @@ def find_weights(model: str | os.PathLike | Config) -> str:
     )
 
 
+@explain_missing_operators()
 def get_model(
     model: str | os.PathLike | Config,
     pretrained: bool | str = False,
@@ -202,6 +204,7 @@ def get_model(
 
     Raises:
         FileNotFoundError: If a file does not exist.
+        ImportError: If a detector lacks mmcv's operators.
         ValueError: If the name is unknown, the model has no released weights,
             or the weights do not fit. The message names the keys.
     """
