@@ -63,6 +63,20 @@ class TestParity:
             checks.check_parity(CPU, ('tiny',), ((49, 65),))
 
 
+def test_notices_a_lost_state_of_the_optimizer(monkeypatch):
+    load, calls = torch.optim.AdamW.load_state_dict, []
+
+    def lose(self, state):
+        calls.append(state)
+        if len(calls) == 3:  # the step on the device
+            state = dict(state, state={})
+        load(self, state)
+
+    monkeypatch.setattr(torch.optim.AdamW, 'load_state_dict', lose)
+    with pytest.raises(AssertionError, match='moved differently by'):
+        checks.check_resuming(CPU)
+
+
 def test_failure_is_reported(tmp_path, monkeypatch):
     def fails(device):
         raise RuntimeError('two\nlines')

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 set -euo pipefail
-case ${1:-} in
-  -h | --help)
-    echo 'Usage: tools/gpu_check.sh [CHECK ...] [--device cuda] [--out gpu_check]'
-    echo
-    echo 'Checks HAT-Net on this GPU in minutes: precision, training, DDP,'
-    echo 'compiling, memory. Prints a verdict for each, and writes report.md and'
-    echo 'report.json. PYTHON chooses the Python [python].' ;;
-  *) exec "${PYTHON:-python}" -m mmhatnet.gpu_check "$@" ;;
-esac
+if [ "${1:-}" = -h ] || [ "${1:-}" = --help ]; then
+  cat <<'USAGE'
+Usage: tools/gpu_check.sh [CHECK ...] [--device cuda] [--out gpu_check]
+
+Checks HAT-Net on this GPU in minutes: precision, training, DDP, CUDA graphs,
+memory, compiling. Prints a verdict for each, and writes report.md and
+report.json. PYTHON chooses the Python [python].
+USAGE
+  exit 0
+fi
+exec "${PYTHON:-python}" -m mmhatnet.gpu_check "$@"

@@ -8,7 +8,7 @@ import copy
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import product
 
 import torch
@@ -78,13 +78,9 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
     before = cudnn.allow_tf32, matmul.allow_tf32
     cudnn.allow_tf32 = matmul.allow_tf32 = name == 'tf32'
     half = name in ('float16', 'bfloat16')
-    autocast = (
-        torch.autocast(device.type, getattr(torch, name))
-        if half
-        else (nullcontext())
-    )
+    dtype = getattr(torch, name) if half else None
     try:
-        with autocast:
+        with torch.autocast(device.type, dtype, enabled=half):
             yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32 = before
@@ -113,7 +109,7 @@ def check_versions(device: torch.device) -> str:
 
 
 def check_operators(device: torch.device) -> str:
-    """Mmcv's compiled operators."""
+    """Operators that mmcv compiles."""
     try:
         from mmcv.ops import nms, roi_align
     except ImportError as error:
@@ -274,13 +270,16 @@ def check_resuming(device: torch.device) -> str:
     cpu = torch.device('cpu')
     expected = train(train(train(None, cpu), cpu), cpu)['model']
     found = train(train(train(None, cpu), device), cpu)['model']
-    error = max(
-        (found[k].cpu() - v).abs().max().item() for k, v in expected.items()
+    start = _build('tiny').state_dict()
+    moved, differs = (
+        torch.cat([(a[k].cpu() - b[k]).flatten() for k in b]).norm().item()
+        for a, b in ((expected, start), (found, expected))
     )
-    # AdamW's first steps move a weight by the rate whatever its gradient, so
-    # a gradient of about zero may move it the other way.
-    assert error <= 4e-3, f'weights differ by {error:.1e}'
-    return f'weights differ by at most {error:.1e} after a step of 1e-3'
+    # Not 0, as AdamW's first steps move a weight by the rate whatever its
+    # gradient, and one of about zero may move it the other way.
+    share = differs / moved
+    assert share < 0.05, f'the weights moved differently by {share:.1%}'
+    return f'the weights moved differently by {share:.2%} in three steps'
 
 
 def check_compile(device: torch.device) -> str:
@@ -337,6 +336,7 @@ def check_memory(device: torch.device) -> str:
     on_gpu = device.type == 'cuda'
     found = []
     for shape in ((512, 512), (800, 1344)) if on_gpu else ((64, 64),):
+        peaks = []
         for with_cp in (False, True):
             model = _build('small', device, with_cp=with_cp).train()
             images = torch.randn(2, 3, *shape, device=device)
@@ -345,12 +345,13 @@ def check_memory(device: torch.device) -> str:
                 sum(out.mean() for out in model(x)).backward()
 
             step()
-            bytes_ = peak_memory(step, device)
-            if bytes_ is not None:
-                found.append(
-                    f'{shape[0]}x{shape[1]}{" with_cp" * with_cp} '
-                    f'{bytes_ / 2**21:.0f} MiB'
-                )
+            peaks.append((peak_memory(step, device) or 0) / len(images))
+        # On a CPU, the peak of so small an image is that of the gradients.
+        assert peaks[1] < peaks[0] or not on_gpu, f'{peaks} bytes at {shape}'
+        without, checkpointed = (f'{peak / 2**20:.0f}' for peak in peaks)
+        found.append(
+            f'{shape[0]}x{shape[1]} {without} MiB, with_cp {checkpointed} MiB'
+        )
     return 'HAT-Net-Small, float32: ' + ', '.join(found)
 
 
