@@ -6,8 +6,8 @@ if [ $# -gt 0 ]; then
   cat <<'USAGE'
 Usage: tools/quickstart.sh
 
-Sets up an environment (tools/setup_env.sh --lite; its variables apply), makes the
-demo data, trains the Semantic FPN demo from scratch, on all GPUs or in two
+Sets up an environment (tools/setup_env.sh --lite; its variables apply), makes
+the demo data, trains the Semantic FPN demo from scratch, on all GPUs or in two
 processes on the CPU, evaluates it and draws its predictions beside the ground
 truth. A second call continues where the first was interrupted.
 USAGE

@@ -1,4 +1,4 @@
-# One set of weights for every G1, G2 and size of images.
+# One set of weights for several G1, G2 and sizes of images.
 _base_ = 'hatnet-micro_1xb256-10e_cifar10.py'
 
 custom_hooks = [

@@ -18,7 +18,7 @@ model = dict(
         in_channels=64,
         feat_channels=64,
         stacked_convs=2,
-        # Crowns are 8 to 106 pixels wide, half of them under 40.
+        # The roots of the boxes' areas are 8 to 106 pixels, 40 in the median.
         anchor_generator=dict(octave_base_scale=2, strides=[8, 16, 32, 64]),
     ),
 )
