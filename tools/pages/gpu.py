@@ -41,8 +41,9 @@ def section(report: dict) -> str:
             ]
         ),
         '\nBackbones with random weights, measured once by a script that is '
-        'not part of mmhatnet, in one process and in turns; medians. *speed* and *memory* are relative to the plain equations in '
-        'NCHW (`fast=False`), as the authors compute them. float32 has '
+        'not part of mmhatnet, in one process and in turns; medians. *speed* '
+        'and *memory* are relative to the plain equations in NCHW '
+        '(`fast=False`), as the authors compute them. float32 has '
         "torch's defaults: TF32 in convolutions, not in matrix products.\n",
     ]
     for title, group in groupby(report['timings'], case):
