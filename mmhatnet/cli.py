@@ -162,6 +162,8 @@ def one_line_errors() -> Iterator[None]:
     """
     rank = os.environ.get('RANK', '0')
     name = Path(sys.argv[0]).name
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
     try:
         with explain_missing_operators():
             yield
@@ -170,7 +172,6 @@ def one_line_errors() -> Iterator[None]:
         # class, and its config even Ctrl-C.
         chain = list(_iter_chain(error))
         if any(isinstance(cause, KeyboardInterrupt) for cause in chain):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # torchrun repeats it
             if rank == '0':
                 print(f'{name}: interrupted', file=sys.stderr)
             sys.exit(130)
@@ -179,6 +180,18 @@ def one_line_errors() -> Iterator[None]:
             raise
         where = f' (rank {rank})' if rank != '0' else ''
         sys.exit(f'{name}{where}: error: {origin}')
+    finally:
+        if signal.getsignal(signal.SIGINT) is _interrupt_once:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt_once(*args: object) -> None:
+    """Handle Ctrl-C, and ignore it while the program ends.
+
+    torchrun repeats the signal, which would cut the end off.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _iter_chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -20,7 +20,9 @@ SCRIPTS = (
 
 
 @pytest.mark.default_stack
-@pytest.mark.parametrize('name', [*SCRIPTS, 'setup_env.sh', 'run_tests.sh'])
+@pytest.mark.parametrize(
+    'name', [*SCRIPTS, 'setup_env.sh', 'run_tests.sh', 'gpu_check.sh']
+)
 def test_help_of_scripts(name, tmp_path):
     output = run_tool(TOOLS / name, '--help', cwd=tmp_path)
     assert output.startswith(f'Usage: tools/{name}')
@@ -31,6 +33,24 @@ def test_help_of_scripts(name, tmp_path):
 def test_usage_after_a_wrong_argument(name, tmp_path):
     output = run_tool(TOOLS / name, '--nothing', cwd=tmp_path, code=2)
     assert 'Usage: ' in output
+
+
+@pytest.mark.default_stack
+def test_second_interrupt_does_not_cut_the_end_off():
+    code = """
+import os, signal, time
+from mmhatnet.cli import one_line_errors
+with one_line_errors():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(9)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        print('cleaned', flush=True)
+"""
+    output = run_tool('-c', code, code=130)
+    assert output.splitlines()[-2:] == ['cleaned', '-c: interrupted']
 
 
 @pytest.mark.default_stack
