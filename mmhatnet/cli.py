@@ -101,6 +101,44 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     check_keys(cfg, options)
 
 
+def grid(text: str) -> tuple[int, ...]:
+    """Parse G1 or G2.
+
+    Args:
+        text (str): Numbers with commas between them.
+
+    Returns:
+        tuple[int]: The numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is anything else.
+    """
+    try:
+        return tuple(map(int, text.split(',')))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not like 8,8,8: one number for each of the stages "
+            '0 to 2'
+        ) from None
+
+
+def add_grids(parser: argparse.ArgumentParser) -> None:
+    """Add ``--g1`` and ``--g2``, of which a tool measures all pairs.
+
+    Args:
+        parser (ArgumentParser): Gets the options.
+    """
+    for option, name in (('--g1', 'grid_sizes'), ('--g2', 'ds_ratios')):
+        parser.add_argument(
+            option,
+            type=grid,
+            nargs='+',
+            default=[None],
+            metavar='A,B,C',
+            help=f'{name} of the stages 0 to 2 (default: as configured)',
+        )
+
+
 def positive(text: str) -> int:
     """Read an argument that is a number of things: ``type=positive``.
 

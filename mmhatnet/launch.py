@@ -174,10 +174,17 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
             notes.append('no GPU: SyncBN became BN, statistics per process')
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
-        wrapper.type = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fp64'):
+        dtype = wrapper.pop('dtype', None)
+        for key in ('loss_scale', 'use_fp64'):
             wrapper.pop(key, None)
-        notes.append('no GPU: training in float32, without mixed precision')
+        if dtype in ('bfloat16', torch.bfloat16):
+            wrapper.type = 'mmhatnet.BFloat16OptimWrapper'
+        else:
+            wrapper.type = 'OptimWrapper'
+            notes.append(
+                'no GPU: training in float32; for mixed precision on a CPU, '
+                'set optim_wrapper.dtype=bfloat16'
+            )
     return notes
 
 

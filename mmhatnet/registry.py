@@ -15,6 +15,12 @@ MODELS = Registry(
     scope='mmhatnet',
     locations=['mmhatnet.models'],
 )
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper',
+    parent=registry.OPTIM_WRAPPERS,
+    scope='mmhatnet',
+    locations=['mmhatnet.precision'],
+)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=registry.OPTIM_WRAPPER_CONSTRUCTORS,
@@ -26,4 +32,10 @@ HOOKS = Registry(
     parent=registry.HOOKS,
     scope='mmhatnet',
     locations=['mmhatnet.hooks', 'mmhatnet.elastic'],
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=registry.TRANSFORMS,
+    scope='mmhatnet',
+    locations=['mmhatnet.datasets.corruption'],
 )

@@ -1,4 +1,4 @@
-"""The authors' files by name and URL, and the conversion of classifiers.
+"""Weights by name and URL, and the conversion of the authors' classifiers.
 
 Importing this module registers ``hatnet://`` and the URL of the authors'
 release with mmengine's ``CheckpointLoader``.
@@ -6,13 +6,14 @@ release with mmengine's ``CheckpointLoader``.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from .models.hatnet import HATNet
-from .weights.download import PIN, split_pin
+from .weights.download import PIN, sha256_of, split_pin, verify_sha256
 from .weights.files import (
     locate_checkpoint,
     read_checkpoint,
@@ -32,6 +33,8 @@ RELEASES = {
     'medium': 'HAT-Net_Medium.pth',
     'large': 'HAT-Net_Large.pth',
 }
+# Weights of our own, which the package contains.
+SHIPPED = Path(__file__).parent / 'weights' / 'shipped'
 
 
 def convert_classifier(
@@ -105,36 +108,55 @@ def convert_to_official(
     return arch, official
 
 
+def list_shipped() -> dict[str, Path]:
+    """List the weights that the package contains.
+
+    Returns:
+        dict[str, Path]: The files by name, ``<name>-<first 8 digits of the
+        SHA-256>.pth``.
+    """
+    files = sorted(SHIPPED.glob('*.pth'))
+    return {path.stem.rpartition('-')[0]: path for path in files}
+
+
 @CheckpointLoader.register_scheme('hatnet://', force=True)
 def load_from_hatnet(
     filename: str, map_location: str | torch.device | None = None
 ) -> dict:
-    """Load the authors' ImageNet weights by name; all of mm's loaders call it.
+    """Load weights by name; all of mm's loaders call it.
 
-    The file is downloaded to torch's hub cache, from the authors' release or
-    from ``$MMHATNET_RELEASE_URL``, a mirror with the same file names.
+    Weights that the package contains are read from there. The authors'
+    ImageNet weights are downloaded to torch's hub cache, from the authors'
+    release or from ``$MMHATNET_RELEASE_URL``, a mirror with the same file
+    names.
 
     Args:
-        filename (str): ``hatnet://`` and 'tiny', 'small', 'medium', 'large'
-            or the first letter of one. A ``#sha256=...`` at the end makes the
-            loader verify the file's hash.
+        filename (str): ``hatnet://`` and a name of :func:`list_shipped`, or
+            'tiny', 'small', 'medium', 'large' or the first letter of one, for
+            the authors' weights. A ``#sha256=...`` at the end makes the loader
+            verify the file's hash.
         map_location (str | torch.device, optional): As for ``torch.load``.
             Defaults to None, 'cpu'.
 
     Returns:
-        dict: The ``state_dict`` of a classifier in mm's layout.
+        dict: The ``state_dict`` of a model in mm's layout; shipped weights
+        have a ``meta``, too.
 
     Raises:
         OSError: If the download fails.
-        ValueError: If the name is unknown or the file is another model.
+        ValueError: If the name is unknown, or the file is damaged or another
+            model.
     """
     location, pin = split_pin(filename)
     name = location.removeprefix('hatnet://')
+    shipped = list_shipped()
+    if name in shipped:
+        return _read_shipped(shipped[name], pin, map_location)
     arch = next((arch for arch in RELEASES if name in (arch, arch[0])), None)
     if arch is None:
         raise ValueError(
             f"unknown checkpoint '{location}': choose from "
-            + ', '.join(f'hatnet://{arch}' for arch in RELEASES)
+            + ', '.join(f'hatnet://{name}' for name in [*RELEASES, *shipped])
         )
     path = locate_checkpoint(f'{RELEASE_URL}/{RELEASES[arch]}', pin)
     try:
@@ -146,6 +168,13 @@ def load_from_hatnet(
             'again'
         ) from error
     return dict(state_dict=state_dict)
+
+
+def _read_shipped(path: Path, pin: str | None, map_location) -> dict:
+    if not sha256_of(path).startswith(path.stem.rpartition('-')[2]):
+        raise ValueError(f'{path} is damaged: install mmhatnet again')
+    verify_sha256(path, pin)
+    return read_checkpoint(path, map_location or 'cpu')
 
 
 @CheckpointLoader.register_scheme(f'{RELEASE_URL}/', force=True)

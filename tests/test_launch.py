@@ -24,7 +24,7 @@ from helpers import (
 )
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from mmengine.runner import CheckpointLoader
 
 from mmhatnet import launch
@@ -286,6 +286,24 @@ def test_on_the_cpu(monkeypatch):
     assert cfg.model.norm_cfg.type == 'GN'
     assert cfg.optim_wrapper == dict(type='OptimWrapper')
     assert len(notes) == 2
+
+
+def test_bfloat16_on_the_cpu():
+    """mmengine has no mixed precision on a CPU, so ours stands in."""
+    wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0)
+    cfg = Config(dict(model=dict(), optim_wrapper=wrapper))
+    assert launch.adapt_to_cpu(cfg) == []
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wrapper = OPTIM_WRAPPERS.build(
+        dict(cfg.optim_wrapper, optimizer=optimizer)
+    )
+    before = model.weight.detach().clone()
+    with wrapper.optim_context(model):
+        out = model(torch.ones(1, 2))
+        assert out.dtype == torch.bfloat16
+        wrapper.update_params(out.float().sum())
+    assert (before - model.weight).allclose(torch.tensor(0.1))
 
 
 @pytest.mark.parametrize(

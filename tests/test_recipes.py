@@ -331,15 +331,20 @@ CIFAR10 = dict(
     decay=lambda name, kind: 0 if kind in ('norm', 'bias') else 0.05,
     lr=3e-4,
     length=10,
-    clip=dict(max_norm=1.0),
+    wrapper='AmpOptimWrapper',
+    clip=None,
 )
+CIFAR10_SHORT = dict(CIFAR10, rates={0: 3e-6, 4: 3e-4, 12: 1.515e-4}, length=2)
 # Patterns of the configs -> recipe. The first that fits counts.
 RECIPES = {
     'demo/hatnet*': DEMO_CLS,
     'demo/fpn*': DEMO_FPN,
     'demo/*': DEMO_DET,
+    'evidence/hatnet*-2e*': CIFAR10_SHORT,
     'evidence/hatnet*': CIFAR10,
     'evidence/retinanet*': TREES,
+    'evidence/fpn*': DEMO_FPN,
+    'evidence/mask-rcnn*': DEMO_DET,
     'evidence/resnet*': dict(CIFAR10, grids=None, drop_path=None),
     'evidence/*': dict(CIFAR10, grids=None),
     'hatnet/hatnet-[ml]*': imagenet(

@@ -10,6 +10,7 @@ import yaml
 from helpers import ROOT, TOOLS, call_tool, run_tool
 from mmengine.config import Config
 
+from mmhatnet.analysis.report import write_csv
 from mmhatnet.datasets import make_demo_data
 from mmhatnet.reproduction.experiments import (
     SETTINGS,
@@ -383,19 +384,55 @@ def test_page_of_evidence(tmp_path):
             seed=1,
             parameters=2_480_000,
             operations=49_500_000,
+            kept_memory=2**20,
             machine='2 CPU threads',
             curve=[
-                {'images': 1000 * k, 'accuracy/top1': best / 2 * k}
+                {
+                    'images': 1000 * k,
+                    'seconds': 60 * k,
+                    'accuracy/top1': best / 2 * k,
+                }
                 for k in (1, 2)
             ],
         )
         (folder / f'cifar10_{name}.json').write_text(json.dumps(record))
-    call_tool(page, '--out', folder)
+        # The second seed of b was a little better.
+        if name == 'b':
+            record['seed'] = 2
+            record['curve'][-1]['accuracy/top1'] += 0.5
+            path = folder / f'cifar10_{name}-seed2.json'
+            path.write_text(json.dumps(record))
+    write_csv(
+        tmp_path / 'grids.csv',
+        [
+            {
+                'G1': (8, 4, 4),
+                'G2': (4, 2, 1),
+                'configured': True,
+                'operations': 49_500_000,
+                'latency_ratio': 1.0,
+                'accuracy/top1': 50.0,
+            }
+        ],
+    )
+    sweep = '--add-test', 'sweep_cifar10_fixed', tmp_path / 'grids.csv'
+    call_tool(page, '--out', folder, *sweep)
     text = (tmp_path / 'evidence.md').read_text()
-    rows = [line.split(' | ') for line in re.findall(r'^\| `.*$', text, re.M)]
-    assert [row[-2] for row in rows] == ['50.00', '61.25']
+    rows = [
+        line.strip(' |').split(' | ')
+        for line in re.findall(r'^\| `.*$', text, re.M)
+    ]
+    assert [row[-2:] for row in rows] == [
+        ['1', '50'],
+        ['1, 2', '61.25, 61.75'],
+    ]
     assert [row[4] for row in rows] == ['2000', '2000']
-    assert (folder / 'cifar10.png').stat().st_size > 1000
+    assert 'Seeds alone change accuracy/top1 by up to 0.5;' in text
+    assert '| 8, 4, 4; 4, 2, 1 | 49.5 | 1.00 | 50 |' in text
+    for name in ('cifar10', 'sweep_cifar10'):
+        assert (folder / f'{name}.png').stat().st_size > 1000
+    output = call_tool(page, '--out', folder, '--add-test', 'x', 'y', code=2)
+    assert "'x' is neither" in output
     output = call_tool(page, '--out', folder, '--add', 'x', 'y', code=2)
     assert "no group 'x'" in output
 
@@ -411,7 +448,7 @@ def test_record_of_a_training(tmp_path):
         (folder / f'{part}.log').write_text(
             '11/26 08:00:00 - mmengine - INFO - Epoch(train)  [1][ 50/100]  lr'
         )
-        lines = [dict(loss=1.0, step=50, time=1.0)] + [
+        lines = [dict(loss=1.0, step=50, time=1.5)] + [
             {'accuracy/top1': 10.0 * x, 'time': 1.0, 'step': x} for x in epochs
         ]
         text = '\n'.join(map(json.dumps, lines))
@@ -423,6 +460,12 @@ def test_record_of_a_training(tmp_path):
     assert record['name'] == 'mine'
     assert record['seed'] == 3
     assert record['parameters'] == 12_650_152  # as in the metafile
+    assert record['kept_memory'] > 2**20
     assert record['curve'] == [
-        {'images': 12_800 * x, 'accuracy/top1': 10.0 * x} for x in (1, 2, 3)
+        {
+            'images': 12_800 * x,
+            'seconds': 150.0 * x,
+            'accuracy/top1': 10.0 * x,
+        }
+        for x in (1, 2, 3)
     ]

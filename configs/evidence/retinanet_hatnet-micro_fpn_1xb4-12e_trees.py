@@ -7,7 +7,11 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(arch='micro', init_cfg=None, drop_path_rate=0.0),
+    backbone=dict(
+        arch='micro',
+        drop_path_rate=0.0,
+        init_cfg=dict(checkpoint='hatnet://cifar10-classifier'),
+    ),
     neck=dict(
         in_channels=[32, 64, 128, 192],
         out_channels=64,

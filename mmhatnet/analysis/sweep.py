@@ -41,6 +41,7 @@ COSTS = dict(
 COLUMNS = {
     *('G1', 'G2', 'configured', 'height', 'width'),
     *('latency', 'machine', 'fingerprint', *COSTS),
+    *('corruption', 'scale'),
 }
 
 
@@ -91,14 +92,7 @@ def sweep_grids(
     for setting in grids:
         backbone.set_grids(*setting)  # raises if it is not valid
     path = Path(out_dir) / 'grids.csv'
-    fingerprint = _fingerprint(cfg, checkpoint)
-    rows = read_csv(path)
-    if any(row['fingerprint'] != fingerprint for row in rows):
-        raise ValueError(
-            f'{path} was measured with another config or checkpoint: delete '
-            'it, or choose another folder'
-        )
-
+    rows, fingerprint = read_rows(path, cfg, checkpoint)
     backbone.to(get_device()).eval()
     runner = None
     for setting in tqdm(grids, unit='setting'):
@@ -154,6 +148,32 @@ def build_hatnet(cfg: Config) -> HATNet:
             'G1 and G2'
         )
     return backbone
+
+
+def read_rows(
+    path: str | os.PathLike, cfg: Config, checkpoint: str | None
+) -> tuple[list[dict], str]:
+    """Read the rows that an interrupted measurement of a model left.
+
+    Args:
+        path (str | PathLike): The CSV file; it need not exist.
+        cfg (Config): The config.
+        checkpoint (str, optional): The checkpoint, if there is one.
+
+    Returns:
+        tuple[list[dict], str]: The rows, and the ``fingerprint`` of config and
+        checkpoint that each row has.
+
+    Raises:
+        ValueError: If the file belongs to another config or checkpoint.
+    """
+    rows, fingerprint = read_csv(path), _fingerprint(cfg, checkpoint)
+    if any(row['fingerprint'] != fingerprint for row in rows):
+        raise ValueError(
+            f'{path} was measured with another config or checkpoint: delete '
+            'it, or choose another place'
+        )
+    return rows, fingerprint
 
 
 def _fingerprint(cfg: Config, checkpoint: str | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from ..checks import find_device
 
@@ -126,3 +127,29 @@ def peak_memory(
     before = kibibytes('VmRSS')
     step()
     return 1024 * (kibibytes('VmHWM') - before)
+
+
+def kept_memory(model: nn.Module, images: Tensor) -> int:
+    """Measure what a model keeps for the backward pass.
+
+    Args:
+        model (nn.Module): The model.
+        images (Tensor): Its input, (N, C, H, W).
+
+    Returns:
+        int: The bytes of all tensors that autograd keeps, without the
+        parameters.
+    """
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        outputs = model(images)  # they hold what is kept, until we return
+    del outputs
+    return sum(kept.values())

@@ -201,6 +201,18 @@ class SingleGroupNorm(nn.GroupNorm):
         )
 
 
+def _has_slow_backward(q: Tensor, k: Tensor) -> bool:
+    # In half precision, torch's CPU kernel takes 2 to 10 times as long as
+    # explicit products for the windows and pooled tokens of the configs.
+    return (
+        not makes_graph()
+        and q.is_cpu
+        and is_half(q)
+        and q.requires_grad
+        and k.shape[2] <= 256
+    )
+
+
 def fused_attention(
     explicit: Callable[..., Tensor],
     q: Tensor,
@@ -211,7 +223,8 @@ def fused_attention(
     """Softmax attention by torch's fused kernels, for any number of windows.
 
     torch has neither forward-mode nor second derivatives of these kernels.
-    The explicit products stand in for them there.
+    The explicit products stand in for them there, and on a CPU where the
+    backward pass of its kernel is slow.
 
     Args:
         explicit (Callable): The attention by explicit products.
@@ -224,7 +237,7 @@ def fused_attention(
     Returns:
         Tensor: (N, heads, Lq, head_dim).
     """
-    if is_transformed(q):
+    if is_transformed(q) or _has_slow_backward(q, k):
         return explicit(q, k, v, mask)
     if is_dynamic(q.shape[2], k.shape[2]):
         # Inductor cannot compare dynamic strides of views kept for backward.

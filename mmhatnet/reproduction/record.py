@@ -3,11 +3,16 @@
 import json
 import re
 from pathlib import Path
+from statistics import mean
 
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from ..analysis.complexity import measure_complexity
+from ..analysis.timing import kept_memory
 from ..config import read_config
+from ..zoo import load_backbone_config
 from .result import describe_run
 
 # [epoch][iteration/iterations of an epoch], or [iteration/iterations].
@@ -24,10 +29,11 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
             operations.
 
     Returns:
-        dict: ``name``, ``config``, ``options`` (the seed), ``parameters``,
-        ``operations`` (multiply-accumulates), ``curve`` (a dict for each
-        validation with the number of ``images`` seen so far and the metrics),
-        and versions, commit and machine as in ``result.json``.
+        dict: ``name``, ``config``, ``seed``, ``parameters``, ``operations``
+        (multiply-accumulates), ``kept_memory`` (of the backbone for one image
+        in float32, in bytes), ``curve`` (a dict for each validation with the
+        number of ``images`` seen so far, the ``seconds`` of training and the
+        metrics), and versions, commit and machine as in ``result.json``.
 
     Raises:
         FileNotFoundError: If there is no config or no log.
@@ -40,10 +46,13 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         raise FileNotFoundError(f'no training in {work_dir}')
     cfg = read_config(configs[-1])
     points: dict[int, dict] = {}
+    times = []
     for log in logs:
         for line in log.read_text().splitlines():
             entry = json.loads(line)
-            if 'loss' not in entry and 'step' in entry:
+            if 'loss' in entry:
+                times.append(entry['time'])
+            elif 'step' in entry:
                 step = entry.pop('step')
                 points[step] = {
                     key: value
@@ -52,8 +61,10 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
                 }
     if not points:
         raise ValueError(f'no validation in {work_dir}')
-    per_step = cfg.train_dataloader.batch_size * _iterations(cfg, logs)
+    iterations = _iterations(cfg, logs)
+    batch_size = cfg.train_dataloader.batch_size
     complexity = measure_complexity(cfg, shape)
+    backbone = MODELS.build({**load_backbone_config(cfg), 'init_cfg': None})
     return dict(
         name=work_dir.name,
         config=configs[-1].stem,
@@ -61,8 +72,13 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         parameters=complexity.params,
         operations=complexity.operations,
         shape=list(shape),
+        kept_memory=kept_memory(backbone.train(), torch.rand(1, 3, *shape)),
         curve=[
-            dict(images=step * per_step, **metrics)
+            dict(
+                images=step * iterations * batch_size,
+                seconds=round(step * iterations * mean(times), 1),
+                **metrics,
+            )
             for step, metrics in sorted(points.items())
         ],
         **describe_run(),

@@ -142,6 +142,21 @@ def strip_checkpoint(checkpoint: Mapping) -> dict:
     )
 
 
+def to_half(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert weights to float16; numbers of other kinds stay.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): The weights.
+
+    Returns:
+        dict[str, Tensor]: The weights in float16.
+    """
+    return {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in state_dict.items()
+    }
+
+
 def unwrap_state_dict(checkpoint: Mapping) -> dict[str, Tensor]:
     """Get the state dict from any layout of a checkpoint.
 

@@ -14,21 +14,12 @@ from mmhatnet.analysis.sweep import (
 )
 from mmhatnet.cli import (
     add_cfg_options,
+    add_grids,
     apply_options,
     one_line_errors,
     positive,
 )
 from mmhatnet.zoo import load_model_config, model_entries
-
-
-def grid(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(map(int, text.split(',')))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not like 8,8,8: one number for each of the stages "
-            '0 to 2'
-        ) from None
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,14 +37,7 @@ def parse_args() -> argparse.Namespace:
         help='file, URL or hatnet://NAME; without it only the costs are '
         'measured, and no data are needed',
     )
-    for option, name in (('--g1', 'grid_sizes'), ('--g2', 'ds_ratios')):
-        parser.add_argument(
-            option,
-            type=grid,
-            nargs='+',
-            metavar='A,B,C',
-            help=f'{name} of the stages 0 to 2 (default: as configured)',
-        )
+    add_grids(parser)
     parser.add_argument(
         '--shape',
         type=positive,
@@ -100,7 +84,7 @@ def main() -> None:
     cfg.work_dir = str(Path('work_dirs', name))
     rows = sweep_grids(
         cfg,
-        list(product(args.g1 or [None], args.g2 or [None])),
+        list(product(args.g1, args.g2)),
         list(map(tuple, args.shape)),
         args.out_dir,
         args.checkpoint,

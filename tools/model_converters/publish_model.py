@@ -7,6 +7,7 @@ from mmhatnet.weights.files import (
     read_checkpoint,
     save_checkpoint,
     strip_checkpoint,
+    to_half,
 )
 from mmhatnet.weights.loading import check_finite
 
@@ -24,10 +25,17 @@ def main() -> None:
     parser.add_argument(
         '--name', help='start of the file name (default: the checkpoint name)'
     )
+    parser.add_argument(
+        '--half',
+        action='store_true',
+        help='save the weights in float16, in half the space',
+    )
     args = parser.parse_args()
     path = locate_checkpoint(args.checkpoint)
     name = args.name or path.stem
     content = strip_checkpoint(read_checkpoint(path))
+    if args.half:
+        content['state_dict'] = to_half(content['state_dict'])
     check_finite(content['state_dict'], str(path))
     print(save_checkpoint(content, args.folder, name))
 

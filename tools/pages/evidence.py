@@ -1,13 +1,18 @@
 #!/usr/bin/env python
-"""Makes docs/evidence.md from the trainings in docs/evidence."""
+"""Makes docs/evidence.md from the trainings and tests in docs/evidence."""
 
 import argparse
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 
 from matplotlib.figure import Figure
 
-from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.report import markdown_table, read_csv
+from mmhatnet.analysis.robustness import CLEAN
+from mmhatnet.analysis.sweep import pareto_front
 from mmhatnet.atomic import replacing
 from mmhatnet.cli import one_line_errors
 from mmhatnet.reproduction.record import record_training
@@ -24,72 +29,272 @@ GROUPS = {
         'number of images.',
     ),
     'trees': (
-        'Detection: tree crowns',
+        'Transfer: a detector of tree crowns',
         'coco/bbox_mAP_50',
         (400, 400),
         'RetinaNet, trained on one aerial photograph and tested on three '
-        'others, two of them of other sites.',
+        'others, two of them of other sites. *scratch* starts from random '
+        'weights, the other from the classifier of CIFAR-10.',
+    ),
+    'fpn': (
+        'Transfer: a segmentor of the demo data',
+        'mIoU',
+        (160, 192),
+        'Semantic FPN on shapes that hide in photographs. *scratch* starts '
+        'from random weights, the others from the classifier of CIFAR-10.',
+    ),
+    'mask-rcnn': (
+        'Transfer: an instance segmentor of the demo data',
+        'coco/segm_mAP',
+        (160, 192),
+        'Mask R-CNN on shapes that hide in photographs. *scratch* starts from '
+        'random weights, the other from the classifier of CIFAR-10.',
+    ),
+    'ablation': (
+        'Ablations in miniature: CIFAR-10',
+        'accuracy/top1',
+        (64, 64),
+        'The designs of Table 5 and the ablations of Sec. 4.4, with two '
+        'epochs. The first config is HAT-Net itself, design 4.',
     ),
 }
 TEXT = """# Evidence
 
-Trainings on real data, with seeds, versions and machines in `docs/evidence/`.
-The command of each is `python tools/train.py configs/evidence/CONFIG
---cfg-options randomness.seed=SEED`, with the config and the seed of the table.
+Trainings and tests on real data; their curves, seeds, versions, commits and
+machines are in `docs/evidence/`. A training is `python tools/train.py
+configs/evidence/CONFIG.py --cfg-options randomness.seed=SEED`, with the config
+and the seed of the table. `tools/pages/evidence.py` made this page.
 """
 
 
-def section(group: str, records: list[dict], folder: Path) -> str:
-    title, metric, shape, text = GROUPS[group]
-    rows = [
-        {
-            'config': f'`{record["config"]}`',
-            'seed': str(record['seed']),
-            'parameters (M)': f'{record["parameters"] / 1e6:.2f}',
-            'operations (M)': f'{record["operations"] / 1e6:.0f}',
-            'images seen': f'{record["curve"][-1]["images"]}',
-            metric: f'{record["curve"][-1][metric]:.2f}',
-            'machine': record['machine'],
+def read_records(folder: Path, group: str) -> list[dict]:
+    paths = sorted(folder.glob(f'{group}_*.json'))
+    records = [json.loads(path.read_text()) for path in paths]
+    return sorted(records, key=lambda record: record['seed'])
+
+
+def training_rows(records: list[dict], metric: str) -> Iterator[dict]:
+    """One row for each config; its seeds share a cell."""
+    for config in dict.fromkeys(record['config'] for record in records):
+        here = [record for record in records if record['config'] == config]
+        last = [record['curve'][-1] for record in here]
+        first = here[0]
+        yield {
+            'config': f'`{config}`',
+            'parameters (M)': f'{first["parameters"] / 1e6:.2f}',
+            'operations (M)': f'{first["operations"] / 1e6:.0f}',
+            'kept (MiB)': f'{first["kept_memory"] / 2**20:.1f}',
+            'images seen': f'{last[0]["images"]}',
+            'minutes': f'{mean(point["seconds"] for point in last) / 60:.0f}',
+            'seeds': ', '.join(str(record['seed']) for record in here),
+            metric: ', '.join(f'{point[metric]:.4g}' for point in last),
         }
-        for record in records
-    ]
-    figure = Figure(figsize=(9, 3.5), layout='constrained')
-    over_images, over_operations = figure.subplots(1, 2, sharey=True)
+
+
+def spread(records: list[dict], metric: str) -> str:
+    """What seeds alone change, where there are several."""
+    found = {}
     for record in records:
-        images = [point['images'] for point in record['curve']]
+        found.setdefault(record['config'], []).append(
+            record['curve'][-1][metric]
+        )
+    spreads = [max(v) - min(v) for v in found.values() if len(v) > 1]
+    if not spreads:
+        return ''
+    return (
+        f'\nSeeds alone change {metric} by up to {max(spreads):.2g}; smaller '
+        'differences between configs show nothing.\n'
+    )
+
+
+def plot_trainings(records: list[dict], metric: str) -> Figure:
+    figure = Figure(figsize=(12, 3.5), layout='constrained')
+    panels = figure.subplots(1, 3, sharey=True)
+    labels = (
+        'images seen',
+        'multiply-accumulates of training (P)',
+        'minutes of training',
+    )
+    for record in records:
         values = [point[metric] for point in record['curve']]
+        images = [point['images'] for point in record['curve']]
         # The backward pass has two products for each of the forward pass.
         operations = [3e-15 * n * record['operations'] for n in images]
-        label = record['name']
-        over_images.plot(images, values, marker='.', label=label)
-        over_operations.plot(operations, values, marker='.', label=label)
-    over_images.set(xlabel='images seen', ylabel=metric)
-    over_operations.set(xlabel='multiply-accumulates of training (P)')
-    over_images.legend(fontsize='small')
-    with replacing(folder / f'{group}.png') as part:
+        minutes = [point['seconds'] / 60 for point in record['curve']]
+        for panel, costs in zip(
+            panels, (images, operations, minutes), strict=True
+        ):
+            panel.plot(costs, values, marker='.', label=record['name'])
+    for panel, label in zip(panels, labels, strict=True):
+        panel.set(xlabel=label)
+        panel.grid(alpha=0.3)
+    panels[0].set(ylabel=metric)
+    panels[0].legend(fontsize='small')
+    return figure
+
+
+def save(figure: Figure, path: Path) -> str:
+    with replacing(path) as part:
         figure.savefig(part, format='png', dpi=100)
-    return '\n'.join(
-        [
-            f'## {title}\n',
-            text + ' *operations* are the multiply-accumulates of an image of '
-            f'{shape[0]}x{shape[1]}.\n',
-            markdown_table(rows),
-            f'\n![{metric} over images and operations]'
-            f'({folder.name}/{group}.png)\n',
-        ]
+    return f'({path.parent.name}/{path.name})'
+
+
+def trainings(folder: Path, group: str) -> Iterator[str]:
+    """The section of a group, if it has trainings."""
+    title, metric, shape, text = GROUPS[group]
+    records = read_records(folder, group)
+    if not records:
+        return
+    image = save(plot_trainings(records, metric), folder / f'{group}.png')
+    machines = ', '.join({record['machine']: None for record in records})
+    yield (
+        f'## {title}\n\n{text} *operations* are multiply-accumulates, and '
+        '*kept* is what the backbone keeps for the backward pass in float32, '
+        f'for one image of {shape[0]}x{shape[1]}. *minutes* are those of '
+        f'training alone, on {machines}.\n\n'
+        f'{markdown_table(list(training_rows(records, metric)))}\n'
+        f'{spread(records, metric)}\n'
+        f'![{metric} over images, operations and time]{image}\n'
     )
+
+
+def name_of(row: dict) -> str:
+    return '; '.join(', '.join(map(str, row[key])) for key in ('G1', 'G2'))
+
+
+def dials(folder: Path, group: str) -> Iterator[str]:
+    """Sweeps over G1 and G2 of one model with several trainings."""
+    sweeps = {
+        path.stem.removeprefix(f'sweep_{group}_'): read_csv(path)
+        for path in sorted(folder.glob(f'sweep_{group}_*.csv'))
+    }
+    if not sweeps:
+        return
+    metric = GROUPS[group][1].split('/')[-1]
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    panels = figure.subplots(1, 2, sharey=True)
+    table = {}
+    for colour, (name, rows) in enumerate(sweeps.items()):
+        key = next(key for key in rows[0] if key.endswith(metric))
+        for panel, cost, unit in zip(
+            panels, ('operations', 'latency_ratio'), (1e6, 1), strict=True
+        ):
+            points = [(row[cost] / unit, row[key]) for row in rows]
+            panel.plot(*zip(*points, strict=True), f'C{colour}o', alpha=0.4)
+            front = [points[i] for i in pareto_front(points)]
+            panel.plot(*zip(*front, strict=True), f'C{colour}.-', label=name)
+        for row in rows:
+            cells = table.setdefault(
+                name_of(row),
+                {
+                    'G1; G2': name_of(row),
+                    'operations (M)': f'{row["operations"] / 1e6:.1f}',
+                    'time': f'{row["latency_ratio"]:.2f}',
+                },
+            )
+            cells[name] = f'{row[key]:.4g}'
+    panels[0].set(ylabel=metric, xlabel='multiply-accumulates (M)')
+    panels[1].set(xlabel='time of the backbone, configured = 1')
+    panels[0].legend()
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    image = save(figure, folder / f'sweep_{group}.png')
+    configured = next(row for row in rows if row['configured'])
+    yield (
+        f'## The dial, trained: {GROUPS[group][0].split(": ")[-1]}\n\n'
+        f'{metric} of trained weights with other G1 and G2, without further '
+        f'training; the configured ones are {name_of(configured)}. *elastic* '
+        'weights saw several G1, G2 and sizes of images in training, with the '
+        'same number of images. Measured by '
+        '`tools/analysis_tools/sweep_grids.py`; lines are Pareto fronts.\n\n'
+        f'{markdown_table(list(table.values()))}\n\n'
+        f'![{metric} over the cost of settings of G1 and G2]{image}\n'
+    )
+
+
+def robustness(folder: Path) -> Iterator[str]:
+    """Corruptions and sizes, as functions of the dial."""
+    tests = {
+        path.stem.removeprefix('robustness_'): read_csv(path)
+        for path in sorted(folder.glob('robustness_*.csv'))
+    }
+    if not tests:
+        return
+    metric = GROUPS['cifar10'][1]
+    figure = Figure(figsize=(13, 4.5), layout='constrained')
+    sizes, kinds = figure.subplots(1, 2, width_ratios=(1, 2), sharey=True)
+    table = {}
+    for name, rows in tests.items():
+        for setting in dict.fromkeys(map(name_of, rows)):
+            here = [row for row in rows if name_of(row) == setting]
+            by_size = [
+                (row['scale'] or GROUPS['cifar10'][2][0], row[metric])
+                for row in here
+                if row['corruption'] == CLEAN
+            ]
+            sizes.plot(*zip(*sorted(by_size), strict=True), marker='.')
+            by_kind = {
+                row['corruption']: row[metric]
+                for row in here
+                if not row['scale']
+            }
+            kinds.plot(
+                list(by_kind),
+                list(by_kind.values()),
+                'o',
+                label=f'{name}: {setting}',
+            )
+            cells = {'weights': name, 'G1; G2': setting}
+            cells |= {kind: f'{v:.4g}' for kind, v in by_kind.items()}
+            cells |= {
+                f'{size} pixels': f'{value:.4g}'
+                for size, value in sorted(by_size)
+            }
+            table[name, setting] = cells
+    sizes.set(xlabel='side of the test images in pixels', ylabel=metric)
+    kinds.tick_params('x', rotation=30)
+    for panel in (sizes, kinds):
+        panel.grid(alpha=0.3)
+    figure.legend(loc='outside right upper', fontsize='small')
+    image = save(figure, folder / 'robustness.png')
+    yield (
+        '## Robustness: corruptions, sizes and the dial\n\n'
+        f'{metric} on CIFAR-10 with corrupted test images and with test '
+        'images of other sizes, without further training. Measured by '
+        '`tools/analysis_tools/robustness.py`.\n\n'
+        f'{markdown_table(list(table.values()))}\n\n'
+        f'![{metric} over sizes and corruptions]{image}\n'
+    )
+
+
+def make_page(folder: Path) -> None:
+    parts = [TEXT]
+    for group in GROUPS:
+        parts += trainings(folder, group)
+    for group in GROUPS:
+        parts += dials(folder, group)
+    parts += robustness(folder)
+    with replacing(folder.with_suffix('.md')) as part:
+        Path(part).write_text('\n'.join(parts).rstrip() + '\n')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Make docs/evidence.md from the trainings that were added '
-        'to docs/evidence.'
+        description='Make docs/evidence.md from the trainings and tests that '
+        'were added to docs/evidence.'
     )
     parser.add_argument(
         '--add',
         nargs=2,
         metavar=('GROUP', 'WORK_DIR'),
         help=f'add a training first; GROUP is one of {", ".join(GROUPS)}',
+    )
+    parser.add_argument(
+        '--add-test',
+        nargs=2,
+        metavar=('NAME', 'CSV'),
+        help='add a test first: a CSV of sweep_grids.py as sweep_GROUP_NAME, '
+        'or one of robustness.py as robustness_NAME',
     )
     parser.add_argument(
         '--out',
@@ -110,16 +315,12 @@ def main() -> None:
         target = args.out / f'{group}_{record["name"]}.json'
         with replacing(target) as part:
             Path(part).write_text(json.dumps(record, indent=1) + '\n')
-    parts = [TEXT]
-    for group in GROUPS:
-        found = [
-            json.loads(path.read_text())
-            for path in sorted(args.out.glob(f'{group}_*.json'))
-        ]
-        if found:
-            parts.append(section(group, found, args.out))
-    with replacing(args.out.with_suffix('.md')) as part:
-        Path(part).write_text('\n'.join(parts).rstrip() + '\n')
+    if args.add_test:
+        name, path = args.add_test
+        if not name.startswith(('sweep_', 'robustness_')):
+            parser.error(f"'{name}' is neither sweep_... nor robustness_...")
+        shutil.copyfile(path, args.out / f'{name}.csv')
+    make_page(args.out)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,4 @@
+# From random weights, to see what pretraining is worth.
+_base_ = 'fpn_hatnet-micro_1xb8-400_demo.py'
+
+model = dict(backbone=dict(init_cfg=None))

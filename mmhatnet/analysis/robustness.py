@@ -1,0 +1,137 @@
+"""Measure a trained model on corrupted and resized test images.
+
+``tools/analysis_tools/robustness.py`` is a command over this module.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+from tqdm import tqdm
+
+from ..checks import iter_datasets
+from ..launch import build_runner
+from .report import write_csv
+from .sweep import Grids, build_hatnet, read_rows
+
+CLEAN = 'none'
+
+
+def corrupt(cfg: Config, kind: str) -> Config:
+    """Corrupt the test images of a config.
+
+    Args:
+        cfg (Config): The config.
+        kind (str): As in
+            :class:`~mmhatnet.datasets.corruption.Corruption`, or 'none'.
+
+    Returns:
+        Config: A changed copy.
+    """
+    cfg = deepcopy(cfg)
+    if kind != CLEAN:
+        step = ConfigDict(type='mmhatnet.Corruption', kind=kind)
+        for dataset in iter_datasets(cfg.test_dataloader.dataset):
+            dataset.pipeline.insert(1, step)  # after the loading
+    return cfg
+
+
+def resize(cfg: Config, scale: int | None) -> Config:
+    """Change the size to which the test images of a config are resized.
+
+    Args:
+        cfg (Config): The config.
+        scale (int, optional): The side in pixels; None changes nothing.
+
+    Returns:
+        Config: A changed copy.
+
+    Raises:
+        ValueError: If no step of the pipeline has a ``scale``.
+    """
+    cfg = deepcopy(cfg)
+    for dataset in iter_datasets(cfg.test_dataloader.dataset):
+        steps = [step for step in dataset.pipeline if 'scale' in step]
+        if scale and not steps:
+            raise ValueError('no step of the test pipeline has a scale')
+        for step in steps if scale else ():
+            same = type(step['scale'])
+            step['scale'] = scale if same is int else (scale, scale)
+    return cfg
+
+
+def measure_robustness(
+    cfg: Config,
+    checkpoint: str,
+    grids: Sequence[Grids],
+    path: str | os.PathLike,
+    kinds: Sequence[str] = (),
+    scales: Sequence[int] = (),
+) -> list[dict]:
+    """Evaluate a model on corrupted and on resized images.
+
+    Rows are saved after each evaluation; a second call continues where the
+    first one stopped.
+
+    Args:
+        cfg (Config): The config of a model with a HATNet, with a
+            ``work_dir``.
+        checkpoint (str): A file, URL or ``hatnet://NAME``.
+        grids (Sequence[Grids]): Pairs of G1 and G2. None instead of either
+            means the configured value.
+        path (str | PathLike): The CSV file to write.
+        kinds (Sequence[str]): Corruptions, at the configured size.
+        scales (Sequence[int]): Sizes in pixels, without corruption.
+
+    Returns:
+        list[dict]: The rows, one for each condition and setting: ``G1``,
+        ``G2``, ``corruption``, ``scale`` (0 if configured), the metrics and
+        ``fingerprint``. The first condition is the configured one.
+
+    Raises:
+        FileNotFoundError: If the data or the checkpoint do not exist.
+        ValueError: If a setting is not valid, or the file belongs to another
+            config or checkpoint.
+    """
+    backbone = build_hatnet(cfg)
+    configured = (backbone.grid_sizes, backbone.ds_ratios)
+    named = [(g1 or configured[0], g2 or configured[1]) for g1, g2 in grids]
+    for setting in named:
+        backbone.set_grids(*setting)  # raises if it is not valid
+    rows, fingerprint = read_rows(path, cfg, checkpoint)
+    for kind, scale in tqdm(list(_conditions(kinds, scales)), unit='test'):
+        done = {
+            (row['G1'], row['G2'])
+            for row in rows
+            if (row['corruption'], row['scale']) == (kind, scale)
+        }
+        todo = [setting for setting in named if setting not in done]
+        if not todo:
+            continue
+        changed = resize(corrupt(cfg, kind), scale)
+        changed.load_from = checkpoint
+        runner = build_runner(changed, ('test',))
+        for setting in todo:
+            runner.model.backbone.set_grids(*setting)
+            metrics = {k: float(v) for k, v in runner.test().items()}
+            rows.append(
+                dict(
+                    G1=setting[0],
+                    G2=setting[1],
+                    corruption=kind,
+                    scale=scale,
+                    **metrics,
+                    fingerprint=fingerprint,
+                )
+            )
+            write_csv(path, rows)
+    return rows
+
+
+def _conditions(
+    kinds: Sequence[str], scales: Sequence[int]
+) -> Iterator[tuple[str, int]]:
+    yield CLEAN, 0
+    yield from ((kind, 0) for kind in kinds if kind != CLEAN)
+    yield from ((CLEAN, scale) for scale in scales)
