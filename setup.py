@@ -87,6 +87,7 @@ if __name__ == '__main__':
             'openmmlab': requirements('mminstall_openmmlab'),
             'tests': requirements('tests'),
             'optional': requirements('optional'),
+            'deploy': requirements('deploy'),
         },
         zip_safe=False,
     )

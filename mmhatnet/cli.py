@@ -12,6 +12,7 @@ from traceback import walk_tb
 from mmengine.config import Config, DictAction
 
 from .config import check_keys, read_config
+from .deploy.images import positive as positive
 from .stack import explain_missing_operators
 
 ONE_LINE = ImportError, OSError, ValueError
@@ -137,27 +138,6 @@ def add_grids(parser: argparse.ArgumentParser) -> None:
             metavar='A,B,C',
             help=f'{name} of the stages 0 to 2 (default: as configured)',
         )
-
-
-def positive(text: str) -> int:
-    """Read an argument that is a number of things: ``type=positive``.
-
-    Args:
-        text (str): The argument.
-
-    Returns:
-        int: The number.
-
-    Raises:
-        ArgumentTypeError: If it is not an integer of at least 1.
-    """
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not 1, 2, 3 or more')
-    return number
 
 
 def load_config(args: argparse.Namespace) -> Config:

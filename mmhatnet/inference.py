@@ -5,10 +5,6 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from glob import glob
-from itertools import count
-from pathlib import Path
 
 import cv2
 import mmcv
@@ -18,14 +14,9 @@ from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
 
 from .checks import find_device, iter_datasets
-from .datasets.inspection import unreadable as unreadable
 from .stack import explain_missing_operators
 from .weights.loading import load_weights
 from .zoo import dataset_meta, find_weights, get_model, load_model_config
-
-# Ends of the names of results: the picture, the data, the labels of pixels.
-SUFFIXES = ('.png', '.json', '_labels.png')
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 @explain_missing_operators()
@@ -227,60 +218,3 @@ def _entry(inferencer, label: int, **values) -> dict:
     classes = inferencer.model.dataset_meta.get('classes')
     name = classes[label] if classes else str(label)
     return dict(label=int(label), name=name, **values)
-
-
-def find_images(places: Sequence[str]) -> list[Path]:
-    """Find the images in files, folders and patterns.
-
-    Args:
-        places (Sequence[str]): Files, folders (without their subfolders) and
-            patterns such as ``'data/*.jpg'``.
-
-    Returns:
-        list[Path]: The files in the order of ``places``, without duplicates.
-
-    Raises:
-        FileNotFoundError: If one of the places has no image.
-    """
-    found: dict[Path, None] = {}
-    for place in places:
-        path = Path(place).expanduser()
-        if path.is_file():
-            here = [path]
-        elif path.is_dir():
-            here = sorted(path.iterdir())
-        else:
-            here = sorted(map(Path, glob(str(path), recursive=True)))
-        if not path.is_file():
-            here = [file for file in here if file.suffix.lower() in EXTENSIONS]
-        if not here:
-            raise FileNotFoundError(
-                f'no image at {place}: give files, folders or patterns of '
-                f'{", ".join(EXTENSIONS)}'
-            )
-        found.update(dict.fromkeys(here))
-    return list(found)
-
-
-def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
-    """Find a name for the results of each image.
-
-    Args:
-        paths (Sequence[Path]): The images.
-        out_dir (Path): The folder for the results, name + SUFFIXES.
-
-    Yields:
-        str: ``<stem>``, or ``<stem>_2`` and so on if a result would have the
-        name of an image or of another result.
-    """
-    taken = {path.resolve() for path in paths}
-    for path in paths:
-        for number in count(1):
-            name = path.stem + (f'_{number}' if number > 1 else '')
-            targets = {
-                (out_dir / f'{name}{suffix}').resolve() for suffix in SUFFIXES
-            }
-            if targets.isdisjoint(taken):
-                break
-        taken |= targets
-        yield name

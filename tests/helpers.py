@@ -27,6 +27,7 @@ from mmhatnet.models import HATNet
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / 'tools'
 DATA = ROOT / 'tests' / 'data'
+TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
 ARCHS = ('tiny', 'small', 'medium', 'large')
 # The paper's G1 and G2 for 224x224 classification.
 CLS_GRIDS = dict(grid_sizes=(8, 7, 7), ds_ratios=(8, 4, 2))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from helpers import (
     SMALL_ARCH,
+    TORCH,
     assert_features_close,
     assert_gradients_close,
     gradients,
@@ -16,8 +17,6 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from mmhatnet.models import HATNet, derivatives, fast, hatnet, windows
-
-TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
 
 
 def twins(**kwargs):
@@ -190,6 +189,22 @@ class TestAttention:
         grads = [torch.rand(2, 15, 2, 4).transpose(1, 2) for _ in parts]
         (grad,) = torch.autograd.grad(parts, x, grads)
         assert grad.is_contiguous(memory_format=torch.channels_last)
+
+    @pytest.mark.parametrize('size', [(64, 64), (101, 77)])
+    def test_half_precision_training(self, size):
+        """On a CPU by explicit products, whose derivative is faster."""
+        model, plain = twins()
+        x = random_images(*size)
+        found = []
+        for each in (model, plain):
+            with torch.autocast('cpu', torch.bfloat16):
+                outs = each(x)
+            loss = sum(out.float().square().mean() for out in outs)
+            weights = [b.attn.qkv.weight for s in each.stages for b in s]
+            found.append(torch.autograd.grad(loss, weights))
+        for fast_grad, plain_grad in zip(*found, strict=True):
+            difference = (fast_grad - plain_grad).norm() / plain_grad.norm()
+            assert difference < 0.1
 
     def test_many_windows(self, monkeypatch):
         """CUDA's kernels take 65,535 at once; more of them are split."""

@@ -6,8 +6,8 @@ if [ $# -gt 0 ]; then
   cat <<'USAGE'
 Usage: tools/quickstart.sh
 
-Sets up an environment (tools/setup_env.sh --lite; its variables apply), makes
-the demo data, trains the Semantic FPN demo from scratch, on all GPUs or in two
+Sets up an environment (tools/setup_env.sh --lite; its variables apply), predicts
+for photographs with the small models whose weights are in the package, trains the Semantic FPN demo from scratch, on all GPUs or in two
 processes on the CPU, evaluates it and draws its predictions beside the ground
 truth. A second call continues where the first was interrupted.
 USAGE
@@ -24,15 +24,24 @@ started=$SECONDS
 say() { printf '\n[quickstart %4ds] %s\n' "$((SECONDS - started))" "$*"; }
 
 if [ ! -e data/demo/demo_data.json ]; then
-  say '1/3 making the demo data in data/demo (seconds)'
+  say '1/4 making the demo data in data/demo (seconds)'
   "$PYTHON" tools/dataset_converters/make_demo_data.py
 fi
 
+say '2/4 predicting for photographs with weights of the package (seconds)'
+photos=$("$PYTHON" -c 'import skimage, os; print(os.path.dirname(skimage.__file__))')/data
+"$PYTHON" tools/infer.py cifar10-classifier "$photos/chelsea.png" \
+  --out-dir $work/first --overwrite
+"$PYTHON" tools/infer.py shape-segmentor \
+  data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg \
+  --out-dir $work/first --overwrite
+echo "See the pictures in $work/first"
+
 n=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 2)')
-say "2/3 training $config in $n processes (6 minutes on two cores; the log has an ETA)"
+say "3/4 training $config in $n processes (6 minutes on two cores; the log has an ETA)"
 tools/dist_train.sh "$config" "$n" --work-dir $work --resume
 
-say '3/3 evaluating, and drawing predictions'
+say '4/4 evaluating, and drawing predictions'
 "$PYTHON" tools/test.py "$config" "$(cat $work/last_checkpoint)" \
   --work-dir $work --show-dir $work/pictures
 "$PYTHON" - $work <<'SUMMARY'

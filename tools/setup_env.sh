@@ -240,7 +240,9 @@ fi
 
 # --- 5. mmhatnet -------------------------------------------------------------
 say '5/5 installing mmhatnet (editable) and the requirements of its tests (seconds)'
-pip_install --no-build-isolation -e "$root" -r "$root/requirements/tests.txt"
+more=(-r "$root/requirements/tests.txt")
+[ $lite = 1 ] || more+=(-r "$root/requirements/deploy.txt")
+pip_install --no-build-isolation -e "$root" "${more[@]}"
 "$py" - <<'EOF'
 from importlib import import_module
 for name in 'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'mmhatnet':

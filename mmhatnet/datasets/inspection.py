@@ -20,12 +20,11 @@ from mmengine.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from ..deploy.images import CHANNELS, unreadable
 from .coco import check_coco, find_odd_annotations, quote
 
 IGNORED = 255  # label of pixels that are not learned
 EXIF_ORIENTATION = 0x0112
-# Files of any number of channels, which other libraries than Pillow read.
-CHANNELS = {'.npy', '.tif', '.tiff'}
 # A larger JSON takes more than seconds to read.
 QUICK_BYTES = 100_000_000
 
@@ -330,37 +329,6 @@ def _find_labels_without_image(
     for path in sorted(Path(folder).rglob(f'*{dataset.seg_map_suffix}')):
         if path not in used:
             yield f'{path}: a label map without an image'
-
-
-def unreadable(path: str | os.PathLike) -> str | None:
-    """Find the reason why a file cannot be read as an image.
-
-    OpenCV does not report it: of a truncated file it returns the first part.
-
-    Args:
-        path (str | PathLike): The file.
-
-    Returns:
-        str, optional: The reason; None if the image can be read, or if only
-        other libraries may read it.
-    """
-    if not os.path.exists(path):
-        return 'there is no such file'
-    if not os.path.getsize(path):
-        return 'the file is empty'
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except UnidentifiedImageError as error:
-        return None if Path(path).suffix.lower() in CHANNELS else str(error)
-    except (
-        OSError,
-        SyntaxError,  # of damaged PNG files
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        return str(error)
-    return None
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """Whether a graph is made, of which sizes, and of which modules."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 try:
     from torch.fx.experimental.symbolic_shapes import has_static_value
@@ -12,6 +12,10 @@ if hasattr(torch.compiler, 'is_compiling'):
     is_compiling = torch.compiler.is_compiling
 else:  # torch 2.1
     is_compiling = torch._utils.is_compiling
+
+
+# Whether torch.export makes a graph; not asked before torch 2.7.
+is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
 def makes_graph() -> bool:
@@ -42,6 +46,23 @@ def is_dynamic(*sizes: int) -> bool:
         and has_static_value is not None
         and not all(map(has_static_value, sizes))
     )
+
+
+def settle(x: Tensor) -> Tensor:
+    """Copy a tensor of dynamic size, whose strides depend on it.
+
+    Operators would branch on them, and a graph would fit some sizes only.
+
+    Args:
+        x (Tensor): Any tensor.
+
+    Returns:
+        Tensor: A contiguous copy; in eager mode and for static sizes, the
+        tensor itself.
+    """
+    if is_dynamic(*x.shape):
+        return x.clone(memory_format=torch.contiguous_format)
+    return x
 
 
 def compile_blocks(backbone: nn.Module, **kwargs) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from .compiling import is_dynamic, makes_graph
+from .compiling import is_dynamic, is_exporting, makes_graph, settle
 from .derivatives import (
     SiLUConv,
     SingleGroupNormFunction,
@@ -77,12 +77,17 @@ def to_memory_format(x: Tensor, layout: torch.memory_format) -> Tensor:
 
     Args:
         x (Tensor): (N, C, H, W).
-        layout (torch.memory_format): The memory format.
+        layout (torch.memory_format): The memory format. A map of dynamic size
+            is contiguous instead, since a graph would branch on other strides.
 
     Returns:
         Tensor: The map or a copy.
     """
-    return x if is_transformed(x) else x.contiguous(memory_format=layout)
+    if is_transformed(x):
+        return x
+    if is_dynamic(*x.shape):
+        return settle(x)
+    return x.contiguous(memory_format=layout)
 
 
 class PointwiseConv(nn.Conv2d):
@@ -94,7 +99,7 @@ class PointwiseConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', H, W)."""
         if not is_half(x) or makes_graph():
-            return super().forward(x)
+            return super().forward(settle(x))
         x = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
         return x.permute(0, 3, 1, 2)
 
@@ -178,7 +183,7 @@ class SingleGroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W) over all but N."""
         if self._has_good_kernel(x):
-            return super().forward(x).to(x.dtype)
+            return super().forward(settle(x)).to(x.dtype)
         if math.prod(x.shape[1:]) >= LARGE:
             return SingleGroupNormFunction.apply(
                 x, self.weight, self.bias, self.eps
@@ -213,6 +218,18 @@ def _has_slow_backward(q: Tensor, k: Tensor) -> bool:
     )
 
 
+def _exported_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Use products of three dimensions; others branch on sizes of 1."""
+    windows = q.shape[:2]
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
+    if mask is not None:
+        scores = (scores.unflatten(0, windows) + mask).flatten(0, 1)
+    return torch.bmm(scores.softmax(-1), v).unflatten(0, windows)
+
+
 def fused_attention(
     explicit: Callable[..., Tensor],
     q: Tensor,
@@ -239,11 +256,10 @@ def fused_attention(
     """
     if is_transformed(q) or _has_slow_backward(q, k):
         return explicit(q, k, v, mask)
-    if is_dynamic(q.shape[2], k.shape[2]):
-        # Inductor cannot compare dynamic strides of views kept for backward.
-        q, k, v = (
-            x.clone(memory_format=torch.contiguous_format) for x in (q, k, v)
-        )
+    # Inductor cannot compare dynamic strides of views kept for backward.
+    q, k, v = map(settle, (q, k, v))
+    if is_exporting():
+        return _exported_attention(q, k, v, mask)
     if makes_graph() or len(q) <= MAX_WINDOWS:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     else:

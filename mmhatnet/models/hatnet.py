@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS
 from . import archs
 from .base import BackboneBase
-from .compiling import is_dynamic
+from .compiling import is_dynamic, settle
 from .fast import (
     build_depthwise,
     build_norm,
@@ -56,8 +56,8 @@ def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     In channels_last memory neither the parts nor their gradients are copied.
     """
     return tuple(
-        part.flatten(2).unflatten(1, (heads, -1)).transpose(-2, -1)
-        for part in x.chunk(parts, dim=1)
+        part.unflatten(1, (heads, -1)).transpose(-2, -1)
+        for part in settle(x).flatten(2).chunk(parts, dim=1)
     )
 
 
@@ -137,9 +137,9 @@ class MHSA(nn.Module):
             qkv = self.qkv(cut_windows(self.norm(x), *grid))
         else:
             qkv = cut_windows(self.qkv(self.norm(x)), *grid)
-        qkv = qkv.transpose(1, 2).flatten(0, 1)
+        qkv = settle(qkv.transpose(1, 2)).flatten(0, 1)
         out = self.attend(*split_heads(qkv, 3, self.num_heads), mask)
-        out = out.transpose(1, 2).flatten(2)
+        out = settle(out.transpose(1, 2)).flatten(2)
         return join_windows(out, x.shape, *grid, onto=x if residual else None)
 
     def extra_repr(self) -> str:
@@ -192,7 +192,7 @@ class HMHSA(MHSA):
         pooled = self.pool_norm(average_cells(x, self.ds_ratio))
         q = split_heads(self.q(x), 1, self.num_heads)
         kv = split_heads(self.kv(pooled), 2, self.num_heads)
-        out = self.attend(*q, *kv).transpose(1, 2)
+        out = settle(self.attend(*q, *kv).transpose(1, 2))
         return out.reshape(n, h, w, channels).permute(0, 3, 1, 2)
 
 

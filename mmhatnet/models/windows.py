@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from .archs import AUTO
-from .compiling import is_dynamic
+from .compiling import is_dynamic, settle
 
 AUTO_CELLS = 7  # per side of a square map
 
@@ -109,11 +109,12 @@ def cut_windows(x: Tensor, size: int | None, shifted: bool) -> Tensor:
     n, channels, h, w = x.shape
     num_h, size_h, top, bottom = cut_side(h, size, shifted)
     num_w, size_w, left, right = cut_side(w, size, shifted)
-    x = x.permute(0, 2, 3, 1)
+    x = settle(x.permute(0, 2, 3, 1))
     if is_padded(h, w, size, shifted):
         x = F.pad(x, (0, 0, left, right, top, bottom))
     x = x.reshape(n, num_h, size_h, num_w, size_w, channels)
-    x = x.transpose(2, 3).reshape(n, num_h * num_w, size_h * size_w, channels)
+    x = settle(x.transpose(2, 3))
+    x = x.reshape(n, num_h * num_w, size_h * size_w, channels)
     return x.permute(0, 3, 1, 2)
 
 
@@ -140,7 +141,8 @@ def join_windows(
     n, channels, h, w = shape
     num_h, size_h, top, _ = cut_side(h, size, shifted)
     num_w, size_w, left, _ = cut_side(w, size, shifted)
-    x = windows.view(n, num_h, num_w, size_h, size_w, channels).transpose(2, 3)
+    x = windows.view(n, num_h, num_w, size_h, size_w, channels)
+    x = settle(x.transpose(2, 3))
     if is_padded(h, w, size, shifted):
         # Rows of tokens: a crop of whole maps would have a layout of its own.
         if is_dynamic(h, w):
@@ -154,10 +156,7 @@ def join_windows(
             x = x.narrow(1, top, h).narrow(2, left * channels, w * channels)
     if onto is not None:
         x = onto.permute(0, 2, 3, 1).reshape(x.shape) + x
-    x = x.reshape(n, h, w, channels).permute(0, 3, 1, 2)
-    if onto is None and is_dynamic(h, w):
-        x = x.clone(memory_format=torch.contiguous_format)
-    return x
+    return settle(x.reshape(n, h, w, channels).permute(0, 3, 1, 2))
 
 
 def average_cells(x: Tensor, size: int | str) -> Tensor:
@@ -178,8 +177,9 @@ def average_cells(x: Tensor, size: int | str) -> Tensor:
         return F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)
     rows, size_h, _, bottom = cut_side(h, size)
     cols, size_w, _, right = cut_side(w, size)
-    x = F.pad(x, (0, right, 0, bottom))
-    x = x.reshape(n, channels, rows, size_h, cols, size_w).sum((3, 5))
+    x = F.pad(settle(x.permute(0, 2, 3, 1)), (0, 0, 0, right, 0, bottom))
+    x = x.reshape(n, rows, size_h, cols, size_w, channels).sum((2, 4))
     real_rows = _real_tokens(h, size_h, 0, bottom, x.device).sum(1)
     real_cols = _real_tokens(w, size_w, 0, right, x.device).sum(1)
-    return x / (real_rows[:, None] * real_cols)
+    x = x / (real_rows[:, None] * real_cols)[..., None]
+    return settle(x.permute(0, 3, 1, 2))

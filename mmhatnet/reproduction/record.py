@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from statistics import mean
+from statistics import median
 
 import torch
 from mmengine.config import Config
@@ -76,7 +76,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         curve=[
             dict(
                 images=step * iterations * batch_size,
-                seconds=round(step * iterations * mean(times), 1),
+                seconds=round(step * iterations * median(times), 1),
                 **metrics,
             )
             for step, metrics in sorted(points.items())

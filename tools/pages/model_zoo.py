@@ -15,7 +15,7 @@ from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.cli import one_line_errors
 from mmhatnet.config import read_config
-from mmhatnet.reproduction.experiments import list_experiments
+from mmhatnet.reproduction.experiments import METRICS, list_experiments
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs' / 'reproductions'
@@ -30,6 +30,7 @@ TITLES = dict(
     cascade_rcnn='Cascade Mask R-CNN on COCO',
     ablation='Ablations (Table 5 and Sec. 4.4)',
     demo='Demo data',
+    shipped='Small models whose weights are in the package',
 )
 PAGES = ('README.md', 'docs/model_zoo.md')
 
@@ -48,6 +49,25 @@ def reproduced(name: str) -> dict[str, float]:
     return {key: value['measured'] for key, value in metrics.items()}
 
 
+def add_training(model: dict) -> None:
+    """Copy what the log of a training says to its entry."""
+    metadata = model['Metadata']
+    record = json.loads((ROOT / metadata['Training Log']).read_text())
+    metadata['Training Resources'] = record['machine']
+    metadata['Training Command'] = (
+        f'python tools/train.py configs/evidence/{record["config"]}.py '
+        f'--cfg-options randomness.seed={record["seed"]}'
+    )
+    metadata['Commit'] = record['commit']
+    last = record['curve'][-1]
+    for result in model['Results']:
+        result['Metrics'] = {
+            name: round(factor * last[key], 1)
+            for name, (key, factor, _) in METRICS.items()
+            if key in last
+        }
+
+
 def update(text: str) -> str:
     """Update what is measured in the text of a metafile."""
     content = yaml.safe_load(text)
@@ -59,9 +79,12 @@ def update(text: str) -> str:
         metadata['FLOPs'] = result.operations
         metadata['Parameters'] = result.params
         metadata['Batch Size'] = cfg.auto_scale_lr.base_batch_size
+        metadata['Training Techniques'] = techniques(cfg)
+        if 'Training Log' in metadata:
+            add_training(model)
+            continue
         gpus = re.search(r'_(\d+)xb', model['Name'])[1]
         metadata['Training Resources'] = f'{gpus} GPUs'
-        metadata['Training Techniques'] = techniques(cfg)
         found = reproduced(model['Name'])
         for entry in model['Results']:
             printed = entry['Metrics']
@@ -108,7 +131,10 @@ def readme(metafile: Path) -> str:
     folder = metafile.parent.name
     first, *_ = yaml.safe_load(metafile.read_text())['Models']
     metadata = first['Metadata']
-    gpus = metadata['Training Resources'].split()[0]
+    command = metadata.get('Training Command')
+    if not command:
+        gpus = metadata['Training Resources'].split()[0]
+        command = f'tools/dist_train.sh {first["Config"]} {gpus}'
     shape = metadata['Input Size'].replace('x', ' ')
     return f"""\
 # {TITLES[folder]}
@@ -126,7 +152,7 @@ The first recipe has a batch of {metadata['Batch Size']} images, and \
 {', '.join(metadata['Training Techniques'])}.
 
 ```bash
-tools/dist_train.sh {first['Config']} {gpus}
+{command}
 python tools/analysis_tools/get_flops.py {first['Name']} --shape {shape}
 ```
 """
@@ -150,7 +176,7 @@ def table(metafile: Path, up: str) -> str:
             for name, value in result['Metrics'].items()
         }
         weights = metadata['Released Weights']
-        if 'Weights' in model:
+        if model.get('Weights', '').startswith('https://'):
             weights = f'[{weights}]({model["Weights"]})'
         rows.append(
             {

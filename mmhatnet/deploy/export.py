@@ -1,0 +1,250 @@
+"""Export models for any size of image, describe them, and verify the files.
+
+``tools/deployment/export.py`` is a command over this module.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ..atomic import replacing
+from ..checks import iter_datasets
+from ..stack import describe_versions
+from ..version import __version__
+from ..weights.download import sha256_of
+from .graphs import OUTPUTS, Graph
+
+METADATA = 'mmhatnet'  # its key in a file
+LARGEST = 8192  # pixels of a side
+MOST = 256  # images of a batch
+# Largest difference to PyTorch, relative to the largest value or to 1.
+TOLERANCE = 1e-3
+# Heights and widths of the images of a verification.
+SHAPES = ((224, 224), (101, 77), (256, 160), (97, 353), (64, 64), (32, 50))
+
+
+def export_program(
+    graph: Graph, shape: tuple[int, int] = (101, 77)
+) -> ExportedProgram:
+    """Export a graph for images of any legal size.
+
+    Args:
+        graph (Graph): As from :func:`~mmhatnet.deploy.graphs.make_graph`.
+        shape (tuple[int, int]): Height and width of the example. Any gives
+            the same program.
+
+    Returns:
+        ExportedProgram: The program. N is dynamic, too, unless the graph finds
+        objects, which takes one image.
+
+    Raises:
+        RuntimeError: If torch is older than 2.8.
+    """
+    images = torch.zeros(1, 3, *shape)
+    sides = [Dim(name, min=32, max=LARGEST) for name in ('height', 'width')]
+    dims = {2: sides[0], 3: sides[1]}
+    if has_batches(graph.kind):
+        dims[0] = Dim('batch', min=1, max=MOST)
+    with torch.no_grad(), sizes_of_one():
+        return torch.export.export(
+            graph, (images,), dynamic_shapes=(dims,), strict=False
+        )
+
+
+def has_batches(kind: str) -> bool:
+    """Whether a file of a kind takes several images at once."""
+    return kind in ('classification', 'segmentation')
+
+
+@contextmanager
+def sizes_of_one() -> Iterator[None]:
+    """Make graphs that are right if a size is 1, too."""
+    from torch.fx.experimental import _config
+
+    if not hasattr(_config, 'backed_size_oblivious'):
+        raise RuntimeError(
+            f'torch {torch.__version__} cannot export graphs of dynamic size: '
+            '2.8 or newer can'
+        )
+    with _config.patch(backed_size_oblivious=True):
+        yield
+
+
+def describe(
+    graph: Graph, cfg: Config, checkpoint: str | os.PathLike | None = None
+) -> dict:
+    """Describe an exported model: everything that its user has to know.
+
+    Args:
+        graph (Graph): The graph.
+        cfg (Config): The config of the model.
+        checkpoint (str | PathLike, optional): The file of the weights.
+
+    Returns:
+        dict: The metadata, ready for JSON.
+
+    Raises:
+        ValueError: If the test pipeline has a step that is not known.
+    """
+    model = graph.model
+    preprocessor = model.data_preprocessor
+    rgb = getattr(preprocessor, 'to_rgb', False) or getattr(
+        preprocessor, '_channel_conversion', False
+    )
+    meta = model.dataset_meta
+    found = dict(
+        kind=graph.kind,
+        channels='RGB' if rgb else 'BGR',
+        steps=list(describe_steps(cfg)),
+        mean=graph.mean.flatten().tolist(),
+        std=graph.std.flatten().tolist(),
+        normalized_inside=True,
+        padded_inside_to=graph.divisor,
+        classes=list(meta.get('classes') or ()),
+        palette=meta.get('palette'),
+        outputs=OUTPUTS[graph.kind],
+        G1=list(model.backbone.grid_sizes),
+        G2=list(model.backbone.ds_ratios),
+        versions=dict(mmhatnet=__version__, **describe_versions()),
+    )
+    if checkpoint and Path(checkpoint).is_file():
+        found['checkpoint_sha256'] = sha256_of(checkpoint)
+    return json.loads(json.dumps(found))
+
+
+def describe_steps(cfg: Config) -> Iterator[dict]:
+    """The steps of the test pipeline that change the size of the image."""
+    dataset = next(iter_datasets(cfg.test_dataloader.dataset))
+    for step in dataset.pipeline:
+        kind = step['type'].rpartition('.')[2]
+        if kind.startswith(('Load', 'Pack')):
+            continue
+        if kind == 'Resize' and step.get('scale_factor') == 1:
+            continue
+        if kind == 'Resize' and 'scale' in step:
+            scale = step['scale']
+            yield dict(
+                step='resize',
+                scale=[scale] * 2 if isinstance(scale, int) else list(scale),
+                keep_ratio=step.get('keep_ratio', False),
+                interpolation=step.get('interpolation', 'bilinear'),
+                backend=step.get('backend', 'cv2'),
+            )
+        elif kind == 'ResizeEdge' and step.get('edge', 'short') == 'short':
+            yield dict(
+                step='resize_short_edge',
+                scale=step['scale'],
+                interpolation=step.get('interpolation', 'bilinear'),
+                backend=step.get('backend', 'cv2'),
+            )
+        elif kind == 'CenterCrop' and isinstance(step['crop_size'], int):
+            yield dict(step='center_crop', size=step['crop_size'])
+        else:
+            raise ValueError(
+                f'the step {kind} of the test pipeline cannot be described '
+                'to those who run the file'
+            )
+
+
+def save_onnx(
+    program: ExportedProgram, metadata: dict, path: str | os.PathLike
+) -> None:
+    """Write a program as an ONNX file with its metadata.
+
+    Args:
+        program (ExportedProgram): As from :func:`export_program`.
+        metadata (dict): As from :func:`describe`.
+        path (str | PathLike): The file.
+    """
+    import onnx
+
+    made = torch.onnx.export(
+        program,
+        input_names=['images'],
+        output_names=metadata['outputs'],
+        dynamo=True,
+        verbose=False,
+    )
+    proto = made.model_proto
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps(metadata)
+    onnx.checker.check_model(proto)
+    with replacing(path) as part:
+        onnx.save(proto, part)
+
+
+def save_program(
+    program: ExportedProgram, metadata: dict, path: str | os.PathLike
+) -> None:
+    """Write a program as a file of torch.export with its metadata.
+
+    Args:
+        program (ExportedProgram): As from :func:`export_program`.
+        metadata (dict): As from :func:`describe`.
+        path (str | PathLike): The file, ``*.pt2``.
+    """
+    with replacing(path) as part:
+        torch.export.save(
+            program, part, extra_files={METADATA: json.dumps(metadata)}
+        )
+
+
+def verify(
+    graph: nn.Module,
+    run,
+    kind: str,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+) -> list[dict]:
+    """Compare an exported file with PyTorch on the same images.
+
+    Args:
+        graph (nn.Module): The graph.
+        run (Callable): Runs the file: from images (N, 3, H, W), float32, to
+            the list of outputs.
+        kind (str): The kind of the graph.
+        shapes (Sequence[tuple[int, int]]): Heights and widths in pixels.
+
+    Returns:
+        list[dict]: For each shape and number of images: ``images``,
+        ``height``, ``width``, and the largest ``error`` of any output,
+        relative to its largest value or to 1.
+    """
+    rows = []
+    random = np.random.default_rng(0)
+    for count, (h, w) in zip((1, 2) * len(shapes), shapes, strict=False):
+        count = count if has_batches(kind) else 1
+        images = random.integers(0, 256, (count, 3, h, w)).astype(np.float32)
+        with torch.no_grad():
+            expected = graph(torch.from_numpy(images))
+        if isinstance(expected, Tensor):
+            expected = (expected,)
+        errors = [
+            relative_error(found, reference.numpy())
+            for found, reference in zip(run(images), expected, strict=True)
+        ]
+        rows.append(dict(images=count, height=h, width=w, error=max(errors)))
+    return rows
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Get the largest difference, relative to the largest value or to 1.
+
+    Labels may differ where logits are equal within the tolerance, so the
+    share of pixels with another label counts.
+    """
+    if found.shape != expected.shape:
+        return float('inf')
+    if not found.size:
+        return 0.0
+    if expected.dtype.kind in 'iu':
+        return float((found != expected).mean())
+    largest = max(1.0, float(np.abs(expected).max()))
+    return float(np.abs(found - expected).max()) / largest

@@ -1,0 +1,267 @@
+"""The images that a command predicts for, and the files of its results.
+
+As ``runtime``, it imports neither torch nor mm.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from glob import glob
+from itertools import count
+from pathlib import Path
+
+import cv2
+from PIL import Image, UnidentifiedImageError
+
+# Ends of the names of results: the picture, the data, the labels of pixels.
+SUFFIXES = ('.png', '.json', '_labels.png')
+# Files of any number of channels, which other libraries than Pillow read.
+CHANNELS = {'.npy', '.tif', '.tiff'}
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
+
+def positive(text: str) -> int:
+    """Read an argument that is a number of things: ``type=positive``.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        int: The number.
+
+    Raises:
+        ArgumentTypeError: If it is not an integer of at least 1.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not 1, 2, 3 or more')
+    return number
+
+
+def unreadable(path: str | os.PathLike) -> str | None:
+    """Find the reason why a file cannot be read as an image.
+
+    OpenCV does not report it: of a truncated file it returns the first part.
+
+    Args:
+        path (str | PathLike): The file.
+
+    Returns:
+        str, optional: The reason; None if the image can be read, or if only
+        other libraries may read it.
+    """
+    if not os.path.exists(path):
+        return 'there is no such file'
+    if not os.path.getsize(path):
+        return 'the file is empty'
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except UnidentifiedImageError as error:
+        return None if Path(path).suffix.lower() in CHANNELS else str(error)
+    except (
+        OSError,
+        SyntaxError,  # of damaged PNG files
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
+        return str(error)
+    return None
+
+
+def find_images(places: Sequence[str]) -> list[Path]:
+    """Find the images in files, folders and patterns.
+
+    Args:
+        places (Sequence[str]): Files, folders (without their subfolders) and
+            patterns such as ``'data/*.jpg'``.
+
+    Returns:
+        list[Path]: The files in the order of ``places``, without duplicates.
+
+    Raises:
+        FileNotFoundError: If one of the places has no image.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        path = Path(place).expanduser()
+        if path.is_file():
+            here = [path]
+        elif path.is_dir():
+            here = sorted(path.iterdir())
+        else:
+            here = sorted(map(Path, glob(str(path), recursive=True)))
+        if not path.is_file():
+            here = [file for file in here if file.suffix.lower() in EXTENSIONS]
+        if not here:
+            raise FileNotFoundError(
+                f'no image at {place}: give files, folders or patterns of '
+                f'{", ".join(EXTENSIONS)}'
+            )
+        found.update(dict.fromkeys(here))
+    return list(found)
+
+
+def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
+    """Find a name for the results of each image.
+
+    Args:
+        paths (Sequence[Path]): The images.
+        out_dir (Path): The folder for the results, name + SUFFIXES.
+
+    Yields:
+        str: ``<stem>``, or ``<stem>_2`` and so on if a result would have the
+        name of an image or of another result.
+    """
+    taken = {path.resolve() for path in paths}
+    for path in paths:
+        for number in count(1):
+            name = path.stem + (f'_{number}' if number > 1 else '')
+            targets = {
+                (out_dir / f'{name}{suffix}').resolve() for suffix in SUFFIXES
+            }
+            if targets.isdisjoint(taken):
+                break
+        taken |= targets
+        yield name
+
+
+def summarize(result: dict) -> str:
+    """Summarize a result in a line.
+
+    Args:
+        result (dict): As from :meth:`OnnxModel.predict`.
+
+    Returns:
+        str: The objects, or the three likeliest or largest classes.
+    """
+    if 'objects' in result:
+        names = [found['name'] for found in result['objects']]
+        counts = [
+            f'{names.count(name)} {name}' for name in dict.fromkeys(names)
+        ]
+        return ', '.join(counts) or 'nothing'
+    return ', '.join(
+        f'{found["name"]} {100 * found.get("score", found.get("share")):.1f} %'
+        for found in result['classes'][:3]
+    )
+
+
+def predict_all(
+    load: Callable[[], Callable[[Path], tuple]],
+    places: Sequence[str],
+    out_dir: Path,
+    overwrite: bool = False,
+) -> str | None:
+    """Predict for images and save the results, with a progress display.
+
+    Args:
+        load (Callable): Loads the model, once the images are found; returns
+            what predicts for a file as :meth:`OnnxModel.predict` does.
+        places (Sequence[str]): As for :func:`find_images`.
+        out_dir (Path): The folder for the results; created if absent.
+        overwrite (bool): Replace results that exist. Defaults to False.
+
+    Returns:
+        str, optional: How many images were skipped, if any.
+
+    Raises:
+        FileExistsError: If a result exists and must not be replaced.
+        FileNotFoundError: If a place has no image.
+    """
+    paths = find_images(places)
+    names = list(unique_names(paths, out_dir))
+    if not overwrite:
+        check_absent(names, out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    predict = load()
+    skipped = 0
+    progress = _progress(paths)
+    say = getattr(progress, 'write', print)
+    for path, name in zip(progress, names, strict=True):
+        reason = unreadable(path)
+        if not reason:
+            try:
+                result, picture, labels = predict(path)
+            except Exception as error:  # what libraries raise for odd images
+                reason = f'{type(error).__name__}: {error}'
+        if reason:
+            say(f'{path}: skipped: {reason}', file=sys.stderr)
+            skipped += 1
+            continue
+        target = out_dir / name
+        if picture is not None:
+            cv2.imwrite(f'{target}.png', picture[..., ::-1])
+        if labels is not None:
+            cv2.imwrite(f'{target}_labels.png', labels)
+        Path(f'{target}.json').write_text(
+            json.dumps(dict(image=str(path), **result), indent=1)
+        )
+        say(f'{path}: {summarize(result)}')
+    print(f'{len(paths) - skipped} results in {out_dir}')
+    if skipped:
+        return f'{skipped} of {len(paths)} images were skipped'
+    return None
+
+
+def _progress(paths: Sequence[Path]) -> Iterable[Path]:
+    try:
+        from tqdm import tqdm
+    except ImportError:  # not where exported files run
+        return paths
+    return tqdm(paths, unit='image')
+
+
+def check_absent(names: Sequence[str], out_dir: Path) -> None:
+    """Check that no result is replaced.
+
+    Args:
+        names (Sequence[str]): As from :func:`unique_names`.
+        out_dir (Path): The folder for the results.
+
+    Raises:
+        FileExistsError: If there is one.
+    """
+    targets = (out_dir / f'{n}{suffix}' for n in names for suffix in SUFFIXES)
+    found = next((target for target in targets if target.exists()), None)
+    if found:
+        raise FileExistsError(
+            f'{found} exists: choose another --out-dir, or give --overwrite'
+        )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of predictions.
+
+    Args:
+        parser (ArgumentParser): Gets the options.
+    """
+    parser.add_argument(
+        '--out-dir',
+        type=Path,
+        default=Path('outputs'),
+        help='folder for <image>.png (the picture), <image>.json (the result) '
+        'and, for segmentors, <image>_labels.png (default: outputs)',
+    )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace files in --out-dir; never one of the images',
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        help='lowest score of a detected object (default: 0.3)',
+    )
+    parser.add_argument(
+        '--top',
+        type=positive,
+        default=5,
+        help='number of classes of a classifier (default: 5)',
+    )

@@ -1,0 +1,319 @@
+"""Run an exported ONNX file: onnxruntime, NumPy and OpenCV are enough.
+
+This module imports nothing else of the package, so that this one file can be
+copied to the machine on which a model runs.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+METADATA = 'mmhatnet'  # its key in a file
+SMALLEST = 32  # pixels of a side
+INTERPOLATION = dict(
+    nearest=cv2.INTER_NEAREST,
+    bilinear=cv2.INTER_LINEAR,
+    bicubic=cv2.INTER_CUBIC,
+    area=cv2.INTER_AREA,
+    lanczos=cv2.INTER_LANCZOS4,
+)
+
+
+class OnnxModel:
+    """A model of any task from an ONNX file.
+
+    Args:
+        path (str | PathLike): The file, written by
+            ``tools/deployment/export.py``.
+        threads (int, optional): Number of CPU threads. Defaults to None, which
+            leaves the choice to onnxruntime.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not such a file.
+
+    Attributes:
+        metadata (dict): What the file says about itself: ``kind``,
+            ``channels``, ``steps`` (what happens to an image first),
+            ``classes``, ``palette``, ``G1``, ``G2``, ``versions``, ...
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, threads: int | None = None
+    ) -> None:
+        import onnxruntime
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'no model at {path}')
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path),
+                options,
+                providers=onnxruntime.get_available_providers(),
+            )
+        except Exception as error:  # onnxruntime has no common base
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f'{path} is not an ONNX model, or is damaged: {reason}'
+            ) from error
+        found = self.session.get_modelmeta().custom_metadata_map
+        try:
+            self.metadata = json.loads(found[METADATA])
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f'{path} has no metadata of mmhatnet: export it with '
+                'tools/deployment/export.py'
+            ) from error
+
+    def run(self, images: np.ndarray, names: Sequence[str] = ()) -> list:
+        """Run the graph.
+
+        Args:
+            images (ndarray): (N, 3, H, W), float32, 0 to 255, in the order of
+                ``metadata['channels']``.
+            names (Sequence[str]): The outputs to compute. Defaults to (), all.
+
+        Returns:
+            list[ndarray]: The outputs in order.
+
+        Raises:
+            ValueError: If an image is smaller than 32x32 pixels.
+        """
+        h, w = images.shape[2:]
+        if min(h, w) < SMALLEST:
+            raise ValueError(
+                f'HATNet needs images of at least {SMALLEST}x{SMALLEST} '
+                f'pixels, got {h}x{w} (H x W)'
+            )
+        return self.session.run(list(names) or None, dict(images=images))
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Resize an image, (H, W, 3) BGR, as the model was trained.
+
+        Args:
+            image (ndarray): The image, 8 bits.
+
+        Returns:
+            ndarray: (1, 3, H', W'), float32.
+        """
+        for step in self.metadata['steps']:
+            image = apply_step(image, step)
+        if self.metadata['channels'] == 'RGB':
+            image = image[..., ::-1]
+        return np.ascontiguousarray(
+            image.transpose(2, 0, 1)[None], dtype=np.float32
+        )
+
+    def predict(
+        self, path: str | os.PathLike, score_thr: float = 0.3, top: int = 5
+    ) -> tuple[dict, np.ndarray, np.ndarray | None]:
+        """Predict for one image.
+
+        Args:
+            path (str | PathLike): The image.
+            score_thr (float): Lowest score of a detected object. Defaults to
+                0.3.
+            top (int): Number of classes of a classifier. Defaults to 5.
+
+        Returns:
+            tuple[dict, ndarray, ndarray | None]: As from
+            ``mmhatnet.inference.predict``: the result, ready for JSON; its
+            picture, (H, W, 3), RGB; and for a segmentor the label of each
+            pixel, (H, W).
+
+        Raises:
+            ValueError: If the image cannot be read, or is too small.
+        """
+        image = cv2.imread(str(path))
+        if image is None:
+            raise ValueError(f'{path} is not an image that OpenCV can read')
+        images = self.prepare(image)
+        if self.metadata['kind'] == 'classification':
+            return self._classify(image, images, top)
+        if self.metadata['kind'] == 'segmentation':
+            return self._segment(image, images)
+        return self._detect(image, images, score_thr)
+
+    def _entry(self, label: int, **values) -> dict:
+        classes = self.metadata['classes']
+        name = classes[label] if classes else str(label)
+        return dict(label=int(label), name=name, **values)
+
+    def _classify(self, image: np.ndarray, images: np.ndarray, top: int):
+        (scores,) = self.run(images)[0].tolist()
+        best = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
+        found = [self._entry(i, score=scores[i]) for i in best]
+        picture = cv2.resize(
+            image, None, fx=(k := max(1, 384 / len(image))), fy=k
+        )
+        for line, entry in enumerate(found):
+            text = f'{entry["name"]} {entry["score"]:.3f}'
+            _write(picture, text, (8, 24 * (line + 1)))
+        return dict(classes=found), picture[..., ::-1], None
+
+    def _segment(self, image: np.ndarray, images: np.ndarray):
+        if image.shape[:2] == images.shape[2:]:
+            (labels,) = self.run(images, ['labels'])[0]
+        else:
+            (logits,) = self.run(images, ['logits'])[0]
+            size = image.shape[1::-1]
+            labels = np.argmax(
+                [cv2.resize(each, size) for each in logits], axis=0
+            )
+        labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
+        found, counts = np.unique(labels, return_counts=True)
+        shares = sorted(zip(counts / labels.size, found, strict=True))
+        classes = [
+            self._entry(label, share=float(share))
+            for share, label in reversed(shares)
+        ]
+        colours = np.array([self._colour(i) for i in range(labels.max() + 1)])
+        picture = 0.4 * image[..., ::-1] + 0.6 * colours[labels]
+        return dict(classes=classes), picture.astype(np.uint8), labels
+
+    def _detect(self, image: np.ndarray, images: np.ndarray, score_thr: float):
+        boxes, scores, labels, *masks = self.run(images)
+        h, w = image.shape[:2]
+        ratio = np.array([w / images.shape[3], h / images.shape[2]] * 2)
+        boxes = (boxes * ratio).clip(0, [w, h, w, h])
+        picture = image.copy()
+        objects = []
+        for i in range(len(scores)):
+            if scores[i] < score_thr:
+                continue
+            values = dict(score=float(scores[i]), bbox=boxes[i].tolist())
+            colour = self._colour(labels[i])[::-1]
+            if masks:
+                mask = paste(masks[0][i], boxes[i], (h, w))
+                values['mask'] = encode(mask)
+                picture[mask] = 0.5 * picture[mask] + 0.5 * np.array(colour)
+            objects.append(self._entry(labels[i], **values))
+            left, top, right, bottom = map(round, values['bbox'])
+            cv2.rectangle(picture, (left, top), (right, bottom), colour, 2)
+            text = f'{objects[-1]["name"]} {100 * scores[i]:.0f}'
+            _write(picture, text, (left + 2, max(top, 0) + 14))
+        return dict(objects=objects), picture[..., ::-1], None
+
+    def _colour(self, label: int) -> tuple[int, ...]:
+        """RGB of a class: the palette's, or one of its own."""
+        palette = self.metadata['palette']
+        if isinstance(palette, list) and label < len(palette):
+            return tuple(palette[label])
+        hue = np.uint8([[[37 * int(label) % 180, 200, 230]]])
+        return tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist())
+
+
+def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
+    """Apply a step of the metadata to an image.
+
+    Args:
+        image (ndarray): (H, W, 3), 8 bits.
+        step (dict): ``step`` is 'resize', 'resize_short_edge' or
+            'center_crop', beside its arguments.
+
+    Returns:
+        ndarray: The image.
+
+    Raises:
+        ValueError: If the step is unknown.
+    """
+    h, w = image.shape[:2]
+    if step['step'] == 'center_crop':
+        size = step['size']
+        top, left = (max(0, round((side - size) / 2)) for side in (h, w))
+        return image[top : top + size, left : left + size]
+    if step['step'] == 'resize_short_edge':
+        scale = step['scale']
+        size = (
+            (scale, int(scale * h / w))
+            if w < h
+            else (int(scale * w / h), scale)
+        )
+    elif step['step'] == 'resize' and step['keep_ratio']:
+        factor = min(
+            max(step['scale']) / max(h, w), min(step['scale']) / min(h, w)
+        )
+        size = int(w * factor + 0.5), int(h * factor + 0.5)
+    elif step['step'] == 'resize':
+        size = tuple(step['scale'])
+    else:
+        raise ValueError(
+            f"no step '{step['step']}': the file is of a newer mmhatnet"
+        )
+    if step['backend'] == 'pillow':
+        from PIL import Image
+
+        method = getattr(Image.Resampling, step['interpolation'].upper())
+        return np.asarray(Image.fromarray(image).resize(size, method))
+    method = INTERPOLATION[step['interpolation']]
+    return cv2.resize(image, size, interpolation=method)
+
+
+def paste(
+    mask: np.ndarray, box: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Paste the mask of a box into the image.
+
+    Args:
+        mask (ndarray): (side, side), probabilities.
+        box (ndarray): (4,), left, top, right and bottom in pixels.
+        shape (tuple[int, int]): Height and width of the image.
+
+    Returns:
+        ndarray: (H, W), bool.
+    """
+    left, top, right, bottom = box
+    sides = np.maximum([right - left, bottom - top], 1e-6)
+    scale = np.array(mask.shape[::-1]) / sides
+    # Centres of pixels of the image, in pixels of the mask.
+    x = (np.arange(shape[1]) + 0.5 - left) * scale[0] - 0.5
+    y = (np.arange(shape[0]) + 0.5 - top) * scale[1] - 0.5
+    found = cv2.remap(
+        mask,
+        np.tile(x.astype(np.float32), (shape[0], 1)),
+        np.tile(y.astype(np.float32)[:, None], (1, shape[1])),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+    return found >= 0.5
+
+
+def encode(mask: np.ndarray) -> dict:
+    """Encode a mask by COCO's run lengths.
+
+    Args:
+        mask (ndarray): (H, W), bool.
+
+    Returns:
+        dict: ``size`` and ``counts``, as pycocotools' ``encode``.
+    """
+    flat = np.pad(mask.flatten(order='F').astype(np.int8), 1)
+    edges = np.flatnonzero(np.diff(flat)).tolist()
+    runs = np.diff([0, *edges, mask.size]).tolist()
+    if len(runs) > 1 and not runs[-1]:
+        runs.pop()  # the last pixel is inside
+    text = []
+    for i, run in enumerate(runs):
+        value = run - runs[i - 2] if i > 2 else run
+        more = True
+        while more:
+            bits = value & 31
+            value >>= 5
+            more = value != (-1 if bits & 16 else 0)
+            text.append(chr(bits + (32 if more else 0) + 48))
+    return dict(size=list(mask.shape), counts=''.join(text))
+
+
+def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
+    for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        cv2.putText(
+            picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, width
+        )

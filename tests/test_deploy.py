@@ -1,0 +1,270 @@
+"""Graphs for any size of image, exported files, and those who run them."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers import DEMOS, SMALL_ARCH, TOOLS, TORCH, call_tool
+from mmengine.config import Config
+
+import mmhatnet
+from mmhatnet.deploy import runtime
+from mmhatnet.inference import get_inferencer, predict
+from mmhatnet.models import HATNet
+from mmhatnet.zoo import load_model_config
+
+EXPORT = TOOLS / 'deployment' / 'export.py'
+INFER = TOOLS / 'infer.py'
+SHAPES = [
+    (1, 101, 77),
+    (2, 256, 256),
+    (1, 224, 224),
+    (3, 64, 96),
+    (1, 97, 353),
+    (1, 32, 32),
+    (1, 33, 40),
+]
+needs_export = pytest.mark.skipif(
+    TORCH < (2, 8), reason='torch.export of any size needs torch 2.8'
+)
+
+
+def largest_error(run, model, shapes=SHAPES):
+    errors = []
+    for shape in shapes:
+        x = torch.randn(shape[0], 3, *shape[1:])
+        with torch.no_grad():
+            pairs = zip(run(x), model(x), strict=True)
+            errors += [float((a - b).abs().max()) for a, b in pairs]
+    return max(errors)
+
+
+@pytest.fixture(scope='module')
+def backbone():
+    torch.manual_seed(0)
+    return HATNet(SMALL_ARCH).eval()
+
+
+class TestGraphsOfTheBackbone:
+    """Right at every size, whatever the size of the example."""
+
+    @pytest.mark.parametrize('example', [(1, 101, 77), (2, 128, 96)])
+    def test_trace(self, backbone, example):
+        x = torch.randn(example[0], 3, *example[1:])
+        with torch.no_grad():
+            traced = torch.jit.trace(backbone, x, check_trace=False)
+        assert largest_error(traced, backbone) < 1e-4
+
+    @needs_export
+    @pytest.mark.slow
+    @pytest.mark.parametrize('example', [(1, 101, 77), (2, 256, 256)])
+    def test_export(self, backbone, example):
+        from mmhatnet.deploy.export import sizes_of_one
+
+        dim = torch.export.Dim
+        dims = {
+            0: dim('batch', min=1, max=8),
+            2: dim('height', min=32, max=2048),
+            3: dim('width', min=32, max=2048),
+        }
+        x = torch.randn(example[0], 3, *example[1:])
+        with torch.no_grad(), sizes_of_one():
+            program = torch.export.export(
+                backbone, (x,), dynamic_shapes=(dims,)
+            )
+        assert largest_error(program.module(), backbone) < 1e-4
+
+
+@pytest.fixture(scope='module')
+def image(tmp_path_factory):
+    """A photograph of an odd size."""
+    skimage = pytest.importorskip('skimage')
+    picture = cv2.imread(f'{skimage.__path__[0]}/data/coffee.png')
+    path = tmp_path_factory.mktemp('image') / 'coffee.png'
+    cv2.imwrite(str(path), picture[:233, :301])
+    return path
+
+
+@pytest.fixture(scope='module')
+def exported(trained, tmp_path_factory):
+    """Function that exports a demo model, once: (file, checkpoint)."""
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    folder, done = tmp_path_factory.mktemp('exported'), {}
+
+    def export(name):
+        if name not in done:
+            path = folder / f'{name}.onnx'
+            output = call_tool(EXPORT, name, trained(name), '--out', path)
+            done[name] = path, trained(name), output
+        return done[name]
+
+    return export
+
+
+@needs_export
+@pytest.mark.slow
+class TestOnnx:
+    @pytest.mark.parametrize('task', DEMOS)
+    def test_same_result_as_the_checkpoint(self, task, exported, image):
+        path, checkpoint, output = exported(DEMOS[task])
+        assert '| 1 | 97x353 |' in output
+        model = runtime.OnnxModel(path)
+        found, picture, labels = model.predict(image, score_thr=0)
+        inferencer = get_inferencer(DEMOS[task], checkpoint, 'cpu')
+        expected, other, masks = predict(inferencer, image, score_thr=0)
+        assert found.keys() == expected.keys()
+        assert picture.dtype == np.uint8
+        if labels is not None:
+            assert (labels != masks).mean() < 1e-3
+            assert picture.shape == other.shape
+        for a, b in zip(*found.values(), *expected.values(), strict=True):
+            assert a['name'] == b['name']
+            for key in ('score', 'share', 'bbox'):
+                if key in a:
+                    assert a[key] == pytest.approx(b[key], rel=1e-2, abs=1e-2)
+            if 'mask' in a:
+                assert a['mask']['size'] == b['mask']['size']
+
+    def test_metadata(self, exported):
+        path, checkpoint, _ = exported(DEMOS['Semantic Segmentation'])
+        found = runtime.OnnxModel(path).metadata
+        assert found['kind'] == 'segmentation'
+        assert found['channels'] == 'RGB'
+        assert found['classes'][:2] == ['background', 'disk']
+        assert found['G1'], found['G2'] == ([8, 8, 8], [8, 4, 2])
+        assert len(found['checkpoint_sha256']) == 64
+        assert found['versions']['torch'].startswith('2.')
+
+    def test_without_torch_and_mm(self, exported, image, tmp_path):
+        path, *_ = exported(DEMOS['Image Classification'])
+        blocked = '\n'.join(
+            f'sys.modules[{name!r}] = None'
+            for name in ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'tqdm')
+        )
+        code = f"""
+import sys, runpy
+{blocked}
+sys.argv = ['infer.py', {str(path)!r}, {str(image)!r}]
+sys.argv += ['--out-dir', {str(tmp_path / 'out')!r}]
+runpy.run_path({str(INFER)!r}, run_name='__main__')
+"""
+        subprocess.run([sys.executable, '-c', code], check=True)
+        result = json.loads((tmp_path / 'out' / 'coffee.json').read_text())
+        assert len(result['classes']) == 5
+
+    def test_errors_in_one_line(self, exported, image, tmp_path):
+        path, *_ = exported(DEMOS['Image Classification'])
+        damaged = tmp_path / 'damaged.onnx'
+        damaged.write_bytes(path.read_bytes()[:1000])
+        foreign = tmp_path / 'foreign.onnx'
+        onnx = pytest.importorskip('onnx')
+        node = onnx.helper.make_node('Identity', ['images'], ['scores'])
+        info = [
+            onnx.helper.make_tensor_value_info(name, 1, [1])
+            for name in ('images', 'scores')
+        ]
+        graph = onnx.helper.make_graph([node], 'x', info[:1], info[1:])
+        opset = onnx.helper.make_opsetid('', 17)
+        onnx.save(
+            onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8),
+            foreign,
+        )
+        out = '--out-dir', tmp_path / 'out'
+        for file, text in (
+            (damaged, 'is not an ONNX model, or is damaged'),
+            (foreign, 'has no metadata of mmhatnet'),
+            (tmp_path / 'absent.onnx', 'no model at'),
+        ):
+            output = call_tool(INFER, file, image, *out, code=1)
+            assert output.count('\n') == 1
+            assert text in output
+        model = runtime.OnnxModel(path)
+        with pytest.raises(ValueError, match='at least 32x32 pixels, got 31'):
+            model.run(np.zeros((1, 3, 31, 64), np.float32))
+
+
+class TestRuntime:
+    """The parts that have no model, against the libraries'."""
+
+    @pytest.mark.parametrize('density', [0, 0.01, 0.5, 0.99, 1])
+    def test_run_lengths(self, density):
+        coco = pytest.importorskip('pycocotools.mask')
+        random = np.random.default_rng(0)
+        mask = random.random((37, 53)) < density
+        expected = coco.encode(np.asfortranarray(mask, np.uint8))
+        found = runtime.encode(mask)
+        assert found['size'] == list(expected['size'])
+        assert found['counts'].encode() == expected['counts']
+
+    @pytest.mark.parametrize(
+        'box', [(3.2, 4.7, 40.1, 30.9), (-5, -5, 70, 60), (10, 10, 10.5, 11)]
+    )
+    def test_masks_are_pasted_as_in_mmdet(self, box):
+        pytest.importorskip('mmdet')
+        from mmdet.models.roi_heads.mask_heads.fcn_mask_head import (
+            _do_paste_mask,
+        )
+
+        mask = np.random.default_rng(0).random((28, 28), np.float32)
+        mask = cv2.GaussianBlur(mask, (0, 0), 3)
+        mask = (mask - mask.min()) / np.ptp(mask)
+        expected, _ = _do_paste_mask(
+            torch.from_numpy(mask)[None, None],
+            torch.tensor([box]),
+            48,
+            64,
+            skip_empty=False,
+        )
+        found = runtime.paste(mask, np.array(box), (48, 64))
+        assert (found != (expected[0].numpy() >= 0.5)).mean() < 2e-3
+
+    @pytest.mark.parametrize(
+        'steps',
+        [
+            [dict(type='Resize', scale=(96, 64), keep_ratio=True)],
+            [dict(type='Resize', scale=64, interpolation='bicubic')],
+            [
+                dict(type='ResizeEdge', scale=64, backend='pillow'),
+                dict(type='CenterCrop', crop_size=56),
+            ],
+        ],
+    )
+    def test_steps_are_those_of_mm(self, steps):
+        pytest.importorskip('mmpretrain')
+        from mmengine.registry import TRANSFORMS, DefaultScope
+
+        from mmhatnet.deploy.export import describe_steps
+
+        data = dict(pipeline=[*steps, dict(type='PackInputs')])
+        cfg = Config(dict(test_dataloader=dict(dataset=data)))
+        image = np.random.default_rng(0).integers(0, 256, (75, 101, 3))
+        image = expected = image.astype(np.uint8)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            for step in steps:
+                results = TRANSFORMS.build(step)(
+                    dict(img=expected, img_shape=expected.shape[:2])
+                )
+                expected = results['img']
+        for step in describe_steps(cfg):
+            image = runtime.apply_step(image, step)
+        assert (image == expected).all()
+
+    def test_unknown_step(self):
+        with pytest.raises(ValueError, match="no step 'rotate'"):
+            runtime.apply_step(np.zeros((4, 4, 3)), dict(step='rotate'))
+
+
+def test_models_that_cannot_be_exported():
+    from mmhatnet.deploy.graphs import make_graph
+
+    name = 'cascade-mask-rcnn_hatnet-small_fpn_8xb2-1x_coco'
+    cfg = load_model_config(name)
+    cfg.model.backbone.arch = SMALL_ARCH
+    cfg.model.neck.in_channels = list(SMALL_ARCH['embed_dims'])
+    with pytest.raises(ValueError, match='a CascadeRCNN cannot be exported'):
+        make_graph(mmhatnet.get_model(cfg))

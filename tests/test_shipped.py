@@ -1,0 +1,103 @@
+"""The small models whose weights are in the package."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from helpers import ROOT, TOOLS, call_tool
+from mmengine.runner import CheckpointLoader
+
+import mmhatnet
+from mmhatnet import releases
+from mmhatnet.launch import build_runner
+from mmhatnet.weights.files import read_checkpoint
+from mmhatnet.zoo import load_model_config, model_entries
+
+NAMES = list(releases.list_shipped())
+
+
+def test_every_file_has_an_entry():
+    path = ROOT / 'configs' / 'shipped' / 'metafile.yml'
+    models = yaml.safe_load(path.read_text())['Models']
+    assert sorted(NAMES) == sorted(model['Name'] for model in models)
+    for model in models:
+        assert model['Weights'] == f'hatnet://{model["Name"]}'
+        log = json.loads(
+            (ROOT / model['Metadata']['Training Log']).read_text()
+        )
+        assert log['config'] in model['Metadata']['Training Command']
+        assert log['commit'] == model['Metadata']['Commit']
+
+
+def test_size_of_all_files():
+    sizes = [p.stat().st_size for p in releases.list_shipped().values()]
+    assert sum(sizes) < 12 * 2**20
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_files_hold_no_more_than_weights(name):
+    content = read_checkpoint(f'hatnet://{name}')
+    assert content.keys() == {'meta', 'state_dict'}
+    assert str(ROOT) not in str(content['meta'])
+    assert {str(v.dtype) for v in content['state_dict'].values()} <= {
+        'torch.float16',
+        'torch.int64',
+    }
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_model_by_name(name):
+    if name == 'tree-detector':
+        pytest.importorskip('mmcv._ext', reason='detectors need operators')
+    model = mmhatnet.get_model(name, pretrained=True)
+    assert model.dataset_meta['classes']
+
+
+def test_damaged_file(tmp_path, monkeypatch):
+    path = next(iter(releases.list_shipped().values()))
+    copy = shutil.copy(path, tmp_path / path.name)
+    monkeypatch.setattr(releases, 'SHIPPED', tmp_path)
+    name = f'hatnet://{NAMES[0]}'
+    assert 'state_dict' in CheckpointLoader.load_checkpoint(name)
+    with open(copy, 'r+b') as file:
+        file.seek(1000)
+        file.write(b'damaged')
+    with pytest.raises(ValueError, match='is damaged: install mmhatnet again'):
+        CheckpointLoader.load_checkpoint(name)
+    with pytest.raises(ValueError, match=f"'hatnet://x'.*{name}"):
+        CheckpointLoader.load_checkpoint('hatnet://x')
+
+
+def test_first_inference(tmp_path):
+    """A cat, right after the installation."""
+    skimage = pytest.importorskip('skimage')
+    photo = f'{skimage.__path__[0]}/data/chelsea.png'
+    output = call_tool(
+        TOOLS / 'infer.py', 'cifar10-classifier', photo, '--out-dir', tmp_path
+    )
+    assert 'chelsea.png: ' in output
+    result = json.loads((tmp_path / 'chelsea.json').read_text())
+    scores = [found['score'] for found in result['classes']]
+    assert np.isclose(sum(scores), 1, atol=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', NAMES)
+def test_metric(name, tmp_path, monkeypatch):
+    """As in the metafile, on the held-out data, where they are present."""
+    cfg = load_model_config(name)
+    monkeypatch.chdir(ROOT)
+    dataset = cfg.test_dataloader.dataset
+    if not (ROOT / dataset.data_root).exists():
+        pytest.skip(f'{dataset.data_root} is absent')
+    cfg.update(work_dir=str(tmp_path), load_from=f'hatnet://{name}')
+    metrics = build_runner(cfg, ('test',)).test()
+    entry = model_entries()[name]
+    log = json.loads((ROOT / entry['Metadata']['Training Log']).read_text())
+    last = log['curve'][-1]
+    key = 'coco/bbox_mAP' if name == 'tree-detector' else 'accuracy/top1'
+    key = 'mIoU' if name == 'shape-segmentor' else key
+    # float16 moves some of the predictions at a threshold.
+    assert metrics[key] == pytest.approx(last[key], rel=0.01)
