@@ -13,7 +13,7 @@ from .registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Train in bfloat16 under autocast, on any device.
+    """Train in bfloat16 under autocast, on a CPU or a CUDA GPU.
 
     mmengine's ``AmpOptimWrapper`` refuses a CPU. bfloat16 has the range of
     float32, so no loss is scaled. Configs name ``AmpOptimWrapper`` with

@@ -13,7 +13,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from .models.hatnet import HATNet
-from .weights.download import PIN, sha256_of, split_pin, verify_sha256
+from .weights.download import PIN, sha256_of, split_pin
 from .weights.files import (
     locate_checkpoint,
     read_checkpoint,
@@ -119,6 +119,44 @@ def list_shipped() -> dict[str, Path]:
     return {path.stem.rpartition('-')[0]: path for path in files}
 
 
+def locate_weights(location: str) -> Path:
+    """Find the file that a name, path or URL of weights stands for.
+
+    Args:
+        location (str): As for
+            :func:`~mmhatnet.weights.files.read_checkpoint`.
+
+    Returns:
+        Path: The file; downloaded if necessary.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        OSError: If the download fails.
+        ValueError: If the name is unknown, or the file has another hash.
+    """
+    location, pin = split_pin(location)
+    if not location.startswith('hatnet://'):
+        return locate_checkpoint(location, pin)
+    name = location.removeprefix('hatnet://')
+    shipped = list_shipped()
+    if name in shipped:
+        path = shipped[name]
+        if not sha256_of(path).startswith(path.stem.rpartition('-')[2]):
+            raise ValueError(f'{path} is damaged: install mmhatnet again')
+        return locate_checkpoint(str(path), pin)
+    arch = _find_arch(name)
+    if arch is None:
+        raise ValueError(
+            f"unknown checkpoint '{location}': choose from "
+            + ', '.join(f'hatnet://{name}' for name in [*RELEASES, *shipped])
+        )
+    return locate_checkpoint(f'{RELEASE_URL}/{RELEASES[arch]}', pin)
+
+
+def _find_arch(name: str) -> str | None:
+    return next((arch for arch in RELEASES if name in (arch, arch[0])), None)
+
+
 @CheckpointLoader.register_scheme('hatnet://', force=True)
 def load_from_hatnet(
     filename: str, map_location: str | torch.device | None = None
@@ -147,34 +185,21 @@ def load_from_hatnet(
         ValueError: If the name is unknown, or the file is damaged or another
             model.
     """
-    location, pin = split_pin(filename)
-    name = location.removeprefix('hatnet://')
-    shipped = list_shipped()
-    if name in shipped:
-        return _read_shipped(shipped[name], pin, map_location)
-    arch = next((arch for arch in RELEASES if name in (arch, arch[0])), None)
-    if arch is None:
-        raise ValueError(
-            f"unknown checkpoint '{location}': choose from "
-            + ', '.join(f'hatnet://{name}' for name in [*RELEASES, *shipped])
-        )
-    path = locate_checkpoint(f'{RELEASE_URL}/{RELEASES[arch]}', pin)
+    path = locate_weights(filename)
+    if path.parent == SHIPPED:
+        return read_checkpoint(path, map_location or 'cpu')
+    name, _ = split_pin(filename.removeprefix('hatnet://'))
     try:
         content = read_checkpoint(path, map_location or 'cpu')
-        _, state_dict = convert_classifier(content, str(path), arch)
+        _, state_dict = convert_classifier(
+            content, str(path), _find_arch(name)
+        )
     except ValueError as error:
         raise ValueError(
             f'{error}. Delete {path} and {path.name}.sha256 to download it '
             'again'
         ) from error
     return dict(state_dict=state_dict)
-
-
-def _read_shipped(path: Path, pin: str | None, map_location) -> dict:
-    if not sha256_of(path).startswith(path.stem.rpartition('-')[2]):
-        raise ValueError(f'{path} is damaged: install mmhatnet again')
-    verify_sha256(path, pin)
-    return read_checkpoint(path, map_location or 'cpu')
 
 
 @CheckpointLoader.register_scheme(f'{RELEASE_URL}/', force=True)

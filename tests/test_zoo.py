@@ -90,7 +90,9 @@ class TestMetafiles:
         """Entries without the authors' files say that there are none."""
         for name, model in MODELS.items():
             said = model['Metadata']['Released Weights']
-            if 'Weights' in model:
+            if 'Training Log' in model['Metadata']:
+                assert said == 'in the package'  # see test_shipped.py
+            elif 'Weights' in model:
                 arch = re.match(r'hatnet-(\w+)_8xb128_in1k$', name)[1]
                 url = f'{RELEASE_URL}/{RELEASES[arch]}'
                 assert model['Weights'] == url
@@ -99,12 +101,13 @@ class TestMetafiles:
             else:
                 assert said.startswith('none')
                 assert 'Converted From' not in model
-        assert sum('Weights' in model for model in MODELS.values()) == 4
+        assert sum('Converted From' in m for m in MODELS.values()) == 4
 
     def test_metrics_are_marked_as_those_of_the_paper(self):
         for model in MODELS.values():
-            for result in model['Results']:
-                assert all(name[-1] == '*' for name in result['Metrics'])
+            if 'Training Log' not in model['Metadata']:
+                for result in model['Results']:
+                    assert all(name[-1] == '*' for name in result['Metrics'])
 
 
 def test_tables_are_current():
@@ -171,9 +174,9 @@ class TestNames:
     def test_mmpretrain_finds_the_classifiers(self):
         from mmpretrain import ImageClassificationInferencer, get_model
 
-        names = ImageClassificationInferencer.list_models('*hatnet')
-        assert names == CLASSIFIERS
-        model = get_model(names[-1], backbone=dict(ds_ratios=(4, 2, 1)))
+        names = ImageClassificationInferencer.list_models('*')
+        assert set(CLASSIFIERS) <= set(names)
+        model = get_model(CLASSIFIERS[-1], backbone=dict(ds_ratios=(4, 2, 1)))
         assert model.backbone.ds_ratios == (4, 2, 1)
 
     @pytest.mark.slow

@@ -91,10 +91,14 @@ def main(exported: bool = False) -> None:
 
 
 def main_without_torch() -> None:
-    # Submodules of an empty package, since mmhatnet itself imports torch.
-    package = ModuleType('mmhatnet')
-    package.__path__ = find_spec('mmhatnet').submodule_search_locations
-    sys.modules['mmhatnet'] = package
+    if 'mmhatnet' not in sys.modules:
+        # Submodules of an empty package, since mmhatnet itself imports torch.
+        spec = find_spec('mmhatnet')
+        if not spec:
+            sys.exit('infer.py: error: mmhatnet is not installed')
+        package = ModuleType('mmhatnet')
+        package.__path__ = spec.submodule_search_locations
+        sys.modules['mmhatnet'] = package
     try:
         main(exported=True)
     except (ImportError, OSError, ValueError) as error:
@@ -105,7 +109,7 @@ def main_without_torch() -> None:
 
 
 if __name__ == '__main__':
-    if sys.argv[1:2] and sys.argv[1].endswith('.onnx'):
+    if any(argument.endswith('.onnx') for argument in sys.argv[1:]):
         main_without_torch()
     else:
         from mmhatnet.cli import one_line_errors

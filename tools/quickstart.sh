@@ -30,7 +30,7 @@ fi
 
 say '2/4 predicting for photographs with weights of the package (seconds)'
 photos=$("$PYTHON" -c 'import skimage, os; print(os.path.dirname(skimage.__file__))')/data
-"$PYTHON" tools/infer.py cifar10-classifier "$photos/chelsea.png" \
+"$PYTHON" tools/infer.py cifar10-classifier "$photos/motorcycle_left.png" \
   --out-dir $work/first --overwrite
 "$PYTHON" tools/infer.py shape-segmentor \
   data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg \

@@ -28,12 +28,18 @@ def corrupt(cfg: Config, kind: str) -> Config:
 
     Returns:
         Config: A changed copy.
+
+    Raises:
+        ValueError: If the test pipeline does not begin with the loading of an
+            image.
     """
     cfg = deepcopy(cfg)
     if kind != CLEAN:
         step = ConfigDict(type='mmhatnet.Corruption', kind=kind)
         for dataset in iter_datasets(cfg.test_dataloader.dataset):
-            dataset.pipeline.insert(1, step)  # after the loading
+            if 'LoadImage' not in dataset.pipeline[0].type:
+                raise ValueError('the test pipeline loads no image')
+            dataset.pipeline.insert(1, step)
     return cfg
 
 
@@ -48,13 +54,15 @@ def resize(cfg: Config, scale: int | None) -> Config:
         Config: A changed copy.
 
     Raises:
-        ValueError: If no step of the pipeline has a ``scale``.
+        ValueError: If no step of the pipeline has a ``scale``, or one crops.
     """
     cfg = deepcopy(cfg)
     for dataset in iter_datasets(cfg.test_dataloader.dataset):
         steps = [step for step in dataset.pipeline if 'scale' in step]
         if scale and not steps:
             raise ValueError('no step of the test pipeline has a scale')
+        if scale and any('Crop' in step.type for step in dataset.pipeline):
+            raise ValueError('a crop of the test pipeline fixes the size')
         for step in steps if scale else ():
             same = type(step['scale'])
             step['scale'] = scale if same is int else (scale, scale)

@@ -26,7 +26,9 @@ def _pixelate(image: np.ndarray, level: float, _) -> np.ndarray:
 
 
 def _jpeg(image: np.ndarray, level: float, _) -> np.ndarray:
-    _, code = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, level])
+    _, code = cv2.imencode(
+        '.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, int(level)]
+    )
     return cv2.imdecode(code, cv2.IMREAD_COLOR)
 
 

@@ -7,20 +7,21 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 
-from ..atomic import replacing
 from ..checks import iter_datasets
+from ..releases import locate_weights
 from ..stack import describe_versions
-from ..version import __version__
 from ..weights.download import sha256_of
-from .graphs import OUTPUTS, Graph
+from .graphs import OUTPUTS, Graph, refuse_if
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 METADATA = 'mmhatnet'  # its key in a file
 LARGEST = 8192  # pixels of a side
@@ -33,7 +34,7 @@ SHAPES = ((224, 224), (101, 77), (256, 160), (97, 353), (64, 64), (32, 50))
 
 def export_program(
     graph: Graph, shape: tuple[int, int] = (101, 77)
-) -> ExportedProgram:
+) -> 'ExportedProgram':
     """Export a graph for images of any legal size.
 
     Args:
@@ -46,14 +47,17 @@ def export_program(
         objects, which takes one image.
 
     Raises:
-        RuntimeError: If torch is older than 2.8.
+        ImportError: If torch is older than 2.8.
     """
     images = torch.zeros(1, 3, *shape)
-    sides = [Dim(name, min=32, max=LARGEST) for name in ('height', 'width')]
-    dims = {2: sides[0], 3: sides[1]}
-    if has_batches(graph.kind):
-        dims[0] = Dim('batch', min=1, max=MOST)
     with torch.no_grad(), sizes_of_one():
+        dim = torch.export.Dim
+        dims = {
+            2: dim('height', min=32, max=LARGEST),
+            3: dim('width', min=32, max=LARGEST),
+        }
+        if has_batches(graph.kind):
+            dims[0] = dim('batch', min=1, max=MOST)
         return torch.export.export(
             graph, (images,), dynamic_shapes=(dims,), strict=False
         )
@@ -66,11 +70,17 @@ def has_batches(kind: str) -> bool:
 
 @contextmanager
 def sizes_of_one() -> Iterator[None]:
-    """Make graphs that are right if a size is 1, too."""
+    """Let torch.export assume nothing about sizes of 1.
+
+    A map of a 32x32 image has one row, and a batch may have one image.
+
+    Raises:
+        ImportError: If torch is older than 2.8.
+    """
     from torch.fx.experimental import _config
 
     if not hasattr(_config, 'backed_size_oblivious'):
-        raise RuntimeError(
+        raise ImportError(
             f'torch {torch.__version__} cannot export graphs of dynamic size: '
             '2.8 or newer can'
         )
@@ -78,15 +88,13 @@ def sizes_of_one() -> Iterator[None]:
         yield
 
 
-def describe(
-    graph: Graph, cfg: Config, checkpoint: str | os.PathLike | None = None
-) -> dict:
+def describe(graph: Graph, cfg: Config, checkpoint: str | None = None) -> dict:
     """Describe an exported model: everything that its user has to know.
 
     Args:
         graph (Graph): The graph.
         cfg (Config): The config of the model.
-        checkpoint (str | PathLike, optional): The file of the weights.
+        checkpoint (str, optional): A file, URL or ``hatnet://NAME``.
 
     Returns:
         dict: The metadata, ready for JSON.
@@ -100,6 +108,9 @@ def describe(
         preprocessor, '_channel_conversion', False
     )
     meta = model.dataset_meta
+    classes, palette = list(meta.get('classes') or ()), meta.get('palette')
+    if palette and isinstance(palette[0], int):  # one colour for all
+        palette = [palette] * len(classes)
     found = dict(
         kind=graph.kind,
         channels='RGB' if rgb else 'BGR',
@@ -108,15 +119,15 @@ def describe(
         std=graph.std.flatten().tolist(),
         normalized_inside=True,
         padded_inside_to=graph.divisor,
-        classes=list(meta.get('classes') or ()),
-        palette=meta.get('palette'),
+        classes=classes,
+        palette=palette,
         outputs=OUTPUTS[graph.kind],
         G1=list(model.backbone.grid_sizes),
         G2=list(model.backbone.ds_ratios),
-        versions=dict(mmhatnet=__version__, **describe_versions()),
+        versions=describe_versions(),
     )
-    if checkpoint and Path(checkpoint).is_file():
-        found['checkpoint_sha256'] = sha256_of(checkpoint)
+    if checkpoint:
+        found['checkpoint_sha256'] = sha256_of(locate_weights(checkpoint))
     return json.loads(json.dumps(found))
 
 
@@ -125,6 +136,11 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
     dataset = next(iter_datasets(cfg.test_dataloader.dataset))
     for step in dataset.pipeline:
         kind = step['type'].rpartition('.')[2]
+        if kind == 'LoadImageFromFile':
+            refuse_if(
+                {'color_type', 'imdecode_backend'} & step.keys(),
+                'an image loader with options',
+            )
         if kind.startswith(('Load', 'Pack')):
             continue
         if kind == 'Resize' and step.get('scale_factor') == 1:
@@ -145,7 +161,7 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
                 interpolation=step.get('interpolation', 'bilinear'),
                 backend=step.get('backend', 'cv2'),
             )
-        elif kind == 'CenterCrop' and isinstance(step['crop_size'], int):
+        elif kind == 'CenterCrop' and set(step) <= {'type', 'crop_size'}:
             yield dict(step='center_crop', size=step['crop_size'])
         else:
             raise ValueError(
@@ -155,7 +171,7 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
 
 
 def save_onnx(
-    program: ExportedProgram, metadata: dict, path: str | os.PathLike
+    program: 'ExportedProgram', metadata: dict, path: str | os.PathLike
 ) -> None:
     """Write a program as an ONNX file with its metadata.
 
@@ -177,12 +193,11 @@ def save_onnx(
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA, json.dumps(metadata)
     onnx.checker.check_model(proto)
-    with replacing(path) as part:
-        onnx.save(proto, part)
+    onnx.save(proto, path)
 
 
 def save_program(
-    program: ExportedProgram, metadata: dict, path: str | os.PathLike
+    program: 'ExportedProgram', metadata: dict, path: str | os.PathLike
 ) -> None:
     """Write a program as a file of torch.export with its metadata.
 
@@ -191,10 +206,9 @@ def save_program(
         metadata (dict): As from :func:`describe`.
         path (str | PathLike): The file, ``*.pt2``.
     """
-    with replacing(path) as part:
-        torch.export.save(
-            program, part, extra_files={METADATA: json.dumps(metadata)}
-        )
+    torch.export.save(
+        program, path, extra_files={METADATA: json.dumps(metadata)}
+    )
 
 
 def verify(
@@ -226,12 +240,45 @@ def verify(
             expected = graph(torch.from_numpy(images))
         if isinstance(expected, Tensor):
             expected = (expected,)
-        errors = [
-            relative_error(found, reference.numpy())
-            for found, reference in zip(run(images), expected, strict=True)
-        ]
-        rows.append(dict(images=count, height=h, width=w, error=max(errors)))
+        found, expected = run(images), [each.numpy() for each in expected]
+        if has_batches(kind):
+            errors = list(map(relative_error, found, expected))
+        else:
+            errors = [objects_error(found, expected)]
+        # Not by max(), which loses NaN.
+        worst = float(np.max(errors))
+        rows.append(dict(images=count, height=h, width=w, error=worst))
     return rows
+
+
+def objects_error(
+    found: Sequence[np.ndarray], expected: Sequence[np.ndarray]
+) -> float:
+    """Get the largest difference of an object to its nearest counterpart.
+
+    Objects may change their order where scores are equal. The last ones may
+    be missing, since another may take their place.
+
+    Args:
+        found (Sequence[ndarray]): Boxes (K, 4), scores (K,), labels (K,).
+        expected (Sequence[ndarray]): Those of PyTorch.
+
+    Returns:
+        float: Of scores, or of boxes relative to the largest coordinate.
+    """
+    (boxes, scores, labels), others = expected[:3], found[:3]
+    if not len(scores):
+        return float(others[1].max(initial=0))
+    if not len(others[1]):
+        return float(scores.max())
+    largest = max(1.0, float(np.abs(boxes).max()))
+    differences = np.maximum(
+        np.abs(boxes[:, None] - others[0]).max(2) / largest,
+        np.abs(scores[:, None] - others[1]),
+    )
+    differences[labels[:, None] != others[2]] = 1
+    certain = scores > scores.min() + TOLERANCE
+    return float(differences.min(1)[certain].max(initial=0))
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -248,3 +295,20 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
         return float((found != expected).mean())
     largest = max(1.0, float(np.abs(expected).max()))
     return float(np.abs(found - expected).max()) / largest
+
+
+def check_errors(rows: Sequence[dict]) -> None:
+    """Check the result of a verification.
+
+    Args:
+        rows (Sequence[dict]): As from :func:`verify`.
+
+    Raises:
+        ValueError: If a difference is above TOLERANCE, or not a number.
+    """
+    worst = float(np.max([row['error'] for row in rows]))
+    if not worst <= TOLERANCE:
+        raise ValueError(
+            f'the exported file differs from PyTorch by {worst:.1e}, more '
+            f'than {TOLERANCE}, and is not written'
+        )

@@ -8,16 +8,44 @@ postprocessing are inside, so that a file is right at every size.
 import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
-from mmengine.model import ImgDataPreprocessor
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
+
+from ..models import HATNet
 
 # The names of the outputs, in order, by the kind of result.
 OUTPUTS = dict(
     classification=('scores',),
     segmentation=('labels', 'logits'),
     detection=('boxes', 'scores', 'labels'),
-    instances=('boxes', 'scores', 'labels', 'masks'),
 )
+
+
+def refuse_if(condition: object, what: str) -> None:
+    """Refuse what a graph would compute in another way than mm.
+
+    Args:
+        condition (object): Whether the model has it.
+        what (str): What it is.
+
+    Raises:
+        ValueError: If the condition is true.
+    """
+    if condition:
+        raise ValueError(f'{what} cannot be exported')
+
+
+def check_nms(cfg: dict) -> None:
+    """Check that :func:`best_boxes` suppresses boxes as a config asks.
+
+    Args:
+        cfg (dict): The config, with ``nms``.
+
+    Raises:
+        ValueError: If it asks for something else.
+    """
+    refuse_if(cfg.nms.get('type', 'nms') != 'nms', f'{cfg.nms.get("type")}')
+    refuse_if(cfg.nms.get('class_agnostic'), 'class-agnostic NMS')
 
 
 class Graph(nn.Module):
@@ -36,17 +64,15 @@ class Graph(nn.Module):
         super().__init__()
         self.model = model
         preprocessor = model.data_preprocessor
-        if not isinstance(preprocessor, ImgDataPreprocessor):
-            # mmpretrain's is another class, with the same attributes.
-            preprocessor = getattr(preprocessor, 'module', preprocessor)
-        mean = getattr(preprocessor, 'mean', None)
-        std = getattr(preprocessor, 'std', None)
-        self.register_buffer('mean', torch.zeros(3, 1, 1))
-        self.register_buffer('std', torch.ones(3, 1, 1))
-        if mean is not None:
-            self.mean.copy_(mean)
-            self.std.copy_(std)
-        self.divisor = int(getattr(preprocessor, 'pad_size_divisor', 1) or 1)
+        mean = getattr(preprocessor, 'mean', torch.zeros(3, 1, 1))
+        std = getattr(preprocessor, 'std', torch.ones(3, 1, 1))
+        self.register_buffer('mean', mean.clone())
+        self.register_buffer('std', std.clone())
+        self.divisor = getattr(preprocessor, 'pad_size_divisor', 1)
+        refuse_if(
+            self.divisor > 1 and getattr(preprocessor, 'pad_value', 0),
+            'a pad_value other than 0',
+        )
 
     def prepare(self, images: Tensor) -> Tensor:
         """Normalize, then pad at the right and the bottom, as mm does."""
@@ -64,6 +90,11 @@ class ClassifierGraph(Graph):
 
     kind = 'classification'
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        name = type(model.head).__name__
+        refuse_if('MultiLabel' in name or 'MultiTask' in name, f'a {name}')
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute the scores."""
         features = self.model.extract_feat(self.prepare(images))
@@ -77,9 +108,17 @@ class SegmentorGraph(Graph):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        if model.decode_head.out_channels == 1:
-            raise ValueError('a head with one channel cannot be exported')
-        self.divisor = 1  # mmseg pads in training only
+        head = model.decode_head
+        refuse_if(
+            not isinstance(head, BaseDecodeHead), f'a {type(head).__name__}'
+        )
+        refuse_if(head.out_channels == 1, 'a head with one channel')
+        refuse_if(head.align_corners, 'a head with align_corners=True')
+        refuse_if(model.test_cfg.mode != 'whole', 'testing by sliding windows')
+        refuse_if(
+            getattr(model.data_preprocessor, 'test_cfg', None),
+            'a data_preprocessor.test_cfg',
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute labels and logits at the size of the images."""
@@ -88,7 +127,7 @@ class SegmentorGraph(Graph):
             self.model.decode_head(features),
             size=images.shape[2:],
             mode='bilinear',
-            align_corners=self.model.align_corners,
+            align_corners=False,
         )
         return logits.argmax(1), logits
 
@@ -113,7 +152,8 @@ def best_boxes(
     Returns:
         Tensor: Indices of the boxes that are kept, best first.
     """
-    # Moves the groups apart; a zero, as there may be no box.
+    # Shift each group beyond all others, so that boxes of two groups never
+    # overlap. The padded zero keeps max() defined without boxes.
     side = F.pad(boxes.flatten(), (0, 1)).max() + 1
     moved = boxes + (groups.to(boxes) * side)[:, None]
     return torchvision.ops.nms(moved, scores, iou_threshold)[:most]
@@ -148,7 +188,7 @@ def decode_level(
     scores = scores[0].permute(1, 2, 0).sigmoid().flatten()
     # A constant number of boxes, whatever the size of the image.
     scores, best = F.pad(scores, (0, most), value=-1.0).topk(most)
-    anchors = (best // classes).clamp(max=len(priors) - 1)
+    anchors = (best // classes).clamp(max=priors.shape[0] - 1)
     deltas = deltas[0].permute(1, 2, 0).reshape(-1, 4)[anchors]
     boxes = head.bbox_coder.decode(priors[anchors], deltas, max_shape=shape)
     return boxes, scores, best % classes
@@ -165,6 +205,7 @@ class DetectorGraph(Graph):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         check_head(model.bbox_head)
+        check_nms(model.test_cfg)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the boxes, best first."""
@@ -175,95 +216,14 @@ class DetectorGraph(Graph):
             for i, level in enumerate(zip(*outs, strict=True))
         ]
         boxes, scores, labels = map(torch.cat, zip(*found, strict=True))
-        likely = (scores > cfg.score_thr).nonzero()[:, 0]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        wide = (sides > cfg.get('min_bbox_size', -1)).all(1)
+        likely = (wide & (scores > cfg.score_thr)).nonzero()[:, 0]
         boxes, scores, labels = boxes[likely], scores[likely], labels[likely]
         keep = best_boxes(
             boxes, scores, labels, cfg.nms.iou_threshold, cfg.max_per_img
         )
         return boxes[keep], scores[keep], labels[keep]
-
-
-class TwoStageGraph(Graph):
-    """(1, 3, H, W) to boxes, scores, labels, and masks (K, 28, 28).
-
-    For Faster R-CNN and Mask R-CNN. A mask holds probabilities inside its box.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        check_head(model.rpn_head)
-        if not hasattr(model.roi_head.bbox_head, 'fc_cls'):
-            raise ValueError('a cascade of heads cannot be exported')
-        self.kind = 'instances' if model.with_mask else 'detection'
-
-    def propose(
-        self, features: tuple[Tensor, ...], shape: tuple[int, int]
-    ) -> Tensor:
-        """Compute the proposals of the RPN, (K, 4)."""
-        head, cfg = self.model.rpn_head, self.model.test_cfg.rpn
-        found, levels = [], []
-        for i, level in enumerate(zip(*head(features), strict=True)):
-            found.append(decode_level(head, i, *level, cfg.nms_pre, shape))
-            levels.append(torch.full_like(found[-1][2], i))
-        boxes, scores, _ = map(torch.cat, zip(*found, strict=True))
-        levels = torch.cat(levels)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        smallest = cfg.get('min_bbox_size', -1)
-        real = (scores >= 0) & (sides > smallest).all(1)
-        real = real.nonzero()[:, 0]
-        boxes, scores, levels = boxes[real], scores[real], levels[real]
-        keep = best_boxes(
-            boxes, scores, levels, cfg.nms.iou_threshold, cfg.max_per_img
-        )
-        return boxes[keep]
-
-    def pool(
-        self, extractor: nn.Module, features: tuple[Tensor, ...], boxes: Tensor
-    ) -> Tensor:
-        """Align regions with the maps of their levels: (K, C, side, side)."""
-        rois = F.pad(boxes, (1, 0))  # all of image 0
-        levels = extractor.map_roi_levels(rois, extractor.num_inputs)
-        pooled = []
-        for level, layer in enumerate(extractor.roi_layers):
-            regions = torchvision.ops.roi_align(
-                features[level],
-                rois,
-                layer.output_size,
-                layer.spatial_scale,
-                layer.sampling_ratio or -1,
-                layer.aligned,
-            )
-            chosen = (levels == level).to(regions)
-            pooled.append(regions * chosen[:, None, None, None])
-        return torch.stack(pooled).sum(0)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Compute the objects, best first."""
-        model, shape = self.model, images.shape[2:]
-        head, cfg = model.roi_head, model.test_cfg.rcnn
-        features = model.extract_feat(self.prepare(images))
-        proposals = self.propose(features, shape)
-        pooled = self.pool(head.bbox_roi_extractor, features, proposals)
-        scores, deltas = head.bbox_head(pooled)
-        scores = scores.softmax(1)[:, :-1]
-        classes = scores.shape[1]
-        boxes = head.bbox_head.bbox_coder.decode(
-            proposals, deltas, max_shape=shape
-        ).reshape(-1, 4)
-        scores = scores.flatten()
-        likely = (scores > cfg.score_thr).nonzero()[:, 0]
-        boxes, scores = boxes[likely], scores[likely]
-        labels = likely % classes
-        keep = best_boxes(
-            boxes, scores, labels, cfg.nms.iou_threshold, cfg.max_per_img
-        )
-        found = boxes[keep], scores[keep], labels[keep]
-        if self.kind == 'detection':
-            return found
-        pooled = self.pool(head.mask_roi_extractor, features, found[0])
-        masks = head.mask_head(pooled).sigmoid()
-        index = found[2][:, None, None, None].expand(-1, 1, *masks.shape[2:])
-        return *found, masks.gather(1, index)[:, 0]
 
 
 def check_head(head: nn.Module) -> None:
@@ -275,12 +235,9 @@ def check_head(head: nn.Module) -> None:
     Raises:
         ValueError: If it does not.
     """
-    known = ('RetinaHead', 'RPNHead')
-    if type(head).__name__ not in known or not head.use_sigmoid_cls:
-        raise ValueError(
-            f'a {type(head).__name__} cannot be exported: only '
-            f'{" and ".join(known)} with sigmoid scores can'
-        )
+    name = type(head).__name__
+    refuse_if(name != 'RetinaHead', f'a {name}')
+    refuse_if(not head.use_sigmoid_cls, f'a {name} without sigmoid scores')
 
 
 def make_graph(model: nn.Module) -> Graph:
@@ -297,6 +254,9 @@ def make_graph(model: nn.Module) -> Graph:
     Raises:
         ValueError: If the model cannot be exported. The message says why.
     """
+    backbone = model.backbone
+    refuse_if(not isinstance(backbone, HATNet), f'a {type(backbone).__name__}')
+    refuse_if(backbone.stem[0].in_channels != 3, 'a model of other channels')
     scope = model.cfg.default_scope
     if scope == 'mmpretrain':
         graph = ClassifierGraph
@@ -304,12 +264,10 @@ def make_graph(model: nn.Module) -> Graph:
         graph = SegmentorGraph
     elif scope == 'mmdet' and type(model).__name__ == 'RetinaNet':
         graph = DetectorGraph
-    elif type(model).__name__ in ('FasterRCNN', 'MaskRCNN'):
-        graph = TwoStageGraph
     else:
         raise ValueError(
             f'a {type(model).__name__} cannot be exported: only classifiers, '
-            'EncoderDecoder, RetinaNet, FasterRCNN and MaskRCNN can'
+            'EncoderDecoder and RetinaNet can'
         )
     replace_upsampling(model)
     return graph(model).eval()

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import cv2
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 # Ends of the names of results: the picture, the data, the labels of pixels.
@@ -196,9 +197,9 @@ def predict_all(
             continue
         target = out_dir / name
         if picture is not None:
-            cv2.imwrite(f'{target}.png', picture[..., ::-1])
+            _save(f'{target}.png', picture[..., ::-1])
         if labels is not None:
-            cv2.imwrite(f'{target}_labels.png', labels)
+            _save(f'{target}_labels.png', labels)
         Path(f'{target}.json').write_text(
             json.dumps(dict(image=str(path), **result), indent=1)
         )
@@ -207,6 +208,11 @@ def predict_all(
     if skipped:
         return f'{skipped} of {len(paths)} images were skipped'
     return None
+
+
+def _save(path: str, image: np.ndarray) -> None:
+    if not cv2.imwrite(path, image):
+        raise OSError(f'{path} could not be written')
 
 
 def _progress(paths: Sequence[Path]) -> Iterable[Path]:

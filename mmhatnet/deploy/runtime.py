@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 METADATA = 'mmhatnet'  # its key in a file
+CPU = 'CPUExecutionProvider'
 SMALLEST = 32  # pixels of a side
 INTERPOLATION = dict(
     nearest=cv2.INTER_NEAREST,
@@ -57,7 +58,12 @@ class OnnxModel:
             self.session = onnxruntime.InferenceSession(
                 str(path),
                 options,
-                providers=onnxruntime.get_available_providers(),
+                # Not TensorRT, which builds an engine for each size.
+                providers=[
+                    name
+                    for name in ('CUDAExecutionProvider', CPU)
+                    if name in onnxruntime.get_available_providers()
+                ],
             )
         except Exception as error:  # onnxruntime has no common base
             reason = str(error).strip().splitlines()[-1]
@@ -164,10 +170,7 @@ class OnnxModel:
             (labels,) = self.run(images, ['labels'])[0]
         else:
             (logits,) = self.run(images, ['logits'])[0]
-            size = image.shape[1::-1]
-            labels = np.argmax(
-                [cv2.resize(each, size) for each in logits], axis=0
-            )
+            labels = best_class(logits, image.shape[1::-1])
         labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
         found, counts = np.unique(labels, return_counts=True)
         shares = sorted(zip(counts / labels.size, found, strict=True))
@@ -209,6 +212,27 @@ class OnnxModel:
             return tuple(palette[label])
         hue = np.uint8([[[37 * int(label) % 180, 200, 230]]])
         return tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist())
+
+
+def best_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Find the class of each pixel after a change of size.
+
+    One class after the other, since those of a large image need gigabytes.
+
+    Args:
+        logits (ndarray): (classes, H, W).
+        size (tuple[int, int]): Width and height of the result.
+
+    Returns:
+        ndarray: (height, width).
+    """
+    best = np.full(size[::-1], -np.inf, np.float32)
+    labels = np.zeros(size[::-1], np.int64)
+    for label, values in enumerate(logits):
+        values = cv2.resize(values, size)
+        better = values > best
+        best[better], labels[better] = values[better], label
+    return labels
 
 
 def apply_step(image: np.ndarray, step: dict) -> np.ndarray:

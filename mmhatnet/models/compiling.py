@@ -14,10 +14,6 @@ else:  # torch 2.1
     is_compiling = torch._utils.is_compiling
 
 
-# Whether torch.export makes a graph; not asked before torch 2.7.
-is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
-
-
 def makes_graph() -> bool:
     """Whether operators are recorded for a graph instead of being run once.
 
@@ -48,21 +44,45 @@ def is_dynamic(*sizes: int) -> bool:
     )
 
 
-def settle(x: Tensor) -> Tensor:
-    """Copy a tensor of dynamic size, whose strides depend on it.
+def exports_dynamic(*sizes: int) -> bool:
+    """Whether torch.export makes a graph in which one of some sizes changes.
 
-    Operators would branch on them, and a graph would fit some sizes only.
+    Its graph must hold for all sizes, and must not even branch on whether one
+    is 1. Compilers may make a second graph then.
+
+    Args:
+        *sizes (int): As for :func:`is_dynamic`.
+
+    Returns:
+        bool: False before torch 2.8, and if torch.export is strict.
+    """
+    # Under torch.compile, and with strict=True, torch says that it exports.
+    return (
+        has_static_value is not None
+        and not torch.compiler.is_dynamo_compiling()
+        and torch.compiler.is_exporting()
+        and is_dynamic(*sizes)
+    )
+
+
+def settle(x: Tensor, flatten: bool = False) -> Tensor:
+    """Copy a tensor whose strides depend on its size, for torch.export.
+
+    Operators would branch on them, and the graph would fit some sizes only.
 
     Args:
         x (Tensor): Any tensor.
+        flatten (bool): Flatten the dimensions from 2 on, which also branches
+            on strides if it is done later. Defaults to False.
 
     Returns:
-        Tensor: A contiguous copy; in eager mode and for static sizes, the
-        tensor itself.
+        Tensor: A contiguous copy; the tensor itself where
+        :func:`exports_dynamic` is false.
     """
-    if is_dynamic(*x.shape):
-        return x.clone(memory_format=torch.contiguous_format)
-    return x
+    if not exports_dynamic(*x.shape):
+        return x
+    x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2) if flatten else x
 
 
 def compile_blocks(backbone: nn.Module, **kwargs) -> None:

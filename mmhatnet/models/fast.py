@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from .compiling import is_dynamic, is_exporting, makes_graph, settle
+from .compiling import exports_dynamic, is_dynamic, makes_graph, settle
 from .derivatives import (
     SiLUConv,
     SingleGroupNormFunction,
@@ -77,15 +77,15 @@ def to_memory_format(x: Tensor, layout: torch.memory_format) -> Tensor:
 
     Args:
         x (Tensor): (N, C, H, W).
-        layout (torch.memory_format): The memory format. A map of dynamic size
-            is contiguous instead, since a graph would branch on other strides.
+        layout (torch.memory_format): The memory format. torch.export gets a
+            contiguous map instead, as it would branch on other strides.
 
     Returns:
         Tensor: The map or a copy.
     """
     if is_transformed(x):
         return x
-    if is_dynamic(*x.shape):
+    if exports_dynamic(*x.shape):
         return settle(x)
     return x.contiguous(memory_format=layout)
 
@@ -223,7 +223,7 @@ def _exported_attention(
 ) -> Tensor:
     """Use products of three dimensions; others branch on sizes of 1."""
     windows = q.shape[:2]
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    q, k, v = (settle(x).flatten(0, 1) for x in (q, k, v))
     scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
     if mask is not None:
         scores = (scores.unflatten(0, windows) + mask).flatten(0, 1)
@@ -256,10 +256,13 @@ def fused_attention(
     """
     if is_transformed(q) or _has_slow_backward(q, k):
         return explicit(q, k, v, mask)
-    # Inductor cannot compare dynamic strides of views kept for backward.
-    q, k, v = map(settle, (q, k, v))
-    if is_exporting():
+    if exports_dynamic(*q.shape, *k.shape):
         return _exported_attention(q, k, v, mask)
+    if is_dynamic(q.shape[2], k.shape[2]):
+        # Inductor cannot compare dynamic strides of views kept for backward.
+        q, k, v = (
+            x.clone(memory_format=torch.contiguous_format) for x in (q, k, v)
+        )
     if makes_graph() or len(q) <= MAX_WINDOWS:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     else:

@@ -56,8 +56,8 @@ def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     In channels_last memory neither the parts nor their gradients are copied.
     """
     return tuple(
-        part.unflatten(1, (heads, -1)).transpose(-2, -1)
-        for part in settle(x).flatten(2).chunk(parts, dim=1)
+        part.flatten(2).unflatten(1, (heads, -1)).transpose(-2, -1)
+        for part in settle(x, flatten=True).chunk(parts, dim=1)
     )
 
 

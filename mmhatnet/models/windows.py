@@ -156,7 +156,10 @@ def join_windows(
             x = x.narrow(1, top, h).narrow(2, left * channels, w * channels)
     if onto is not None:
         x = onto.permute(0, 2, 3, 1).reshape(x.shape) + x
-    return settle(x.reshape(n, h, w, channels).permute(0, 3, 1, 2))
+    x = settle(x.reshape(n, h, w, channels).permute(0, 3, 1, 2))
+    if onto is None and is_dynamic(h, w):
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x
 
 
 def average_cells(x: Tensor, size: int | str) -> Tensor:
@@ -177,9 +180,8 @@ def average_cells(x: Tensor, size: int | str) -> Tensor:
         return F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)
     rows, size_h, _, bottom = cut_side(h, size)
     cols, size_w, _, right = cut_side(w, size)
-    x = F.pad(settle(x.permute(0, 2, 3, 1)), (0, 0, 0, right, 0, bottom))
-    x = x.reshape(n, rows, size_h, cols, size_w, channels).sum((2, 4))
+    x = F.pad(settle(x), (0, right, 0, bottom))
+    x = x.reshape(n, channels, rows, size_h, cols, size_w).sum((3, 5))
     real_rows = _real_tokens(h, size_h, 0, bottom, x.device).sum(1)
     real_cols = _real_tokens(w, size_w, 0, right, x.device).sum(1)
-    x = x / (real_rows[:, None] * real_cols)[..., None]
-    return settle(x.permute(0, 3, 1, 2))
+    return x / (real_rows[:, None] * real_cols)

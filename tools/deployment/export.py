@@ -1,9 +1,11 @@
 #!/usr/bin/env python
 import argparse
 import json
-import sys
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mmhatnet.analysis.report import markdown_table
@@ -57,49 +59,52 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def load_program(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+    module = torch.export.load(path).module()
+
+    @torch.no_grad()
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        found = module(torch.from_numpy(images))
+        found = (found,) if torch.is_tensor(found) else found
+        return [each.numpy() for each in found]
+
+    return run
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
     checkpoint = args.checkpoint or find_weights(args.model)
-    model = get_model(cfg, checkpoint)
-    model.backbone.set_grids(args.g1, args.g2)
-    graph = make_graph(model)
+    graph = make_graph(get_model(cfg, checkpoint))
+    graph.model.backbone.set_grids(args.g1, args.g2)
     metadata = export.describe(graph, cfg, checkpoint)
     print('exporting (half a minute to some minutes)', flush=True)
     program = export.export_program(graph)
-    if args.format == 'onnx':
-        export.save_onnx(program, metadata, args.out)
-        run = OnnxModel(args.out).run
-    else:
-        export.save_program(program, metadata, args.out)
-        module = torch.export.load(args.out).module()
-
-        def run(images):
-            found = module(torch.from_numpy(images))
-            found = (found,) if torch.is_tensor(found) else found
-            return [each.numpy() for each in found]
-
-    rows = export.verify(graph, run, metadata['kind'])
-    print(
-        markdown_table(
-            [
-                {
-                    'images': str(row['images']),
-                    'size': f'{row["height"]}x{row["width"]}',
-                    'largest relative difference': f'{row["error"]:.1e}',
-                }
-                for row in rows
-            ]
-        )
-    )
-    worst = max(row['error'] for row in rows)
-    if not worst <= export.TOLERANCE:
-        args.out.unlink()
-        sys.exit(
-            f'export.py: error: the file differs from PyTorch by {worst:.1e}, '
-            f'more than {export.TOLERANCE}, and was deleted'
-        )
+    # Under its name only when it is verified.
+    part = args.out.with_name(f'.part{os.getpid()}{args.out.name}')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if args.format == 'onnx':
+            export.save_onnx(program, metadata, part)
+            run = OnnxModel(part).run
+        else:
+            export.save_program(program, metadata, part)
+            run = load_program(part)
+        rows = export.verify(graph, run, metadata['kind'])
+        table = [
+            {
+                'images': str(row['images']),
+                'size': f'{row["height"]}x{row["width"]}',
+                'largest relative difference': f'{row["error"]:.1e}',
+            }
+            for row in rows
+        ]
+        print(markdown_table(table))
+        export.check_errors(rows)
+        part.replace(args.out)
+    finally:
+        part.unlink(missing_ok=True)
     print(json.dumps({k: metadata[k] for k in ('kind', 'G1', 'G2')}))
     print(f'{args.out}, {args.out.stat().st_size / 2**20:.1f} MiB')
 

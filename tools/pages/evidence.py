@@ -4,20 +4,26 @@
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
+from tempfile import TemporaryDirectory
 
 from matplotlib.figure import Figure
 
 from mmhatnet.analysis.report import markdown_table, read_csv
 from mmhatnet.analysis.robustness import CLEAN
 from mmhatnet.analysis.sweep import pareto_front
+from mmhatnet.analysis.timing import describe_machine
+from mmhatnet.analysis.training_profile import profile_training
 from mmhatnet.atomic import replacing
 from mmhatnet.cli import one_line_errors
+from mmhatnet.config import read_config
 from mmhatnet.reproduction.record import record_training
 
-FOLDER = Path(__file__).resolve().parents[2] / 'docs' / 'evidence'
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / 'docs' / 'evidence'
+CONFIGS = ROOT / 'configs' / 'evidence'
 # Group -> title, metric, size of the images, what was trained.
 GROUPS = {
     'cifar10': (
@@ -71,6 +77,40 @@ def read_records(folder: Path, group: str) -> list[dict]:
     paths = sorted(folder.glob(f'{group}_*.json'))
     records = [json.loads(path.read_text()) for path in paths]
     return sorted(records, key=lambda record: record['seed'])
+
+
+def use_times(records: list[dict], folder: Path, group: str) -> None:
+    """Replace the times of logs by those of an idle machine, if known."""
+    times = folder / f'times_{group}.json'
+    if not times.exists():
+        return
+    found = json.loads(times.read_text())
+    for record in records:
+        per_image = found['seconds per image'].get(record['config'])
+        if per_image:
+            record['machine'] = found['machine']
+            for point in record['curve']:
+                point['seconds'] = point['images'] * per_image
+
+
+def measure_times(folder: Path, group: str, rounds: int = 3) -> None:
+    """Time steps of all trainings of a group in turns, with their data."""
+    configs = {record['config'] for record in read_records(folder, group)}
+    found = {config: [] for config in sorted(configs)}
+    for _ in range(rounds):
+        for config, seconds in found.items():
+            cfg = read_config(CONFIGS / f'{config}.py')
+            with TemporaryDirectory() as cfg.work_dir:
+                hook = profile_training(cfg)
+            steps = map(sum, zip(*hook.seconds.values(), strict=True))
+            batch_size = cfg.train_dataloader.batch_size
+            seconds.append(median(steps) / batch_size)
+    times = {
+        'seconds per image': {k: median(v) for k, v in found.items()},
+        'machine': describe_machine(),
+    }
+    with replacing(folder / f'times_{group}.json') as part:
+        Path(part).write_text(json.dumps(times, indent=1) + '\n')
 
 
 def training_rows(records: list[dict], metric: str) -> Iterator[dict]:
@@ -145,6 +185,7 @@ def trainings(folder: Path, group: str) -> Iterator[str]:
     records = read_records(folder, group)
     if not records:
         return
+    use_times(records, folder, group)
     image = save(plot_trainings(records, metric), folder / f'{group}.png')
     machines = ', '.join({record['machine']: None for record in records})
     yield (
@@ -156,6 +197,12 @@ def trainings(folder: Path, group: str) -> Iterator[str]:
         f'{spread(records, metric)}\n'
         f'![{metric} over images, operations and time]{image}\n'
     )
+
+
+def padded(rows: Iterable[dict]) -> list[dict]:
+    """Rows with all titles, as one may lack what another has."""
+    titles = {title: '' for row in rows for title in row}
+    return [{**titles, **row} for row in rows]
 
 
 def name_of(row: dict) -> str:
@@ -207,7 +254,7 @@ def dials(folder: Path, group: str) -> Iterator[str]:
         'weights saw several G1, G2 and sizes of images in training, with the '
         'same number of images. Measured by '
         '`tools/analysis_tools/sweep_grids.py`; lines are Pareto fronts.\n\n'
-        f'{markdown_table(list(table.values()))}\n\n'
+        f'{markdown_table(padded(table.values()))}\n\n'
         f'![{metric} over the cost of settings of G1 and G2]{image}\n'
     )
 
@@ -262,7 +309,7 @@ def robustness(folder: Path) -> Iterator[str]:
         f'{metric} on CIFAR-10 with corrupted test images and with test '
         'images of other sizes, without further training. Measured by '
         '`tools/analysis_tools/robustness.py`.\n\n'
-        f'{markdown_table(list(table.values()))}\n\n'
+        f'{markdown_table(padded(table.values()))}\n\n'
         f'![{metric} over sizes and corruptions]{image}\n'
     )
 
@@ -303,6 +350,13 @@ def main() -> None:
         help='folder of the trainings; the page is beside it (default: '
         'docs/evidence)',
     )
+    parser.add_argument(
+        '--time',
+        choices=GROUPS,
+        metavar='GROUP',
+        help='time steps of all trainings of a group in turns; the machine '
+        'should be idle',
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.add:
@@ -320,6 +374,8 @@ def main() -> None:
         if not name.startswith(('sweep_', 'robustness_')):
             parser.error(f"'{name}' is neither sweep_... nor robustness_...")
         shutil.copyfile(path, args.out / f'{name}.csv')
+    if args.time:
+        measure_times(args.out, args.time)
     make_page(args.out)
 
 

@@ -16,6 +16,13 @@ train_dataloader = dict(
             dict(type='LoadImageFromFile'),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(
+                type='RandomResize',
+                scale=(400, 400),
+                ratio_range=(0.8, 1.6),
+                keep_ratio=True,
+            ),
+            dict(type='RandomCrop', crop_size=(400, 400)),
+            dict(
                 type='RandomFlip',
                 prob=[0.25, 0.25, 0.25],
                 direction=['horizontal', 'vertical', 'diagonal'],

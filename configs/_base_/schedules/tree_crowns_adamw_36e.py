@@ -1,6 +1,7 @@
 optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.05),
+    type='AmpOptimWrapper',
+    dtype='bfloat16',
+    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0),
 )
@@ -8,13 +9,13 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, end=50, by_epoch=False),
     dict(
         type='CosineAnnealingLR',
-        T_max=12,
-        end=12,
-        eta_min=3e-6,
+        T_max=36,
+        end=36,
+        eta_min=5e-6,
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=2)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=36, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=4)

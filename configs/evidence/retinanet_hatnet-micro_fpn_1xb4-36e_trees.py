@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/retinanet_hatnet_fpn.py',
     '../_base_/datasets/tree_crowns.py',
-    '../_base_/schedules/tree_crowns_adamw_12e.py',
+    '../_base_/schedules/tree_crowns_adamw_36e.py',
     '../_base_/mmdet_runtime.py',
 ]
 
