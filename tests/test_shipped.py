@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import yaml
 from helpers import ROOT, TOOLS, call_tool
@@ -16,6 +15,10 @@ from mmhatnet.weights.files import read_checkpoint
 from mmhatnet.zoo import load_model_config, model_entries
 
 NAMES = list(releases.list_shipped())
+
+
+def read_log(model):
+    return json.loads((ROOT / model['Metadata']['Training Log']).read_text())
 
 
 def test_every_file_has_an_entry():
@@ -49,8 +52,6 @@ def test_files_hold_no_more_than_weights(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_model_by_name(name):
-    if name == 'tree-detector':
-        pytest.importorskip('mmcv._ext', reason='detectors need operators')
     model = mmhatnet.get_model(name, pretrained=True)
     assert model.dataset_meta['classes']
 
@@ -71,16 +72,17 @@ def test_damaged_file(tmp_path, monkeypatch):
 
 
 def test_first_inference(tmp_path):
-    """A cat, right after the installation."""
+    """A photograph, right after the installation."""
     skimage = pytest.importorskip('skimage')
-    photo = f'{skimage.__path__[0]}/data/chelsea.png'
+    photo = f'{skimage.__path__[0]}/data/motorcycle_left.png'
     output = call_tool(
         TOOLS / 'infer.py', 'cifar10-classifier', photo, '--out-dir', tmp_path
     )
-    assert 'chelsea.png: ' in output
-    result = json.loads((tmp_path / 'chelsea.json').read_text())
+    assert 'motorcycle_left.png: ' in output
+    result = json.loads((tmp_path / 'motorcycle_left.json').read_text())
     scores = [found['score'] for found in result['classes']]
-    assert np.isclose(sum(scores), 1, atol=0.5)
+    assert len(scores) == 5
+    assert sum(scores) <= 1
 
 
 @pytest.mark.slow
@@ -94,10 +96,7 @@ def test_metric(name, tmp_path, monkeypatch):
         pytest.skip(f'{dataset.data_root} is absent')
     cfg.update(work_dir=str(tmp_path), load_from=f'hatnet://{name}')
     metrics = build_runner(cfg, ('test',)).test()
-    entry = model_entries()[name]
-    log = json.loads((ROOT / entry['Metadata']['Training Log']).read_text())
-    last = log['curve'][-1]
-    key = 'coco/bbox_mAP' if name == 'tree-detector' else 'accuracy/top1'
-    key = 'mIoU' if name == 'shape-segmentor' else key
+    last = read_log(model_entries()[name])['curve'][-1]
+    key = 'mIoU' if name == 'shape-segmentor' else 'accuracy/top1'
     # float16 moves some of the predictions at a threshold.
     assert metrics[key] == pytest.approx(last[key], rel=0.01)

@@ -1,2 +1,0 @@
-# Tree crowns in aerial photographs; its weights are in the package.
-_base_ = '../evidence/retinanet_hatnet-micro_fpn_1xb4-12e_trees.py'
