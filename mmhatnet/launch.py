@@ -41,7 +41,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     """Build the runner of a config, with or without a GPU.
 
     Without a GPU, distributed processes communicate by gloo, SyncBN becomes
-    BN and mixed precision becomes float32; the log notes each change.
+    BN, and mixed precision becomes float32 unless it is of bfloat16; the log
+    notes each change.
 
     Args:
         cfg (Config): The config; changed in place.
