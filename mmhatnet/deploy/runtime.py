@@ -50,6 +50,7 @@ class OnnxModel:
 
         if not Path(path).is_file():
             raise FileNotFoundError(f'no model at {path}')
+        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
