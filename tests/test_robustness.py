@@ -85,7 +85,7 @@ def test_conditions():
     assert steps[:2] == ['LoadImageFromFile', 'mmhatnet.Corruption']
     scale = resize(cfg, 96).test_dataloader.dataset.pipeline[1].scale
     assert tuple(scale) == (96, 96)
-    for same in (resize(cfg, None), corrupt(cfg, 'none')):
+    for same in (resize(cfg, 0), corrupt(cfg, 'none')):
         assert same.to_dict() == cfg.to_dict()
     with pytest.raises(ValueError, match='no step of the test pipeline'):
         resize(load_model_config(CLASSIFIER), 96)

@@ -43,12 +43,12 @@ def corrupt(cfg: Config, kind: str) -> Config:
     return cfg
 
 
-def resize(cfg: Config, scale: int | None) -> Config:
+def resize(cfg: Config, scale: int) -> Config:
     """Change the size to which the test images of a config are resized.
 
     Args:
         cfg (Config): The config.
-        scale (int, optional): The side in pixels; None changes nothing.
+        scale (int): The side in pixels; 0 changes nothing.
 
     Returns:
         Config: A changed copy.
@@ -57,15 +57,17 @@ def resize(cfg: Config, scale: int | None) -> Config:
         ValueError: If no step of the pipeline has a ``scale``, or one crops.
     """
     cfg = deepcopy(cfg)
+    if not scale:
+        return cfg
     for dataset in iter_datasets(cfg.test_dataloader.dataset):
         steps = [step for step in dataset.pipeline if 'scale' in step]
-        if scale and not steps:
+        if not steps:
             raise ValueError('no step of the test pipeline has a scale')
-        if scale and any('Crop' in step.type for step in dataset.pipeline):
+        if any('Crop' in step.type for step in dataset.pipeline):
             raise ValueError('a crop of the test pipeline fixes the size')
-        for step in steps if scale else ():
-            same = type(step['scale'])
-            step['scale'] = scale if same is int else (scale, scale)
+        for step in steps:
+            single = isinstance(step['scale'], int)
+            step['scale'] = scale if single else (scale, scale)
     return cfg
 
 

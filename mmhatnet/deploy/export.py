@@ -19,11 +19,11 @@ from ..releases import locate_weights
 from ..stack import describe_versions
 from ..weights.download import sha256_of
 from .graphs import OUTPUTS, Graph, refuse_if
+from .runtime import METADATA, SMALLEST
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-METADATA = 'mmhatnet'  # its key in a file
 LARGEST = 8192  # pixels of a side
 MOST = 256  # images of a batch
 # Largest difference to PyTorch, relative to the largest value or to 1.
@@ -53,8 +53,8 @@ def export_program(
     with torch.no_grad(), sizes_of_one():
         dim = torch.export.Dim
         dims = {
-            2: dim('height', min=32, max=LARGEST),
-            3: dim('width', min=32, max=LARGEST),
+            2: dim('height', min=SMALLEST, max=LARGEST),
+            3: dim('width', min=SMALLEST, max=LARGEST),
         }
         if has_batches(graph.kind):
             dims[0] = dim('batch', min=1, max=MOST)
@@ -103,10 +103,11 @@ def describe(graph: Graph, cfg: Config, checkpoint: str | None = None) -> dict:
         ValueError: If the test pipeline has a step that is not known.
     """
     model = graph.model
-    preprocessor = model.data_preprocessor
-    rgb = getattr(preprocessor, 'to_rgb', False) or getattr(
-        preprocessor, '_channel_conversion', False
-    )
+    preprocessor = {
+        **cfg.get('data_preprocessor', {}),
+        **cfg.model.get('data_preprocessor', {}),
+    }
+    rgb = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
     meta = model.dataset_meta
     classes, palette = list(meta.get('classes') or ()), meta.get('palette')
     if palette and isinstance(palette[0], int):  # one colour for all
@@ -228,8 +229,9 @@ def verify(
 
     Returns:
         list[dict]: For each shape and number of images: ``images``,
-        ``height``, ``width``, and the largest ``error`` of any output,
-        relative to its largest value or to 1.
+        ``height``, ``width``, the largest ``error`` of any output, relative
+        to its largest value or to 1, and the number of ``objects`` that were
+        compared, if the graph finds some.
     """
     rows = []
     random = np.random.default_rng(0)
@@ -241,19 +243,20 @@ def verify(
         if isinstance(expected, Tensor):
             expected = (expected,)
         found, expected = run(images), [each.numpy() for each in expected]
+        row = dict(images=count, height=h, width=w)
         if has_batches(kind):
+            # Not by max(), which loses NaN.
             errors = list(map(relative_error, found, expected))
+            row['error'] = float(np.max(errors))
         else:
-            errors = [objects_error(found, expected)]
-        # Not by max(), which loses NaN.
-        worst = float(np.max(errors))
-        rows.append(dict(images=count, height=h, width=w, error=worst))
+            row['error'], row['objects'] = objects_error(found, expected)
+        rows.append(row)
     return rows
 
 
 def objects_error(
     found: Sequence[np.ndarray], expected: Sequence[np.ndarray]
-) -> float:
+) -> tuple[float, int]:
     """Get the largest difference of an object to its nearest counterpart.
 
     Objects may change their order where scores are equal. The last ones may
@@ -264,13 +267,12 @@ def objects_error(
         expected (Sequence[ndarray]): Those of PyTorch.
 
     Returns:
-        float: Of scores, or of boxes relative to the largest coordinate.
+        tuple[float, int]: The difference of scores, or of boxes relative to
+        the largest coordinate; and the number of objects that were compared.
     """
-    (boxes, scores, labels), others = expected[:3], found[:3]
-    if not len(scores):
-        return float(others[1].max(initial=0))
-    if not len(others[1]):
-        return float(scores.max())
+    (boxes, scores, labels), others = expected, found
+    if not len(scores) or not len(others[1]):
+        return float(abs(len(scores) - len(others[1]))), 0
     largest = max(1.0, float(np.abs(boxes).max()))
     differences = np.maximum(
         np.abs(boxes[:, None] - others[0]).max(2) / largest,
@@ -278,7 +280,8 @@ def objects_error(
     )
     differences[labels[:, None] != others[2]] = 1
     certain = scores > scores.min() + TOLERANCE
-    return float(differences.min(1)[certain].max(initial=0))
+    error = float(differences.min(1)[certain].max(initial=0))
+    return error, int(certain.sum())
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -8,7 +8,6 @@ postprocessing are inside, so that a file is right at every size.
 import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from ..models import HATNet
@@ -107,6 +106,8 @@ class SegmentorGraph(Graph):
     kind = 'segmentation'
 
     def __init__(self, model: nn.Module) -> None:
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
         super().__init__(model)
         head = model.decode_head
         refuse_if(
@@ -135,27 +136,27 @@ class SegmentorGraph(Graph):
 def best_boxes(
     boxes: Tensor,
     scores: Tensor,
-    groups: Tensor,
+    classes: Tensor,
     iou_threshold: float,
     most: int,
 ) -> Tensor:
-    """Non-maximum suppression inside groups, as mmcv's ``batched_nms``.
+    """Non-maximum suppression inside classes, as mmcv's ``batched_nms``.
 
     Args:
         boxes (Tensor): (N, 4).
         scores (Tensor): (N,).
-        groups (Tensor): (N,), class or level; boxes of different groups do
-            not suppress each other.
+        classes (Tensor): (N,); boxes of different classes do not suppress
+            each other.
         iou_threshold (float): Boxes that overlap more are suppressed.
         most (int): Number of boxes to keep.
 
     Returns:
         Tensor: Indices of the boxes that are kept, best first.
     """
-    # Shift each group beyond all others, so that boxes of two groups never
+    # Shift each class beyond all others, so that boxes of two classes never
     # overlap. The padded zero keeps max() defined without boxes.
     side = F.pad(boxes.flatten(), (0, 1)).max() + 1
-    moved = boxes + (groups.to(boxes) * side)[:, None]
+    moved = boxes + (classes.to(boxes) * side)[:, None]
     return torchvision.ops.nms(moved, scores, iou_threshold)[:most]
 
 
