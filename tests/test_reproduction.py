@@ -437,6 +437,31 @@ def test_page_of_evidence(tmp_path):
     assert "no group 'x'" in output
 
 
+@pytest.mark.slow
+def test_times_of_the_evidence(tmp_path, demo_folder):
+    """Steps with the data, instead of the times of a busy machine."""
+    config = 'fpn_hatnet-micro-scratch_1xb8-400_demo'
+    record = dict(
+        name='a',
+        config=config,
+        seed=0,
+        parameters=1,
+        operations=1,
+        kept_memory=1,
+        machine='busy',
+        curve=[{'images': 3200, 'seconds': 9e9, 'mIoU': 50.0}],
+    )
+    (tmp_path / 'fpn_a.json').write_text(json.dumps(record))
+    page = TOOLS / 'pages' / 'evidence.py'
+    call_tool(page, '--out', tmp_path, '--time', 'fpn', cwd=demo_folder)
+    found = json.loads((tmp_path / 'times_fpn.json').read_text())
+    per_image = found['seconds per image'][config]
+    assert 0 < per_image < 60
+    text = tmp_path.with_suffix('.md').read_text()
+    assert f'| 3200 | {per_image * 3200 / 60:.0f} | 0 | 50 |' in text
+    assert 'busy' not in text
+
+
 def test_record_of_a_training(tmp_path):
     """The curve over its resumed parts, with the images seen."""
     cfg = find_experiment('hatnet-tiny_8xb128_in1k').config()

@@ -85,11 +85,6 @@ def main() -> None:
                 'images': str(row['images']),
                 'size': f'{row["height"]}x{row["width"]}',
                 'largest relative difference': f'{row["error"]:.1e}',
-                **(
-                    {'objects': f'{row["objects"]}'}
-                    if 'objects' in row
-                    else {}
-                ),
             }
             for row in rows
         ]

@@ -97,11 +97,12 @@ def measure_times(folder: Path, group: str, rounds: int = 3) -> None:
     """Time steps of all trainings of a group in turns, with their data."""
     configs = {record['config'] for record in read_records(folder, group)}
     found = {config: [] for config in sorted(configs)}
-    for _ in range(rounds):
-        for config, seconds in found.items():
+    # One folder for all, since mmengine's visualizer keeps the first.
+    with TemporaryDirectory() as work_dir:
+        for config, seconds in list(found.items()) * rounds:
             cfg = read_config(CONFIGS / f'{config}.py')
-            with TemporaryDirectory() as cfg.work_dir:
-                hook = profile_training(cfg)
+            cfg.work_dir = work_dir
+            hook = profile_training(cfg)
             steps = map(sum, zip(*hook.seconds.values(), strict=True))
             batch_size = cfg.train_dataloader.batch_size
             seconds.append(median(steps) / batch_size)
