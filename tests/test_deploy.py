@@ -13,7 +13,8 @@ from mmengine.config import Config
 
 import mmhatnet
 from mmhatnet.deploy import runtime
-from mmhatnet.deploy.export import objects_error
+from mmhatnet.deploy.export import export_program, objects_error, verify
+from mmhatnet.deploy.graphs import make_graph
 from mmhatnet.inference import get_inferencer, predict
 from mmhatnet.models import HATNet
 from mmhatnet.zoo import load_model_config
@@ -97,21 +98,32 @@ MODELS = {
     'detection': (
         f'{EVIDENCE}/retinanet_hatnet-micro-scratch_fpn_1xb4-36e_trees.py'
     ),
+    'instances': (
+        f'{EVIDENCE}/mask-rcnn_hatnet-micro-scratch_fpn_1xb8-6e_demo.py'
+    ),
 }
+DETECTORS = 'detection', 'instances'
 
 
 @torch.no_grad()
 def scale_predictions(model):
-    """Spread random scores and boxes as a trained RetinaNet does.
+    """Spread random scores and boxes as a trained detector does.
 
     Boxes that are all alike, or scores that are all 0 or 1, leave what
     non-maximum suppression keeps to rounding.
     """
-    model.eval()
-    head, images = model.bbox_head, torch.randn(1, 3, 224, 224)
-    scores, deltas = (each[0] for each in head(model.extract_feat(images)))
-    head.retina_cls.weight *= 2 / scores.std()
-    head.retina_reg.weight *= 0.3 / deltas.std()
+    graph, images = make_graph(model), 255 * torch.rand(1, 3, 224, 224)
+    spreads = []
+    for name, layer in model.named_modules():
+        if name.endswith(('_cls', '_reg')) and hasattr(layer, 'weight'):
+            wanted = 2 if name.endswith('cls') else 0.3
+            hook = layer.register_forward_hook(
+                lambda *args: spreads.append(args[-1].std())
+            )
+            graph(images)
+            layer.weight *= wanted / spreads[0]
+            hook.remove()
+            spreads.clear()
 
 
 @pytest.fixture(scope='module')
@@ -126,7 +138,7 @@ def exported(tmp_path_factory):
             cfg = load_model_config(MODELS[kind])
             torch.manual_seed(0)
             model = mmhatnet.get_model(cfg)
-            if kind == 'detection':
+            if kind in DETECTORS:
                 scale_predictions(model)
             weights, path = folder / f'{kind}.pth', folder / f'{kind}.onnx'
             torch.save(dict(state_dict=model.state_dict()), weights)
@@ -143,6 +155,18 @@ def arrays_of(objects):
     """Boxes, scores and labels of the objects of a result."""
     keys = 'bbox', 'score', 'name'
     return [np.array([each[key] for each in objects]) for key in keys]
+
+
+def largest_mask_error(found, expected):
+    """Share of pixels, of objects that are in the same place in both."""
+    coco = pytest.importorskip('pycocotools.mask')
+    errors = []
+    for a, b in zip(found, expected, strict=True):
+        if np.allclose(a['bbox'], b['bbox'], atol=0.1):
+            masks = [coco.decode(each['mask']) for each in (a, b)]
+            errors.append((masks[0] != masks[1]).mean())
+    assert len(errors) > len(found) / 2
+    return max(errors)
 
 
 @needs_export
@@ -162,12 +186,14 @@ class TestOnnx:
             assert picture.shape == other.shape
         (name,) = expected
         assert len(found[name]) == len(expected[name]) > 0
-        if kind == 'detection':
+        if kind in DETECTORS:
             error, count = objects_error(
                 *(map(arrays_of, (found[name], expected[name])))
             )
             assert error < 1e-3
             assert count > 0
+            if kind == 'instances':
+                assert largest_mask_error(found[name], expected[name]) < 0.02
             return
         for a, b in zip(found[name], expected[name], strict=True):
             assert a['name'] == b['name']
@@ -241,8 +267,67 @@ runpy.run_path({str(INFER)!r}, run_name='__main__')
             model.run(np.zeros((1, 3, 31, 64), np.float32))
 
 
+@needs_export
+@pytest.mark.slow
+def test_pyramid_pooling():
+    """UPerNet's adaptive pooling depends on the size."""
+    cfg = load_model_config('upernet_hatnet-small_8xb2-160k_ade20k-512x512')
+    dims = list(SMALL_ARCH['embed_dims'])
+    cfg.model.backbone.arch = SMALL_ARCH
+    cfg.model.decode_head.update(in_channels=dims, channels=32)
+    cfg.model.auxiliary_head.in_channels = dims[2]
+    model = mmhatnet.get_model(cfg).eval()
+    maps = [
+        torch.randn(1, dim, 40 // 2**i, 23 // 2**i)
+        for i, dim in enumerate(dims)
+    ]
+    with torch.no_grad():
+        expected = model.decode_head(maps)
+        graph = make_graph(model)
+        assert (model.decode_head(maps) - expected).abs().max() < 1e-4
+        module = export_program(graph).module()
+        for row in verify(
+            graph,
+            lambda images: [x.numpy() for x in module(torch.tensor(images))],
+            graph.kind,
+        ):
+            assert row['error'] < 1e-4
+
+
 class TestRuntime:
     """The parts that have no model, against the libraries'."""
+
+    @pytest.mark.parametrize('density', [0, 0.01, 0.5, 0.99, 1])
+    def test_run_lengths(self, density):
+        coco = pytest.importorskip('pycocotools.mask')
+        random = np.random.default_rng(0)
+        mask = random.random((37, 53)) < density
+        expected = coco.encode(np.asfortranarray(mask, np.uint8))
+        found = runtime.encode(mask)
+        assert found['size'] == list(expected['size'])
+        assert found['counts'].encode() == expected['counts']
+
+    @pytest.mark.parametrize(
+        'box', [(3.2, 4.7, 40.1, 30.9), (-5, -5, 70, 60), (10, 10, 10.5, 11)]
+    )
+    def test_masks_are_pasted_as_in_mmdet(self, box):
+        pytest.importorskip('mmdet')
+        from mmdet.models.roi_heads.mask_heads.fcn_mask_head import (
+            _do_paste_mask,
+        )
+
+        mask = np.random.default_rng(0).random((28, 28), np.float32)
+        mask = cv2.GaussianBlur(mask, (0, 0), 3)
+        mask = (mask - mask.min()) / np.ptp(mask)
+        expected, _ = _do_paste_mask(
+            torch.from_numpy(mask)[None, None],
+            torch.tensor([box]),
+            48,
+            64,
+            skip_empty=False,
+        )
+        found = runtime.paste(mask, np.array(box), (48, 64))
+        assert (found != (expected[0].numpy() >= 0.5)).mean() < 2e-3
 
     @pytest.mark.parametrize(
         'steps',
@@ -303,8 +388,6 @@ def test_errors_of_objects():
 
 
 def test_models_that_cannot_be_exported():
-    from mmhatnet.deploy.graphs import make_graph
-
     name = 'cascade-mask-rcnn_hatnet-small_fpn_8xb2-1x_coco'
     cfg = load_model_config(name)
     cfg.model.backbone.arch = SMALL_ARCH

@@ -18,7 +18,8 @@ from ..checks import iter_datasets
 from ..releases import locate_weights
 from ..stack import describe_versions
 from ..weights.download import sha256_of
-from .graphs import OUTPUTS, Graph, refuse_if
+from .base import Graph, refuse_if
+from .graphs import OUTPUTS
 from .runtime import METADATA, SMALLEST
 
 if TYPE_CHECKING:
@@ -265,14 +266,16 @@ def objects_error(
     objects may be others, since there is a largest number of them.
 
     Args:
-        found (Sequence[ndarray]): Boxes (K, 4), scores (K,), labels (K,).
+        found (Sequence[ndarray]): Boxes (K, 4), scores (K,), labels (K,), and
+            masks (K, side, side), if the graph finds some.
         expected (Sequence[ndarray]): Those of PyTorch.
 
     Returns:
-        tuple[float, int]: The difference of scores, or of boxes relative to
-        the largest coordinate; and the number of objects that were compared.
+        tuple[float, int]: The difference of scores, of boxes relative to the
+        largest coordinate, or of masks in the mean; and the number of objects
+        that were compared.
     """
-    (boxes, scores, labels), others = expected, found
+    (boxes, scores, labels, *masks), others = expected, found
     if not len(scores) or not len(others[1]):
         return float(abs(len(scores) - len(others[1]))), 0
     largest = max(1.0, float(np.abs(boxes).max()))
@@ -281,6 +284,9 @@ def objects_error(
         np.abs(scores[:, None] - others[1]),
     )
     differences[labels[:, None] != others[2]] = 1
+    for mask, other in zip(masks, others[3:], strict=True):
+        pairs = np.abs(mask[:, None] - other).mean((2, 3))
+        differences = np.maximum(differences, pairs)
     lowest = max(scores.min(), others[1].min()) + TOLERANCE
     errors, count = [0.0], 0
     for axis, side in enumerate((scores, others[1])):

@@ -184,7 +184,7 @@ class OnnxModel:
         return dict(classes=classes), picture.astype(np.uint8), labels
 
     def _detect(self, image: np.ndarray, images: np.ndarray, score_thr: float):
-        boxes, scores, labels = self.run(images)
+        boxes, scores, labels, *masks = self.run(images)
         h, w = image.shape[:2]
         ratio = np.array([w / images.shape[3], h / images.shape[2]] * 2)
         boxes = (boxes * ratio).clip(0, [w, h, w, h])
@@ -195,6 +195,10 @@ class OnnxModel:
                 continue
             values = dict(score=float(scores[i]), bbox=boxes[i].tolist())
             colour = self._colour(labels[i])[::-1]
+            if masks:
+                mask = paste(masks[0][i], boxes[i], (h, w))
+                values['mask'] = encode(mask)
+                picture[mask] = 0.5 * picture[mask] + 0.5 * np.array(colour)
             objects.append(self._entry(labels[i], **values))
             left, top, right, bottom = map(round, values['bbox'])
             cv2.rectangle(picture, (left, top), (right, bottom), colour, 2)
@@ -276,6 +280,61 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
         return np.asarray(Image.fromarray(image).resize(size, method))
     method = INTERPOLATION[step['interpolation']]
     return cv2.resize(image, size, interpolation=method)
+
+
+def paste(
+    mask: np.ndarray, box: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Paste the mask of a box into the image.
+
+    Args:
+        mask (ndarray): (side, side), probabilities.
+        box (ndarray): (4,), left, top, right and bottom in pixels.
+        shape (tuple[int, int]): Height and width of the image.
+
+    Returns:
+        ndarray: (H, W), bool.
+    """
+    left, top, right, bottom = box
+    sides = np.maximum([right - left, bottom - top], 1e-6)
+    scale = np.array(mask.shape[::-1]) / sides
+    # Centres of pixels of the image, in pixels of the mask.
+    x = (np.arange(shape[1]) + 0.5 - left) * scale[0] - 0.5
+    y = (np.arange(shape[0]) + 0.5 - top) * scale[1] - 0.5
+    found = cv2.remap(
+        mask,
+        np.tile(x.astype(np.float32), (shape[0], 1)),
+        np.tile(y.astype(np.float32)[:, None], (1, shape[1])),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+    return found >= 0.5
+
+
+def encode(mask: np.ndarray) -> dict:
+    """Encode a mask by COCO's run lengths.
+
+    Args:
+        mask (ndarray): (H, W), bool.
+
+    Returns:
+        dict: ``size`` and ``counts``, as pycocotools' ``encode``.
+    """
+    flat = np.pad(mask.flatten(order='F').astype(np.int8), 1)
+    edges = np.flatnonzero(np.diff(flat)).tolist()
+    runs = np.diff([0, *edges, mask.size]).tolist()
+    if len(runs) > 1 and not runs[-1]:
+        runs.pop()  # the last pixel is inside
+    text = []
+    for i, run in enumerate(runs):
+        value = run - runs[i - 2] if i > 2 else run
+        more = True
+        while more:
+            bits = value & 31
+            value >>= 5
+            more = value != (-1 if bits & 16 else 0)
+            text.append(chr(bits + (32 if more else 0) + 48))
+    return dict(size=list(mask.shape), counts=''.join(text))
 
 
 def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:

@@ -1,0 +1,137 @@
+"""The base of what exported files compute, and what fixes sizes in it."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+def refuse_if(condition: object, what: str) -> None:
+    """Refuse what a graph would compute in another way than mm.
+
+    Args:
+        condition (object): Whether the model has it.
+        what (str): What it is.
+
+    Raises:
+        ValueError: If the condition is true.
+    """
+    if condition:
+        raise ValueError(f'{what} cannot be exported')
+
+
+class Graph(nn.Module):
+    """The base of the graphs: normalization and padding.
+
+    Args:
+        model (nn.Module): The model of mm, in eval mode.
+
+    Raises:
+        ValueError: If the model cannot be exported.
+    """
+
+    kind: str
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        preprocessor = model.data_preprocessor
+        mean = getattr(preprocessor, 'mean', torch.zeros(3, 1, 1))
+        std = getattr(preprocessor, 'std', torch.ones(3, 1, 1))
+        self.register_buffer('mean', mean.clone())
+        self.register_buffer('std', std.clone())
+        self.divisor = getattr(preprocessor, 'pad_size_divisor', 1)
+        refuse_if(
+            self.divisor > 1 and getattr(preprocessor, 'pad_value', 0),
+            'a pad_value other than 0',
+        )
+        self.subsampled = take_over_subsampling(model)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Normalize, then pad at the right and the bottom, as mm does."""
+        images = (images - self.mean) / self.std
+        if self.divisor > 1:
+            h, w = images.shape[2:]
+            images = F.pad(
+                images, (0, -w % self.divisor, 0, -h % self.divisor)
+            )
+        return images
+
+    def extract(self, images: Tensor) -> list[Tensor]:
+        """Compute the maps of the backbone and the neck."""
+        maps = list(self.model.extract_feat(self.prepare(images)))
+        for _ in range(self.subsampled):
+            maps.append(maps[-1][:, :, ::2, ::2])
+        return maps
+
+
+def take_over_subsampling(model: nn.Module) -> int:
+    """Let an FPN leave out the levels that it only subsamples.
+
+    It does so by max pooling, which fixes sizes modulo 2 in a graph.
+
+    Args:
+        model (nn.Module): The model; its FPN is changed in place.
+
+    Returns:
+        int: Number of levels that the FPN leaves out.
+    """
+    neck = getattr(model, 'neck', None)
+    if type(neck).__name__ != 'FPN' or getattr(neck, 'add_extra_convs', True):
+        return 0
+    most = neck.backbone_end_level - neck.start_level
+    left_out, neck.num_outs = max(0, neck.num_outs - most), most
+    return left_out
+
+
+class AdaptivePool(nn.Module):
+    """``nn.AdaptiveAvgPool2d`` as two weighted sums, for any size.
+
+    Args:
+        size (int | tuple[int, int]): Height and width of the output.
+    """
+
+    def __init__(self, size: int | tuple[int, int]) -> None:
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, height, width)."""
+        rows, columns = (
+            self.weights(side, count, x)
+            for side, count in zip(x.shape[2:], self.size, strict=True)
+        )
+        # Not by matmul, which would fix whether a side is 1.
+        x = (x[:, :, None] * rows[:, :, None]).sum(3)
+        return (x[:, :, :, None] * columns).sum(4)
+
+    @staticmethod
+    def weights(side: int, count: int, like: Tensor) -> Tensor:
+        """(count, side): what each position adds to each mean."""
+        places = torch.arange(side, device=like.device)
+        cells = torch.arange(count, device=like.device)[:, None]
+        first, end = cells * side // count, -(-(cells + 1) * side // count)
+        inside = (places >= first) & (places < end)
+        return inside.to(like) / (end - first)
+
+
+def replace_modules(model: nn.Module) -> None:
+    """Replace the modules that would fix the size in a graph.
+
+    These are mmseg's ``Upsample`` and the adaptive pooling of UPerNet.
+
+    Args:
+        model (nn.Module): The model; changed in place.
+    """
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d):
+                setattr(parent, name, AdaptivePool(child.output_size))
+            elif type(child).__name__ == 'Upsample' and hasattr(child, 'size'):
+                factor = child.scale_factor
+                if child.size is None and factor == int(factor):
+                    new = nn.Upsample(
+                        scale_factor=int(factor),
+                        mode=child.mode,
+                        align_corners=child.align_corners,
+                    )
+                    setattr(parent, name, new)
