@@ -18,7 +18,6 @@ model = dict(
     neck=dict(
         in_channels=[32, 64, 128],
         out_channels=64,
-        start_level=0,
         num_outs=4,
         norm_cfg=norm_cfg,
     ),
@@ -29,7 +28,7 @@ model = dict(
         stacked_convs=2,
         norm_cfg=norm_cfg,
         # The roots of the boxes' areas are 8 to 106 pixels, 40 in the median.
-        anchor_generator=dict(octave_base_scale=4, strides=[4, 8, 16, 32]),
+        anchor_generator=dict(octave_base_scale=2, strides=[8, 16, 32, 64]),
     ),
 )
 default_hooks = dict(logger=dict(interval=10))
