@@ -1,6 +1,8 @@
 """Graphs for any size of image, exported files, and those who run them."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -13,14 +15,19 @@ from mmengine.config import Config
 
 import mmhatnet
 from mmhatnet.deploy import runtime
-from mmhatnet.deploy.export import export_program, objects_error, verify
+from mmhatnet.deploy.export import export_program
+from mmhatnet.deploy.files import share_weights
 from mmhatnet.deploy.graphs import make_graph
+from mmhatnet.deploy.precision import to_float16, to_int8
+from mmhatnet.deploy.verification import objects_error, verify
 from mmhatnet.inference import get_inferencer, predict
 from mmhatnet.models import HATNet
 from mmhatnet.zoo import load_model_config
 
 EXPORT = TOOLS / 'deployment' / 'export.py'
 INFER = TOOLS / 'infer.py'
+TEST = TOOLS / 'deployment' / 'test.py'
+METRIC = re.compile(r'(?:mIoU|segm_mAP): +([\d.]+)')
 EVIDENCE = ROOT / 'configs' / 'evidence'
 SHAPES = [
     (1, 101, 77),
@@ -218,6 +225,52 @@ class TestOnnx:
         assert (found['G1'], found['G2']) == ([8, 8, 8], [8, 4, 2])
         assert len(found['checkpoint_sha256']) == 64
         assert found['versions']['torch'].startswith('2.')
+
+    def test_hides_the_machine(self, exported):
+        """torch.onnx writes the paths and lines of the source code."""
+        contents = exported('segmentation')[2].read_bytes()
+        assert str(ROOT).encode() not in contents
+        assert b'stack_trace' not in contents
+
+    def test_precision(self, exported, image, tmp_path):
+        path = exported('segmentation')[2]
+        expected = runtime.OnnxModel(path).predict(image)[2]
+        sizes = [path.stat().st_size]
+        for name, convert in (
+            ('half', to_float16),
+            ('int8', lambda file: to_int8(file, [image])),
+        ):
+            file = shutil.copy(path, tmp_path / f'{name}.onnx')
+            convert(file)
+            sizes.append(file.stat().st_size)
+            labels = runtime.OnnxModel(file).predict(image)[2]
+            assert (labels == expected).mean() > 0.9
+        assert sizes[0] > 1.5 * sizes[1] > 2 * sizes[2]
+
+    def test_shared_weights(self, exported, image, tmp_path):
+        path = exported('segmentation')[2]
+        expected = runtime.OnnxModel(path).predict(image)[2]
+        files = [shutil.copy(path, tmp_path / f'{i}.onnx') for i in range(2)]
+        share_weights(files, tmp_path / 'seg.data')
+        sizes = [each.stat().st_size for each in tmp_path.iterdir()]
+        assert sum(sizes) < 1.5 * path.stat().st_size
+        for file in files:
+            assert (
+                runtime.OnnxModel(file).predict(image)[2] == expected
+            ).all()
+
+    @pytest.mark.parametrize('kind', ['segmentation', 'instances'])
+    def test_metrics_of_the_checkpoint(self, kind, exported, demo_folder):
+        _, weights, path = exported(kind)
+        found = []
+        for command in (TOOLS / 'test.py', weights), (TEST, path):
+            output = call_tool(
+                *(command[0], MODELS[kind], command[1]),
+                *('--work-dir', 'work_dirs/exported'),
+                cwd=demo_folder,
+            )
+            found.append(METRIC.findall(output)[-1])
+        assert float(found[0]) == pytest.approx(float(found[1]), abs=0.02)
 
     def test_without_torch_and_mm(self, exported, image, tmp_path):
         path = exported('classification')[2]

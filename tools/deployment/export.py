@@ -1,21 +1,20 @@
 #!/usr/bin/env python
 import argparse
-import json
-import os
-from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from mmhatnet.analysis.report import markdown_table
-from mmhatnet.cli import add_cfg_options, apply_options, one_line_errors
-from mmhatnet.deploy import export
+from mmhatnet.cli import (
+    add_cfg_options,
+    add_grids,
+    apply_options,
+    one_line_errors,
+)
+from mmhatnet.deploy.files import SUFFIXES, export_files
 from mmhatnet.deploy.graphs import make_graph
-from mmhatnet.deploy.runtime import OnnxModel
+from mmhatnet.deploy.images import find_images
+from mmhatnet.deploy.precision import TOLERANCES
 from mmhatnet.zoo import find_weights, get_model, load_model_config
-
-SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,8 +38,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, help='file to write (default: exports/MODEL.*)'
     )
+    parser.add_argument(
+        '--precision',
+        choices=TOLERANCES,
+        default='float32',
+        help='of the ONNX file (default: float32)',
+    )
+    parser.add_argument(
+        '--calibrate',
+        nargs='+',
+        metavar='IMAGES',
+        help='images, folders or patterns for --precision int8: some dozens '
+        'of what the model will see',
+    )
+    add_grids(parser)
     add_cfg_options(parser)
     args = parser.parse_args()
+    if args.precision != 'float32' and args.format != 'onnx':
+        parser.error('--precision is for --format onnx')
+    if (args.precision == 'int8') != bool(args.calibrate):
+        parser.error('--precision int8 and --calibrate go together')
+    args.images = find_images(args.calibrate or ())
     suffix = SUFFIXES[args.format]
     args.out = args.out or Path('exports', Path(args.model).stem + suffix)
     if args.out.suffix != suffix:
@@ -48,16 +66,18 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def load_program(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    module = torch.export.load(path).module()
-
-    @torch.no_grad()
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        found = module(torch.from_numpy(images))
-        found = (found,) if torch.is_tensor(found) else found
-        return [each.numpy() for each in found]
-
-    return run
+def report(name: str, rows: list[dict]) -> None:
+    table = [
+        {
+            'images': str(row['images']),
+            'size': f'{row["height"]}x{row["width"]}',
+            'largest relative difference': f'{row["error"]:.1e}',
+        }
+        for row in rows
+    ]
+    print(f'{name}:\n{markdown_table(table)}')
+    if not any(row.get('objects', 1) for row in rows):
+        print('nothing was found in random images, so no box was compared')
 
 
 def main() -> None:
@@ -66,37 +86,22 @@ def main() -> None:
     apply_options(cfg, args)
     checkpoint = args.checkpoint or find_weights(args.model)
     graph = make_graph(get_model(cfg, checkpoint))
-    metadata = export.describe(graph, cfg, checkpoint)
-    print('exporting (half a minute to some minutes)', flush=True)
-    program = export.export_program(graph)
-    # Under its name only when it is verified.
-    part = args.out.with_name(f'.part{os.getpid()}{args.out.name}')
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if args.format == 'onnx':
-            export.save_onnx(program, metadata, part)
-            run = OnnxModel(part).run
-        else:
-            export.save_program(program, metadata, part)
-            run = load_program(part)
-        rows = export.verify(graph, run, metadata['kind'])
-        table = [
-            {
-                'images': str(row['images']),
-                'size': f'{row["height"]}x{row["width"]}',
-                'largest relative difference': f'{row["error"]:.1e}',
-            }
-            for row in rows
-        ]
-        print(markdown_table(table))
-        export.check_errors(rows)
-        if not any(row.get('objects', 1) for row in rows):
-            print('nothing was found in random images, so no box was compared')
-        part.replace(args.out)
-    finally:
-        part.unlink(missing_ok=True)
-    print(json.dumps({k: metadata[k] for k in ('kind', 'G1', 'G2')}))
-    print(f'{args.out}, {args.out.stat().st_size / 2**20:.1f} MiB')
+    settings = list(product(args.g1, args.g2))
+    print(
+        f'exporting (up to a minute for each of {len(settings)})', flush=True
+    )
+    files = export_files(
+        graph,
+        cfg,
+        checkpoint,
+        args.out,
+        settings,
+        args.precision,
+        args.images,
+        report,
+    )
+    for path in files:
+        print(f'{path}, {path.stat().st_size / 2**20:.1f} MiB')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,108 @@
+"""Evaluate an exported file with the data and the metric of a config."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from mmengine.config import Config
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from torch import Tensor, nn
+
+from ..launch import build_runner
+from .runtime import OnnxModel, paste
+
+
+def evaluate_exported(
+    cfg: Config, path: str | os.PathLike
+) -> dict[str, float]:
+    """Test an exported file as ``tools/test.py`` tests a checkpoint.
+
+    Args:
+        cfg (Config): The config from which the file was exported, with a
+            ``work_dir``.
+        path (str | PathLike): The ONNX file.
+
+    Returns:
+        dict[str, float]: The metrics.
+
+    Raises:
+        FileNotFoundError: If the data or the file do not exist.
+        ValueError: If the file cannot be read.
+    """
+    exported = OnnxModel(path)
+    cfg.update(load_from=None, resume=False)
+    runner = build_runner(cfg, ('test',))
+    runner.model = ExportedModel(exported)
+    return {name: float(value) for name, value in runner.test().items()}
+
+
+class ExportedModel(nn.Module):
+    """An exported file in the place of a model of mm, for tests.
+
+    Args:
+        exported (OnnxModel): The file.
+    """
+
+    def __init__(self, exported: OnnxModel) -> None:
+        super().__init__()
+        self.exported = exported
+
+    def test_step(self, data: dict) -> list[BaseDataElement]:
+        """Predict for a batch of a data loader of mm."""
+        return list(self._predict_each(data))
+
+    def _predict_each(self, data: dict) -> Iterator[BaseDataElement]:
+        add = dict(
+            classification=self._classify, segmentation=self._segment
+        ).get(self.exported.metadata['kind'], self._detect)
+        rgb = self.exported.metadata['channels'] == 'RGB'
+        for image, sample in zip(
+            data['inputs'], data['data_samples'], strict=True
+        ):
+            image = image.flip(0) if rgb else image
+            outputs = self.exported.run(image[None].float().numpy())
+            add(sample, *outputs)
+            yield sample
+
+    @staticmethod
+    def _classify(sample: BaseDataElement, scores: np.ndarray) -> None:
+        scores = torch.from_numpy(scores[0])
+        sample.set_pred_score(scores).set_pred_label(scores.argmax())
+
+    @staticmethod
+    def _segment(
+        sample: BaseDataElement, labels: np.ndarray, logits: np.ndarray
+    ) -> None:
+        labels = torch.from_numpy(labels)
+        if labels.shape[1:] != sample.ori_shape[:2]:
+            resized = F.interpolate(
+                torch.from_numpy(logits),
+                size=sample.ori_shape[:2],
+                mode='bilinear',
+            )
+            labels = resized.argmax(1)
+        sample.pred_sem_seg = PixelData(data=labels)
+
+    @staticmethod
+    def _detect(
+        sample: BaseDataElement,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        masks: np.ndarray | None = None,
+    ) -> None:
+        boxes /= np.array([*sample.scale_factor] * 2, np.float32)
+        found = dict(bboxes=boxes, scores=scores, labels=labels)
+        if masks is not None:
+            shape = sample.ori_shape[:2]
+            pasted = map(paste, masks, boxes, [shape] * len(boxes))
+            found['masks'] = np.array(list(pasted)).reshape(-1, *shape)
+        sample.pred_instances = InstanceData(
+            **{key: _tensor(value) for key, value in found.items()}
+        )
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))

@@ -1,0 +1,207 @@
+"""Write verified files, several with one file of weights.
+
+``tools/deployment/export.py`` is a command over this module.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from .base import Graph
+from .export import describe, export_program
+from .precision import to_float16, to_int8
+from .runtime import METADATA, OnnxModel
+from .verification import check_errors, verify
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
+
+
+def export_files(
+    graph: Graph,
+    cfg: Config,
+    checkpoint: str,
+    out: Path,
+    settings: Sequence[tuple] = ((None, None),),
+    precision: str = 'float32',
+    images: Sequence[Path] = (),
+    report: Callable[[str, list[dict]], None] | None = None,
+) -> list[Path]:
+    """Write and verify one file for each pair of G1 and G2.
+
+    Files get their names when all of them are verified.
+
+    Args:
+        graph (Graph): The graph; its G1 and G2 are changed.
+        cfg (Config): The config of its model.
+        checkpoint (str): The source of its weights.
+        out (Path): The file, ``*.onnx`` or ``*.pt2``. If there are several
+            settings, they are part of the names, and the weights are in
+            ``*.data``.
+        settings (Sequence[tuple]): Pairs of G1 and G2. None instead of either
+            means the configured value. Defaults to that alone.
+        precision (str): 'float32', 'float16' or 'int8'. Defaults to
+            'float32'.
+        images (Sequence[Path]): Images for the calibration of 'int8'.
+        report (Callable, optional): Gets the name of each file and the result
+            of its verification, as from
+            :func:`~mmhatnet.deploy.verification.verify`.
+
+    Returns:
+        list[Path]: The files.
+
+    Raises:
+        ValueError: If a setting is not valid, or a file differs from PyTorch.
+    """
+    backbone = graph.model.backbone
+    configured = backbone.grid_sizes, backbone.ds_ratios
+    settings = [
+        (g1 or configured[0], g2 or configured[1]) for g1, g2 in settings
+    ]
+    for setting in settings:
+        backbone.set_grids(*setting)  # raises if it is not valid
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix='.part', dir=out.parent) as folder:
+        parts = []
+        for setting in settings:
+            backbone.set_grids(*setting)
+            name = out.name
+            if len(settings) > 1:
+                g1, g2 = ('-'.join(map(str, sizes)) for sizes in setting)
+                name = f'{out.stem}_g1-{g1}_g2-{g2}{out.suffix}'
+            metadata = describe(graph, cfg, checkpoint, precision)
+            part = Path(folder, name)
+            save(export_program(graph), metadata, part, images)
+            parts.append(part)
+        shared = []
+        if len(settings) > 1:
+            shared = [Path(folder, f'{out.stem}.data')]
+            share_weights(parts, shared[0])
+        for part, setting in zip(parts, settings, strict=True):
+            backbone.set_grids(*setting)
+            rows = verify(graph, load(part), graph.kind)
+            if report:
+                report(part.name, rows)
+            check_errors(rows, precision)
+        return [
+            part.replace(out.with_name(part.name)) for part in shared + parts
+        ]
+
+
+def save(
+    program: 'ExportedProgram',
+    metadata: dict,
+    path: Path,
+    images: Sequence[Path] = (),
+) -> None:
+    """Write a program in the format and precision of the file.
+
+    Args:
+        program (ExportedProgram): As from
+            :func:`~mmhatnet.deploy.export.export_program`.
+        metadata (dict): As from :func:`~mmhatnet.deploy.export.describe`.
+        path (Path): The file, ``*.onnx`` or ``*.pt2``.
+        images (Sequence[Path]): Images for the calibration of 'int8'.
+    """
+    if path.suffix == '.pt2':
+        torch.export.save(
+            program, path, extra_files={METADATA: json.dumps(metadata)}
+        )
+        return
+    save_onnx(program, metadata, path)
+    if metadata['precision'] == 'float16':
+        to_float16(path)
+    elif metadata['precision'] == 'int8':
+        to_int8(path, images)
+
+
+def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Load a file.
+
+    Args:
+        path (Path): The file, ``*.onnx`` or ``*.pt2``.
+
+    Returns:
+        Callable: From images (N, 3, H, W), float32, to the list of outputs.
+    """
+    if path.suffix == '.onnx':
+        return OnnxModel(path).run
+    module = torch.export.load(path).module()
+
+    @torch.no_grad()
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        found = module(torch.from_numpy(images))
+        found = (found,) if torch.is_tensor(found) else found
+        return [each.numpy() for each in found]
+
+    return run
+
+
+def save_onnx(
+    program: 'ExportedProgram', metadata: dict, path: str | os.PathLike
+) -> None:
+    """Write a program as an ONNX file with its metadata.
+
+    Args:
+        program (ExportedProgram): As from :func:`export_program`.
+        metadata (dict): As from :func:`describe`.
+        path (str | PathLike): The file.
+    """
+    import onnx
+
+    made = torch.onnx.export(
+        program,
+        input_names=['images'],
+        output_names=metadata['outputs'],
+        dynamo=True,
+        verbose=False,
+    )
+    proto = made.model_proto
+    for node in proto.graph.node:
+        # Traces of the source code: as large as the graph, and with the paths
+        # of this machine.
+        node.ClearField('metadata_props')
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA, json.dumps(metadata)
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+
+
+def share_weights(
+    paths: Sequence[str | os.PathLike], data: str | os.PathLike
+) -> None:
+    """Move the weights of ONNX files to one file, equal ones once.
+
+    Args:
+        paths (Sequence[str | PathLike]): The files; changed in place.
+        data (str | PathLike): The file of the weights, in the same folder.
+    """
+    import onnx
+
+    places = {}
+    with open(data, 'wb') as file:
+        for path in paths:
+            proto = onnx.load(path)
+            for tensor in proto.graph.initializer:
+                values = tensor.raw_data
+                if len(values) < 1024:  # onnx keeps small ones inside, too
+                    continue
+                key = hashlib.sha256(values).digest()
+                if key not in places:
+                    places[key] = file.tell()
+                    file.write(values)
+                onnx.external_data_helper.set_external_data(
+                    tensor, Path(data).name, places[key], len(values)
+                )
+                tensor.ClearField('raw_data')
+            onnx.save(proto, path)

@@ -1,0 +1,86 @@
+"""Make ONNX files smaller: half precision and integers of 8 bits."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+
+from .runtime import OnnxModel
+
+# Largest differences to PyTorch, relative to the largest value or to 1, and
+# shares of pixels with another label. Those of int8 depend on the images of
+# the calibration: the tolerance finds broken files, a test finds the cost.
+TOLERANCES = dict(float32=1e-3, float16=5e-2, int8=1.0)
+
+
+def to_float16(path: str | os.PathLike) -> None:
+    """Convert an exported file to half precision, in place.
+
+    Inputs and outputs stay in float32.
+
+    Args:
+        path (str | PathLike): The file.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    half = convert_float_to_float16(
+        onnx.load(path), keep_io_types=True, disable_shape_infer=True
+    )
+    onnx.save(half, path)
+
+
+def to_int8(path: str | os.PathLike, images: Sequence[Path]) -> None:
+    """Convert convolutions and products to integers of 8 bits, in place.
+
+    Weights have a scale for each channel, activations one for each tensor,
+    which spans the values that occur with the images.
+
+    Args:
+        path (str | PathLike): The file.
+        images (Sequence[Path]): Images as the model will see them.
+
+    Raises:
+        ValueError: If an image cannot be read.
+    """
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    model = OnnxModel(path)
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = _read(model, images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    with TemporaryDirectory() as folder:
+        prepared = Path(folder, 'prepared.onnx')
+        quant_pre_process(str(path), prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            path,
+            Reader(),
+            per_channel=True,
+            op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def _read(
+    model: OnnxModel, images: Sequence[Path]
+) -> Iterator[dict[str, np.ndarray]]:
+    for path in images:
+        image = cv2.imread(str(path))
+        if image is None:
+            raise ValueError(f'{path} is not an image that OpenCV can read')
+        yield dict(images=model.prepare(image))

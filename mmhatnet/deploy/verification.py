@@ -1,0 +1,131 @@
+"""Compare exported files with PyTorch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .export import has_batches
+from .precision import TOLERANCES
+
+# Heights and widths of the images of a verification.
+SHAPES = ((224, 224), (101, 77), (256, 160), (97, 353), (64, 64), (32, 50))
+
+
+def verify(
+    graph: nn.Module,
+    run,
+    kind: str,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+) -> list[dict]:
+    """Compare an exported file with PyTorch on the same images.
+
+    Args:
+        graph (nn.Module): The graph.
+        run (Callable): Runs the file: from images (N, 3, H, W), float32, to
+            the list of outputs.
+        kind (str): The kind of the graph.
+        shapes (Sequence[tuple[int, int]]): Heights and widths in pixels.
+
+    Returns:
+        list[dict]: For each shape and number of images: ``images``,
+        ``height``, ``width``, the largest ``error`` of any output, relative
+        to its largest value or to 1, and the number of ``objects`` that were
+        compared, if the graph finds some.
+    """
+    rows = []
+    random = np.random.default_rng(0)
+    for count, (h, w) in zip((1, 2) * len(shapes), shapes, strict=False):
+        count = count if has_batches(kind) else 1
+        images = random.integers(0, 256, (count, 3, h, w)).astype(np.float32)
+        with torch.no_grad():
+            expected = graph(torch.from_numpy(images))
+        if isinstance(expected, Tensor):
+            expected = (expected,)
+        found, expected = run(images), [each.numpy() for each in expected]
+        row = dict(images=count, height=h, width=w)
+        if has_batches(kind):
+            # Not by max(), which loses NaN.
+            errors = list(map(relative_error, found, expected))
+            row['error'] = float(np.max(errors))
+        else:
+            row['error'], row['objects'] = objects_error(found, expected)
+        rows.append(row)
+    return rows
+
+
+def objects_error(
+    found: Sequence[np.ndarray], expected: Sequence[np.ndarray]
+) -> tuple[float, int]:
+    """Get the largest difference of 95 % of the objects to their counterpart.
+
+    Non-maximum suppression turns rounding into another object where an
+    overlap is at the threshold, so one object in twenty, or one, may lack a
+    counterpart. The order may change where scores are equal, and the last
+    objects may be others, since there is a largest number of them.
+
+    Args:
+        found (Sequence[ndarray]): Boxes (K, 4), scores (K,), labels (K,), and
+            masks (K, side, side), if the graph finds some.
+        expected (Sequence[ndarray]): Those of PyTorch.
+
+    Returns:
+        tuple[float, int]: The difference of scores, of boxes relative to the
+        largest coordinate, or of masks in the mean; and the number of objects
+        that were compared.
+    """
+    (boxes, scores, labels, *masks), others = expected, found
+    if not len(scores) or not len(others[1]):
+        return float(abs(len(scores) - len(others[1]))), 0
+    largest = max(1.0, float(np.abs(boxes).max()))
+    differences = np.maximum(
+        np.abs(boxes[:, None] - others[0]).max(2) / largest,
+        np.abs(scores[:, None] - others[1]),
+    )
+    differences[labels[:, None] != others[2]] = 1
+    for mask, other in zip(masks, others[3:], strict=True):
+        pairs = np.abs(mask[:, None] - other).mean((2, 3))
+        differences = np.maximum(differences, pairs)
+    lowest = max(scores.min(), others[1].min()) + TOLERANCES['float32']
+    errors, count = [0.0], 0
+    for axis, side in enumerate((scores, others[1])):
+        nearest = np.sort(differences.min(1 - axis)[side > lowest])
+        if len(nearest):
+            errors.append(float(nearest[int(0.95 * (len(nearest) - 1))]))
+        count = count or len(nearest)
+    return max(errors), count
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Get the largest difference, relative to the largest value or to 1.
+
+    Labels may differ where logits are equal within the tolerance, so the
+    share of pixels with another label counts.
+    """
+    if found.shape != expected.shape:
+        return float('inf')
+    if not found.size:
+        return 0.0
+    if expected.dtype.kind in 'iu':
+        return float((found != expected).mean())
+    largest = max(1.0, float(np.abs(expected).max()))
+    return float(np.abs(found - expected).max()) / largest
+
+
+def check_errors(rows: Sequence[dict], precision: str = 'float32') -> None:
+    """Check the result of a verification.
+
+    Args:
+        rows (Sequence[dict]): As from :func:`verify`.
+        precision (str): A key of TOLERANCES. Defaults to 'float32'.
+
+    Raises:
+        ValueError: If a difference is above the tolerance, or not a number.
+    """
+    worst = float(np.max([row['error'] for row in rows]))
+    if not worst <= TOLERANCES[precision]:
+        raise ValueError(
+            f'the exported file differs from PyTorch by {worst:.1e}, more '
+            f'than {TOLERANCES[precision]}, and is not written'
+        )

@@ -1,0 +1,31 @@
+#!/usr/bin/env python
+import argparse
+
+from mmhatnet.cli import add_cfg_options, apply_options, one_line_errors
+from mmhatnet.deploy.evaluation import evaluate_exported
+from mmhatnet.zoo import load_model_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description='Evaluate an exported ONNX file with the test data and '
+        'the metric of its config.'
+    )
+    parser.add_argument('model', help='name of a model, or config file')
+    parser.add_argument('file', metavar='FILE.onnx')
+    parser.add_argument(
+        '--work-dir',
+        default='work_dirs/exported',
+        help='folder for logs (default: work_dirs/exported)',
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args()
+    cfg = load_model_config(args.model)
+    apply_options(cfg, args)
+    cfg.work_dir = args.work_dir
+    evaluate_exported(cfg, args.file)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()

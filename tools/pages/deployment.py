@@ -1,0 +1,200 @@
+#!/usr/bin/env python
+"""Makes docs/deployment_costs.md: size, accuracy and speed of exported files.
+
+The machine should be idle.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import onnxruntime
+import torch
+from tqdm import tqdm
+
+from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.sweep import main_metric
+from mmhatnet.analysis.timing import describe_machine, time_in_turns
+from mmhatnet.atomic import replacing
+from mmhatnet.cli import one_line_errors
+from mmhatnet.deploy.evaluation import evaluate_exported
+from mmhatnet.deploy.export import describe, export_program, sizes_of_one
+from mmhatnet.deploy.files import export_files, save
+from mmhatnet.deploy.graphs import make_graph
+from mmhatnet.deploy.images import find_images
+from mmhatnet.deploy.precision import TOLERANCES
+from mmhatnet.deploy.runtime import OnnxModel
+from mmhatnet.inference import get_inferencer, predict
+from mmhatnet.releases import list_shipped
+from mmhatnet.zoo import find_weights, get_model, load_model_config
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / 'docs' / 'deployment_costs.md'
+PHOTO = 'data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg'
+# Model -> images of the calibration; they are not those of the test.
+CALIBRATION = {
+    'cifar10-classifier': 'data/cifar10/train/*/*00.png',
+    'shape-segmentor': (
+        'data/demo/ade/ADEChallengeData2016/images/training/*1.jpg'
+    ),
+    'tree-detector': 'data/tree_crowns/train/*00.png',
+}
+# Model, heights and widths of the images, number of images.
+SPEED = (
+    ('hatnet-tiny_8xb128_in1k', (224, 512)),
+    ('hatnet-small_8xb128_in1k', (224, 512)),
+    ('shape-segmentor', (256,)),
+)
+TEXT = """# What exported files cost
+
+Made by `python tools/pages/deployment.py` on {machine}, onnxruntime {onnx}.
+
+## Precision
+
+Files of the models in the package, evaluated by `tools/deployment/test.py` on
+their test data, which the calibration of int8 does not see. The checkpoints
+are in float16.
+
+{precision}
+
+## Speed
+
+Milliseconds for one image, the median of {rounds} rounds in which all take
+turns, with {threads} threads each. All four compute the same graph, from
+pixels to scores or labels, in float32, with random weights or those in the
+package. *torch.compile* compiles for the size of the row, AOTInductor and
+onnxruntime run one file at every size.
+
+{speed}
+
+## From a file to a result
+
+`tools/infer.py` on a photograph, with `shape-segmentor` and with its ONNX
+file: *start* is the whole command, *next image* is one more image in a running
+process, with its picture.
+
+{start}
+"""
+
+
+def rows_of_precision(folder: Path) -> Iterator[dict[str, str]]:
+    for name in tqdm(list(list_shipped()), desc='precision'):
+        cfg = load_model_config(name)
+        checkpoint = find_weights(name)
+        for precision in TOLERANCES:
+            images = find_images([CALIBRATION[name]])
+            (path,) = export_files(
+                make_graph(get_model(cfg, checkpoint)),
+                cfg,
+                checkpoint,
+                folder / f'{name}-{precision}.onnx',
+                precision=precision,
+                images=images,
+            )
+            cfg.work_dir = str(folder)
+            found = evaluate_exported(cfg, path)
+            metric = main_metric(cfg, [found])
+            yield {
+                'model': f'`{name}`',
+                'precision': precision,
+                'MB': f'{path.stat().st_size / 1e6:.1f}',
+                'metric': metric,
+                'value': f'{found[metric]:.4g}',
+            }
+
+
+def forms_of(name: str, folder: Path) -> dict[str, Callable]:
+    """Functions of images, by how they run."""
+    cfg = load_model_config(name)
+    checkpoint = find_weights(name) if name in list_shipped() else None
+    graph = make_graph(get_model(cfg, checkpoint))
+    program = export_program(graph)
+    file = folder / f'{name}.onnx'
+    save(program, describe(graph, cfg), file)
+    with sizes_of_one():
+        package = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(folder / f'{name}.pt2')
+        )
+    exported = OnnxModel(file)
+    return {
+        'eager': graph,
+        'torch.compile': torch.compile(graph, dynamic=False),
+        'AOTInductor': torch._inductor.aoti_load_package(package),
+        'onnxruntime': lambda images: exported.run(images.numpy()),
+    }
+
+
+def rows_of_speed(folder: Path, rounds: int) -> Iterator[dict[str, str]]:
+    for name, sides in tqdm(SPEED, desc='speed'):
+        forms = forms_of(name, folder)
+        for side in sides:
+            images = torch.randint(256, (1, 3, side, side)).float()
+            steps = {form: partial(run, images) for form, run in forms.items()}
+            with torch.no_grad():
+                seconds = time_in_turns(steps, rounds)
+            yield {
+                'model': f'`{name}`',
+                'size': f'{side}x{side}',
+                **{
+                    form: f'{1000 * median(times):.1f}'
+                    for form, times in seconds.items()
+                },
+            }
+
+
+def rows_of_start(folder: Path, rounds: int) -> Iterator[dict[str, str]]:
+    name = 'shape-segmentor'
+    photo = find_images([PHOTO])[0]
+    file = folder / f'{name}-float32.onnx'
+    inferencer = get_inferencer(load_model_config(name), find_weights(name))
+    steps = {
+        'checkpoint': partial(predict, inferencer, photo),
+        'onnxruntime': partial(OnnxModel(file).predict, photo),
+    }
+    seconds = time_in_turns(steps, rounds)
+    for form, model in (('checkpoint', name), ('onnxruntime', file)):
+        command = [sys.executable, ROOT / 'tools' / 'infer.py', model, photo]
+        command += ['--out-dir', folder / 'results', '--overwrite']
+        starts = []
+        for _ in tqdm(range(3), desc=f'start of {form}'):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            starts.append(time.perf_counter() - start)
+        yield {
+            'form': form,
+            'start (s)': f'{median(starts):.2f}',
+            'next image (ms)': f'{1000 * median(seconds[form]):.1f}',
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description='Measure exported files: precision, speed and start, and '
+        'write docs/deployment_costs.md. Takes a quarter of an hour.'
+    )
+    parser.add_argument('--rounds', type=int, default=15)
+    args = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        folder = Path(folder)
+        page = TEXT.format(
+            machine=describe_machine(),
+            onnx=onnxruntime.__version__,
+            rounds=args.rounds,
+            threads=torch.get_num_threads(),
+            precision=markdown_table(list(rows_of_precision(folder))),
+            speed=markdown_table(list(rows_of_speed(folder, args.rounds))),
+            start=markdown_table(list(rows_of_start(folder, args.rounds))),
+        )
+    with replacing(PAGE) as part:
+        Path(part).write_text(page)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
