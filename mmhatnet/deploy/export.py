@@ -27,14 +27,16 @@ MOST = 256  # images of a batch
 
 
 def export_program(
-    graph: Graph, shape: tuple[int, int] = (101, 77)
+    graph: Graph, shape: tuple[int, int, int] = (7, 353, 613)
 ) -> 'ExportedProgram':
     """Export a graph for images of any legal size.
 
     Args:
         graph (Graph): As from :func:`~mmhatnet.deploy.graphs.make_graph`.
-        shape (tuple[int, int]): Height and width of the example. Any gives
-            the same program.
+        shape (tuple[int, int, int]): Number, height and width of the images
+            of the example. Any gives the same program, but AOTInductor takes
+            sizes that are equal in the example, such as one window and one
+            image, for equal at every size. The default has none.
 
     Returns:
         ExportedProgram: The program. N is dynamic, too, unless the graph finds
@@ -43,7 +45,8 @@ def export_program(
     Raises:
         ImportError: If torch is older than 2.8.
     """
-    images = torch.zeros(1, 3, *shape)
+    count, *sides = shape
+    images = torch.zeros(count if has_batches(graph.kind) else 1, 3, *sides)
     with torch.no_grad(), sizes_of_one():
         dim = torch.export.Dim
         dims = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from mmengine.config import Config
+from torch import Tensor
 
 from .base import Graph
 from .export import describe, export_program
@@ -136,11 +137,24 @@ def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     """
     if path.suffix == '.onnx':
         return OnnxModel(path).run
-    module = torch.export.load(path).module()
+    return as_arrays(torch.export.load(path).module())
+
+
+def as_arrays(
+    model: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
+) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Make a function of arrays.
+
+    Args:
+        model (Callable): From images to an output or several.
+
+    Returns:
+        Callable: The same for arrays, with a list of outputs.
+    """
 
     @torch.no_grad()
     def run(images: np.ndarray) -> list[np.ndarray]:
-        found = module(torch.from_numpy(images))
+        found = model(torch.from_numpy(images))
         found = (found,) if torch.is_tensor(found) else found
         return [each.numpy() for each in found]
 

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
+from torch._inductor import aoti_compile_and_package, aoti_load_package
 from tqdm import tqdm
 
 from mmhatnet.analysis.report import markdown_table
@@ -24,12 +25,13 @@ from mmhatnet.analysis.timing import describe_machine, time_in_turns
 from mmhatnet.atomic import replacing
 from mmhatnet.cli import one_line_errors
 from mmhatnet.deploy.evaluation import evaluate_exported
-from mmhatnet.deploy.export import describe, export_program, sizes_of_one
-from mmhatnet.deploy.files import export_files, save
+from mmhatnet.deploy.export import describe, export_program
+from mmhatnet.deploy.files import as_arrays, export_files, save
 from mmhatnet.deploy.graphs import make_graph
 from mmhatnet.deploy.images import find_images
 from mmhatnet.deploy.precision import TOLERANCES
 from mmhatnet.deploy.runtime import OnnxModel
+from mmhatnet.deploy.verification import check_errors, verify
 from mmhatnet.inference import get_inferencer, predict
 from mmhatnet.releases import list_shipped
 from mmhatnet.zoo import find_weights, get_model, load_model_config
@@ -117,15 +119,16 @@ def forms_of(name: str, folder: Path) -> dict[str, Callable]:
     program = export_program(graph)
     file = folder / f'{name}.onnx'
     save(program, describe(graph, cfg), file)
-    with sizes_of_one():
-        package = torch._inductor.aoti_compile_and_package(
-            program, package_path=str(folder / f'{name}.pt2')
-        )
-    exported = OnnxModel(file)
+    package = aoti_compile_and_package(
+        program, package_path=str(folder / f'{name}.pt2')
+    )
+    exported, compiled = OnnxModel(file), aoti_load_package(package)
+    for run in exported.run, as_arrays(compiled):
+        check_errors(verify(graph, run, graph.kind))
     return {
         'eager': graph,
         'torch.compile': torch.compile(graph, dynamic=False),
-        'AOTInductor': torch._inductor.aoti_load_package(package),
+        'AOTInductor': compiled,
         'onnxruntime': lambda images: exported.run(images.numpy()),
     }
 
