@@ -216,6 +216,8 @@ def get_model(
 
         built = build(cfg)
     else:
+        if 'data_preprocessor' in cfg:  # as mmengine's Runner
+            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             built = revert_sync_batchnorm(MODELS.build(cfg.model))
     built.cfg = cfg

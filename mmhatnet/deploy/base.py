@@ -19,6 +19,11 @@ def refuse_if(condition: object, what: str) -> None:
         raise ValueError(f'{what} cannot be exported')
 
 
+def has_batches(kind: str) -> bool:
+    """Whether a file of a kind takes several images at once."""
+    return kind in ('classification', 'segmentation')
+
+
 class Graph(nn.Module):
     """The base of the graphs: normalization and padding.
 
@@ -39,12 +44,17 @@ class Graph(nn.Module):
         std = getattr(preprocessor, 'std', torch.ones(3, 1, 1))
         self.register_buffer('mean', mean.clone())
         self.register_buffer('std', std.clone())
+        # Its name depends on the library.
+        self.rgb = any(
+            getattr(preprocessor, name, False)
+            for name in ('to_rgb', 'channel_conversion', '_channel_conversion')
+        )
         self.divisor = getattr(preprocessor, 'pad_size_divisor', 1)
         refuse_if(
             self.divisor > 1 and getattr(preprocessor, 'pad_value', 0),
             'a pad_value other than 0',
         )
-        self.subsampled = take_over_subsampling(model)
+        self.subsampled = omit_subsampled_levels(model)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Normalize, then pad at the right and the bottom, as mm does."""
@@ -64,7 +74,7 @@ class Graph(nn.Module):
         return maps
 
 
-def take_over_subsampling(model: nn.Module) -> int:
+def omit_subsampled_levels(model: nn.Module) -> int:
     """Let an FPN leave out the levels that it only subsamples.
 
     It does so by max pooling, which fixes sizes modulo 2 in a graph.
@@ -128,7 +138,7 @@ def replace_modules(model: nn.Module) -> None:
                 setattr(parent, name, AdaptivePool(child.output_size))
             elif type(child).__name__ == 'Upsample' and hasattr(child, 'size'):
                 factor = child.scale_factor
-                if child.size is None and factor == int(factor):
+                if isinstance(factor, int | float) and factor % 1 == 0:
                     new = nn.Upsample(
                         scale_factor=int(factor),
                         mode=child.mode,

@@ -12,13 +12,21 @@ def check_nms(cfg: dict) -> None:
     """Check that :func:`best_boxes` suppresses boxes as a config asks.
 
     Args:
-        cfg (dict): The config, with ``nms``.
+        cfg (dict): The config, with ``nms`` and ``max_per_img``.
 
     Raises:
         ValueError: If it asks for something else.
     """
-    refuse_if(cfg.nms.get('type', 'nms') != 'nms', f'{cfg.nms.get("type")}')
-    refuse_if(cfg.nms.get('class_agnostic'), 'class-agnostic NMS')
+    nms = cfg.get('nms') or {}
+    refuse_if(nms.get('type', 'nms') != 'nms', f'{nms.get("type")}')
+    refuse_if(nms.get('class_agnostic'), 'class-agnostic NMS')
+    refuse_if(
+        'iou_threshold' not in nms
+        or not nms.keys() <= {'type', 'iou_threshold', 'split_thr'},
+        f'nms={dict(nms)}',
+    )
+    refuse_if(cfg.max_per_img < 1, 'a detector without max_per_img')
+    refuse_if(cfg.get('nms_pre', 1) < 1, 'a detector without nms_pre')
 
 
 def check_head(head: nn.Module) -> None:
@@ -33,6 +41,23 @@ def check_head(head: nn.Module) -> None:
     name = type(head).__name__
     refuse_if(name not in ('RetinaHead', 'RPNHead'), f'a {name}')
     refuse_if(not head.use_sigmoid_cls, f'a {name} without sigmoid scores')
+
+
+def check_extractor(extractor: nn.Module) -> None:
+    """Check that :meth:`TwoStageGraph.pool` pools as an extractor does.
+
+    Args:
+        extractor (nn.Module): The extractor of regions.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    name = type(extractor).__name__
+    refuse_if(name != 'SingleRoIExtractor', f'a {name}')
+    for layer in extractor.roi_layers:
+        name = type(layer).__name__
+        refuse_if(name != 'RoIAlign', f'a {name}')
+        refuse_if(layer.pool_mode != 'avg', f'pool_mode={layer.pool_mode}')
 
 
 def best_boxes(
@@ -109,6 +134,10 @@ class DetectorGraph(Graph):
         super().__init__(model)
         check_head(model.bbox_head)
         check_nms(model.test_cfg)
+        refuse_if(
+            model.test_cfg.get('min_bbox_size', 0) > 0,
+            'min_bbox_size, which counts pixels of the image before Resize,',
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the boxes, best first."""
@@ -143,10 +172,16 @@ class TwoStageGraph(Graph):
         check_nms(model.test_cfg.rpn)
         check_nms(model.test_cfg.rcnn)
         head = model.roi_head
+        name = type(head).__name__
+        refuse_if(name != 'StandardRoIHead', f'a {name}')
+        refuse_if(head.with_shared_head, 'a shared head')
         refuse_if(head.bbox_head.reg_class_agnostic, 'class-agnostic boxes')
+        refuse_if(head.bbox_head.custom_cls_channels, 'a loss with channels')
+        check_extractor(head.bbox_roi_extractor)
         self.kind = 'detection'
         if model.with_mask:
             self.kind = 'instances'
+            check_extractor(head.mask_roi_extractor)
             refuse_if(head.mask_head.class_agnostic, 'class-agnostic masks')
             refuse_if(
                 model.test_cfg.rcnn.mask_thr_binary != 0.5,
@@ -187,7 +222,7 @@ class TwoStageGraph(Graph):
                 rois,
                 layer.output_size,
                 layer.spatial_scale,
-                layer.sampling_ratio or -1,
+                layer.sampling_ratio,
                 layer.aligned,
             )
             chosen = (levels == level).to(regions)

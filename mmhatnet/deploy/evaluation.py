@@ -1,5 +1,6 @@
 """Evaluate an exported file with the data and the metric of a config."""
 
+import copy
 import os
 from collections.abc import Iterator
 
@@ -11,7 +12,15 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
 from ..launch import build_runner
+from ..zoo import dataset_meta
 from .runtime import OnnxModel, paste
+
+SCOPES = dict(
+    classification='mmpretrain',
+    segmentation='mmseg',
+    detection='mmdet',
+    instances='mmdet',
+)
 
 
 def evaluate_exported(
@@ -29,10 +38,23 @@ def evaluate_exported(
 
     Raises:
         FileNotFoundError: If the data or the file do not exist.
-        ValueError: If the file cannot be read.
+        ValueError: If the file cannot be read, or is of another model.
     """
     exported = OnnxModel(path)
-    cfg.update(load_from=None, resume=False)
+    found = exported.metadata
+    classes = list(dataset_meta(cfg).get('classes') or ())
+    if (
+        SCOPES[found['kind']] != cfg.default_scope
+        or found['classes'] != classes
+    ):
+        raise ValueError(
+            f'{path} does {found["kind"]} of {len(found["classes"])} classes, '
+            f'which the config does not: it is for {cfg.default_scope}, with '
+            f'{len(classes)} classes'
+        )
+    # Hooks may copy or average weights, which the file does not show.
+    cfg = copy.deepcopy(cfg)
+    cfg.update(load_from=None, resume=False, custom_hooks=[])
     runner = build_runner(cfg, ('test',))
     runner.model = ExportedModel(exported)
     return {name: float(value) for name, value in runner.test().items()}

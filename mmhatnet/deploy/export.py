@@ -15,7 +15,7 @@ from ..checks import iter_datasets
 from ..releases import locate_weights
 from ..stack import describe_versions
 from ..weights.download import sha256_of
-from .base import Graph, refuse_if
+from .base import Graph, has_batches, refuse_if
 from .graphs import OUTPUTS
 from .runtime import SMALLEST
 
@@ -24,19 +24,17 @@ if TYPE_CHECKING:
 
 LARGEST = 8192  # pixels of a side
 MOST = 256  # images of a batch
+# Number, height and width of the images of the example. The program is the
+# same for any, but AOTInductor takes sizes that are equal in the example, such
+# as one window and one image, for equal at every size. Here, none are.
+EXAMPLE = (7, 353, 613)
 
 
-def export_program(
-    graph: Graph, shape: tuple[int, int, int] = (7, 353, 613)
-) -> 'ExportedProgram':
+def export_program(graph: Graph) -> 'ExportedProgram':
     """Export a graph for images of any legal size.
 
     Args:
         graph (Graph): As from :func:`~mmhatnet.deploy.graphs.make_graph`.
-        shape (tuple[int, int, int]): Number, height and width of the images
-            of the example. Any gives the same program, but AOTInductor takes
-            sizes that are equal in the example, such as one window and one
-            image, for equal at every size. The default has none.
 
     Returns:
         ExportedProgram: The program. N is dynamic, too, unless the graph finds
@@ -45,7 +43,7 @@ def export_program(
     Raises:
         ImportError: If torch is older than 2.8.
     """
-    count, *sides = shape
+    count, *sides = EXAMPLE
     images = torch.zeros(count if has_batches(graph.kind) else 1, 3, *sides)
     with torch.no_grad(), sizes_of_one():
         dim = torch.export.Dim
@@ -58,11 +56,6 @@ def export_program(
         return torch.export.export(
             graph, (images,), dynamic_shapes=(dims,), strict=False
         )
-
-
-def has_batches(kind: str) -> bool:
-    """Whether a file of a kind takes several images at once."""
-    return kind in ('classification', 'segmentation')
 
 
 @contextmanager
@@ -107,18 +100,13 @@ def describe(
         ValueError: If the test pipeline has a step that is not known.
     """
     model = graph.model
-    preprocessor = {
-        **cfg.get('data_preprocessor', {}),
-        **cfg.model.get('data_preprocessor', {}),
-    }
-    rgb = preprocessor.get('to_rgb') or preprocessor.get('bgr_to_rgb')
     meta = model.dataset_meta
     classes, palette = list(meta.get('classes') or ()), meta.get('palette')
     if palette and isinstance(palette[0], int):  # one colour for all
         palette = [palette] * len(classes)
     found = dict(
         kind=graph.kind,
-        channels='RGB' if rgb else 'BGR',
+        channels='RGB' if graph.rgb else 'BGR',
         steps=list(describe_steps(cfg)),
         mean=graph.mean.flatten().tolist(),
         std=graph.std.flatten().tolist(),
@@ -144,10 +132,12 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
         kind = step['type'].rpartition('.')[2]
         if kind == 'LoadImageFromFile':
             refuse_if(
-                {'color_type', 'imdecode_backend'} & step.keys(),
+                {'color_type', 'imdecode_backend'} & step.keys()
+                or step.get('to_float32'),
                 'an image loader with options',
             )
-        if kind.startswith(('Load', 'Pack')):
+            continue
+        if kind.startswith('Pack') or kind.endswith('Annotations'):
             continue
         if kind == 'Resize' and step.get('scale_factor') == 1:
             continue
@@ -167,7 +157,11 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
                 interpolation=step.get('interpolation', 'bilinear'),
                 backend=step.get('backend', 'cv2'),
             )
-        elif kind == 'CenterCrop' and set(step) <= {'type', 'crop_size'}:
+        elif (
+            kind == 'CenterCrop'
+            and set(step) == {'type', 'crop_size'}
+            and isinstance(step['crop_size'], int)
+        ):
             yield dict(step='center_crop', size=step['crop_size'])
         else:
             raise ValueError(

@@ -35,7 +35,7 @@ def export_files(
     out: Path,
     settings: Sequence[tuple] = ((None, None),),
     precision: str = 'float32',
-    images: Sequence[Path] = (),
+    calibration: Sequence[Path] = (),
     report: Callable[[str, list[dict]], None] | None = None,
 ) -> list[Path]:
     """Write and verify one file for each pair of G1 and G2.
@@ -48,12 +48,12 @@ def export_files(
         checkpoint (str): The source of its weights.
         out (Path): The file, ``*.onnx`` or ``*.pt2``. If there are several
             settings, they are part of the names, and the weights are in
-            ``*.data``.
+            ``*.data``, with the start of their hash in the name.
         settings (Sequence[tuple]): Pairs of G1 and G2. None instead of either
             means the configured value. Defaults to that alone.
         precision (str): 'float32', 'float16' or 'int8'. Defaults to
             'float32'.
-        images (Sequence[Path]): Images for the calibration of 'int8'.
+        calibration (Sequence[Path]): Images for 'int8'.
         report (Callable, optional): Gets the name of each file and the result
             of its verification, as from
             :func:`~mmhatnet.deploy.verification.verify`.
@@ -62,13 +62,18 @@ def export_files(
         list[Path]: The files.
 
     Raises:
-        ValueError: If a setting is not valid, or a file differs from PyTorch.
+        ValueError: If a setting is not valid, there are several for
+            ``*.pt2``, or a file differs from PyTorch.
     """
     backbone = graph.model.backbone
     configured = backbone.grid_sizes, backbone.ds_ratios
-    settings = [
-        (g1 or configured[0], g2 or configured[1]) for g1, g2 in settings
-    ]
+    settings = list(
+        dict.fromkeys(
+            (g1 or configured[0], g2 or configured[1]) for g1, g2 in settings
+        )
+    )
+    if len(settings) > 1 and out.suffix != '.onnx':
+        raise ValueError('several G1 or G2 can share the weights in ONNX only')
     for setting in settings:
         backbone.set_grids(*setting)  # raises if it is not valid
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -82,15 +87,12 @@ def export_files(
                 name = f'{out.stem}_g1-{g1}_g2-{g2}{out.suffix}'
             metadata = describe(graph, cfg, checkpoint, precision)
             part = Path(folder, name)
-            save(export_program(graph), metadata, part, images)
+            save(export_program(graph), metadata, part, calibration)
             parts.append(part)
-        shared = []
-        if len(settings) > 1:
-            shared = [Path(folder, f'{out.stem}.data')]
-            share_weights(parts, shared[0])
+        shared = [share_weights(parts, out.stem)] if len(parts) > 1 else []
         for part, setting in zip(parts, settings, strict=True):
             backbone.set_grids(*setting)
-            rows = verify(graph, load(part), graph.kind)
+            rows = verify(graph, load(part))
             if report:
                 report(part.name, rows)
             check_errors(rows, precision)
@@ -103,7 +105,7 @@ def save(
     program: 'ExportedProgram',
     metadata: dict,
     path: Path,
-    images: Sequence[Path] = (),
+    calibration: Sequence[Path] = (),
 ) -> None:
     """Write a program in the format and precision of the file.
 
@@ -112,7 +114,7 @@ def save(
             :func:`~mmhatnet.deploy.export.export_program`.
         metadata (dict): As from :func:`~mmhatnet.deploy.export.describe`.
         path (Path): The file, ``*.onnx`` or ``*.pt2``.
-        images (Sequence[Path]): Images for the calibration of 'int8'.
+        calibration (Sequence[Path]): Images for 'int8'.
     """
     if path.suffix == '.pt2':
         torch.export.save(
@@ -123,7 +125,7 @@ def save(
     if metadata['precision'] == 'float16':
         to_float16(path)
     elif metadata['precision'] == 'int8':
-        to_int8(path, images)
+        to_int8(path, calibration)
 
 
 def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -191,31 +193,39 @@ def save_onnx(
     onnx.save(proto, path)
 
 
-def share_weights(
-    paths: Sequence[str | os.PathLike], data: str | os.PathLike
-) -> None:
+def share_weights(paths: Sequence[Path], name: str) -> Path:
     """Move the weights of ONNX files to one file, equal ones once.
 
     Args:
-        paths (Sequence[str | PathLike]): The files; changed in place.
-        data (str | PathLike): The file of the weights, in the same folder.
+        paths (Sequence[Path]): The files, in one folder; changed in place.
+        name (str): The start of the name of the file of the weights. The
+            start of its hash follows, so that it never replaces the weights
+            of other files.
+
+    Returns:
+        Path: ``NAME-HASH8.data``, in the same folder.
     """
     import onnx
 
-    places = {}
-    with open(data, 'wb') as file:
-        for path in paths:
-            proto = onnx.load(path)
-            for tensor in proto.graph.initializer:
-                values = tensor.raw_data
-                if len(values) < 1024:  # onnx keeps small ones inside, too
-                    continue
-                key = hashlib.sha256(values).digest()
-                if key not in places:
-                    places[key] = file.tell()
-                    file.write(values)
+    protos = [onnx.load(path) for path in paths]
+    places, size = {}, 0
+    for tensor in (
+        each for proto in protos for each in proto.graph.initializer
+    ):
+        # onnx keeps small ones inside, too.
+        if len(tensor.raw_data) >= 1024 and tensor.raw_data not in places:
+            places[tensor.raw_data] = size
+            size += len(tensor.raw_data)
+    digest = hashlib.sha256(b''.join(places)).hexdigest()[:8]
+    data = paths[0].with_name(f'{name}-{digest}.data')
+    data.write_bytes(b''.join(places))
+    for path, proto in zip(paths, protos, strict=True):
+        for tensor in proto.graph.initializer:
+            values = tensor.raw_data
+            if values in places:
                 onnx.external_data_helper.set_external_data(
-                    tensor, Path(data).name, places[key], len(values)
+                    tensor, data.name, places[values], len(values)
                 )
                 tensor.ClearField('raw_data')
-            onnx.save(proto, path)
+        onnx.save(proto, path)
+    return data

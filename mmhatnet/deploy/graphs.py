@@ -5,12 +5,18 @@ order of channels that the metadata name. Normalization, padding and
 postprocessing are inside, so that a file is right at every size.
 """
 
+import copy
+
+import numpy as np
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..models import HATNet
-from .base import Graph, refuse_if, replace_modules
+from .base import Graph, has_batches, refuse_if, replace_modules
 from .detection import DetectorGraph, TwoStageGraph
+from .precision import TOLERANCES
+from .verification import objects_error, relative_error
 
 # The names of the outputs, in order, by the kind of result.
 OUTPUTS = dict(
@@ -27,9 +33,15 @@ class ClassifierGraph(Graph):
     kind = 'classification'
 
     def __init__(self, model: nn.Module) -> None:
+        from mmpretrain.models.heads import ClsHead
+
         super().__init__(model)
-        name = type(model.head).__name__
-        refuse_if('MultiLabel' in name or 'MultiTask' in name, f'a {name}')
+        head = type(model.head)
+        refuse_if(
+            getattr(head, 'predict', None) is not ClsHead.predict
+            or head._get_predictions is not ClsHead._get_predictions,
+            f'a {head.__name__}',
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the scores."""
@@ -46,9 +58,11 @@ class SegmentorGraph(Graph):
         from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
         super().__init__(model)
+        self.divisor = 1  # mmseg pads in training alone
         head = model.decode_head
         refuse_if(
-            not isinstance(head, BaseDecodeHead), f'a {type(head).__name__}'
+            getattr(type(head), 'predict', None) is not BaseDecodeHead.predict,
+            f'a {type(head).__name__}',
         )
         refuse_if(head.out_channels == 1, 'a head with one channel')
         refuse_if(head.align_corners, 'a head with align_corners=True')
@@ -70,36 +84,103 @@ class SegmentorGraph(Graph):
         return logits.argmax(1), logits
 
 
+GRAPHS = dict(
+    ImageClassifier=ClassifierGraph,
+    EncoderDecoder=SegmentorGraph,
+    RetinaNet=DetectorGraph,
+    FasterRCNN=TwoStageGraph,
+    MaskRCNN=TwoStageGraph,
+)
+
+
 def make_graph(model: nn.Module) -> Graph:
-    """Make the graph of a model.
+    """Make the graph of a model, and compare their results.
 
     Args:
         model (nn.Module): A classifier of mmpretrain, a segmentor of mmseg or
             a detector of mmdet, as from :func:`mmhatnet.get_model`.
 
     Returns:
-        Graph: The graph, in eval mode. The model is changed, so that its
-        pooling and upsampling are right at every size.
+        Graph: The graph, in eval mode, with a copy of the model.
 
     Raises:
         ValueError: If the model cannot be exported. The message says why.
     """
+    name = type(model).__name__
+    if name not in GRAPHS:
+        raise ValueError(
+            f'a {name} cannot be exported: only {", ".join(GRAPHS)} can'
+        )
     backbone = model.backbone
     refuse_if(not isinstance(backbone, HATNet), f'a {type(backbone).__name__}')
     refuse_if(backbone.stem[0].in_channels != 3, 'a model of other channels')
-    scope = model.cfg.default_scope
-    if scope == 'mmpretrain':
-        graph = ClassifierGraph
-    elif scope == 'mmseg' and type(model).__name__ == 'EncoderDecoder':
-        graph = SegmentorGraph
-    elif scope == 'mmdet' and type(model).__name__ == 'RetinaNet':
-        graph = DetectorGraph
-    elif type(model).__name__ in ('FasterRCNN', 'MaskRCNN'):
-        graph = TwoStageGraph
+    copied = copy.deepcopy(model)
+    replace_modules(copied)
+    graph = GRAPHS[name](copied).eval()
+    check_graph(graph, model)
+    return graph
+
+
+@torch.no_grad()
+def check_graph(graph: Graph, model: nn.Module) -> None:
+    """Compare a graph with its model, on a random image of an odd size.
+
+    Args:
+        graph (Graph): The graph.
+        model (nn.Module): The model of mm.
+
+    Raises:
+        ValueError: If the results differ.
+    """
+    random = np.random.default_rng(0)
+    image = torch.from_numpy(random.integers(0, 256, (3, 101, 77), np.uint8))
+    ordered = image.flip(0) if graph.rgb else image
+    found = graph(ordered[None].float())
+    found = (found,) if isinstance(found, Tensor) else found
+    found = [each.numpy() for each in found[:3]]  # masks are in no image yet
+    expected = [
+        each.numpy() for each in predict_in_mm(graph.kind, model, image)
+    ]
+    if has_batches(graph.kind):
+        error = float(np.max(list(map(relative_error, found, expected))))
     else:
+        error, _ = objects_error(found, expected)
+    if not error <= TOLERANCES['float32']:
         raise ValueError(
-            f'a {type(model).__name__} cannot be exported: only classifiers, '
-            'EncoderDecoder, RetinaNet, FasterRCNN and MaskRCNN can'
+            f'a {type(model).__name__} with a feature that the exported file '
+            f'would not have (a difference of {error:.1e}) cannot be exported'
         )
-    replace_modules(model)
-    return graph(model).eval()
+
+
+def predict_in_mm(
+    kind: str, model: nn.Module, image: Tensor
+) -> tuple[Tensor, ...]:
+    """Predict for one image, without changes of its size.
+
+    Args:
+        kind (str): The kind of the graph.
+        model (nn.Module): The model of mm.
+        image (Tensor): (3, H, W), 8 bits, BGR.
+
+    Returns:
+        tuple[Tensor, ...]: The outputs of the graph, without masks.
+    """
+    shape = tuple(image.shape[1:])
+    meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+    if kind == 'classification':
+        from mmpretrain.structures import DataSample
+
+        data = dict(inputs=image[None], data_samples=[DataSample()])
+        return (model.test_step(data)[0].pred_score[None],)
+    if kind == 'segmentation':
+        from mmseg.structures import SegDataSample
+
+        data = [SegDataSample(metainfo=meta)]
+        found = model.test_step(dict(inputs=[image], data_samples=data))[0]
+        return found.pred_sem_seg.data, found.seg_logits.data[None]
+    from mmdet.structures import DetDataSample
+
+    data = [DetDataSample(metainfo=meta)]
+    found = model.test_step(dict(inputs=[image], data_samples=data))[0]
+    found = found.pred_instances
+    return found.bboxes, found.scores, found.labels

@@ -15,6 +15,7 @@ import numpy as np
 METADATA = 'mmhatnet'  # its key in a file
 CPU = 'CPUExecutionProvider'
 SMALLEST = 32  # pixels of a side
+KINDS = 'classification', 'segmentation', 'detection', 'instances'
 INTERPOLATION = dict(
     nearest=cv2.INTER_NEAREST,
     bilinear=cv2.INTER_LINEAR,
@@ -40,7 +41,9 @@ class OnnxModel:
     Attributes:
         metadata (dict): What the file says about itself: ``kind``,
             ``channels``, ``steps`` (what happens to an image first),
-            ``classes``, ``palette``, ``G1``, ``G2``, ``versions``, ...
+            ``classes``, ``palette``, ``G1``, ``G2``, ``precision``,
+            ``mean``, ``std`` and padding (which happen inside the file),
+            ``checkpoint_sha256``, ``versions``.
     """
 
     def __init__(
@@ -67,14 +70,14 @@ class OnnxModel:
                 ],
             )
         except Exception as error:  # onnxruntime has no common base
-            reason = str(error).strip().splitlines()[-1]
+            reason = str(error).strip().rpartition('\n')[2]
             raise ValueError(
                 f'{path} is not an ONNX model, or is damaged: {reason}'
             ) from error
         found = self.session.get_modelmeta().custom_metadata_map
         try:
-            self.metadata = json.loads(found[METADATA])
-        except (KeyError, ValueError) as error:
+            self.metadata = read_metadata(found[METADATA])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f'{path} has no metadata of mmhatnet: export it with '
                 'tools/deployment/export.py'
@@ -94,12 +97,7 @@ class OnnxModel:
         Raises:
             ValueError: If an image is smaller than 32x32 pixels.
         """
-        h, w = images.shape[2:]
-        if min(h, w) < SMALLEST:
-            raise ValueError(
-                f'HATNet needs images of at least {SMALLEST}x{SMALLEST} '
-                f'pixels, got {h}x{w} (H x W)'
-            )
+        check_size(*images.shape[2:])
         return self.session.run(list(names) or None, dict(images=images))
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
@@ -110,9 +108,13 @@ class OnnxModel:
 
         Returns:
             ndarray: (1, 3, H', W'), float32.
+
+        Raises:
+            ValueError: If it is smaller than 32x32 pixels then.
         """
         for step in self.metadata['steps']:
             image = apply_step(image, step)
+        check_size(*image.shape[:2])
         if self.metadata['channels'] == 'RGB':
             image = image[..., ::-1]
         return np.ascontiguousarray(
@@ -213,6 +215,47 @@ class OnnxModel:
             return tuple(palette[label])
         hue = np.uint8([[[37 * int(label) % 180, 200, 230]]])
         return tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist())
+
+
+def read_metadata(text: str) -> dict:
+    """Read the metadata of a file, which a stranger may have written.
+
+    Args:
+        text (str): The metadata in JSON.
+
+    Returns:
+        dict: The metadata.
+
+    Raises:
+        KeyError: If a part is missing.
+        TypeError: If a part has another type.
+        ValueError: If it is no JSON, or a part has an impossible value.
+    """
+    found = json.loads(text)
+    classes, steps = found['classes'], found['steps']
+    if found['kind'] not in KINDS or found['channels'] not in ('RGB', 'BGR'):
+        raise ValueError(f'kind {found["kind"]}, channels {found["channels"]}')
+    if not all(isinstance(each, list) for each in (classes, steps)):
+        raise TypeError('classes and steps are lists')
+    for name in classes:
+        if not name.isprintable():  # it may control the terminal
+            raise ValueError(f'class name {name!r}')
+    if not all(step['step'] for step in steps):
+        raise ValueError('a step has no name')
+    return found | dict(palette=found.get('palette'))
+
+
+def check_size(h: int, w: int) -> None:
+    """Check the height and the width of images.
+
+    Raises:
+        ValueError: If one is smaller than 32 pixels.
+    """
+    if min(h, w) < SMALLEST:
+        raise ValueError(
+            f'HATNet needs images of at least {SMALLEST}x{SMALLEST} pixels, '
+            f'got {h}x{w} (H x W)'
+        )
 
 
 def best_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:

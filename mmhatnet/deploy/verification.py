@@ -1,12 +1,12 @@
 """Compare exported files with PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .export import has_batches
+from .base import Graph, has_batches
 from .precision import TOLERANCES
 
 # Heights and widths of the images of a verification.
@@ -14,30 +14,25 @@ SHAPES = ((224, 224), (101, 77), (256, 160), (97, 353), (64, 64), (32, 50))
 
 
 def verify(
-    graph: nn.Module,
-    run,
-    kind: str,
-    shapes: Sequence[tuple[int, int]] = SHAPES,
+    graph: Graph, run: Callable[[np.ndarray], Sequence[np.ndarray]]
 ) -> list[dict]:
     """Compare an exported file with PyTorch on the same images.
 
     Args:
-        graph (nn.Module): The graph.
+        graph (Graph): The graph.
         run (Callable): Runs the file: from images (N, 3, H, W), float32, to
             the list of outputs.
-        kind (str): The kind of the graph.
-        shapes (Sequence[tuple[int, int]]): Heights and widths in pixels.
 
     Returns:
-        list[dict]: For each shape and number of images: ``images``,
+        list[dict]: For each of SHAPES, with one or two images: ``images``,
         ``height``, ``width``, the largest ``error`` of any output, relative
         to its largest value or to 1, and the number of ``objects`` that were
         compared, if the graph finds some.
     """
     rows = []
     random = np.random.default_rng(0)
-    for count, (h, w) in zip((1, 2) * len(shapes), shapes, strict=False):
-        count = count if has_batches(kind) else 1
+    for count, (h, w) in zip((1, 2) * len(SHAPES), SHAPES, strict=False):
+        count = count if has_batches(graph.kind) else 1
         images = random.integers(0, 256, (count, 3, h, w)).astype(np.float32)
         with torch.no_grad():
             expected = graph(torch.from_numpy(images))
@@ -45,10 +40,9 @@ def verify(
             expected = (expected,)
         found, expected = run(images), [each.numpy() for each in expected]
         row = dict(images=count, height=h, width=w)
-        if has_batches(kind):
-            # Not by max(), which loses NaN.
+        if has_batches(graph.kind):
             errors = list(map(relative_error, found, expected))
-            row['error'] = float(np.max(errors))
+            row['error'] = float(np.max(errors))  # max() would lose NaN
         else:
             row['error'], row['objects'] = objects_error(found, expected)
         rows.append(row)
@@ -75,26 +69,27 @@ def objects_error(
         largest coordinate, or of masks in the mean; and the number of objects
         that were compared.
     """
-    (boxes, scores, labels, *masks), others = expected, found
-    if not len(scores) or not len(others[1]):
-        return float(abs(len(scores) - len(others[1]))), 0
-    largest = max(1.0, float(np.abs(boxes).max()))
+    boxes, scores, labels, *masks = found
+    true_boxes, true_scores, true_labels, *true_masks = expected
+    if not len(scores) or not len(true_scores):
+        return float(abs(len(scores) - len(true_scores))), 0
+    largest = max(1.0, float(np.abs(true_boxes).max()))
     differences = np.maximum(
-        np.abs(boxes[:, None] - others[0]).max(2) / largest,
-        np.abs(scores[:, None] - others[1]),
+        np.abs(boxes - true_boxes[:, None]).max(2) / largest,
+        np.abs(scores - true_scores[:, None]),
     )
-    differences[labels[:, None] != others[2]] = 1
-    for mask, other in zip(masks, others[3:], strict=True):
-        pairs = np.abs(mask[:, None] - other).mean((2, 3))
+    differences[labels != true_labels[:, None]] = 1
+    for mask, true_mask in zip(masks, true_masks, strict=True):
+        pairs = np.abs(mask - true_mask[:, None]).mean((2, 3))
         differences = np.maximum(differences, pairs)
-    lowest = max(scores.min(), others[1].min()) + TOLERANCES['float32']
+    lowest = max(scores.min(), true_scores.min()) + TOLERANCES['float32']
     errors, count = [0.0], 0
-    for axis, side in enumerate((scores, others[1])):
+    for axis, side in enumerate((true_scores, scores)):
         nearest = np.sort(differences.min(1 - axis)[side > lowest])
         if len(nearest):
             errors.append(float(nearest[int(0.95 * (len(nearest) - 1))]))
         count = count or len(nearest)
-    return max(errors), count
+    return float(np.max(errors)), count  # max() would lose NaN
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -58,7 +58,9 @@ def parse_args() -> argparse.Namespace:
         parser.error('--precision is for --format onnx')
     if (args.precision == 'int8') != bool(args.calibrate):
         parser.error('--precision int8 and --calibrate go together')
-    args.images = find_images(args.calibrate or ())
+    if args.format != 'onnx' and len(args.g1) * len(args.g2) > 1:
+        parser.error('several G1 or G2 are for --format onnx')
+    args.calibration = find_images(args.calibrate or ())
     suffix = SUFFIXES[args.format]
     args.out = args.out or Path('exports', Path(args.model).stem + suffix)
     if args.out.suffix != suffix:
@@ -97,7 +99,7 @@ def main() -> None:
         args.out,
         settings,
         args.precision,
-        args.images,
+        args.calibration,
         report,
     )
     for path in files:

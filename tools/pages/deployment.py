@@ -90,14 +90,14 @@ def rows_of_precision(folder: Path) -> Iterator[dict[str, str]]:
         cfg = load_model_config(name)
         checkpoint = find_weights(name)
         for precision in TOLERANCES:
-            images = find_images([CALIBRATION[name]])
+            calibration = find_images([CALIBRATION[name]])
             (path,) = export_files(
                 make_graph(get_model(cfg, checkpoint)),
                 cfg,
                 checkpoint,
                 folder / f'{name}-{precision}.onnx',
                 precision=precision,
-                images=images,
+                calibration=calibration,
             )
             cfg.work_dir = str(folder)
             found = evaluate_exported(cfg, path)
@@ -122,9 +122,10 @@ def forms_of(name: str, folder: Path) -> dict[str, Callable]:
     package = aoti_compile_and_package(
         program, package_path=str(folder / f'{name}.pt2')
     )
-    exported, compiled = OnnxModel(file), aoti_load_package(package)
+    exported = OnnxModel(file, torch.get_num_threads())
+    compiled = aoti_load_package(package)
     for run in exported.run, as_arrays(compiled):
-        check_errors(verify(graph, run, graph.kind))
+        check_errors(verify(graph, run))
     return {
         'eager': graph,
         'torch.compile': torch.compile(graph, dynamic=False),
@@ -158,7 +159,9 @@ def rows_of_start(folder: Path, rounds: int) -> Iterator[dict[str, str]]:
     inferencer = get_inferencer(load_model_config(name), find_weights(name))
     steps = {
         'checkpoint': partial(predict, inferencer, photo),
-        'onnxruntime': partial(OnnxModel(file).predict, photo),
+        'onnxruntime': partial(
+            OnnxModel(file, torch.get_num_threads()).predict, photo
+        ),
     }
     seconds = time_in_turns(steps, rounds)
     for form, model in (('checkpoint', name), ('onnxruntime', file)):
