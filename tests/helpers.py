@@ -62,6 +62,24 @@ DEMOS = {
 }
 
 
+EVIDENCE = ROOT / 'configs' / 'evidence'
+# Kind of an exported file -> a small model.
+EXPORTABLE = {
+    'classification': DEMOS['Image Classification'],
+    'segmentation': f'{EVIDENCE}/fpn_hatnet-micro-scratch_1xb8-400_demo.py',
+    'detection': (
+        f'{EVIDENCE}/retinanet_hatnet-micro-scratch_fpn_1xb4-36e_trees.py'
+    ),
+    'instances': (
+        f'{EVIDENCE}/mask-rcnn_hatnet-micro-scratch_fpn_1xb8-6e_demo.py'
+    ),
+}
+DETECTORS = 'detection', 'instances'
+needs_export = pytest.mark.skipif(
+    TORCH < (2, 8), reason='torch.export of any size needs torch 2.8'
+)
+
+
 # Name of a layout of the authors' checkpoints -> function that makes it.
 LAYOUTS = {
     'bare': lambda weights: weights,
@@ -247,3 +265,27 @@ def assert_gradients_close(found, expected):
     """Compare gradients by the parameters' names."""
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-6)
+
+
+@torch.no_grad()
+def scale_predictions(model):
+    """Spread random scores and boxes as a trained detector does.
+
+    Boxes that are all alike, or scores that are all 0 or 1, leave what
+    non-maximum suppression keeps to rounding.
+    """
+    from mmhatnet.deploy.graphs import make_graph
+
+    graph, images = make_graph(model), 255 * torch.rand(1, 3, 224, 224)
+    spreads = []
+    for name, layer in graph.model.named_modules():
+        if name.endswith(('_cls', '_reg')) and hasattr(layer, 'weight'):
+            wanted = 2 if name.endswith('cls') else 0.3
+            hook = layer.register_forward_hook(
+                lambda *args: spreads.append(args[-1].std())
+            )
+            graph(images)
+            layer.weight *= wanted / spreads[0]
+            hook.remove()
+            spreads.clear()
+    model.load_state_dict(graph.model.state_dict())

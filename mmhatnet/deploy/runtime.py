@@ -16,6 +16,13 @@ METADATA = 'mmhatnet'  # its key in a file
 CPU = 'CPUExecutionProvider'
 SMALLEST = 32  # pixels of a side
 KINDS = 'classification', 'segmentation', 'detection', 'instances'
+BAD_METADATA = (
+    AttributeError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 INTERPOLATION = dict(
     nearest=cv2.INTER_NEAREST,
     bilinear=cv2.INTER_LINEAR,
@@ -77,7 +84,7 @@ class OnnxModel:
         found = self.session.get_modelmeta().custom_metadata_map
         try:
             self.metadata = read_metadata(found[METADATA])
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except BAD_METADATA as error:
             raise ValueError(
                 f'{path} has no metadata of mmhatnet: export it with '
                 'tools/deployment/export.py'
@@ -227,9 +234,7 @@ def read_metadata(text: str) -> dict:
         dict: The metadata.
 
     Raises:
-        KeyError: If a part is missing.
-        TypeError: If a part has another type.
-        ValueError: If it is no JSON, or a part has an impossible value.
+        BAD_METADATA: If it is no JSON, or a part is missing or impossible.
     """
     found = json.loads(text)
     classes, steps = found['classes'], found['steps']
