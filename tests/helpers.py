@@ -109,12 +109,12 @@ def open_config(name):
 
 
 def start_tool(*command, cwd=ROOT, stderr=subprocess.STDOUT, **env):
-    """Start a command; a first word ``*.py`` or ``-c`` is run by Python.
+    """Start a command; Python runs a first word ``*.py``, ``-c`` or ``-m``.
 
     Without GPUs, and with ``tests`` on the Python path.
     """
     command = [str(part) for part in command]
-    if command[0] == '-c' or command[0].endswith('.py'):
+    if command[0] in ('-c', '-m') or command[0].endswith('.py'):
         command.insert(0, sys.executable)
     return subprocess.Popen(
         command,

@@ -31,7 +31,7 @@ from mmhatnet.zoo import load_model_config
 
 EXPORT = TOOLS / 'deployment' / 'export.py'
 INFER = TOOLS / 'infer.py'
-TEST = TOOLS / 'deployment' / 'test.py'
+EVALUATE = TOOLS / 'deployment' / 'evaluate.py'
 METRIC = re.compile(r'(?:mIoU|segm_mAP|top1): +([\d.]+)')
 
 
@@ -178,7 +178,9 @@ class TestOnnx:
 
     def test_data_of_another_model(self, exported, tmp_path):
         path = exported('segmentation')[2]
-        output = call_tool(TEST, 'tree-detector', path, code=1, cwd=tmp_path)
+        output = call_tool(
+            EVALUATE, 'tree-detector', path, code=1, cwd=tmp_path
+        )
         assert 'segmentation of 7 classes, which the config does not' in output
 
     def test_shared_weights(self, exported, image, tmp_path):
@@ -200,7 +202,7 @@ class TestOnnx:
     def test_metrics_of_the_checkpoint(self, kind, exported, demo_folder):
         _, weights, path = exported(kind)
         found = []
-        for command in (TOOLS / 'test.py', weights), (TEST, path):
+        for command in (TOOLS / 'test.py', weights), (EVALUATE, path):
             output = call_tool(
                 *(command[0], EXPORTABLE[kind], command[1]),
                 *('--work-dir', 'work_dirs/exported'),

@@ -221,6 +221,16 @@ def test_mim_finds_configs_of_an_editable_install():
         assert (mim / name).resolve() == ROOT / name
 
 
+def test_tools_without_a_clone(tmp_path):
+    output = run_tool('-m', 'mmhatnet', cwd=tmp_path)
+    assert re.search(r' export,.* infer,.* test,.* train', output)
+    assert 'evidence' not in output
+    output = run_tool('-m', 'mmhatnet', 'get_flops', '--help', cwd=tmp_path)
+    assert output.startswith('usage: get_flops.py')
+    output = run_tool('-m', 'mmhatnet', 'fly', code=1, cwd=tmp_path)
+    assert "no tool 'fly'" in output
+
+
 def test_version():
     assert distribution('mmhatnet').version == mmhatnet.__version__
 

@@ -59,9 +59,9 @@ Made by `python tools/pages/deployment.py` on {machine}, onnxruntime {onnx}.
 
 ## Precision
 
-Files of the models in the package, evaluated by `tools/deployment/test.py` on
-their test data, which the calibration of int8 does not see. The checkpoints
-are in float16.
+Files of the models in the package, evaluated by
+`tools/deployment/evaluate.py` on their test data, which the calibration of
+int8 does not see. The checkpoints are in float16.
 
 {precision}
 
