@@ -1,0 +1,24 @@
+"""Print what a report has to say: ``python -m mmhatnet.collect_env``."""
+
+from mmengine.utils.dl_utils import collect_env as collect_base_env
+
+from .stack import describe_versions
+
+
+def collect_env() -> dict[str, str]:
+    """Collect the versions of the machine, its libraries and mm.
+
+    Returns:
+        dict[str, str]: As mm's functions of this name.
+    """
+    return {**collect_base_env(), **describe_versions()}
+
+
+def main() -> None:
+    """Print them, one in a line."""
+    for name, value in collect_env().items():
+        print(f'{name}: {value}')
+
+
+if __name__ == '__main__':
+    main()
