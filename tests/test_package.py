@@ -243,14 +243,18 @@ class TestSetUp:
             (['--stack', 'mmlab'], "--stack is 'onedl' or 'openmmlab'"),
             (['--stack'], "--stack is 'onedl' or 'openmmlab'"),
             (['--fast'], "unknown option '--fast'"),
+            (['--python'], '--python needs a version or a command'),
+            (['--python', '3.99'], "no 'python3.99'"),
             (
                 ['--lite', '--stack', 'openmmlab'],
                 '--lite is for --stack onedl',
             ),
         ],
     )
-    def test_wrong_argument(self, arguments, message):
-        output = run_tool(SETUP, *arguments, code=1)
+    def test_wrong_argument(self, arguments, message, tmp_path):
+        output = run_tool(
+            SETUP, *arguments, code=1, MMHATNET_VENV=str(tmp_path / 'venv')
+        )
         assert message in output
         assert len(output.splitlines()) == 1
 
@@ -273,6 +277,18 @@ class TestSetUp:
             )
             assert message in output
             assert not (tmp_path / 'venv').exists()
+
+    def test_environment_of_another_python(self, tmp_path):
+        python = tmp_path / 'venv' / 'bin' / 'python'
+        python.parent.mkdir(parents=True)
+        python.write_text('#!/bin/sh\necho Python 3.10\n')
+        python.chmod(0o755)
+        output = run_tool(
+            *(SETUP, '--python', sys.executable),
+            code=1,
+            MMHATNET_VENV=str(tmp_path / 'venv'),
+        )
+        assert f'has Python 3.10, not {sys.executable}: remove it' in output
 
     def test_where(self, tmp_path, monkeypatch):
         monkeypatch.delenv('MMHATNET_VENV', raising=False)

@@ -4,7 +4,8 @@ set -euo pipefail
 
 usage() {
   cat <<'EOF'
-Usage: tools/setup_env.sh [--stack onedl|openmmlab] [--lite] [--isolated] [--path]
+Usage: tools/setup_env.sh [--stack onedl|openmmlab] [--python 3.12] [--lite]
+                          [--isolated] [--path]
 
 Creates a virtual environment with torch, mmcv, mmengine, mmsegmentation,
 mmdetection, mmpretrain and this checkout of mmhatnet (editable). If the
@@ -14,6 +15,8 @@ changes nothing.
   --stack onedl      the maintained OneDL packages (default), in .venv
   --stack openmmlab  the original OpenMMLab packages, in .venv-openmmlab
                      (Python 3.10 or 3.11)
+  --python 3.12      make the environment with this installed Python, a version
+                     or a command, instead of PYTHON
   --lite             leave out mmcv's compiled operators, which only detectors
                      need: no compiler, and 10 minutes less where there is no
                      wheel; a later call without --lite adds them (onedl only)
@@ -38,10 +41,18 @@ EOF
 say() { printf '\n[setup %4ds] %s\n' "$SECONDS" "$*"; }
 die() { printf 'setup_env.sh: %s\n' "$*" >&2; exit 1; }
 
-stack=onedl isolated=0 lite=0 path_only=0
+stack=onedl isolated=0 lite=0 path_only=0 wanted=''
 while [ $# -gt 0 ]; do
   case $1 in
     --stack) stack=${2:-}; shift $(($# > 1)) ;;
+    --python)
+      wanted=${2:-}
+      case $wanted in
+        '') die '--python needs a version or a command' ;;
+        [0-9]*) wanted=python$wanted ;;
+      esac
+      PYTHON=$wanted
+      shift ;;
     --isolated) isolated=1 ;;
     --lite) lite=1 ;;
     --path) path_only=1 ;;
@@ -79,6 +90,12 @@ py=$venv/bin/python
 tested=$root/requirements/tested_$stack.txt
 pinned() { sed -n "s/^$1==//p" "$tested"; }
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+if [ -n "$wanted" ] && [ -x "$py" ]; then
+  version='import sys; print("Python %d.%d" % sys.version_info[:2])'
+  has=$("$py" -c "$version")
+  [ "$has" = "$("$wanted" -c "$version" 2>/dev/null)" ] \
+    || die "$venv has $has, not $wanted: remove it, or set MMHATNET_VENV to another folder"
+fi
 
 # Print everything that the environment depends on. If nothing changed since the
 # last run, there is nothing to do.
