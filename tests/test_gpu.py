@@ -5,11 +5,14 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from helpers import CLS_GRIDS
+from helpers import CLS_GRIDS, DEMOS
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmhatnet.models import HATNet
+from mmhatnet.zoo import load_model_config
 
 if not hasattr(torch, 'get_autocast_dtype'):
     pytest.skip('needs torch >= 2.4', allow_module_level=True)
@@ -146,3 +149,43 @@ def test_bytes_and_operators():
     assert trace.mib <= 5000
     assert trace.operators <= 450
     assert (trace.attention[True], len(trace.masks)) == (11, 2)
+
+
+@pytest.mark.parametrize('arch', ['tiny', 'small', 'medium', 'large'])
+@pytest.mark.parametrize('fast', [True, False])
+def test_no_other_device(arch, fast):
+    """Fake tensors refuse operators on two devices."""
+    with FakeTensorMode(), torch.device('cuda'):
+        maps = HATNet(arch, fast=fast)(torch.empty(2, 3, 97, 161))
+    assert {each.device.type for each in maps} == {'cuda'}
+
+
+@pytest.mark.parametrize('task', DEMOS)
+def test_whole_models(task):
+    """As far as no operator depends on values, which fake tensors lack."""
+    cfg = load_model_config(DEMOS[task])
+    cfg.model.backbone.init_cfg = None
+    recorder = Recorder()
+    with (
+        DefaultScope.overwrite_default_scope(cfg.default_scope),
+        FakeTensorMode(),
+        torch.device('cuda'),
+    ):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+        with recorder, torch.no_grad():
+            maps = model.extract_feat(torch.empty(2, 3, 128, 160))
+            outs = list(maps)
+            if task == 'Image Classification':
+                outs.append(model.head(maps))
+            elif task == 'Semantic Segmentation':
+                outs.append(model.decode_head(maps))
+            elif task == 'Object Detection':
+                outs += sum(model.bbox_head(maps), [])
+            else:
+                outs += sum(model.rpn_head(maps), [])
+                outs += model.roi_head.bbox_head(torch.empty(9, 256, 7, 7))
+                regions = torch.empty(9, 256, 14, 14)
+                outs.append(model.roi_head.mask_head(regions))
+    assert len(outs) > 1
+    assert {each.device.type for each in outs} == {'cuda'}
+    assert recorder.synchronisations == 0
