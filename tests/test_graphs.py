@@ -259,6 +259,13 @@ def test_errors_that_are_too_large(error):
         check_errors([dict(error=1e-4), dict(error=error)])
 
 
+def test_missing_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmhatnet.deploy.files.ONNX', ('onnx_of_mars',))
+    graph = make_graph(build('classification'))
+    with pytest.raises(ImportError, match='pip install onnx_of_mars'):
+        export_files(graph, None, None, tmp_path / 'model.onnx')
+
+
 @needs_export
 @pytest.mark.slow
 def test_nothing_is_left_of_a_wrong_file(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from .verification import check_errors, verify
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+ONNX = 'onnx', 'onnxruntime', 'onnxscript'
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 
 
@@ -62,9 +64,16 @@ def export_files(
         list[Path]: The files.
 
     Raises:
+        ImportError: If a package for ONNX files is missing.
         ValueError: If a setting is not valid, there are several for
             ``*.pt2``, or a file differs from PyTorch.
     """
+    missing = [name for name in ONNX if not find_spec(name)]
+    if missing and out.suffix == '.onnx':
+        raise ImportError(
+            f'ONNX files need {", ".join(missing)}: pip install '
+            f'{" ".join(missing)}'
+        )
     backbone = graph.model.backbone
     configured = backbone.grid_sizes, backbone.ds_ratios
     settings = list(

@@ -43,6 +43,7 @@ class OnnxModel:
 
     Raises:
         FileNotFoundError: If the file does not exist.
+        ImportError: If onnxruntime is missing.
         ValueError: If it is not such a file.
 
     Attributes:
@@ -56,8 +57,12 @@ class OnnxModel:
     def __init__(
         self, path: str | os.PathLike, threads: int | None = None
     ) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(
+                'ONNX files need onnxruntime: pip install onnxruntime'
+            ) from error
         if not Path(path).is_file():
             raise FileNotFoundError(f'no model at {path}')
         onnxruntime.disable_telemetry_events()
