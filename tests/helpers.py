@@ -65,7 +65,9 @@ DEMOS = {
 EVIDENCE = ROOT / 'configs' / 'evidence'
 # Kind of an exported file -> a small model.
 EXPORTABLE = {
-    'classification': DEMOS['Image Classification'],
+    'classification': (
+        f'{ROOT}/configs/demo/{DEMOS["Image Classification"]}.py'
+    ),
     'segmentation': f'{EVIDENCE}/fpn_hatnet-micro-scratch_1xb8-400_demo.py',
     'detection': (
         f'{EVIDENCE}/retinanet_hatnet-micro-scratch_fpn_1xb4-36e_trees.py'

@@ -350,6 +350,7 @@ RECIPES = {
     'demo/*': DEMO_DET,
     'shipped/cifar10*': CIFAR10,
     'shipped/shape*': DEMO_FPN,
+    'shipped/tree*': TREES,
     'evidence/hatnet*-2e*': CIFAR10_SHORT,
     'evidence/hatnet*': CIFAR10,
     'evidence/retinanet*': TREES,

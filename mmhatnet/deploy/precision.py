@@ -4,11 +4,15 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from .runtime import OnnxModel
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 # Largest differences to PyTorch, relative to the largest value or to 1, and
 # shares of pixels with another label. Those of int8 depend on the images of
@@ -35,13 +39,20 @@ def to_float16(path: str | os.PathLike) -> None:
         proto,
         keep_io_types=True,
         disable_shape_infer=True,
-        node_block_list=list(_nodes_of_boxes(proto.graph)),
+        node_block_list=list(nodes_of_boxes(proto.graph)),
     )
     onnx.save(half, path)
 
 
-def _nodes_of_boxes(graph) -> set[str]:
-    """Names of the nodes between the products and where boxes are used."""
+def nodes_of_boxes(graph: 'GraphProto') -> set[str]:
+    """Find the nodes between the products and where boxes are used.
+
+    Args:
+        graph (GraphProto): The graph of an ONNX file.
+
+    Returns:
+        set[str]: Their names; none if the graph suppresses no boxes.
+    """
     makers = {name: node for node in graph.node for name in node.output}
     todo = []
     for node in graph.node:
