@@ -119,4 +119,7 @@ def _read(
         image = cv2.imread(str(path))
         if image is None:
             raise ValueError(f'{path} is not an image that OpenCV can read')
-        yield dict(images=model.prepare(image))
+        try:
+            yield dict(images=model.prepare(image))
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error

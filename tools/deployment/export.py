@@ -12,7 +12,7 @@ from mmhatnet.cli import (
 )
 from mmhatnet.deploy.files import SUFFIXES, export_files
 from mmhatnet.deploy.graphs import make_graph
-from mmhatnet.deploy.images import find_images
+from mmhatnet.deploy.images import find_images, unreadable
 from mmhatnet.deploy.precision import TOLERANCES
 from mmhatnet.zoo import find_weights, get_model, load_model_config
 
@@ -61,6 +61,9 @@ def parse_args() -> argparse.Namespace:
     if args.format != 'onnx' and len(args.g1) * len(args.g2) > 1:
         parser.error('several G1 or G2 are for --format onnx')
     args.calibration = find_images(args.calibrate or ())
+    for path in args.calibration:
+        if reason := unreadable(path):
+            parser.error(f'{path}: {reason}')
     suffix = SUFFIXES[args.format]
     args.out = args.out or Path('exports', Path(args.model).stem + suffix)
     if args.out.suffix != suffix:
@@ -90,7 +93,7 @@ def main() -> None:
     graph = make_graph(get_model(cfg, checkpoint))
     settings = list(product(args.g1, args.g2))
     print(
-        f'exporting (up to a minute for each of {len(settings)})', flush=True
+        f'exporting (about a minute for each of {len(settings)})', flush=True
     )
     files = export_files(
         graph,
