@@ -197,9 +197,12 @@ class TestOnnx:
         sizes = [each.stat().st_size for each in tmp_path.iterdir()]
         assert sum(sizes) < 1.5 * path.stat().st_size
         for file in files:
-            assert (
-                runtime.OnnxModel(file).predict(image)[2] == expected
-            ).all()
+            found = runtime.OnnxModel(file).predict(image)[2]
+            assert (found == expected).all()
+        for damage in (lambda: data.write_bytes(b'weights'), data.unlink):
+            damage()
+            with pytest.raises(ValueError, match='needs its weights'):
+                runtime.OnnxModel(file)
 
     @pytest.mark.parametrize(
         'kind', ['classification', 'segmentation', 'instances']

@@ -67,7 +67,7 @@ class OnnxModel:
             raise FileNotFoundError(f'no model at {path}')
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised
         if threads:
             options.intra_op_num_threads = threads
         try:
@@ -83,6 +83,11 @@ class OnnxModel:
             )
         except Exception as error:  # onnxruntime has no common base
             reason = str(error).strip().rpartition('\n')[2]
+            if 'external ' in reason.lower():
+                raise ValueError(
+                    f'{path} needs its weights, *.data, complete and in the '
+                    f'same folder: {reason}'
+                ) from error
             raise ValueError(
                 f'{path} is not an ONNX model, or is damaged: {reason}'
             ) from error
