@@ -14,9 +14,10 @@ from mmengine.config import Config
 
 import mmhatnet
 from mmhatnet.deploy.export import describe_steps, export_program
-from mmhatnet.deploy.files import as_arrays, export_files
+from mmhatnet.deploy.files import export_files
 from mmhatnet.deploy.graphs import check_graph, make_graph
 from mmhatnet.deploy.verification import (
+    as_arrays,
     check_errors,
     objects_error,
     verify,

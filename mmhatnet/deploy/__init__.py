@@ -1,5 +1,6 @@
 """Models as files that run without this package.
 
-``graphs`` and ``export`` make the files; ``runtime`` is a module of its own
-that runs them, and imports neither torch nor mm.
+``graphs`` has what a file computes, ``export`` and ``files`` make and verify
+it, and ``evaluation`` tests it with data. ``runtime`` is a module of its own
+that runs it, and imports neither torch nor mm.
 """

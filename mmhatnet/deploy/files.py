@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from mmengine.config import Config
-from torch import Tensor
 
 from .base import Graph
 from .export import describe, export_program
 from .precision import to_float16, to_int8
 from .runtime import METADATA, OnnxModel
-from .verification import check_errors, verify
+from .verification import as_arrays, check_errors, verify
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -149,27 +148,6 @@ def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     if path.suffix == '.onnx':
         return OnnxModel(path).run
     return as_arrays(torch.export.load(path).module())
-
-
-def as_arrays(
-    model: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
-) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Make a function of arrays.
-
-    Args:
-        model (Callable): From images to an output or several.
-
-    Returns:
-        Callable: The same for arrays, with a list of outputs.
-    """
-
-    @torch.no_grad()
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        found = model(torch.from_numpy(images))
-        found = (found,) if torch.is_tensor(found) else found
-        return [each.numpy() for each in found]
-
-    return run
 
 
 def save_onnx(

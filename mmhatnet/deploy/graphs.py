@@ -13,10 +13,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..models import HATNet
-from .base import Graph, has_batches, refuse_if, replace_modules
+from .base import Graph, refuse_if, replace_modules
 from .detection import DetectorGraph, TwoStageGraph
 from .precision import TOLERANCES
-from .verification import objects_error, relative_error
+from .verification import as_arrays, compare
 
 # The names of the outputs, in order, by the kind of result.
 OUTPUTS = dict(
@@ -135,16 +135,11 @@ def check_graph(graph: Graph, model: nn.Module) -> None:
     random = np.random.default_rng(0)
     image = torch.from_numpy(random.integers(0, 256, (3, 101, 77), np.uint8))
     ordered = image.flip(0) if graph.rgb else image
-    found = graph(ordered[None].float())
-    found = (found,) if isinstance(found, Tensor) else found
-    found = [each.numpy() for each in found[:3]]  # masks are in no image yet
-    expected = [
-        each.numpy() for each in predict_in_mm(graph.kind, model, image)
-    ]
-    if has_batches(graph.kind):
-        error = float(np.max(list(map(relative_error, found, expected))))
-    else:
-        error, _ = objects_error(found, expected)
+    found = as_arrays(graph)(ordered[None].float().numpy())
+    expected = predict_in_mm(graph.kind, model, image)
+    expected = [each.numpy() for each in expected]
+    # Without masks, which are in no image yet.
+    error = compare(graph.kind, found[:3], expected)['error']
     if not error <= TOLERANCES['float32']:
         raise ValueError(
             f'a {type(model).__name__} with a feature that the exported file '

@@ -34,19 +34,51 @@ def verify(
     for count, (h, w) in zip((1, 2) * len(SHAPES), SHAPES, strict=False):
         count = count if has_batches(graph.kind) else 1
         images = random.integers(0, 256, (count, 3, h, w)).astype(np.float32)
-        with torch.no_grad():
-            expected = graph(torch.from_numpy(images))
-        if isinstance(expected, Tensor):
-            expected = (expected,)
-        found, expected = run(images), [each.numpy() for each in expected]
-        row = dict(images=count, height=h, width=w)
-        if has_batches(graph.kind):
-            errors = list(map(relative_error, found, expected))
-            row['error'] = float(np.max(errors))  # max() would lose NaN
-        else:
-            row['error'], row['objects'] = objects_error(found, expected)
-        rows.append(row)
+        found = compare(graph.kind, run(images), as_arrays(graph)(images))
+        rows.append(dict(images=count, height=h, width=w, **found))
     return rows
+
+
+def compare(
+    kind: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Compare the outputs of a kind of graph.
+
+    Args:
+        kind (str): The kind.
+        found (Sequence[ndarray]): The outputs.
+        expected (Sequence[ndarray]): Those that they should equal.
+
+    Returns:
+        dict[str, float]: ``error``, and ``objects`` if it finds some; as from
+        :func:`verify`.
+    """
+    if has_batches(kind):
+        errors = list(map(relative_error, found, expected))
+        return dict(error=float(np.max(errors)))  # max() would lose NaN
+    error, count = objects_error(found, expected)
+    return dict(error=error, objects=count)
+
+
+def as_arrays(
+    model: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
+) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Make a function of arrays.
+
+    Args:
+        model (Callable): From images to an output or several.
+
+    Returns:
+        Callable: The same for arrays, with a list of outputs.
+    """
+
+    @torch.no_grad()
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        found = model(torch.from_numpy(images))
+        found = (found,) if torch.is_tensor(found) else found
+        return [each.numpy() for each in found]
+
+    return run
 
 
 def objects_error(

@@ -26,12 +26,12 @@ from mmhatnet.atomic import replacing
 from mmhatnet.cli import one_line_errors
 from mmhatnet.deploy.evaluation import evaluate_exported
 from mmhatnet.deploy.export import describe, export_program
-from mmhatnet.deploy.files import as_arrays, export_files, save
+from mmhatnet.deploy.files import export_files, save
 from mmhatnet.deploy.graphs import make_graph
 from mmhatnet.deploy.images import find_images
 from mmhatnet.deploy.precision import TOLERANCES
 from mmhatnet.deploy.runtime import OnnxModel
-from mmhatnet.deploy.verification import check_errors, verify
+from mmhatnet.deploy.verification import as_arrays, check_errors, verify
 from mmhatnet.inference import get_inferencer, predict
 from mmhatnet.releases import list_shipped
 from mmhatnet.zoo import find_weights, get_model, load_model_config
@@ -89,17 +89,18 @@ def rows_of_precision(folder: Path) -> Iterator[dict[str, str]]:
     for name in tqdm(list(list_shipped()), desc='precision'):
         cfg = load_model_config(name)
         checkpoint = find_weights(name)
+        graph = make_graph(get_model(cfg, checkpoint))
+        calibration = find_images([CALIBRATION[name]])
+        cfg.work_dir = str(folder)
         for precision in TOLERANCES:
-            calibration = find_images([CALIBRATION[name]])
             (path,) = export_files(
-                make_graph(get_model(cfg, checkpoint)),
+                graph,
                 cfg,
                 checkpoint,
                 folder / f'{name}-{precision}.onnx',
                 precision=precision,
                 calibration=calibration,
             )
-            cfg.work_dir = str(folder)
             found = evaluate_exported(cfg, path)
             metric = main_metric(cfg, [found])
             yield {
@@ -156,7 +157,7 @@ def rows_of_start(folder: Path, rounds: int) -> Iterator[dict[str, str]]:
     name = 'shape-segmentor'
     photo = find_images([PHOTO])[0]
     file = folder / f'{name}-float32.onnx'
-    inferencer = get_inferencer(load_model_config(name), find_weights(name))
+    inferencer = get_inferencer(name, device='cpu')
     steps = {
         'checkpoint': partial(predict, inferencer, photo),
         'onnxruntime': partial(
