@@ -6,10 +6,11 @@ import io
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import zlib
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -129,9 +130,20 @@ def start_tool(*command, cwd=ROOT, stderr=subprocess.STDOUT, **env):
             'PYTHON': sys.executable,
             'PYTHONPATH': str(ROOT / 'tests'),
             'CUDA_VISIBLE_DEVICES': '',
+            'PYTHONFAULTHANDLER': '1',
             **env,
         },
     )
+
+
+def descendants(pid):
+    """Get the processes that a process has started, on Linux."""
+    children = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+    return [
+        each
+        for child in map(int, children)
+        for each in (*descendants(child), child)
+    ]
 
 
 def run_tool(*command, code=0, timeout=300, **kwargs):
@@ -143,8 +155,11 @@ def run_tool(*command, code=0, timeout=300, **kwargs):
     try:
         output = process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired:
-        process.kill()
-        raise
+        # Python prints what each process was doing.
+        for pid in (*descendants(process.pid), process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGABRT)
+        pytest.fail(f'no end after {timeout} s:\n{process.communicate()[0]}')
     assert code is None or process.returncode == code, output
     return output
 
