@@ -172,7 +172,7 @@ class TestOnnx:
         names = nodes_of_boxes(graph)
         kinds = {node.op_type for node in graph.node if node.name in names}
         assert {'Exp', 'NonMaxSuppression'} <= kinds
-        assert not {'Conv', 'MatMul', 'Gemm', 'InstanceNormalization'} & kinds
+        assert not {'Conv', 'MatMul', 'Gemm'} & kinds
         (*_, last) = (n for n in graph.node if n.op_type == 'RoiAlign')
         assert last.input[1] in {
             name

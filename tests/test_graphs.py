@@ -14,8 +14,9 @@ from mmengine.config import Config
 
 import mmhatnet
 from mmhatnet.deploy.export import describe_steps, export_program
-from mmhatnet.deploy.files import export_files
+from mmhatnet.deploy.files import export_files, save_onnx
 from mmhatnet.deploy.graphs import check_graph, make_graph
+from mmhatnet.deploy.precision import nodes_of_statistics
 from mmhatnet.deploy.verification import (
     as_arrays,
     check_errors,
@@ -103,6 +104,34 @@ def test_pyramid_pooling():
         module = export_program(graph).module()
         for row in verify(graph, as_arrays(module)):
             assert row['error'] < 1e-4
+
+
+@needs_export
+@pytest.mark.slow
+@pytest.mark.parametrize('groups', [1, 2])
+def test_norm_of_large_maps(groups, tmp_path):
+    """onnxruntime's own norm has an error of 3e-3 here."""
+    onnx = pytest.importorskip('onnx')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    norm = torch.nn.GroupNorm(groups, 4, eps=1e-6).eval()
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    dims = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(
+        norm, (torch.rand(2, 4, 9, 7),), dynamic_shapes=(dims,)
+    )
+    path = tmp_path / 'norm.onnx'
+    save_onnx(program, dict(outputs=['out']), path)
+    x = 2 + torch.randn(1, 4, 2000, 2000)
+    with torch.no_grad():
+        expected = norm.double()(x.double()).numpy()
+    session = onnxruntime.InferenceSession(path)
+    (found,) = session.run(None, {'images': x.numpy()})
+    assert np.abs(found - expected).max() < 2e-5
+    graph = onnx.load(path).graph
+    names = nodes_of_statistics(graph)
+    kinds = {node.op_type for node in graph.node if node.name in names}
+    assert kinds == {'Sub', 'ReduceMean', 'Mul', 'Add', 'Sqrt'}
 
 
 def build(kind, **settings):

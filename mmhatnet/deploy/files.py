@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 from .base import Graph
 from .export import describe, export_program
+from .operators import translations
 from .precision import to_float16, to_int8
 from .runtime import METADATA, OnnxModel
 from .verification import as_arrays, check_errors, verify
@@ -168,6 +169,7 @@ def save_onnx(
         output_names=metadata['outputs'],
         dynamo=True,
         verbose=False,
+        custom_translation_table=translations(),
     )
     proto = made.model_proto
     for node in proto.graph.node:

@@ -26,7 +26,8 @@ def to_float16(path: str | os.PathLike) -> None:
     """Convert an exported file to half precision, in place.
 
     Inputs and outputs stay in float32, and so does what makes boxes of the
-    last convolutions: coordinates need more digits.
+    last convolutions, since coordinates need more digits, and the statistics
+    of norms, since squares need more range.
 
     Args:
         path (str | PathLike): The file.
@@ -39,7 +40,10 @@ def to_float16(path: str | os.PathLike) -> None:
         proto,
         keep_io_types=True,
         disable_shape_infer=True,
-        node_block_list=list(nodes_of_boxes(proto.graph)),
+        node_block_list=[
+            *nodes_of_boxes(proto.graph),
+            *nodes_of_statistics(proto.graph),
+        ],
     )
     onnx.save(half, path)
 
@@ -53,17 +57,37 @@ def nodes_of_boxes(graph: 'GraphProto') -> set[str]:
     Returns:
         set[str]: Their names; none if the graph suppresses no boxes.
     """
-    makers = {name: node for node in graph.node for name in node.output}
     todo = []
     for node in graph.node:
         if node.op_type == 'NonMaxSuppression':
             todo += [*node.input, *(output.name for output in graph.output)]
         elif node.op_type == 'RoiAlign':
             todo += node.input[1:]
+    return _nodes_before(graph, todo, PRODUCTS)
+
+
+def nodes_of_statistics(graph: 'GraphProto') -> set[str]:
+    """Find the nodes from the maps to the standard deviations of norms.
+
+    Args:
+        graph (GraphProto): The graph of an ONNX file.
+
+    Returns:
+        set[str]: Their names.
+    """
+    ends = [node for node in graph.node if node.op_type == 'Reciprocal']
+    todo = [name for node in ends for name in node.input]
+    return _nodes_before(graph, todo, ('Reshape',))
+
+
+def _nodes_before(
+    graph: 'GraphProto', todo: list[str], stops: Sequence[str]
+) -> set[str]:
+    makers = {name: node for node in graph.node for name in node.output}
     found = set()
     while todo:
         node = makers.get(todo.pop())
-        if node and node.name not in found and node.op_type not in PRODUCTS:
+        if node and node.name not in found and node.op_type not in stops:
             found.add(node.name)
             todo += node.input[node.op_type == 'RoiAlign' :]  # not the maps
     return found
