@@ -253,3 +253,9 @@ def _register_classifiers(module) -> None:
         path = Path(folder) / 'model-index.yml'
         path.write_text(yaml.safe_dump(dict(Models=models)))
         module.ModelHub.register_model_index(path, config_prefix=zoo_root())
+
+
+@wrapt.when_imported('timm.models')
+def _register_in_timm(module) -> None:
+    """Add our classifiers to the models that timm creates by name."""
+    from . import timm_models  # noqa: F401

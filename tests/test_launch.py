@@ -288,9 +288,15 @@ def test_on_the_cpu(monkeypatch):
     assert len(notes) == 2
 
 
-def test_bfloat16_on_the_cpu():
+def test_bfloat16_on_the_cpu(monkeypatch):
     """mmengine has no mixed precision on a CPU, so ours stands in."""
     wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0)
+    capability = 'torch.backends.cpu.get_cpu_capability'
+    monkeypatch.setattr(capability, lambda: 'AVX2')
+    cfg = Config(dict(model=dict(), optim_wrapper=wrapper))
+    assert 'this CPU has no AVX512' in launch.adapt_to_cpu(cfg)[0]
+    assert cfg.optim_wrapper == dict(type='OptimWrapper')
+    monkeypatch.setattr(capability, lambda: 'AVX512')
     cfg = Config(dict(model=dict(), optim_wrapper=wrapper))
     assert launch.adapt_to_cpu(cfg) == []
     model = torch.nn.Linear(2, 2)

@@ -1,0 +1,191 @@
+"""A model whose G1, G2 and size of images change between two images.
+
+``tools/demo_app.py`` is a page over this module.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from ..deploy.export import describe
+from ..deploy.graphs import OUTPUTS, make_graph
+from ..deploy.images import unreadable
+from ..deploy.runtime import OnnxModel, check_size
+from ..deploy.verification import as_arrays
+from ..zoo import find_weights, get_model, load_model_config
+from .attention import attend_from
+from .attention_figure import draw_attention
+from .complexity import measure_complexity
+from .timing import peak_memory, time_once
+
+LONGEST = 2048  # pixels of a side
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What a model finds in an image, and what that costs.
+
+    Attributes:
+        result (dict): As from ``mmhatnet.inference.predict``.
+        picture (ndarray): (H, W, 3), RGB.
+        shape (tuple[int, int]): Height and width that the model saw.
+        seconds (float): Time of one image, after another one.
+        memory (int, optional): Peak memory of one image in bytes, beside the
+            weights; None if the system does not tell.
+        operations (int): Multiply-accumulates.
+    """
+
+    result: dict
+    picture: np.ndarray
+    shape: tuple[int, int]
+    seconds: float
+    memory: int | None
+    operations: int
+
+
+class Explorer(OnnxModel):
+    """A model in PyTorch with the interface of an exported file.
+
+    Args:
+        model (str): A name or a config file.
+        checkpoint (str, optional): As for :func:`mmhatnet.get_model`.
+            Defaults to None, the weights of the name.
+
+    Raises:
+        ValueError: If the model has no graph; see
+            :func:`~mmhatnet.deploy.graphs.make_graph`.
+
+    Attributes:
+        size (int): The shorter side to which the config resizes images, at
+            most.
+    """
+
+    def __init__(self, model: str, checkpoint: str | None = None) -> None:
+        self.cfg = load_model_config(model)
+        found = get_model(self.cfg, checkpoint or find_weights(model))
+        self.graph = make_graph(found)
+        self.metadata = describe(self.graph, self.cfg)
+        self.backbone = self.graph.model.backbone
+        self.configured = self.backbone.grid_sizes, self.backbone.ds_ratios
+        scales = [
+            np.min(step.get('scale', step.get('size')))
+            for step in self.metadata['steps']
+        ]
+        self.size = int(min(scales, default=512))
+        self._lock = threading.Lock()
+
+    def run(self, images: np.ndarray, names: Sequence[str] = ()) -> list:
+        """Run the graph; see :meth:`OnnxModel.run`."""
+        check_size(*images.shape[2:])
+        outputs = OUTPUTS[self.metadata['kind']]
+        found = dict(zip(outputs, as_arrays(self.graph)(images), strict=True))
+        return [found[name] for name in names or outputs]
+
+    def _set(
+        self, g1: Sequence[int], g2: Sequence[int] | str, size: int
+    ) -> None:
+        self.backbone.set_grids(g1, g2)
+        step = dict(
+            step='resize',
+            scale=(min(size, LONGEST), LONGEST),
+            keep_ratio=True,
+            interpolation='bilinear',
+            backend='cv2',
+        )
+        self.metadata['steps'] = [step]
+
+    def explore(
+        self,
+        path: str | os.PathLike,
+        g1: Sequence[int],
+        g2: Sequence[int] | str,
+        size: int,
+    ) -> Exploration:
+        """Predict for one image, and measure what that costs.
+
+        Args:
+            path (str | PathLike): The image.
+            g1 (Sequence[int]): G1 of the stages 0 to 2.
+            g2 (Sequence[int] | str): G2 of the stages 0 to 2.
+            size (int): The shorter side in pixels; less if the longer one
+                would have more than LONGEST.
+
+        Returns:
+            Exploration: The result.
+
+        Raises:
+            ValueError: If the image cannot be read or is too small, or G1 or
+                G2 are not valid.
+        """
+        with self._lock:
+            images = self._load(path, g1, g2, size)
+            result, picture, _ = self.predict(path)
+            return Exploration(
+                result,
+                picture,
+                images.shape[2:],
+                time_once(lambda: self.run(images)),
+                peak_memory(lambda: self.run(images)),
+                self._count(images.shape[2:]),
+            )
+
+    def attend(
+        self,
+        path: str | os.PathLike,
+        point: tuple[float, float],
+        g1: Sequence[int],
+        g2: Sequence[int] | str,
+        size: int,
+    ) -> np.ndarray:
+        """Draw the attention of a point, for each stage and head.
+
+        Args:
+            path (str | PathLike): The image.
+            point (tuple[float, float]): x and y, as parts of the width and
+                height.
+            g1 (Sequence[int]): As in :meth:`explore`, like the others.
+            g2 (Sequence[int] | str): G2.
+            size (int): The shorter side in pixels.
+
+        Returns:
+            ndarray: The picture, (H, W, 3), RGB.
+
+        Raises:
+            ValueError: As from :meth:`explore`.
+        """
+        with self._lock:
+            images = self._load(path, g1, g2, size)
+            tensor = torch.from_numpy(images)
+            h, w = images.shape[2:]
+            place = min(w - 1, point[0] * w), min(h - 1, point[1] * h)
+            normal = (tensor - self.graph.mean) / self.graph.std
+            found = attend_from(self.backbone, normal, place)
+        shown = images[0].transpose(1, 2, 0).astype(np.uint8)
+        if self.metadata['channels'] == 'BGR':
+            shown = shown[..., ::-1]
+        figure = draw_attention(shown, place, found)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3]
+
+    def _load(self, path: str | os.PathLike, *settings) -> np.ndarray:
+        self._set(*settings)
+        reason = unreadable(path)
+        image = None if reason else cv2.imread(str(path))
+        if image is None:
+            raise ValueError(f'the image cannot be read: {reason or path}')
+        return self.prepare(image)
+
+    def _count(self, shape: Sequence[int]) -> int:
+        cfg = self.cfg.copy()
+        cfg.model.backbone.update(
+            grid_sizes=self.backbone.grid_sizes,
+            ds_ratios=self.backbone.ds_ratios,
+        )
+        return measure_complexity(cfg, shape).operations

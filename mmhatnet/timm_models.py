@@ -1,0 +1,257 @@
+"""HAT-Net as a model of timm, such as ``timm.create_model('hatnet_small')``.
+
+Importing mmhatnet makes timm import this module, if it is installed.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from mmengine.model import initialize
+from timm.layers import ClassifierHead
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+)
+from torch import Tensor, nn
+
+from .models import HATNet
+from .releases import RELEASES, load_from_hatnet
+from .weights.files import unwrap_state_dict
+from .weights.official import RELEASE_URL, from_official, is_official
+
+# The keys of timm's pretrained_cfg that name weights.
+SOURCES = 'file', 'hf_hub_id', 'source', 'state_dict', 'url'
+
+
+class HATNetClassifier(nn.Module):
+    """A classifier with the interface of timm and the keys of mmpretrain.
+
+    Args:
+        arch (str): As in :class:`~mmhatnet.models.HATNet`, like ``kwargs``.
+        in_chans (int): Channels of the images. Defaults to 3.
+        num_classes (int): Number of classes; 0 returns pooled features.
+            Defaults to 1000.
+        global_pool (str): One of timm's poolings; '' returns the map.
+            Defaults to 'avg'.
+        img_size (int | tuple[int, int], optional): Has no effect, since any
+            size from 32x32 pixels on works. Defaults to None.
+        drop_rate (float): Dropout before the last layer. Defaults to 0.
+        drop_path_rate (float): Stochastic depth. Defaults to 0.
+        grid_sizes (Sequence[int]): G1. Defaults to that for 224x224 images.
+        ds_ratios (Sequence[int] | str): G2. Defaults to that for 224x224.
+        **kwargs: Other arguments of the backbone.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        img_size: int | tuple[int, int] | None = None,  # noqa: ARG002
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        grid_sizes: Sequence[int] = (8, 7, 7),
+        ds_ratios: Sequence[int] | str = (8, 4, 2),
+        **kwargs,
+    ) -> None:
+        super().__init__()
+        self.backbone = HATNet(
+            arch,
+            in_chans,
+            grid_sizes,
+            ds_ratios,
+            drop_path_rate=drop_path_rate,
+            **kwargs,
+        )
+        initialize(self.backbone, self.backbone.init_cfg)
+        self.num_classes = num_classes
+        self.num_features = self.backbone.embed_dims[-1]
+        self.head_hidden_size = self.num_features
+        self.feature_info = [
+            dict(
+                num_chs=channels,
+                reduction=4 * 2**i,
+                module=f'backbone.stages.{i}',
+            )
+            for i, channels in enumerate(self.backbone.embed_dims)
+        ]
+        self.head = ClassifierHead(
+            self.num_features, num_classes, global_pool, drop_rate
+        )
+        nn.init.trunc_normal_(self.head.fc.weight, std=0.02)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the map of the last stage, (N, C, H / 32, W / 32)."""
+        return self.backbone(x)[-1]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the map, and classify unless ``pre_logits``."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_chans, H, W) to logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,  # noqa: ARG002 (there is none at the end)
+        stop_early: bool = False,  # noqa: ARG002 (only costs time)
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Compute the maps of stages, and that of the last one.
+
+        Args:
+            x (Tensor): Images, (N, in_chans, H, W).
+            indices (int | Sequence[int], optional): The last so many stages,
+                or these. Defaults to None, all.
+            norm (bool): Has no effect. Defaults to False.
+            stop_early (bool): Has no effect. Defaults to False.
+            output_fmt (str): 'NCHW' alone.
+            intermediates_only (bool): Do not return the last map in addition.
+                Defaults to False.
+
+        Returns:
+            list[Tensor] | tuple[Tensor, list[Tensor]]: The maps, or the last
+            map and the maps.
+
+        Raises:
+            ValueError: If ``output_fmt`` is anything else.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"the maps are 'NCHW', not '{output_fmt}'")
+        maps = self.backbone(x)
+        found = [maps[i] for i in _take(len(maps), indices)]
+        return found if intermediates_only else (maps[-1], found)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,  # noqa: ARG002
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Remove what :meth:`forward_intermediates` does not need."""
+        backbone = self.backbone
+        taken = _take(len(backbone.stages), indices)
+        last = max(taken)
+        backbone.stages = backbone.stages[: last + 1]
+        backbone.downsamples = backbone.downsamples[:last]
+        backbone.out_indices = tuple(range(last + 1))
+        if prune_head:
+            self.reset_classifier(0, '')
+        return taken
+
+    def get_classifier(self) -> nn.Module:
+        """Get the last layer."""
+        return self.head.fc
+
+    def reset_classifier(
+        self, num_classes: int, global_pool: str | None = None
+    ) -> None:
+        """Make a new last layer."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass instead of keeping maps."""
+        for stage in self.backbone.stages:
+            for block in stage:
+                block.with_cp = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Name the layers, for a learning rate that depends on them."""
+        stages = r'^backbone\.stages\.(\d+)'
+        return dict(
+            stem=r'^backbone\.stem',
+            blocks=[
+                (stages if coarse else stages + r'\.(\d+)', None),
+                # After the last block of a stage.
+                (r'^backbone\.downsamples\.(\d+)', (99,)),
+            ],
+        )
+
+
+def _take(count: int, indices: int | Sequence[int] | None) -> list[int]:
+    stages = range(count)
+    if indices is None or isinstance(indices, int):
+        return list(stages[-(indices or count) :])
+    return [stages[i] for i in indices]
+
+
+def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:  # noqa: ARG001
+    """Give a checkpoint of the authors or of mm the keys of the model."""
+    weights = unwrap_state_dict(checkpoint)
+    return from_official(weights) if is_official(weights) else weights
+
+
+def _create(
+    arch: str,
+    pretrained: bool = False,
+    pretrained_cfg_overlay: dict | None = None,
+    **kwargs,
+) -> nn.Module:
+    overlay = dict(pretrained_cfg_overlay or {})
+    own = pretrained and not any(overlay.get(key) for key in SOURCES)
+    if own:
+        overlay['state_dict'] = load_from_hatnet(f'hatnet://{arch}')[
+            'state_dict'
+        ]
+    if kwargs.get('features_only'):  # the paper's choice for dense prediction
+        kwargs.setdefault('grid_sizes', (8, 8, 8))
+        kwargs.setdefault('ds_ratios', (16, 8, 4))
+    model = build_model_with_cfg(
+        HATNetClassifier,
+        f'hatnet_{arch}',
+        pretrained,
+        pretrained_cfg_overlay=overlay,
+        pretrained_filter_fn=_to_mm,
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
+        arch=arch,
+        **kwargs,
+    )
+    if own:
+        getattr(model, 'model', model).pretrained_cfg.pop('state_dict')
+    return model
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        f'hatnet_{arch}.in1k': dict(
+            url=f'{RELEASE_URL}/{file}',
+            min_input_size=(3, 32, 32),
+            pool_size=(7, 7),
+            first_conv='backbone.stem.0',
+            classifier='head.fc',
+            paper_ids='arXiv:2106.03180',
+            origin_url='https://github.com/yun-liu/HAT-Net',
+        )
+        for arch, file in RELEASES.items()
+    }
+)
+
+
+@register_model
+def hatnet_tiny(pretrained: bool = False, **kwargs) -> nn.Module:
+    """Build HAT-Net-Tiny."""
+    return _create('tiny', pretrained, **kwargs)
+
+
+@register_model
+def hatnet_small(pretrained: bool = False, **kwargs) -> nn.Module:
+    """Build HAT-Net-Small."""
+    return _create('small', pretrained, **kwargs)
+
+
+@register_model
+def hatnet_medium(pretrained: bool = False, **kwargs) -> nn.Module:
+    """Build HAT-Net-Medium."""
+    return _create('medium', pretrained, **kwargs)
+
+
+@register_model
+def hatnet_large(pretrained: bool = False, **kwargs) -> nn.Module:
+    """Build HAT-Net-Large."""
+    return _create('large', pretrained, **kwargs)

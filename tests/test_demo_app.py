@@ -1,0 +1,173 @@
+"""The page to explore models."""
+
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from helpers import TOOLS, call_tool, start_tool
+from PIL import Image
+
+from mmhatnet.analysis.explorer import Explorer
+from mmhatnet.inference import get_inferencer, predict
+
+APP = TOOLS / 'demo_app.py'
+CLASSIFIER = 'cifar10-classifier'
+
+
+@pytest.fixture(scope='module')
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp('photo') / 'noise.png'
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def explorer():
+    return Explorer('shape-segmentor')
+
+
+class TestExplorer:
+    def test_equals_the_inferencer(self, explorer, photo):
+        """With the configured G1 and G2, and the size of the image."""
+        found = explorer.explore(photo, *explorer.configured, 64)
+        expected = predict(get_inferencer('shape-segmentor'), photo)[0]
+        for one, other in zip(
+            found.result['classes'], expected['classes'], strict=True
+        ):
+            assert one['name'] == other['name']
+            assert one['share'] == pytest.approx(other['share'], abs=2e-3)
+        assert found.shape == (64, 96)
+        assert found.picture.shape == (64, 96, 3)
+
+    def test_dial(self, explorer, photo):
+        settings = ((8, 8, 8), (8, 4, 2)), ((4, 4, 4), (16, 8, 4))
+        one, other = (explorer.explore(photo, *each, 128) for each in settings)
+        assert one.shape == other.shape == (128, 192)
+        assert other.operations < one.operations
+        assert one.seconds > 0
+
+    def test_attention(self, explorer, photo):
+        picture = explorer.attend(photo, (1.0, 0.5), *explorer.configured, 64)
+        assert picture.ndim == 3
+        assert picture.std() > 10
+
+    @pytest.mark.parametrize(
+        ('size', 'shape'), [(5000, (64, 2048)), (48, (48, 1536))]
+    )
+    def test_long_images(self, size, shape, explorer, tmp_path):
+        path = tmp_path / 'long.png'
+        Image.new('RGB', (3200, 100)).save(path)
+        grids = explorer.configured
+        assert explorer.explore(path, *grids, size).shape == shape
+
+    def test_errors(self, explorer, photo, tmp_path):
+        for path in (tmp_path / 'absent.png', APP):
+            with pytest.raises(ValueError, match='cannot be read'):
+                explorer.explore(path, *explorer.configured, 64)
+        with pytest.raises(ValueError, match='at least 32|32x32'):
+            explorer.explore(photo, *explorer.configured, 16)
+        with pytest.raises(ValueError, match='G2'):
+            explorer.explore(photo, (8, 8, 8), (0, 1, 1), 64)
+
+
+def test_missing_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    output = call_tool(APP, code=1)
+    assert 'pip install -e ".[demo]"' in output.splitlines()[-1]
+
+
+@pytest.fixture
+def browser():
+    webdriver = pytest.importorskip('selenium.webdriver')
+    if not (shutil.which('chromium') and shutil.which('chromedriver')):
+        pytest.skip('no chromium and chromedriver')
+    options = webdriver.ChromeOptions()
+    for option in ('headless', 'no-sandbox', 'disable-gpu'):
+        options.add_argument(f'--{option}')
+    options.binary_location = shutil.which('chromium')
+    service = webdriver.ChromeService(shutil.which('chromedriver'))
+    driver = webdriver.Chrome(options, service)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(photo):
+    pytest.importorskip('gradio')
+    process = start_tool(APP, '--images', photo)
+    for line in process.stdout:
+        if address := re.search(r'http://127\.0\.0\.1:\d+', line):
+            break
+    yield address[0]
+    process.terminate()
+    process.communicate(timeout=60)
+
+
+@pytest.mark.slow
+class TestPage:
+    """In a browser: upload, move a slider, click, small screens, errors."""
+
+    @staticmethod
+    def wait(driver, condition, seconds=120):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        return WebDriverWait(driver, seconds).until(condition)
+
+    def upload(self, driver, path):
+        field = self.wait(
+            driver,
+            lambda d: d.find_element('css selector', 'input[type=file]'),
+        )
+        field.send_keys(str(path))
+
+    def cost(self, driver, other_than=None):
+        def find(d):
+            found = re.search(
+                r'[\d.]+ G multiply-accumulates at \d+x\d+ pixels',
+                d.find_element('css selector', 'body').text,
+            )
+            return found and found[0] != other_than and found[0]
+
+        return self.wait(driver, find)
+
+    def pictures(self, driver, count):
+        def find(d):
+            found = d.find_elements('css selector', '.image-frame img')
+            return len(found) == count and found
+
+        return self.wait(driver, find)
+
+    @pytest.mark.parametrize('width', [1300, 400])
+    def test_explore(self, width, page, browser, photo):
+        browser.set_window_size(width, 1400)
+        browser.get(page)
+        self.upload(browser, photo)
+        first = self.cost(browser)
+        assert '96x64' in first
+        slider = browser.find_elements('css selector', 'input[type=range]')[6]
+        slider.send_keys('\ue014' * 4)  # the right arrow
+        second = self.cost(browser, other_than=first)
+        assert second != first
+        pictures = self.pictures(browser, 2)
+        browser.execute_script('arguments[0].scrollIntoView()', pictures[-1])
+        pictures[-1].click()
+        self.pictures(browser, 3)
+        wide = browser.execute_script(
+            'return document.documentElement.scrollWidth'
+        )
+        assert wide <= browser.execute_script('return window.innerWidth')
+
+    def test_error(self, page, browser, tmp_path):
+        path = tmp_path / 'broken.png'
+        path.write_bytes(b'\x89PNG\r\n\x1a\nnothing')
+        browser.get(page)
+        self.upload(browser, path)
+        self.wait(
+            browser,
+            lambda d: (
+                'cannot be read' in d.find_element('css selector', 'body').text
+            ),
+        )

@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+import argparse
+from pathlib import Path
+
+from mmhatnet.cli import one_line_errors
+from mmhatnet.releases import list_shipped
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Serve a page to explore models: their predictions, cost '
+        'and attention with other G1, G2 and sizes of images.'
+    )
+    parser.add_argument(
+        '--model',
+        nargs=2,
+        action='append',
+        default=[],
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='a model beside the shipped ones: a name or config file, and a '
+        'file, URL or hatnet://NAME; may be repeated',
+    )
+    parser.add_argument(
+        '--images',
+        type=Path,
+        nargs='+',
+        default=[],
+        help='more examples beside some photographs of scikit-image',
+    )
+    parser.add_argument(
+        '--host',
+        default='127.0.0.1',
+        help='address to listen on; 0.0.0.0 lets other machines in (default: '
+        '127.0.0.1, this machine alone)',
+    )
+    parser.add_argument(
+        '--port', type=int, help='port (default: a free one from 7860 on)'
+    )
+    return parser.parse_args()
+
+
+def find_examples() -> list[str]:
+    try:
+        import skimage
+    except ImportError:
+        return []
+    folder = Path(skimage.__file__).parent / 'data'
+    names = 'chelsea.png', 'rocket.jpg', 'coffee.png', 'astronaut.png'
+    return [str(folder / name) for name in names if (folder / name).exists()]
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        from mmhatnet.analysis.page import serve
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'the page needs {error.name}: pip install -e ".[demo]"'
+        ) from error
+    models = {name: (name, None) for name in list_shipped()}
+    models |= {
+        Path(config).stem: (config, file) for config, file in args.model
+    }
+    examples = find_examples() + [str(path) for path in args.images]
+    serve(models, examples, args.host, args.port)
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
