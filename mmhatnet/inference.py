@@ -105,13 +105,12 @@ def predict(
         shown in three channels; and for a segmentor the label of each pixel,
         (H, W).
 
-        - Classifiers: a list ``classes`` of ``label``, ``name`` and ``score``,
-          best first.
-        - Segmentors: a list ``classes`` of ``label``, ``name`` and ``share``
-          of the image, largest first.
-        - Detectors: a list ``objects`` of ``label``, ``name``, ``score`` and
-          ``bbox``, (x1, y1, x2, y2) in pixels, best first, with a ``mask`` in
-          COCO's run-length encoding if the model predicts masks.
+        A classifier has a list ``classes`` of ``label``, ``name`` and
+        ``score``, best first. A segmentor has a list ``classes`` of ``label``,
+        ``name`` and ``share`` of the image, largest first. A detector has a
+        list ``objects`` of ``label``, ``name``, ``score`` and ``bbox``,
+        (x1, y1, x2, y2) in pixels, best first, with a ``mask`` in COCO's
+        run-length encoding if the model predicts masks.
     """
     scope = inferencer.model.cfg.default_scope
     if scope == 'mmpretrain':

@@ -23,20 +23,6 @@ prediction to see the attention of that point.
 """
 
 
-class _Upload(gradio.Image):
-    """An image whose errors are sentences."""
-
-    is_template = True  # gradio: take the appearance of the base class
-
-    def preprocess(self, payload: object) -> str | None:
-        try:
-            return super().preprocess(payload)
-        except OSError as error:  # Pillow's, of a damaged file
-            raise gradio.Error(
-                'the file cannot be read as an image', print_exception=False
-            ) from error
-
-
 @contextmanager
 def _sentences() -> Iterator[None]:
     """Make messages on the page of the errors that users can cause."""
@@ -44,6 +30,26 @@ def _sentences() -> Iterator[None]:
         yield
     except (ImportError, OSError, ValueError) as error:
         raise gradio.Error(str(error), print_exception=False) from error
+
+
+def _upload() -> gradio.Image:
+    """Make an image whose errors are sentences."""
+    image = gradio.Image(
+        type='filepath', sources=['upload', 'clipboard'], label='image'
+    )
+    read = image.preprocess
+
+    def preprocess(payload):
+        try:
+            return read(payload)
+        except OSError as error:  # Pillow's, of a damaged file
+            raise gradio.Error(
+                'the file cannot be read as an image', print_exception=False
+            ) from error
+
+    # gradio writes a file beside this one for each subclass.
+    image.preprocess = preprocess
+    return image
 
 
 def _split(values: Sequence[float]) -> tuple[list[int], list[int], int]:
@@ -106,11 +112,7 @@ def build_page(
                 name = gradio.Dropdown(
                     list(models), value=first, label='model'
                 )
-                image = _Upload(
-                    type='filepath',
-                    sources=['upload', 'clipboard'],
-                    label='image',
-                )
+                image = _upload()
                 if examples:
                     gradio.Examples(list(examples), image)
                 sliders = []

@@ -284,9 +284,9 @@ class HATNetBlock(nn.Module):
 class HATNet(BackboneBase):
     """HAT-Net, the Hierarchical-Attention-based Transformer Network.
 
-    The backbone of `Vision Transformers with Hierarchical Attention
-    <https://arxiv.org/abs/2106.03180>`_, equal to `the authors' code
-    <https://github.com/yun-liu/HAT-Net>`_ where that runs, and exact at any
+    The backbone of "Vision Transformers with Hierarchical Attention"
+    (https://arxiv.org/abs/2106.03180), equal to the authors' code
+    (https://github.com/yun-liu/HAT-Net) where that runs, and exact at any
     input size and any G1 and G2. Stages 0 to 3 are the four stages of blocks,
     at strides 4, 8, 16 and 32; the paper counts the stem as stage 1.
 

@@ -1,0 +1,26 @@
+"""The documentation site."""
+
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+
+@pytest.mark.slow
+@pytest.mark.default_stack
+def test_build(tmp_path):
+    """Without a warning; with the README, the API and links that lead on."""
+    pytest.importorskip('mkdocs')
+    subprocess.run(
+        [sys.executable, '-m', 'mkdocs', 'build', '-q', '-d', tmp_path],
+        cwd=ROOT,
+        check=True,
+    )
+    home = (tmp_path / 'index.html').read_text()
+    assert 'href="inference/"' in home
+    assert '../' not in home.partition('<article')[2].partition('</article')[0]
+    api = tmp_path / 'api' / 'mmhatnet.models.hatnet' / 'index.html'
+    assert 'grid_sizes' in api.read_text()
+    assert ':class:' not in api.read_text()
+    assert (tmp_path / 'search' / 'search_index.json').stat().st_size > 1e5
