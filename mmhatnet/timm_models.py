@@ -190,11 +190,14 @@ def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:  # noqa:
 def _create(
     arch: str,
     pretrained: bool = False,
+    pretrained_cfg: dict | str | None = None,
     pretrained_cfg_overlay: dict | None = None,
     **kwargs,
 ) -> nn.Module:
     overlay = dict(pretrained_cfg_overlay or {})
-    own = pretrained and not any(overlay.get(key) for key in SOURCES)
+    given = dict(pretrained_cfg if isinstance(pretrained_cfg, dict) else {})
+    given.update(overlay)
+    own = pretrained and not any(given.get(key) for key in SOURCES)
     if own:
         overlay['state_dict'] = load_from_hatnet(f'hatnet://{arch}')[
             'state_dict'
@@ -206,6 +209,7 @@ def _create(
         HATNetClassifier,
         f'hatnet_{arch}',
         pretrained,
+        pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=_to_mm,
         feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),

@@ -1,6 +1,7 @@
 import argparse
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -14,7 +15,7 @@ from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
 from mmhatnet.weights import reader
-from mmhatnet.weights.files import read_checkpoint
+from mmhatnet.weights.files import read_checkpoint, save_checkpoint
 from mmhatnet.weights.reader import LEGACY_MAGIC, Unknown, read_file
 
 FORMATS = dict(zip=True, legacy=False)
@@ -167,6 +168,20 @@ def test_safetensors(tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match='damaged'):
         read_checkpoint(path)
+
+
+def test_meta_in_safetensors(tmp_path):
+    content = dict(
+        meta=dict(dataset_meta=dict(classes=['a', 'b'])),
+        state_dict=dict(a=torch.ones(2)),
+    )
+    path = save_checkpoint(content, tmp_path, 'weights', '.safetensors')
+    assert re.fullmatch(r'weights-[0-9a-f]{8}\.safetensors', path.name)
+    assert_same(read_checkpoint(path), content)
+    for meta in ('[1, 2]', '{', '[' * 100000):
+        save_file(content['state_dict'], path, {'mmhatnet': meta})
+        with pytest.raises(ValueError, match='damaged|not a checkpoint'):
+            read_checkpoint(path)
 
 
 @pytest.mark.parametrize('name', ['data.pkl', 'data/0'])

@@ -1,5 +1,6 @@
 """Checkpoint files: find, read, save, strip and unwrap them."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -9,12 +10,13 @@ from urllib.request import url2pathname
 
 import torch
 from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..atomic import replacing
 from .download import download_file, sha256_of, split_pin, verify_sha256
 from .official import RELEASE_URL
-from .reader import read_file
+from .reader import META, read_file
 
 PREFIXES = re.compile(r'^(module\.|_orig_mod\.)+')
 URLS = ('http://', 'https://', 'file://')
@@ -97,7 +99,10 @@ def locate_checkpoint(location: str, pin: str | None = None) -> Path:
 
 
 def save_checkpoint(
-    content: dict, folder: str | os.PathLike, name: str
+    content: dict,
+    folder: str | os.PathLike,
+    name: str,
+    suffix: str = '.pth',
 ) -> Path:
     """Save a checkpoint with a part of its hash in its name.
 
@@ -105,15 +110,22 @@ def save_checkpoint(
         content (dict): The checkpoint.
         folder (str | PathLike): The folder; created if it does not exist.
         name (str): The start of the file name.
+        suffix (str): '.pth', or '.safetensors' with the ``meta`` as JSON.
+            Defaults to '.pth'.
 
     Returns:
-        Path: ``<folder>/<name>-<first 8 digits of the SHA-256>.pth``.
+        Path: ``<folder>/<name>-<first 8 digits of the SHA-256><suffix>``.
     """
     folder = Path(folder)
     unnamed = folder / f'{name}.part'
     with replacing(unnamed) as part:
-        torch.save(content, part)
-    return unnamed.replace(folder / f'{name}-{sha256_of(unnamed)[:8]}.pth')
+        if suffix == '.safetensors':
+            meta = {META: json.dumps(content.get('meta') or {})}
+            save_file(content['state_dict'], part, meta)
+        else:
+            torch.save(content, part)
+    digits = sha256_of(unnamed)[:8]
+    return unnamed.replace(folder / f'{name}-{digits}{suffix}')
 
 
 def strip_checkpoint(checkpoint: Mapping) -> dict:

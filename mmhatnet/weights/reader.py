@@ -7,6 +7,7 @@ containers. torch never sees the file.
 """
 
 import io
+import json
 import math
 import pickle
 import pickletools
@@ -21,9 +22,11 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+META = 'mmhatnet'  # the key of the meta information in safetensors files
 # torch's names of storages -> the dtype of their elements.
 DTYPES = {
     'FloatStorage': torch.float32,
@@ -230,7 +233,15 @@ def read_file(path: Path, device: str | torch.device = 'cpu') -> object:
         Exception: Any, if the file is damaged or has another format.
     """
     if path.suffix == '.safetensors':
-        return load_file(path, device)
+        with safe_open(path, 'pt') as file:
+            meta = (file.metadata() or {}).get(META)
+        weights = load_file(path, device)
+        if meta is None:
+            return weights
+        meta = json.loads(meta)
+        if not isinstance(meta, dict):
+            raise ValueError('its meta information is not a dict')
+        return dict(meta=meta, state_dict=weights)
     read = _read_zip if zipfile.is_zipfile(path) else _read_legacy
     with open(path, 'rb') as file:
         return _resolve(read(file), device)

@@ -30,6 +30,11 @@ def main() -> None:
         action='store_true',
         help='save the weights in float16, in half the space',
     )
+    parser.add_argument(
+        '--safetensors',
+        action='store_true',
+        help='save a .safetensors file, which other libraries read as well',
+    )
     args = parser.parse_args()
     path = locate_checkpoint(args.checkpoint)
     name = args.name or path.stem
@@ -37,7 +42,8 @@ def main() -> None:
     if args.half:
         content['state_dict'] = to_half(content['state_dict'])
     check_finite(content['state_dict'], str(path))
-    print(save_checkpoint(content, args.folder, name))
+    suffix = '.safetensors' if args.safetensors else '.pth'
+    print(save_checkpoint(content, args.folder, name, suffix))
 
 
 if __name__ == '__main__':
