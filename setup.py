@@ -88,6 +88,9 @@ if __name__ == '__main__':
             'tests': requirements('tests'),
             'optional': requirements('optional'),
             'deploy': requirements('deploy'),
+            'timm': requirements('timm'),
+            'demo': requirements('demo'),
+            'docs': requirements('docs'),
         },
         zip_safe=False,
     )

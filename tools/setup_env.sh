@@ -258,8 +258,7 @@ fi
 # --- 5. mmhatnet -------------------------------------------------------------
 say '5/5 installing mmhatnet (editable) and the requirements of its tests (seconds)'
 more=(-r "$root/requirements/tests.txt")
-# torch 2.1 cannot export, and imports onnxruntime, whose threads break forks.
-[ $lite = 1 ] || [ $stack = openmmlab ] || more+=(-r "$root/requirements/deploy.txt")
+[ $lite = 1 ] || [ $stack = openmmlab ] || more+=(-r "$root/requirements/tests_onedl.txt")
 pip_install --no-build-isolation -e "$root" "${more[@]}"
 "$py" - <<'EOF'
 from importlib import import_module

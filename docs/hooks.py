@@ -7,7 +7,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'mmhatnet'
 ROLE = re.compile(
     r':(?:class|func|meth|mod):<code>(?:~[^<]*\.)?([^<]*)</code>'
