@@ -37,9 +37,12 @@ def add_mim_extension() -> dict:
     else:
         return {}
     mim = ROOT / 'mmhatnet' / '.mim'
-    shutil.rmtree(mim, ignore_errors=True)
-    mim.mkdir()
-    for name in ('configs', 'tools', 'model-index.yml'):
+    from_sdist = not (ROOT / 'configs').exists()  # it has the copies alone
+    names = () if from_sdist else ('configs', 'tools', 'model-index.yml')
+    if names:
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir()
+    for name in names:
         source, target = ROOT / name, mim / name
         if link:
             target.symlink_to(os.path.relpath(source, mim))

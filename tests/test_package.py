@@ -5,6 +5,7 @@ import sys
 import zipfile
 from graphlib import TopologicalSorter
 from importlib.metadata import distribution
+from importlib.util import find_spec
 
 import pytest
 from helpers import CONFIGS, ROOT, TOOLS, run_tool
@@ -158,9 +159,9 @@ class TestVersions:
         assert Version(oldest) <= Version(pins['torch']) <= Version(newest)
 
 
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
-    """The wheel of a clean clone, and the names of the clone's files."""
+@pytest.fixture(scope='module', params=['clone', 'sdist'])
+def wheel(request, tmp_path_factory):
+    """The wheel of a clean clone or its sdist, and the clone's files."""
     if not (ROOT / '.git').exists() or not shutil.which('git'):
         pytest.skip('this is not a clone, and wheels are built from one')
     folder = tmp_path_factory.mktemp('wheel')
@@ -169,11 +170,18 @@ def wheel(tmp_path_factory):
         target = folder / 'clone' / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target)
+    source = folder / 'clone'
+    if request.param == 'sdist':
+        code = 'import setuptools.build_meta as b; b.build_sdist("..")'
+        run_tool('-c', code, cwd=source)
+        (source,) = folder.glob('*.tar.gz')
     run_tool(
         *(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '-w', folder),
-        *('--no-build-isolation', folder / 'clone'),
+        *('--no-build-isolation', source),
     )
     (path,) = folder.glob('*.whl')
+    if find_spec('twine'):
+        run_tool('-m', 'twine', 'check', '--strict', *folder.glob('*.*'))
     return zipfile.ZipFile(path), files
 
 
