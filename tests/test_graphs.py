@@ -108,6 +108,27 @@ def test_pyramid_pooling():
 
 @needs_export
 @pytest.mark.slow
+def test_segformer_head():
+    cfg = load_model_config(EXPORTABLE['segmentation'])
+    channels = list(cfg.model.pop('neck').in_channels)
+    cfg.model.decode_head = dict(
+        type='SegformerHead',
+        in_channels=channels,
+        in_index=list(range(len(channels))),
+        channels=16,
+        num_classes=7,
+        norm_cfg=dict(type='BN'),
+        align_corners=False,
+    )
+    graph = make_graph(mmhatnet.get_model(cfg))
+    with torch.no_grad():
+        module = export_program(graph).module()
+    for row in verify(graph, as_arrays(module)):
+        assert row['error'] < 1e-4
+
+
+@needs_export
+@pytest.mark.slow
 @pytest.mark.parametrize('groups', [1, 2])
 def test_norm_of_large_maps(groups, tmp_path):
     """onnxruntime's own norm has an error of 3e-3 here."""

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+FILES = '.pth', '.safetensors'
+
 
 def parse_args(exported: bool) -> argparse.Namespace:
     from mmhatnet.deploy.images import add_options
@@ -28,8 +30,9 @@ def parse_args(exported: bool) -> argparse.Namespace:
         'images',
         nargs='+',
         metavar='[CHECKPOINT] IMAGES',
-        help='checkpoint: a file (*.pth), a URL or hatnet://NAME (default: '
-        'the released weights of the model); then images, folders of images '
+        help='checkpoint: a file (*.pth, *.safetensors), a URL or '
+        'hatnet://NAME (default: the released weights of the model); then '
+        'images, folders of images '
         "or patterns such as 'photos/*.jpg'",
     )
     add_options(parser)
@@ -43,6 +46,8 @@ def parse_args(exported: bool) -> argparse.Namespace:
     args = parser.parse_args()
     args.checkpoint = None
     # argparse could not tell a checkpoint from the first image.
+    if exported and args.images[0].endswith(FILES):
+        parser.error(f'{args.model} has its weights: leave out the checkpoint')
     if not exported and is_checkpoint(args.images[0]):
         args.checkpoint = args.images.pop(0)
     if not args.images:
@@ -54,7 +59,7 @@ def is_checkpoint(argument: str) -> bool:
     from mmhatnet.weights.download import split_pin
 
     location, pin = split_pin(argument)
-    return bool(pin) or '://' in location or location.endswith('.pth')
+    return bool(pin) or '://' in location or location.endswith(FILES)
 
 
 def load_exported(args: argparse.Namespace) -> Callable[[Path], tuple]:

@@ -44,6 +44,27 @@ def positive(text: str) -> int:
     return number
 
 
+def fraction(text: str) -> float:
+    """Parse a number from 0 to 1.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        float: The number.
+
+    Raises:
+        ArgumentTypeError: If it is anything else, which argparse reports.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a number from 0 to 1')
+    return number
+
+
 def unreadable(path: str | os.PathLike) -> str | None:
     """Find the reason why a file cannot be read as an image.
 
@@ -261,7 +282,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--score-thr',
-        type=float,
+        type=fraction,
         default=0.3,
         help='lowest score of a detected object (default: 0.3)',
     )

@@ -200,7 +200,13 @@ class OnnxModel:
         ]
         colours = np.array([self._colour(i) for i in range(labels.max() + 1)])
         picture = 0.4 * image[..., ::-1] + 0.6 * colours[labels]
-        return dict(classes=classes), picture.astype(np.uint8), labels
+        picture = picture.astype(np.uint8)
+        for line, entry in enumerate(classes[: len(picture) // 24]):
+            corner, y = (8, 24 * line + 8), 24 * line + 20
+            colour = self._colour(entry['label'])
+            cv2.rectangle(picture, corner, (20, y), colour, cv2.FILLED)
+            _write(picture, entry['name'], (26, y))
+        return dict(classes=classes), picture, labels
 
     def _detect(self, image: np.ndarray, images: np.ndarray, score_thr: float):
         boxes, scores, labels, *masks = self.run(images)

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
 import argparse
+import logging
+import signal
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -87,6 +90,10 @@ def report(name: str, rows: list[dict]) -> None:
 
 def main() -> None:
     args = parse_args()
+    # Remove what is not complete, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # It warns of operators that no model has here.
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
     checkpoint = args.checkpoint or find_weights(args.model)
