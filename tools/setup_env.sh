@@ -153,7 +153,11 @@ cuda=$("$py" -c 'import torch; print(torch.version.cuda if torch.cuda.is_availab
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 constraints=$scratch/constraints.txt
-{ grep -v '^torch' "$tested"; echo "torch==$torch"; } >"$constraints"
+{
+  grep -v '^torch' "$tested"
+  # torch.__version__ may have a suffix that the installed package lacks.
+  "$py" -c 'from importlib.metadata import version; print("torch==" + version("torch"))'
+} >"$constraints"
 pip_install() { "$py" -m pip install -qq -c "$constraints" "$@"; }
 "$py" -c 'import torchvision' 2>/dev/null || pip_install torchvision
 
