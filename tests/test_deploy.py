@@ -94,6 +94,19 @@ def largest_mask_error(found, expected):
     return max(errors)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['model.onnx', 'model.pth', 'a.jpg'], 'leave out the checkpoint'),
+        (['tree-detector', 'a.jpg', '--score-thr', '7'], 'from 0 to 1'),
+        (['model.onnx', 'a.jpg', '--score-thr', 'nan'], 'from 0 to 1'),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    output = call_tool(INFER, *arguments, code=2)
+    assert message in output.splitlines()[-1]
+
+
 @needs_export
 @pytest.mark.slow
 class TestOnnx:
