@@ -112,9 +112,15 @@ class TestPage:
 
     @staticmethod
     def wait(driver, condition, seconds=120):
+        from selenium.common import exceptions
         from selenium.webdriver.support.ui import WebDriverWait
 
-        return WebDriverWait(driver, seconds).until(condition)
+        hidden = (  # by the sign of a computation
+            exceptions.ElementClickInterceptedException,
+            exceptions.StaleElementReferenceException,
+        )
+        wait = WebDriverWait(driver, seconds, ignored_exceptions=hidden)
+        return wait.until(condition)
 
     def upload(self, driver, path):
         field = self.wait(
@@ -140,6 +146,12 @@ class TestPage:
 
         return self.wait(driver, find)
 
+    def click_on_prediction(self, driver):
+        found = driver.find_elements('css selector', '.image-frame img')
+        if len(found) == 2:
+            found[1].click()
+        return len(found) == 2
+
     @pytest.mark.parametrize('width', [1300, 400])
     def test_explore(self, width, page, browser, photo):
         browser.set_window_size(width, 1400)
@@ -151,9 +163,7 @@ class TestPage:
         slider.send_keys('\ue014' * 4)  # the right arrow
         second = self.cost(browser, other_than=first)
         assert second != first
-        pictures = self.pictures(browser, 2)
-        browser.execute_script('arguments[0].scrollIntoView()', pictures[-1])
-        pictures[-1].click()
+        self.wait(browser, self.click_on_prediction)
         self.pictures(browser, 3)
         wide = browser.execute_script(
             'return document.documentElement.scrollWidth'
