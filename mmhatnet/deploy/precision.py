@@ -96,8 +96,8 @@ def _nodes_before(
 def to_int8(path: str | os.PathLike, calibration: Sequence[Path]) -> None:
     """Convert convolutions and products to integers of 8 bits, in place.
 
-    Weights have a scale for each channel, activations one for each tensor,
-    which spans the values that occur with the images.
+    Weights use 7 of them and have a scale for each channel, activations one
+    for each tensor, which spans the values that occur with the images.
 
     Args:
         path (str | PathLike): The file.
