@@ -13,7 +13,6 @@ from mmhatnet.analysis.explorer import Explorer
 from mmhatnet.inference import get_inferencer, predict
 
 APP = TOOLS / 'demo_app.py'
-CLASSIFIER = 'cifar10-classifier'
 
 
 @pytest.fixture(scope='module')
