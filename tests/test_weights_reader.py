@@ -172,7 +172,9 @@ def test_safetensors(tmp_path):
 
 def test_meta_in_safetensors(tmp_path):
     content = dict(
-        meta=dict(dataset_meta=dict(classes=['a', 'b'])),
+        meta=dict(
+            dataset_meta=dict(classes=('a', 'b'), palette=[(1, 2, 3)] * 2)
+        ),
         state_dict=dict(a=torch.ones(2)),
     )
     path = save_checkpoint(content, tmp_path, 'weights', '.safetensors')

@@ -241,10 +241,21 @@ def read_file(path: Path, device: str | torch.device = 'cpu') -> object:
         meta = json.loads(meta)
         if not isinstance(meta, dict):
             raise ValueError('its meta information is not a dict')
-        return dict(meta=meta, state_dict=weights)
+        return dict(meta=_with_tuples(meta), state_dict=weights)
     read = _read_zip if zipfile.is_zipfile(path) else _read_legacy
     with open(path, 'rb') as file:
         return _resolve(read(file), device)
+
+
+def _with_tuples(value: object) -> object:
+    """Make tuples of the innermost lists, as mm needs classes and colours."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(each) for key, each in value.items()}
+    if not isinstance(value, list):
+        return value
+    if any(isinstance(each, dict | list) for each in value):
+        return [_with_tuples(each) for each in value]
+    return tuple(value)
 
 
 def _read_zip(file: BinaryIO) -> object:
