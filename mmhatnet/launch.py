@@ -181,9 +181,9 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
         # Without AVX512, a step took 12 times as long as in float32.
         slow = torch.backends.cpu.get_cpu_capability() == 'AVX2'
         if dtype in ('bfloat16', torch.bfloat16) and not slow:
-            wrapper.type = 'mmhatnet.BFloat16OptimWrapper'
+            wrapper['type'] = 'mmhatnet.BFloat16OptimWrapper'
         else:
-            wrapper.type = 'OptimWrapper'
+            wrapper['type'] = 'OptimWrapper'
             notes.append(
                 'no GPU: training in float32; '
                 + (
@@ -261,11 +261,13 @@ def enable_resume(cfg: Config, chosen: str) -> None:
         cfg.update(resume=True, load_from=None)
 
 
-def enable_amp(cfg: Config) -> None:
+def enable_amp(cfg: Config, dtype: str | None = None) -> None:
     """Train in mixed precision: ``--amp``.
 
     Args:
         cfg (Config): The config; changed in place.
+        dtype (str, optional): 'float16', or 'bfloat16', which needs no loss
+            scale. Defaults to that of the config, or else to the device's.
 
     Raises:
         ValueError: If the config has an optimizer wrapper of another type.
@@ -275,7 +277,14 @@ def enable_amp(cfg: Config) -> None:
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'--amp does not support optim_wrapper.type={kind}')
     wrapper.type = 'AmpOptimWrapper'
-    wrapper.setdefault('loss_scale', 'dynamic')
+    if dtype and dtype != wrapper.get('dtype', 'float16'):
+        wrapper.dtype = dtype
+        wrapper.pop('loss_scale', None)
+    if wrapper.get('dtype') in ('bfloat16', torch.bfloat16):
+        # It has the range of float32.
+        wrapper.setdefault('loss_scale', dict(enabled=False))
+    else:
+        wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

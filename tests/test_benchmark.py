@@ -7,17 +7,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SMALL_ARCH, TOOLS, call_tool
+from helpers import DEMOS, ROOT, SMALL_ARCH, TOOLS, call_tool
 from mmengine.config import Config
 
-from mmhatnet.analysis import side_by_side
-from mmhatnet.analysis.comparison import compare_rows
+from mmhatnet.analysis import forms, side_by_side
+from mmhatnet.analysis.comparison import compare_rows, comparison_page
 from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.analysis.forms import COPIED, COPY, PRODUCT, Case
 from mmhatnet.analysis.report import read_csv
 from mmhatnet.analysis.side_by_side import (
     KEEP_FREED,
-    PRODUCT,
-    Case,
     measure_cases,
     rows_by_case,
 )
@@ -180,7 +179,7 @@ def test_allocator_of_a_process():
 @pytest.mark.parametrize('out_norm_cfg', [None, dict(type='GN', num_groups=1)])
 def test_plain_form(shape, out_norm_cfg):
     """It computes the same in all stages, if windows are cut or not."""
-    assert side_by_side._read_config(f'plain:{TINY}').fast is False
+    assert forms.read_form(f'plain:{TINY}').fast is False
     model = HATNet('tiny', out_norm_cfg=out_norm_cfg).eval()
     plain = HATNet('tiny', out_norm_cfg=out_norm_cfg, fast=False).eval()
     plain.load_state_dict(model.state_dict())
@@ -188,6 +187,36 @@ def test_plain_form(shape, out_norm_cfg):
     with torch.no_grad():
         for a, b in zip(plain(x), model(x), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', DEMOS)
+def test_whole_models(task, tmp_path):
+    """They predict, and have more operations than their backbones."""
+    page, name = tmp_path / 'page.md', DEMOS[task]
+    backbones = f'model:{name}', f'model:plain:{name}', name
+    args = (TOOL, *backbones, '--shape', 64, 96, '--rounds', 1)
+    call_tool(*args, '--out', page, cwd=ROOT)
+    whole, plain, backbone, _ = read_csv(page.with_suffix('.csv'))
+    assert whole['operations'] == plain['operations']
+    assert whole['operations'] > backbone['operations']
+    assert whole['seconds'] > (0,)
+
+
+def test_copy_as_a_reference(monkeypatch):
+    """On a GPU, which is simulated, a copy tells the rate of its memory."""
+    monkeypatch.setattr(forms, 'find_device', torch.device)
+    monkeypatch.setattr(forms, 'COPIED', 8)
+    builds = forms.references('cuda')
+    assert list(builds) == [PRODUCT, COPY]
+    assert builds[COPY](None, 'cpu')().tolist() == [0] * 8
+    rows = [
+        dict(backbone=name, seconds=(0.5,), machine='A', operations=n, batch=1)
+        for name, n in ((TINY, 4), (PRODUCT, 8), (COPY, 0))
+    ]
+    page = comparison_page({'inference': rows}, 'command')
+    assert f'A copy reached {4e-9 * COPIED:.0f} GB/s.' in page
+    assert page.count('\n| `') == 1
 
 
 def test_unequal_forms_are_refused():
@@ -211,10 +240,8 @@ def test_compiled_with_constant_weights(tmp_path, monkeypatch):
     backbone = dict(type='mmhatnet.HATNet', arch=SMALL_ARCH)
     Config(dict(model=dict(backbone=backbone))).dump(name)
     torch.compiler.reset()  # else it compiles for any size after other tests
-    step = side_by_side._build_step(f'compile:{name}', case, 'cpu')
-    torch.testing.assert_close(
-        step(), side_by_side._build_step(name, case, 'cpu')()
-    )
+    step = forms.build_step(f'compile:{name}', case, 'cpu')
+    torch.testing.assert_close(step(), forms.build_step(name, case, 'cpu')())
     torch.compiler.reset()  # else the next test compiles for any size
     assert inputs == [1]
 
@@ -300,6 +327,8 @@ def test_page_is_current(pages):
     [
         (('no-such-model',), 1, "no model 'no-such-model'"),
         (('plain:mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',), 1, 'HATNet'),
+        ((f'cuda_graph:{TINY}',), 1, 'is for inference on a GPU'),
+        ((f'model:{TINY}', '--train'), 1, 'model: is for inference'),
         ((TINY, '--out', 'page.csv'), 2, '.md file'),
         ((TINY, '--device', 'gpu'), 1, "no device 'gpu': choose cpu, cuda"),
         ((TINY, '--device', 'cuda'), 1, "no device 'cuda': torch finds no"),

@@ -25,7 +25,7 @@ from PIL import Image
 
 from mmhatnet.config import read_config
 from mmhatnet.datasets import CLASSES
-from mmhatnet.gpu_check.random_batch import make_batch
+from mmhatnet.datasets.random_batch import make_batch
 from mmhatnet.launch import adapt_to_cpu
 from mmhatnet.models import HATNet
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import mmengine
 import pytest
@@ -330,6 +331,40 @@ def test_tta(config):
     assert type(model.module).__name__ == head
     dataset = cfg.test_dataloader.dataset
     assert any(step.type == 'TestTimeAug' for step in dataset.pipeline)
+
+
+def test_on_a_gpu(monkeypatch):
+    """On a GPU, which is simulated, a config runs as it is written."""
+    for name in ('check_data', 'die_with_parent', 'lock_work_dir'):
+        monkeypatch.setattr(launch, name, lambda *_: None)
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    built, runner = [], mock.MagicMock(rank=0)
+    monkeypatch.setattr(
+        launch.Runner, 'from_cfg', lambda cfg: built.append(cfg) or runner
+    )
+    cfg = open_config(
+        'mask_rcnn/mask-rcnn_hatnet-small_fpn_8xb2-amp-1x_coco.py'
+    )
+    cfg.update(launcher='pytorch', work_dir='work_dirs/gpu')
+    cfg.model.neck.norm_cfg = dict(type='SyncBN')
+    launch.build_runner(cfg, ('train', 'val'))
+    (seen,) = built
+    assert seen.optim_wrapper.type == 'AmpOptimWrapper'
+    assert seen.model.neck.norm_cfg.type == 'SyncBN'
+    assert 'model_wrapper_cfg' not in seen  # that of mmengine
+    runner.logger.warning.assert_not_called()
+
+
+@pytest.mark.parametrize('typed', [True, False])
+def test_bfloat16_has_no_loss_scale(typed):
+    wrapper = {} if typed else dict(dtype='bfloat16')
+    cfg = Config(dict(optim_wrapper=dict(optimizer={}, **wrapper)))
+    launch.enable_amp(cfg, 'bfloat16' if typed else None)
+    assert cfg.optim_wrapper.dtype == 'bfloat16'
+    assert cfg.optim_wrapper.loss_scale == dict(enabled=False)
+    launch.enable_amp(cfg, 'float16')
+    assert cfg.optim_wrapper.dtype == 'float16'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
 
 
 def test_amp_and_auto_scale_lr():

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from unittest import mock
 
 import pytest
 import torch
@@ -19,7 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from mmhatnet.models import HATNet
-from mmhatnet.models.compiling import compile_blocks, has_static_value
+from mmhatnet.models.compiling import (
+    capture_cuda_graph,
+    compile_blocks,
+    has_static_value,
+)
 from mmhatnet.models.hatnet import HMHSA, MHSA
 
 
@@ -288,6 +293,14 @@ class TestGraphs:
         sum(out.square().mean() for out in compiled(x)).backward()
         found = {name: p.grad for name, p in model.named_parameters()}
         assert_gradients_close(found, expected)
+
+    def test_cuda_graph(self, monkeypatch):
+        """Three steps before it is recorded, then only replays."""
+        monkeypatch.setattr(torch, 'cuda', mock.MagicMock())
+        steps = []
+        replay = capture_cuda_graph(lambda: steps.append(0) or len(steps))
+        assert [replay(), replay()] == [4, 4]
+        assert torch.cuda.CUDAGraph().replay.call_count == 2
 
     @pytest.mark.skipif(
         has_static_value is None,

@@ -31,6 +31,7 @@ Environment variables, with [defaults]:
                   is old enough]
   MMHATNET_VENV   the folder of the environment; it may already exist
   PIP_FIND_LINKS  folders where pip looks for wheels first
+  MMCV_BASE_URL   where mim looks for mmcv with CUDA operators [mm's own address]
   XDG_CACHE_HOME  mmcv wheels built here are kept in $XDG_CACHE_HOME/mmhatnet
                   [~/.cache/mmhatnet]
 
@@ -62,8 +63,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $stack in
-  onedl) suffix='' mmcv=onedl-mmcv mim=onedl-mim ;;
-  openmmlab) suffix=-openmmlab mmcv=mmcv mim=openmim isolated=1 ;;
+  onedl) suffix='' mmcv=onedl-mmcv mim=onedl-mim cuda_of_torch=12.8 ;;
+  openmmlab) suffix=-openmmlab mmcv=mmcv mim=openmim cuda_of_torch=12.1 isolated=1 ;;
   *) die "--stack is 'onedl' or 'openmmlab', not '$stack'" ;;
 esac
 
@@ -89,6 +90,7 @@ fi
 py=$venv/bin/python
 tested=$root/requirements/tested_$stack.txt
 pinned() { sed -n "s/^$1==//p" "$tested"; }
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/mmhatnet
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 if [ -n "$wanted" ] && [ -x "$py" ]; then
   version='import sys; print("Python %d.%d" % sys.version_info[:2])'
@@ -110,6 +112,60 @@ if [ -x "$py" ] && [ -e "$root/mmhatnet/.mim/configs" ] \
     && { is_current "$stamp" || { [ $lite = 1 ] && is_current "$stamp-lite"; }; }; then
   echo "The environment in $venv is up to date."
   exit 0
+fi
+
+# --- 0. a way to mmcv's operators for a GPU, before anything is downloaded ---
+# Print the Pythons ("3.10 3.12") for which mmcv is prebuilt at a URL.
+prebuilt_pythons() {
+  "$base_python" - "$1" "${mmcv/-/_}-$(pinned $mmcv)" 2>/dev/null <<'EOF'
+import re, sys, urllib.error, urllib.request
+url, name = sys.argv[1:]
+try:
+    page = urllib.request.urlopen(url, timeout=30).read().decode()
+except urllib.error.HTTPError as error:
+    sys.exit(error.code != 404)
+found = re.findall(name + r'[^-]*-cp(\d)(\d+)-\S*linux', page)
+print(*('%d.%d' % pair for pair in sorted({(int(a), int(b)) for a, b in found})))
+EOF
+}
+# Arguments: the Python, its torch (or the one to install), the CUDA of it.
+find_cuda_operators() {
+  local python=$1 torch=$2 cuda=$3 base=${2%.*}.0 url pythons nvcc
+  if [ $stack = onedl ]; then
+    url=${MMCV_BASE_URL:-https://mmwheels.onedl.ai}/cu${cuda/./}-torch${base//./}/simple/onedl-mmcv/index.html
+  else
+    url=${MMCV_BASE_URL:-https://download.openmmlab.com}/mmcv/dist/cu${cuda/./}/torch$base/index.html
+  fi
+  say "0/5 looking for mmcv's CUDA operators: Python $python, torch $torch, CUDA $cuda"
+  pythons=$(prebuilt_pythons "$url") || { echo "  $url cannot be reached"; return 0; }
+  case " $pythons " in *" $python "*) echo '  they are prebuilt'; return 0 ;; esac
+  echo "  they are not prebuilt${pythons:+, only for Python ${pythons// /, }} ($url)"
+  nvcc=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p') || true
+  if [ "${nvcc%%.*}" = "${cuda%%.*}" ]; then
+    echo "  nvcc $nvcc will build them"
+  elif [ -n "${PIP_FIND_LINKS:-}" ] || compgen -G "$cache/$mmcv-*-torch$torch*/*.whl" >/dev/null; then
+    echo '  there is no nvcc to build them; PIP_FIND_LINKS or the cache may have them'
+  else
+    die "mmcv's CUDA operators can be neither downloaded nor built (nvcc: ${nvcc:-absent}): ${pythons:+use --python ${pythons##* }, }install the CUDA $cuda toolkit$([ $stack = openmmlab ] || echo ", or use --lite if you need no detectors")"
+  fi
+}
+if [ $lite = 0 ] && nvidia-smi -L >/dev/null 2>&1; then
+  there=$base_python keep=$((1 - isolated))
+  [ ! -x "$py" ] || there=$py keep=1
+  read -r python torch cuda < <("$there" - $keep "$(pinned torch)" $cuda_of_torch <<'EOF'
+import sys
+keep, *found = sys.argv[1:]
+if keep == '1':
+    try:
+        import torch
+        found = torch.__version__.split('+')[0], torch.version.cuda
+    except ImportError:
+        pass
+print('%d.%d' % sys.version_info[:2], *found)
+EOF
+  ) || true
+  # A torch without CUDA was chosen by the user.
+  [ "${cuda:-None}" = None ] || find_cuda_operators "$python" "$torch" "$cuda"
 fi
 
 # --- 1. the environment ------------------------------------------------------
@@ -215,7 +271,7 @@ build_mmcv() {
 
 pip_install -r "$root/requirements/build.txt"
 tag=$("$py" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
-wheels=${XDG_CACHE_HOME:-$HOME/.cache}/mmhatnet/$mmcv-$mmcv_version-torch$torch-$tag
+wheels=$cache/$mmcv-$mmcv_version-torch$torch-$tag
 only_wheel=(--only-binary "$mmcv" "$mmcv==$mmcv_version")
 # Most of the next steps install mmcv without its requirements.
 install_imports_of_mmcv() {

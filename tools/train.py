@@ -20,7 +20,12 @@ def main() -> None:
         'in the work_dir, if there is one',
     )
     arguments.add_argument(
-        '--amp', action='store_true', help='train in mixed precision'
+        '--amp',
+        nargs='?',
+        const=True,
+        choices=('float16', 'bfloat16'),
+        help='train in mixed precision; without a value, in the type of the '
+        'config or device',
     )
     arguments.add_argument(
         '--auto-scale-lr',
@@ -30,7 +35,7 @@ def main() -> None:
     args = arguments.parse_args()
     cfg = load_config(args)
     if args.amp:
-        enable_amp(cfg)
+        enable_amp(cfg, None if args.amp is True else args.amp)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
     if args.resume:

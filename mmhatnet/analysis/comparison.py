@@ -5,15 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+from .forms import COPIED, COPY, PRODUCT, split_forms
 from .report import markdown_table
-from .side_by_side import (
-    ATTENTION,
-    KEEP_FREED,
-    LAYERS,
-    PRODUCT,
-    REST,
-    split_forms,
-)
+from .side_by_side import ATTENTION, KEEP_FREED, LAYERS, REST
 
 
 def short_name(backbone: str) -> str:
@@ -83,7 +77,7 @@ def comparison_table(rows: Sequence[Mapping]) -> str:
     compiled = any('start' in row for row in rows)
     for row in rows:
         name, seconds = row['backbone'], median(row['seconds'])
-        if name == PRODUCT:
+        if name in (PRODUCT, COPY):
             continue
         cell = {
             'backbone': f'`{short_name(name)}`',
@@ -143,6 +137,11 @@ def comparison_page(
     """
     every = [row for found in rows.values() for row in found]
     peaks = [gflops(row) for row in every if row['backbone'] == PRODUCT]
+    copies = [
+        2e-9 * COPIED / median(row['seconds'])
+        for row in every
+        if row['backbone'] == COPY
+    ]
     kept = ' '.join(f'{name}={value}' for name, value in KEEP_FREED.items())
     parts = [
         f'# Benchmark\n\nMade by `{command}` on {every[0]["machine"]}, with '
@@ -157,7 +156,8 @@ def comparison_page(
         'multiply-accumulate is two FLOPs.',
         '- *of the peak* compares GFLOP/s with a large matrix product of '
         'torch, which takes turns with the backbones. It reached '
-        f'{min(peaks):.0f} to {max(peaks):.0f} GFLOP/s.',
+        f'{min(peaks):.0f} to {max(peaks):.0f} GFLOP/s.'
+        + (f' A copy reached {max(copies):.0f} GB/s.' if copies else ''),
         '- *memory (MiB)* is the peak above the weights, measured in another '
         'process; *memory* is relative to the first backbone. On CPUs, that '
         'process returns freed memory at once, because reused memory does not '
@@ -175,6 +175,9 @@ def comparison_page(
         '`torch.compile`, in inference with constant weights (`freezing`); '
         '`compile_blocks:` uses `mmhatnet.models.compiling.compile_blocks`, '
         'which compiles one block of each stage; '
+        '`cuda_graph:` replays a CUDA graph; '
+        '`model:` predicts with the whole model, from pixels to boxes or '
+        'labels; random weights find hardly any boxes; '
         '`with_cp:` computes the blocks again in the backward pass; '
         '`channels_last:` uses that memory format for weights and images.\n',
         *sections,

@@ -9,29 +9,29 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
-from functools import cache
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
-from mmcv.cnn.bricks import DropPath
-from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from ..models import HATNet
-from ..models.compiling import compile_blocks
-from ..zoo import load_backbone_config
-from .complexity import Complexity, measure_complexity
+from .forms import (
+    COMPILED,
+    PRODUCT,
+    Case,
+    build_step,
+    check_form,
+    count_operations,
+    product_side,
+    references,
+    split_forms,
+    subject_of,
+)
 from .report import read_csv, write_csv
 from .timing import describe_machine, peak_memory, time_once
 
-FORMS = ('plain', 'compile', 'compile_blocks', 'channels_last', 'with_cp')
-COMPILED = {'compile', 'compile_blocks'}
-PRODUCT = 'matrix product'
 # Untimed steps at the start, while memory grows.
 WARMUP = 2
 # Convolutions and linear layers; products of activations and the softmax.
@@ -45,61 +45,7 @@ KEEP_FREED = dict(
 RETURN_FREED = dict(GLIBC_TUNABLES='glibc.malloc.mmap_threshold=1048576')
 
 # The function that a measuring process times; each process sets its own.
-_step: Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Backbones to measure in turns, and how.
-
-    Attributes:
-        backbones (tuple[str, ...]): Names of models or config files, each
-            with any of FORMS in front (``plain:NAME``). All are compared with
-            the first.
-        shape (tuple[int, int]): Height and width of the images in pixels.
-        batch (int): Number of images.
-        train (bool): Measure forward and backward instead of inference.
-            Defaults to False.
-        dtype (str): Other types than 'float32' use autocast. Defaults to
-            'float32'.
-        keep_memory (bool): Let the allocator of the CPU keep freed memory.
-            Defaults to False, the allocator as it comes.
-    """
-
-    backbones: tuple[str, ...]
-    shape: tuple[int, int]
-    batch: int
-    train: bool = False
-    dtype: str = 'float32'
-    keep_memory: bool = False
-
-    def __str__(self) -> str:
-        parts = [
-            'training step' if self.train else 'inference',
-            f'{self.shape[0]}x{self.shape[1]} (H x W)',
-            f'batch {self.batch}',
-        ]
-        if self.dtype != 'float32':
-            parts.append(self.dtype)
-        if self.keep_memory:
-            parts.append('freed memory kept')
-        return ', '.join(parts)
-
-
-def split_forms(backbone: str) -> tuple[list[str], str]:
-    """Split a backbone of a case.
-
-    Args:
-        backbone (str): For example ``plain:hatnet-tiny_8xb128_in1k``.
-
-    Returns:
-        tuple[list[str], str]: The forms, and the model or config file.
-    """
-    forms = []
-    while (parts := backbone.partition(':'))[0] in FORMS:
-        forms.append(parts[0])
-        backbone = parts[2]
-    return forms, backbone
+_step: Callable[[], Any]
 
 
 def measure_cases(
@@ -135,7 +81,7 @@ def measure_cases(
         ]
         if found != [
             (backbone, rounds, describe_machine(device))
-            for backbone in (*case.backbones, PRODUCT)
+            for backbone in (*case.backbones, *references(device))
         ]:
             rows[str(case)] = measure_case(case, device, rounds)
             write_csv(path, sum(rows.values(), []))
@@ -151,7 +97,7 @@ def rows_by_case(path: str | os.PathLike) -> dict[str, list[dict]]:
     Returns:
         dict[str, list[dict]]: The rows by case; empty without a file.
     """
-    rows = {}
+    rows: dict[str, list[dict]] = {}
     for row in read_csv(path):
         rows.setdefault(row['case'], []).append(row)
     return rows
@@ -160,7 +106,7 @@ def rows_by_case(path: str | os.PathLike) -> dict[str, list[dict]]:
 def measure_case(
     case: Case, device: str = 'cpu', rounds: int = 7
 ) -> list[dict]:
-    """Measure the backbones of a case, and a matrix product as the peak.
+    """Measure the backbones of a case, and what the device can do at best.
 
     Each of them has a process of its own, because in a common process its
     time would depend on the memory that the others leave to the allocator.
@@ -172,10 +118,11 @@ def measure_case(
         rounds (int): Number of timed rounds. Defaults to 7.
 
     Returns:
-        list[dict]: One row for each backbone and one for PRODUCT, with the
-        ``seconds`` of every round, ``operations``, the seconds until a
-        compiled one has its first features (``start``) and, where they can be
-        measured, peak ``memory`` in bytes and the shares of the CPU time.
+        list[dict]: One row for each backbone, one for PRODUCT and on GPUs one
+        for COPY, with the ``seconds`` of every round, ``operations``, the
+        seconds until a compiled one has its first features (``start``) and,
+        where they can be measured, peak ``memory`` in bytes and the shares of
+        the CPU time.
 
     Raises:
         AssertionError: If two forms of a backbone compute different features.
@@ -183,16 +130,19 @@ def measure_case(
         ValueError: If a name is unknown or has no such form.
     """
     on_cpu = torch.device(device).type == 'cpu'
-    for backbone in case.backbones:
-        _read_config(backbone)  # raises before anything is measured
-    builds = {b: (_build_step, b, case, device) for b in case.backbones}
-    builds[PRODUCT] = (_build_product, case, device)
-    rows = {
+    for backbone in case.backbones:  # raises before anything is measured
+        check_form(backbone, case, device)
+    builds: dict[str, tuple] = {
+        b: (build_step, b, case, device) for b in case.backbones
+    }
+    for name, build in references(device).items():
+        builds[name] = (build, case, device)
+    rows: dict[str, dict] = {
         name: dict(
             case=str(case),
             backbone=name,
             batch=case.batch,
-            operations=_product_side(device) ** 3,
+            operations=product_side(device) ** 3 * (name == PRODUCT),
             machine=describe_machine(device),
             seconds=(),
         )
@@ -237,7 +187,7 @@ def measure_case(
             if memory is not None:
                 rows[backbone]['memory'] = memory
     for backbone in case.backbones:
-        counted = _count(split_forms(backbone)[1], case.shape)
+        counted = count_operations(subject_of(backbone), case.shape)
         # The backward pass has two products for each of the forward pass.
         times = case.batch * (3 if case.train else 1)
         rows[backbone]['operations'] = times * counted.operations
@@ -249,97 +199,13 @@ def _check_forms(
     features: Mapping[str, Sequence[np.ndarray]], tolerance: float
 ) -> None:
     """Raise AssertionError if two forms of a backbone differ."""
-    expected = {}
+    expected: dict[str, Sequence[np.ndarray]] = {}
     for backbone, outs in features.items():
-        first = expected.setdefault(split_forms(backbone)[1], outs)
+        first = expected.setdefault(subject_of(backbone), outs)
         for a, b in zip(outs, first, strict=True):
             np.testing.assert_allclose(
                 a, b, tolerance, tolerance, err_msg=backbone
             )
-
-
-def _read_config(backbone: str) -> ConfigDict:
-    """Config of a backbone in its form, with random weights."""
-    forms, name = split_forms(backbone)
-    cfg = load_backbone_config(name)
-    cfg.init_cfg = None
-    for form in forms:
-        if form in ('plain', 'compile_blocks') and (
-            MODELS.get(cfg.type) is not HATNet
-        ):
-            raise ValueError(f'{form}: is a form of HATNet, not of {name}')
-    if 'plain' in forms:
-        cfg.fast = False
-    if 'with_cp' in forms:
-        cfg.with_cp = True
-    return cfg
-
-
-@cache
-def _count(name: str, shape: tuple[int, int]) -> Complexity:
-    return measure_complexity(Config(dict(model=_read_config(name))), shape)
-
-
-def _build_step(
-    backbone: str, case: Case, device: str
-) -> Callable[[], tuple[Tensor, ...]]:
-    """Function that computes features; in training also the gradients.
-
-    All forms of a backbone have the same weights and images.
-    """
-    forms, _ = split_forms(backbone)
-    torch.manual_seed(0)
-    cfg = _read_config(backbone)
-    model = MODELS.build(cfg).to(device)
-    model.train(case.train)
-    for module in model.modules():
-        if isinstance(module, DropPath):
-            module.eval()  # it would drop other paths in each form
-    channels = cfg.get('in_channels', 3)
-    image = torch.rand(case.batch, channels, *case.shape, device=device)
-    if 'channels_last' in forms:
-        model.to(memory_format=torch.channels_last)
-        image = image.contiguous(memory_format=torch.channels_last)
-    forward = torch.compile(model) if 'compile' in forms else model
-    if 'compile_blocks' in forms:
-        compile_blocks(model)
-    autocast = nullcontext()
-    if case.dtype != 'float32':
-        dtype = getattr(torch, case.dtype)
-        autocast = torch.autocast(torch.device(device).type, dtype)
-
-    def step() -> tuple[Tensor, ...]:
-        with torch.set_grad_enabled(case.train):
-            with autocast:
-                outs = forward(image)
-            if case.train:
-                model.zero_grad()
-                sum(out.float().mean() for out in outs).backward()
-            return outs
-
-    if 'compile' in forms and not case.train:
-        from torch._inductor import config as inductor
-
-        # With constant weights, the convolutions of a CPU are fused with the
-        # operations after them. As an option of torch.compile, the setting
-        # would come after the tracing. The first call compiles.
-        with inductor.patch(freezing=True):
-            step()
-    return step
-
-
-def _product_side(device: str) -> int:
-    return 2048 if torch.device(device).type == 'cpu' else 8192
-
-
-def _build_product(case: Case, device: str) -> Callable[[], Tensor]:
-    """Function that computes the matrix product."""
-    if torch.device(device).type == 'cuda':
-        # TF32, which is the default for convolutions of float32 on GPUs.
-        torch.set_float32_matmul_precision('high')
-    dtype, side = getattr(torch, case.dtype), _product_side(device)
-    a, b = torch.rand(2, side, side, device=device).to(dtype)
-    return lambda: a @ b
 
 
 def _start_process(environment: Mapping[str, str]) -> ProcessPoolExecutor:
@@ -393,7 +259,7 @@ def _profile_step() -> dict[str, float]:
 
 
 def _measure_peak(backbone: str, case: Case, device: str) -> int | None:
-    step = _build_step(backbone, case, device)
+    step = build_step(backbone, case, device)
     for _ in range(WARMUP):
         step()
     return peak_memory(step, device)

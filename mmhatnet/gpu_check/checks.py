@@ -17,14 +17,15 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from torch import Tensor, nn
+from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..analysis.timing import peak_memory, time_in_turns
+from ..datasets.random_batch import make_batch
 from ..models import HATNet
+from ..models.compiling import capture_cuda_graph
 from ..stack import describe_versions
 from ..zoo import load_model_config
-from .random_batch import make_batch
 
 ARCHS = ('tiny', 'small', 'medium', 'large')
 # (H, W): that of ImageNet, one that no window divides, and one whose maps of
@@ -193,7 +194,7 @@ def _training_steps(
     if amp:
         options.update(type='AmpOptimWrapper', dtype=amp)
     wrapper = build_optim_wrapper(model, options)
-    batch, losses = make_batch(cfg.default_scope, 128), []
+    batch, losses = make_batch(cfg.default_scope, (128, 128)), []
     for _ in range(steps):
         found = model.train_step(copy.deepcopy(batch), wrapper)
         losses.append(found['loss'].item())
@@ -220,41 +221,53 @@ def check_training(device: torch.device) -> str:
     return 'losses after one step: ' + ', '.join(found)
 
 
-@contextmanager
-def _process_group(device: torch.device) -> Iterator[None]:
-    """A process group of this process alone."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+def _run_process(rank: int, count: int, port: int, kind: str) -> None:
+    """One of the processes of :func:`check_distributed`."""
+    on_gpu = kind == 'cuda'
+    device = torch.device(kind, rank) if on_gpu else torch.device(kind)
+    if on_gpu:
+        torch.cuda.set_device(device)
     dist.init_process_group(
-        'nccl' if device.type == 'cuda' else 'gloo',
+        'nccl' if on_gpu else 'gloo',
         init_method=f'tcp://127.0.0.1:{port}',
-        rank=0,
-        world_size=1,
+        rank=rank,
+        world_size=count,
     )
     try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def check_distributed(device: torch.device) -> str:
-    """DDP with SyncBN; every parameter has a gradient."""
-    with _process_group(device):
-        norm = dict(norm_cfg=dict(type='SyncBN'))
-        if device.type == 'cpu':
-            norm = {}  # torch has no SyncBN there
-        model = _build('tiny', device, **norm).train()
+        # torch has no SyncBN on a CPU.
+        norm = dict(norm_cfg=dict(type='SyncBN')) if on_gpu else {}
+        model = _build('tiny', str(device), **norm).train()
         wrapped = DistributedDataParallel(
-            model, device_ids=[device] if device.type == 'cuda' else None
+            model, device_ids=[device] if on_gpu else None
         )
+        torch.manual_seed(rank)
         for _ in range(2):  # an unused parameter raises in the second step
             outs = wrapped(torch.randn(2, 3, 128, 96, device=device))
             sum(out.mean() for out in outs).backward()
         missing = [n for n, p in model.named_parameters() if p.grad is None]
         assert not missing, f'no gradient of {missing[:3]}'
-        backend = dist.get_backend()
-    return f'{backend}, ' + ('SyncBN' if norm else 'without SyncBN')
+        found = torch.cat([p.grad.flatten() for p in model.parameters()])
+        mean = found.clone()
+        dist.all_reduce(mean)
+        error = relative_error(found, mean / count)
+        assert error < 1e-5, f'gradients of process {rank} differ: {error}'
+    finally:
+        dist.destroy_process_group()
+
+
+def check_distributed(device: torch.device) -> str:
+    """DDP with SyncBN on all GPUs; all parameters have equal gradients."""
+    on_gpu = device.type == 'cuda'
+    count = torch.cuda.device_count() if on_gpu else 2
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(_run_process, (count, port, device.type), count)
+    return (
+        f'{count} processes with nccl and SyncBN'
+        if on_gpu
+        else f'{count} processes with gloo, without SyncBN'
+    )
 
 
 def check_resuming(device: torch.device) -> str:
@@ -317,23 +330,15 @@ def check_graphs(device: torch.device) -> str:
     model = _build('tiny', device).eval()
     images = torch.randn(1, 3, 224, 224, device=device)
     with torch.no_grad():
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                model(images)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outs = model(images)
+        replay = capture_cuda_graph(lambda: model(images))
         images.normal_()
-        graph.replay()
-        error = max(map(relative_error, outs, model(images)))
+        error = max(map(relative_error, replay(), model(images)))
         times = time_in_turns(
-            dict(eager=lambda: model(images), graph=graph.replay), 20, device
+            dict(eager=lambda: model(images), graph=replay), 20, device
         )
     assert error < 1e-5, f'relative error {error:.1e}'
-    eager, replay = (sorted(found)[10] for found in times.values())
-    return f'{eager / replay:.2f} times as fast with one image'
+    eager, graph = (sorted(found)[10] for found in times.values())
+    return f'{eager / graph:.2f} times as fast with one image'
 
 
 def check_memory(device: torch.device) -> str:

@@ -1,7 +1,12 @@
 """Whether a graph is made, of which sizes, and of which modules."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
+
+T = TypeVar('T')
 
 try:
     from torch.fx.experimental.symbolic_shapes import has_static_value
@@ -102,3 +107,34 @@ def compile_blocks(backbone: nn.Module, **kwargs) -> None:
         for block in stage:
             for part in (block.attn, block.mlp):
                 part.compile(**{'dynamic': False, **kwargs})
+
+
+def capture_cuda_graph(step: Callable[[], T]) -> Callable[[], T]:
+    """Record the kernels of a step, to launch all of them with one call.
+
+    HAT-Net has many short kernels. For small batches, a GPU waits longer for
+    the launch of each than it computes.
+
+    Args:
+        step (Callable): Computes on CUDA tensors that stay where they are,
+            without gradients.
+
+    Returns:
+        Callable: Computes the step again, and returns the tensors of its
+        recording, with new values.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # allocates, and chooses algorithms
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outs = step()
+
+    def replay() -> T:
+        graph.replay()
+        return outs
+
+    return replay

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from mmhatnet.analysis.comparison import comparison_page, comparison_table
-from mmhatnet.analysis.side_by_side import FORMS, Case, measure_cases
+from mmhatnet.analysis.forms import FORMS, Case
+from mmhatnet.analysis.side_by_side import measure_cases
 from mmhatnet.cli import one_line_errors, positive
 
 

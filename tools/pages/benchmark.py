@@ -15,13 +15,9 @@ from mmhatnet.analysis.comparison import (
     comparison_page,
     short_name,
 )
+from mmhatnet.analysis.forms import PRODUCT, Case, split_forms
 from mmhatnet.analysis.report import markdown_table, write_csv
-from mmhatnet.analysis.side_by_side import (
-    PRODUCT,
-    Case,
-    measure_cases,
-    split_forms,
-)
+from mmhatnet.analysis.side_by_side import measure_cases
 from mmhatnet.cli import one_line_errors, positive
 from mmhatnet.zoo import model_entries
 

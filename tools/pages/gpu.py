@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.cli import one_line_errors
+from mmhatnet.gpu_check.checks import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = 'HAT-Net-Small, fast=False'
@@ -20,9 +21,47 @@ CUDA graphs. It prints a verdict for each check, and writes
 `gpu_check/report.md` and `report.json`; please attach them when you report a
 problem.
 
-What was run so far follows. Not run on a GPU yet: mmcv's CUDA operators,
-several GPUs, whole trainings of the paper's recipes, and `torch.compile`.
+Several GPUs and whole trainings of the paper's recipes were not run yet.
+
+## What to expect
+
+- Without CUDA graphs or `torch.compile`, a GPU with small batches waits for
+  the launches of HAT-Net's many short kernels, so mixed precision saves memory
+  more than time.
+- Where mmcv is not prebuilt for your Python, torch and CUDA, `nvcc` has to
+  compile its operators. `tools/setup_env.sh` says which it will be, before it
+  downloads anything.
+- `cudnn_benchmark` and TF32 are as in the libraries: mmsegmentation looks for
+  the fastest convolution of a size, mmdetection does not, and torch uses TF32
+  in convolutions.
+
+The first command measures the backbone on your GPU in three forms, the second
+a whole model with one image, as mm's benchmarks do:
+
+```
+python tools/analysis_tools/benchmark.py \\
+    {plain:,,cuda_graph:}hatnet-small_8xb128_in1k --device cuda
+python tools/analysis_tools/benchmark.py \\
+    model:mask-rcnn_hatnet-small_fpn_8xb2-1x_coco --device cuda \\
+    --shape 800 1344
+```
+
+## What was run where
+
 """
+
+
+def overview(reports: list[dict]) -> str:
+    """One row for each check, and one column for each machine."""
+    rows = []
+    for check in CHECKS:
+        row = {'check': check}
+        for report in reports:
+            found = (c for c in report['checks'] if c['name'] == check)
+            verdict = next(found, dict(verdict='not run yet'))['verdict']
+            row[report['machine']] = verdict
+        rows.append(row)
+    return markdown_table(rows) + '\n'
 
 
 def case(row: dict) -> str:
@@ -73,7 +112,7 @@ def main() -> None:
         json.loads(path.read_text())
         for path in sorted((docs / 'gpu').glob('*.json'))
     ]
-    page = '\n'.join([TEXT, *map(section, reports)])
+    page = '\n'.join([TEXT + overview(reports), *map(section, reports)])
     (docs / 'gpu.md').write_text(page.rstrip() + '\n')
 
 

@@ -1,0 +1,109 @@
+"""What setup_env.sh says on a machine with a GPU, which is simulated."""
+
+import re
+import sys
+from importlib.metadata import version
+
+import pytest
+import torch
+from helpers import TOOLS, run_tool
+
+SETUP = TOOLS / 'setup_env.sh'
+pytestmark = pytest.mark.default_stack
+CUDA = dict(onedl='12.8', openmmlab='12.1')
+INDEXES = dict(
+    onedl='cu128-torch2100/simple/onedl-mmcv',
+    openmmlab='mmcv/dist/cu121/torch2.1.0',
+)
+WHEELS = dict(
+    onedl='onedl_mmcv-2.3.6-{0}-{0}-manylinux_2_28_x86_64.whl',
+    openmmlab='mmcv-2.1.0-{0}-{0}-manylinux1_x86_64.whl',
+)
+HERE = 'cp{}{}'.format(*sys.version_info[:2])
+
+
+@pytest.fixture
+def set_up(tmp_path):
+    """Function that runs the set-up until it would make the environment."""
+
+    def run(*tags, stack='onedl', options=(), nvcc='', code=1, **env):
+        index = tmp_path / 'index' / INDEXES[stack]
+        index.mkdir(parents=True, exist_ok=True)
+        links = (f'<a href="{WHEELS[stack].format(tag)}">' for tag in tags)
+        (index / 'index.html').write_text('\n'.join(links))
+        release = f'echo "Cuda compilation tools, release {nvcc}, V1"'
+        scripts = {
+            'nvidia-smi': 'true',
+            'nvcc': release if nvcc else 'exit 127',
+            'python': '[ "$2" != venv ] || { echo made; exit 7; }\n'
+            f'exec {sys.executable} "$@"',
+        }
+        for name, lines in scripts.items():
+            (tmp_path / name).write_text(f'#!/bin/sh\n{lines}\n')
+            (tmp_path / name).chmod(0o755)
+        environment = dict(
+            PATH=f'{tmp_path}:/usr/bin:/bin',
+            PYTHON=str(tmp_path / 'python'),
+            MMHATNET_VENV=str(tmp_path / 'venv'),
+            MMCV_BASE_URL=(tmp_path / 'index').as_uri(),
+            XDG_CACHE_HOME=str(tmp_path / 'cache'),
+            PIP_FIND_LINKS='',
+        )
+        return run_tool(
+            *(SETUP, '--isolated', '--stack', stack, *options),
+            code=code,
+            **(environment | env),
+        )
+
+    return run
+
+
+@pytest.mark.parametrize('stack', CUDA)
+class TestCudaOperators:
+    def test_prebuilt(self, set_up, stack):
+        output = set_up(HERE, 'cp399', stack=stack, code=7)
+        assert f'CUDA {CUDA[stack]}\n  they are prebuilt' in output
+        assert output.endswith('made\n')
+
+    def test_prebuilt_for_another_python(self, set_up, stack):
+        output = set_up('cp36', 'cp399', stack=stack)
+        assert 'not prebuilt, only for Python 3.6, 3.99 (file:' in output
+        assert 'use --python 3.99, install the CUDA' in output
+        assert ('--lite' in output) == (stack == 'onedl')
+        assert 'made' not in output
+
+    def test_built_by_nvcc(self, set_up, stack):
+        output = set_up(stack=stack, nvcc=CUDA[stack], code=7)
+        assert f'nvcc {CUDA[stack]} will build them' in output
+
+    def test_nvcc_of_another_cuda(self, set_up, stack):
+        assert 'built (nvcc: 11.8)' in set_up(stack=stack, nvcc='11.8')
+
+    def test_wheels_of_the_user(self, set_up, stack, tmp_path):
+        links = dict(PIP_FIND_LINKS=str(tmp_path))
+        assert 'may have them' in set_up(stack=stack, code=7, **links)
+
+
+def test_index_that_cannot_be_reached(set_up):
+    output = set_up(code=7, MMCV_BASE_URL='http://127.0.0.1:9')
+    assert 'http://127.0.0.1:9/cu128' in output
+    assert 'cannot be reached' in output
+
+
+def test_index_without_this_combination(set_up, server):
+    """A server answers 404, which is not the same as no answer."""
+    assert 'not prebuilt (http' in set_up(MMCV_BASE_URL=server.url)
+
+
+def test_lite_needs_no_operators(set_up):
+    assert 'looking' not in set_up(options=['--lite'], code=7)
+
+
+def test_cuda_of_the_pinned_torch():
+    stated = re.search(r'onedl\).*cuda_of_torch=([\d.]+)', SETUP.read_text())
+    pinned = (SETUP.parents[1] / 'requirements/tested_onedl.txt').read_text()
+    if f'torch=={version("torch").partition("+")[0]}\n' not in pinned:
+        pytest.skip('another torch is installed')
+    if torch.version.cuda is None:
+        pytest.skip('torch has no CUDA')
+    assert stated[1] == torch.version.cuda
