@@ -12,6 +12,7 @@ PACKAGE = ROOT / 'mmhatnet'
 ROLE = re.compile(
     r':(?:class|func|meth|mod):<code>(?:~[^<]*\.)?([^<]*)</code>'
 )
+COLAB = 'colab.research.google.com/github'
 LINK = re.compile(r'(?<!!)\[([^][]+)\]\(([^)#:]+)(#[^)]*)?\)')
 
 
@@ -44,12 +45,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(
     markdown: str, page: Page, config: MkDocsConfig, files: Files
 ) -> str:
-    """Let links that leave docs/ lead to the repository, if it is known."""
+    """Let links that leave docs/ lead to the repository, if it is known.
+
+    Those to notebooks open them in Colab.
+    """
     folder = Path(config.docs_dir, page.file.src_uri).parent
 
     def replace(match: re.Match) -> str:
         text, target, anchor = match.groups()
         path = (folder / target).resolve()
+        repository = config.repo_url or ''
+        if path.suffix == '.ipynb' and 'github.com' in repository:
+            base = repository.replace('github.com', COLAB)
+            return f'[{text}]({base}/blob/main/{path.relative_to(ROOT)})'
         if path.is_relative_to(config.docs_dir):
             return match[0]
         name = path.relative_to(ROOT)

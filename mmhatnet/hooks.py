@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
@@ -42,6 +43,8 @@ class AtomicCheckpointHook(CheckpointHook):
     mmengine's own rewrites files in place, and deletes the old ones before the
     new one is there.
     """
+
+    file_backend: Any  # mmengine's before_train sets it
 
     def before_train(self, runner: Runner) -> None:
         """Replace the local file system by an atomic one.

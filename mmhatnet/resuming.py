@@ -12,7 +12,7 @@ from mmengine.config import Config
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # an optional import
 
 
 def is_intact(path: str | os.PathLike) -> bool:

@@ -1,4 +1,4 @@
-"""What setup_env.sh says on a machine with a GPU, which is simulated."""
+"""The set-up, up to its first download; a GPU is simulated."""
 
 import re
 import sys
@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from helpers import TOOLS, run_tool
+from helpers import ROOT, TOOLS, run_tool
 
 SETUP = TOOLS / 'setup_env.sh'
 pytestmark = pytest.mark.default_stack
@@ -22,18 +22,89 @@ WHEELS = dict(
 HERE = 'cp{}{}'.format(*sys.version_info[:2])
 
 
+class TestArguments:
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (['--stack', 'mmlab'], "--stack is 'onedl' or 'openmmlab'"),
+            (['--stack'], "--stack is 'onedl' or 'openmmlab'"),
+            (['--fast'], "unknown option '--fast'"),
+            (['--python'], '--python needs a version or a command'),
+            (['--python', '3.99'], "no 'python3.99'"),
+            (
+                ['--lite', '--stack', 'openmmlab'],
+                '--lite is for --stack onedl',
+            ),
+        ],
+    )
+    def test_wrong_argument(self, arguments, message, tmp_path):
+        output = run_tool(
+            SETUP, *arguments, code=1, MMHATNET_VENV=str(tmp_path / 'venv')
+        )
+        assert message in output
+        assert len(output.splitlines()) == 1
+
+    def test_python_that_is_missing_or_too_old(self, tmp_path):
+        old = tmp_path / 'python3'
+        old.write_text(
+            '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1 && exit\n'
+            'exit 1\n'
+        )
+        old.chmod(0o755)
+        for python, message in (
+            (old, '3.8.1 is too old'),
+            ('py0', "no 'py0'"),
+        ):
+            output = run_tool(
+                SETUP,
+                code=1,
+                PYTHON=str(python),
+                MMHATNET_VENV=str(tmp_path / 'venv'),
+            )
+            assert message in output
+            assert not (tmp_path / 'venv').exists()
+
+    def test_environment_of_another_python(self, tmp_path):
+        python = tmp_path / 'venv' / 'bin' / 'python'
+        python.parent.mkdir(parents=True)
+        python.write_text('#!/bin/sh\necho Python 3.10\n')
+        python.chmod(0o755)
+        output = run_tool(
+            *(SETUP, '--python', sys.executable),
+            code=1,
+            MMHATNET_VENV=str(tmp_path / 'venv'),
+        )
+        assert f'has Python 3.10, not {sys.executable}: remove it' in output
+
+    def test_where(self, tmp_path, monkeypatch):
+        monkeypatch.delenv('MMHATNET_VENV', raising=False)
+        for arguments, name in (
+            ([], '.venv'),
+            (['--stack', 'openmmlab'], '.venv-openmmlab'),
+        ):
+            output = run_tool(SETUP, '--path', *arguments)
+            assert output.strip() == str(ROOT / name)
+        for path in (str(tmp_path), 'relative'):
+            output = run_tool(
+                SETUP, '--path', cwd=tmp_path, MMHATNET_VENV=path
+            )
+            assert output.strip() == str(tmp_path / path)
+
+
 @pytest.fixture
 def set_up(tmp_path):
     """Function that runs the set-up until it would make the environment."""
 
-    def run(*tags, stack='onedl', options=(), nvcc='', code=1, **env):
+    def run(
+        *tags, stack='onedl', options=(), gpu=True, nvcc='', code=1, **env
+    ):
         index = tmp_path / 'index' / INDEXES[stack]
         index.mkdir(parents=True, exist_ok=True)
         links = (f'<a href="{WHEELS[stack].format(tag)}">' for tag in tags)
         (index / 'index.html').write_text('\n'.join(links))
         release = f'echo "Cuda compilation tools, release {nvcc}, V1"'
         scripts = {
-            'nvidia-smi': 'true',
+            'nvidia-smi': f'exit {0 if gpu else 9}',
             'nvcc': release if nvcc else 'exit 127',
             'python': '[ "$2" != venv ] || { echo made; exit 7; }\n'
             f'exec {sys.executable} "$@"',
@@ -95,13 +166,20 @@ def test_index_without_this_combination(set_up, server):
     assert 'not prebuilt (http' in set_up(MMCV_BASE_URL=server.url)
 
 
+@pytest.mark.parametrize('force', ['', '1'])
+def test_without_a_gpu(set_up, force):
+    """An image for GPUs can be made where there is none."""
+    output = set_up(HERE, gpu=False, code=7, FORCE_CUDA=force)
+    assert ('they are prebuilt' in output) == bool(force)
+
+
 def test_lite_needs_no_operators(set_up):
     assert 'looking' not in set_up(options=['--lite'], code=7)
 
 
 def test_cuda_of_the_pinned_torch():
     stated = re.search(r'onedl\).*cuda_of_torch=([\d.]+)', SETUP.read_text())
-    pinned = (SETUP.parents[1] / 'requirements/tested_onedl.txt').read_text()
+    pinned = (ROOT / 'requirements/tested_onedl.txt').read_text()
     if f'torch=={version("torch").partition("+")[0]}\n' not in pinned:
         pytest.skip('another torch is installed')
     if torch.version.cuda is None:

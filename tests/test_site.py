@@ -1,5 +1,6 @@
 """The documentation site."""
 
+import os
 import subprocess
 import sys
 
@@ -16,9 +17,12 @@ def test_build(tmp_path):
         [sys.executable, '-m', 'mkdocs', 'build', '-q', '-d', tmp_path],
         cwd=ROOT,
         check=True,
+        env={**os.environ, 'REPOSITORY_URL': 'https://github.com/me/it'},
     )
     home = (tmp_path / 'index.html').read_text()
     assert 'href="inference/"' in home
+    colab = 'https://colab.research.google.com/github/me/it/blob/main/docs/'
+    assert f'href="{colab}tour.ipynb"' in home
     assert '../' not in home.partition('<article')[2].partition('</article')[0]
     api = tmp_path / 'api' / 'mmhatnet.models.hatnet' / 'index.html'
     assert 'grid_sizes' in api.read_text()

@@ -36,6 +36,16 @@ def attention_at(attn, x, token):
     return outputs, values
 
 
+def test_auto_ratio(model):
+    """The side of the cells depends on the map, and is drawn."""
+    model.set_grids(ds_ratios='auto')
+    image = torch.randn(1, 3, 224, 288)
+    found = attend_from(model, image, (100, 50))
+    assert [attention.ds_ratio for attention in found] == [9, 5, 2, None]
+    assert found[0].pooled.shape[1:] == (7, 8)  # 56x72 tokens
+    draw_attention(np.zeros((224, 288, 3), np.uint8), (100, 50), found)
+
+
 @pytest.mark.parametrize('point', [(0, 0), (61.5, 40), (93, 109), (95.9, 3)])
 @pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
 @torch.no_grad()

@@ -31,6 +31,7 @@ Environment variables, with [defaults]:
                   is old enough]
   MMHATNET_VENV   the folder of the environment; it may already exist
   PIP_FIND_LINKS  folders where pip looks for wheels first
+  FORCE_CUDA      1: CUDA operators, though this machine has no GPU [0]
   MMCV_BASE_URL   where mim looks for mmcv with CUDA operators [mm's own address]
   XDG_CACHE_HOME  mmcv wheels built here are kept in $XDG_CACHE_HOME/mmhatnet
                   [~/.cache/mmhatnet]
@@ -114,7 +115,18 @@ if [ -x "$py" ] && [ -e "$root/mmhatnet/.mim/configs" ] \
   exit 0
 fi
 
-# --- 0. a way to mmcv's operators for a GPU, before anything is downloaded ---
+# --- 0. what would fail later ------------------------------------------------
+if [ ! -x "$py" ]; then
+  command -v "$base_python" >/dev/null \
+    || die "no '$base_python': install Python >= 3.10 or set PYTHON to one"
+  "$base_python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+    || die "$("$base_python" --version) is too old: set PYTHON to a Python >= 3.10"
+  if [ $stack = openmmlab ]; then
+    "$base_python" -c 'import sys; sys.exit(sys.version_info >= (3, 12))' \
+      || die "torch $(pinned torch) needs Python 3.10 or 3.11, not $("$base_python" --version): install one, or set PYTHON to it"
+  fi
+fi
+
 # Print the Pythons ("3.10 3.12") for which mmcv is prebuilt at a URL.
 prebuilt_pythons() {
   "$base_python" - "$1" "${mmcv/-/_}-$(pinned $mmcv)" 2>/dev/null <<'EOF'
@@ -149,7 +161,9 @@ find_cuda_operators() {
     die "mmcv's CUDA operators can be neither downloaded nor built (nvcc: ${nvcc:-absent}): ${pythons:+use --python ${pythons##* }, }install the CUDA $cuda toolkit$([ $stack = openmmlab ] || echo ", or use --lite if you need no detectors")"
   fi
 }
-if [ $lite = 0 ] && nvidia-smi -L >/dev/null 2>&1; then
+force_cuda=0
+[ "${FORCE_CUDA:-}" != 1 ] || force_cuda=1 # mmcv reads it, too
+if [ $lite = 0 ] && { [ $force_cuda = 1 ] || nvidia-smi -L >/dev/null 2>&1; }; then
   there=$base_python keep=$((1 - isolated))
   [ ! -x "$py" ] || there=$py keep=1
   read -r python torch cuda < <("$there" - $keep "$(pinned torch)" $cuda_of_torch <<'EOF'
@@ -164,20 +178,14 @@ if keep == '1':
 print('%d.%d' % sys.version_info[:2], *found)
 EOF
   ) || true
-  # A torch without CUDA was chosen by the user.
-  [ "${cuda:-None}" = None ] || find_cuda_operators "$python" "$torch" "$cuda"
+  # A torch without CUDA, or an mmcv that is already there, is the user's choice.
+  [ "${cuda:-None}" = None ] \
+    || { [ $keep = 1 ] && "$there" -c 'import mmcv.ops' 2>/dev/null; } \
+    || find_cuda_operators "$python" "$torch" "$cuda"
 fi
 
 # --- 1. the environment ------------------------------------------------------
 if [ ! -x "$py" ]; then
-  command -v "$base_python" >/dev/null \
-    || die "no '$base_python': install Python >= 3.10 or set PYTHON to one"
-  "$base_python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-    || die "$("$base_python" --version) is too old: set PYTHON to a Python >= 3.10"
-  if [ $stack = openmmlab ]; then
-    "$base_python" -c 'import sys; sys.exit(sys.version_info >= (3, 12))' \
-      || die "torch $(pinned torch) needs Python 3.10 or 3.11, not $("$base_python" --version): install one, or set PYTHON to it"
-  fi
   site=()
   if [ $isolated = 0 ] && "$base_python" -c 'import torch' 2>/dev/null; then
     if "$base_python" -c 'import sys; sys.exit(sys.prefix != sys.base_prefix)'; then
@@ -204,7 +212,7 @@ else
   "$py" -c 'import torch' || die 'torch could not be installed: see the message of pip above'
 fi
 torch=$("$py" -c 'import torch; print(torch.__version__)')
-cuda=$("$py" -c 'import torch; print(torch.version.cuda if torch.cuda.is_available() else "")')
+cuda=$("$py" -c 'import torch; print((torch.version.cuda or "") if '"$force_cuda"' or torch.cuda.is_available() else "")')
 # From here on, pip must not replace torch or choose untested versions.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

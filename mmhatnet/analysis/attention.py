@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..models.hatnet import HMHSA, MHSA, HATNet, attention, split_heads
-from ..models.windows import average_cells, cut_side
+from ..models.windows import average_cells, cell_side, cut_side
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class PointAttention:
         grid_size (int, optional): G1; None in the last stage.
         pooled (Tensor, optional): (heads, rows, columns), the weights of the
             pooled tokens (Eqs. 10 to 13); None if the block has no H-MHSA.
-        ds_ratio (int, optional): G2; None if the block has no H-MHSA.
+        ds_ratio (int, optional): G2 in tokens, also where it is 'auto'; None
+            if the block has no H-MHSA.
     """
 
     stage: int
@@ -108,7 +109,9 @@ def attend_from(
                 pooled=_global_weights(attn, tokens, token)
                 if hierarchical
                 else None,
-                ds_ratio=attn.ds_ratio if hierarchical else None,
+                ds_ratio=cell_side(attn.ds_ratio, rows, columns)
+                if hierarchical
+                else None,
             )
         )
     return found

@@ -46,7 +46,7 @@ class _Sheet:
                 axes = figure.add_subplot(grid[row, head + 1])
                 self._local(axes, attention, head, weights)
             row += 1
-            if extra:
+            if attention.pooled is not None:
                 for head, weights in enumerate(attention.pooled):
                     axes = figure.add_subplot(grid[row, head + 1])
                     self._global(axes, attention, head, weights)
@@ -122,8 +122,8 @@ class _Sheet:
         height, width = self.image.shape[:2]
         rows, columns = attention.shape
         title = f'stage {attention.stage}: {rows}x{columns} tokens'
-        if attention.pooled is not None:
-            ratio = attention.ds_ratio
+        ratio = attention.ds_ratio
+        if attention.pooled is not None and ratio is not None:
             dy, dx = self._scale(attention)
             for i in range(ratio, rows, ratio):
                 axes.axhline(i * dy - 0.5, color=self.GLOBAL, lw=0.6)
@@ -139,7 +139,10 @@ class _Sheet:
         axes.set_title(title, fontsize=9, loc='left')
 
     def _heat(
-        self, axes: Axes, weights: Tensor, extent: tuple[float, ...]
+        self,
+        axes: Axes,
+        weights: Tensor,
+        extent: tuple[float, float, float, float],
     ) -> None:
         values = weights.cpu().numpy()
         strength = Normalize(values.min(), values.max())(values)

@@ -191,7 +191,7 @@ def _segment(model: nn.Module, image: Tensor) -> object:
         return head.forward(features, [sample])
 
 
-def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, int, int]:
+def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, ...]:
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
@@ -212,7 +212,7 @@ def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, int, int]:
 
     proposals = model.test_cfg.rpn.max_per_img
     objects = model.test_cfg.rcnn.max_per_img
-    parts = [_count(first)]
+    parts: list[Sequence[int]] = [_count(first)]
     if head.with_mask:
         # In this mode, cascades compute a mask for every proposal; in
         # prediction only for the detected objects.

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..atomic import replacing
 
@@ -52,14 +53,14 @@ def write_csv(
         writer.writerows(rows)
 
 
-def read_csv(path: str | os.PathLike) -> list[dict[str, object]]:
+def read_csv(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Read a table that :func:`write_csv` wrote.
 
     Args:
         path (str | PathLike): The file.
 
     Returns:
-        list[dict[str, object]]: The rows in order, each from column title to
+        list[dict[str, Any]]: The rows in order, each from column title to
         value. Empty cells are left out. Cells that are Python literals (int,
         float, bool, tuple, list, None) have that type again, and so have
         'inf' and 'nan'; all other cells are strings. The list is empty if

@@ -23,13 +23,14 @@ from tqdm import tqdm
 
 from ..launch import build_runner
 from ..models import HATNet
+from ..models.archs import Ratio
 from ..zoo import load_backbone_config
 from .complexity import measure_complexity
 from .report import markdown_table, read_csv, write_csv
 from .timing import describe_machine, peak_memory, time_in_turns
 
 # G1 and G2 of the stages 0 to 2.
-Grids = tuple[tuple[int, ...], tuple[int, ...]]
+Grids = tuple[tuple[int, ...], tuple[Ratio, ...]]
 
 # Column, its label in a figure, and the unit there.
 COSTS = dict(
@@ -264,7 +265,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     Returns:
         list[int]: The indices of these points, ordered by cost.
     """
-    front = []
+    front: list[int] = []
     for index in sorted(
         range(len(points)), key=lambda i: (points[i][0], -points[i][1])
     ):

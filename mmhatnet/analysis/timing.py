@@ -80,7 +80,7 @@ def time_in_turns(
     """
     for step in steps.values():
         step()
-    seconds = {name: [] for name in steps}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             seconds[name].append(time_once(step, device))

@@ -8,7 +8,7 @@ from itertools import product
 
 from mmengine.config import Config
 
-from ..models.archs import AUTO
+from ..models.archs import Ratio, as_integers
 from .sweep import Grids, build_hatnet, main_metric
 
 FACTORS = (0.5, 1, 2)
@@ -30,17 +30,16 @@ def nearby_grids(cfg: Config) -> list[Grids]:
     """
     backbone = build_hatnet(cfg)
 
-    def scaled(sides: tuple[int | str, ...]) -> list[tuple[int | str, ...]]:
-        if AUTO in sides:
-            return [sides]
+    def scaled(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
         return [
             tuple(max(1, round(side * factor)) for side in sides)
             for factor in FACTORS
         ]
 
-    return list(
-        product(scaled(backbone.grid_sizes), scaled(backbone.ds_ratios))
-    )
+    ratios: Sequence[tuple[Ratio, ...]] = [backbone.ds_ratios]
+    if numbers := as_integers(backbone.ds_ratios):
+        ratios = scaled(numbers)
+    return list(product(scaled(backbone.grid_sizes), ratios))
 
 
 def choose_grids(

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
+from typing import Any
 
 ID = int | str
 # List of the JSON -> key of its entries that mmdet reads -> type.
-LISTS = {
+LISTS: dict[str, dict] = {
     'images': dict(
         id=ID, file_name=str, width=int | float, height=int | float
     ),
@@ -19,11 +20,11 @@ LISTS = {
 MAX_PIXELS = 2**30
 
 
-def check_lists(content: object, lists: Mapping[str, Mapping]) -> None:
+def check_lists(content: Any, lists: Mapping[str, Mapping]) -> None:
     """Check that a JSON has COCO's lists, and their entries what is needed.
 
     Args:
-        content (object): The content of the JSON.
+        content (Any): The content of the JSON.
         lists (Mapping[str, Mapping]): Such as LISTS.
 
     Raises:
@@ -56,7 +57,7 @@ def check_lists(content: object, lists: Mapping[str, Mapping]) -> None:
 
 
 def check_coco(
-    content: object, classes: Sequence[str], labelled: bool = True
+    content: Any, classes: Sequence[str], labelled: bool = True
 ) -> None:
     """Check that annotations fit the classes of a data set.
 
@@ -65,7 +66,7 @@ def check_coco(
     class that is missing gives wrong numbers.
 
     Args:
-        content (object): The content of the JSON.
+        content (Any): The content of the JSON.
         classes (Sequence[str]): The classes of the data set.
         labelled (bool): There are annotations. Defaults to True.
 

@@ -10,7 +10,7 @@ from .coco import ID, check_lists, find_odd_coordinate
 
 IGNORED = 255
 # Boxes and areas are not needed.
-LISTS = {
+LISTS: dict[str, dict] = {
     'images': dict(id=ID, file_name=str, width=int, height=int),
     'categories': dict(id=ID, name=str),
     'annotations': dict(id=ID, image_id=ID, category_id=ID),
@@ -98,7 +98,9 @@ def coco_to_semantic(
         categories = sorted(data['categories'], key=lambda item: item['id'])
         classes = ('background', *(item['name'] for item in categories))
         labels = {item['id']: n for n, item in enumerate(categories, 1)}
-        of_image = {image['id']: [] for image in data['images']}
+        of_image: dict[int | str, list] = {
+            image['id']: [] for image in data['images']
+        }
         for annotation in data['annotations']:
             of_image[annotation['image_id']].append(annotation)
     except (ValueError, KeyError, TypeError, RecursionError) as error:

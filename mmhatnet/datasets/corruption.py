@@ -29,7 +29,9 @@ def _jpeg(image: np.ndarray, level: float, _) -> np.ndarray:
     _, code = cv2.imencode(
         '.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, int(level)]
     )
-    return cv2.imdecode(code, cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+    assert decoded is not None  # OpenCV wrote it
+    return decoded
 
 
 def _brightness(image: np.ndarray, level: float, _) -> np.ndarray:

@@ -1,7 +1,7 @@
 import io
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 
@@ -77,7 +77,8 @@ def _photographs(split: str) -> dict[str, Image.Image]:
         cut = round(left + (right - left) * 2 / 3)
         left, right = (left, cut) if split == 'train' else (cut, right)
         box = (left, margin * height, right, (1 - margin) * height)
-        photos[name] = photo.crop(tuple(map(round, box)))
+        left, top, right, bottom = map(round, box)
+        photos[name] = photo.crop((left, top, right, bottom))
     return photos
 
 
@@ -104,13 +105,13 @@ def _scene(
     rng: np.random.Generator,
     photos: dict[str, Image.Image],
     size: tuple[int, int],
-    labels: Sequence[int],
+    labels: Iterable[int],
     scale: tuple[float, float],
     spread: float,
     crowd: int | None = None,
 ) -> tuple[Image.Image, list[tuple[int, np.ndarray, bool]]]:
     """Make an image and its objects: (label, visible pixels (H, W), crowd)."""
-    size, short = np.array(size), min(size)
+    sides, short = np.array(size), min(size)
 
     def shape(label, centre, diameter):
         x, y = np.meshgrid(*map(np.arange, size))
@@ -121,14 +122,14 @@ def _scene(
 
     objects = []  # from back to front
     if crowd is not None:
-        centre = size * rng.uniform(0.25, 0.75, 2)
+        centre = sides * rng.uniform(0.25, 0.75, 2)
         group = [
             shape(crowd, rng.normal(centre, 0.12 * short), 0.14)
             for _ in range(16)
         ]
         objects.append((crowd, np.any(group, axis=0), True))
     for label in labels:
-        centre = size * rng.uniform(0.5 - spread, 0.5 + spread, 2)
+        centre = sides * rng.uniform(0.5 - spread, 0.5 + spread, 2)
         mask = shape(label, centre, rng.uniform(*scale))
         objects.append((label, mask, False))
 
@@ -139,10 +140,11 @@ def _scene(
             visible.append((label, mask, is_crowd))
             free &= ~mask
 
-    image = _view(rng, photos[rng.choice(BACKGROUNDS)], tuple(size), (0.4, 1))
+    image = _view(rng, photos[rng.choice(BACKGROUNDS)], size, (0.4, 1))
     for label, mask, _ in visible:
         mask = Image.fromarray(mask.astype(np.uint8) * 255)
         box = mask.getbbox()
+        assert box is not None  # the mask has at least MIN_PIXELS
         texture = photos[SHAPES[CLASSES[label]][0]]
         extent = (box[2] - box[0], box[3] - box[1])
         view = _view(rng, texture, extent, (0.4, 0.8))
@@ -185,7 +187,7 @@ def _make(root: Path, numbers: dict, size: tuple[int, int], seed: int) -> dict:
         for folder in (ade_images, ade_labels, coco_images):
             folder.mkdir(parents=True)
         photos = _photographs(split)
-        images, annotations, background = [], [], 0
+        images, annotations, background = [], [], 0.0
         for n in tqdm(range(1, numbers[split] + 1), desc=f'{split} scenes'):
             rng = np.random.default_rng((seed, index, n))
             labels = rng.integers(len(CLASSES), size=rng.integers(2, 7))

@@ -130,7 +130,7 @@ def _find_no_files(
     if not folder:
         return
     suffixes = tuple(suffixes)
-    others = Counter()
+    others: Counter[str] = Counter()
     for _, _, names in os.walk(folder, followlinks=True):
         for name in names:
             if name.startswith('.'):
@@ -202,7 +202,7 @@ def inspect_dataset(
     if not samples:
         found.problems.append('no images')
     classes = dataset.metainfo.get('classes') or ()
-    total = Counter()
+    total: Counter[int] = Counter()
     read = partial(
         _read_sample,
         classes=len(classes),
@@ -231,7 +231,7 @@ def _label_mapping(dataset: BaseDataset) -> np.ndarray | None:
     """Value in a label map -> label, as mmseg's LoadAnnotations has it."""
     if not hasattr(dataset, 'reduce_zero_label'):
         return None
-    labels = np.arange(IGNORED + 1)
+    labels: np.ndarray = np.arange(IGNORED + 1)
     if dataset.reduce_zero_label:
         labels = np.where(np.isin(labels, (0, IGNORED)), IGNORED, labels - 1)
     chosen = dataset.label_map or {}
@@ -303,7 +303,7 @@ def _count_labels(
         values, counts = np.unique(
             np.asarray(image, np.uint8), return_counts=True
         )
-    found = Counter()
+    found: Counter[int] = Counter()
     for label, count in zip(mapping[values], counts, strict=True):
         if label != IGNORED:
             found[int(label)] += int(count)

@@ -36,7 +36,7 @@ def read_boxes(xml: str | bytes) -> np.ndarray:
     return np.array(
         [
             [
-                float(box.find(key).text)
+                float(box.findtext(key, ''))
                 for key in ('xmin', 'ymin', 'xmax', 'ymax')
             ]
             for box in ElementTree.fromstring(xml).iter('bndbox')
@@ -108,7 +108,8 @@ def _write_split(
     stride: int,
 ) -> tuple[int, int]:
     (folder / split).mkdir()
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for name in tqdm(names, split):
         path = f'deepforest/data/{name}'
         boxes = read_boxes(wheel.read(path.replace('.png', '.xml')))
@@ -139,6 +140,6 @@ def _write_split(
         annotations=annotations,
         categories=[dict(id=1, name='tree')],
     )
-    path = folder / 'annotations' / f'{split}.json'
-    path.write_text(json.dumps(content))
+    ann_file = folder / 'annotations' / f'{split}.json'
+    ann_file.write_text(json.dumps(content))
     return len(images), len(annotations)

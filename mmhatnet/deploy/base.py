@@ -1,5 +1,7 @@
 """The base of what exported files compute, and what fixes sizes in it."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -85,7 +87,7 @@ def omit_subsampled_levels(model: nn.Module) -> int:
     Returns:
         int: Number of levels that the FPN leaves out.
     """
-    neck = getattr(model, 'neck', None)
+    neck: Any = getattr(model, 'neck', None)
     if type(neck).__name__ != 'FPN' or getattr(neck, 'add_extra_convs', True):
         return 0
     most = neck.backbone_end_level - neck.start_level

@@ -3,16 +3,17 @@
 import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from .base import Graph, refuse_if
 
 
-def check_nms(cfg: dict) -> None:
+def check_nms(cfg: ConfigDict) -> None:
     """Check that :func:`best_boxes` suppresses boxes as a config asks.
 
     Args:
-        cfg (dict): The config, with ``nms`` and ``max_per_img``.
+        cfg (ConfigDict): The config, with ``nms`` and ``max_per_img``.
 
     Raises:
         ValueError: If it asks for something else.
@@ -144,8 +145,8 @@ class DetectorGraph(Graph):
         head, cfg = self.model.bbox_head, self.model.test_cfg
         outs = head(self.extract(images))
         found = [
-            decode_level(head, i, *level, cfg.nms_pre, images.shape[2:])
-            for i, level in enumerate(zip(*outs, strict=True))
+            decode_level(head, i, score, delta, cfg.nms_pre, images.shape[2:])
+            for i, (score, delta) in enumerate(zip(*outs, strict=True))
         ]
         boxes, scores, labels = map(torch.cat, zip(*found, strict=True))
         sides = boxes[:, 2:] - boxes[:, :2]
@@ -194,8 +195,10 @@ class TwoStageGraph(Graph):
         """Compute the proposals of the RPN, (most, 4), and which are real."""
         head, cfg = self.model.rpn_head, self.model.test_cfg.rpn
         found, levels = [], []
-        for i, level in enumerate(zip(*head(features), strict=True)):
-            found.append(decode_level(head, i, *level, cfg.nms_pre, shape))
+        for i, (score, delta) in enumerate(zip(*head(features), strict=True)):
+            found.append(
+                decode_level(head, i, score, delta, cfg.nms_pre, shape)
+            )
             levels.append(torch.full_like(found[-1][2], i))
         boxes, scores, _ = map(torch.cat, zip(*found, strict=True))
         levels = torch.cat(levels)

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -75,9 +75,10 @@ class ExportedModel(nn.Module):
         return list(self._predict_each(data))
 
     def _predict_each(self, data: dict) -> Iterator[BaseDataElement]:
-        add = dict(
+        adding: dict[str, Callable] = dict(
             classification=self._classify, segmentation=self._segment
-        ).get(self.exported.metadata['kind'], self._detect)
+        )
+        add = adding.get(self.exported.metadata['kind'], self._detect)
         rgb = self.exported.metadata['channels'] == 'RGB'
         for image, sample in zip(
             data['inputs'], data['data_samples'], strict=True

@@ -136,8 +136,8 @@ def check_graph(graph: Graph, model: nn.Module) -> None:
     image = torch.from_numpy(random.integers(0, 256, (3, 101, 77), np.uint8))
     ordered = image.flip(0) if graph.rgb else image
     found = as_arrays(graph)(ordered[None].float().numpy())
-    expected = predict_in_mm(graph.kind, model, image)
-    expected = [each.numpy() for each in expected]
+    outputs = predict_in_mm(graph.kind, model, image)
+    expected = [each.numpy() for each in outputs]
     # Without masks, which are in no image yet.
     error = compare(graph.kind, found[:3], expected)['error']
     if not error <= TOLERANCES['float32']:
@@ -170,12 +170,13 @@ def predict_in_mm(
     if kind == 'segmentation':
         from mmseg.structures import SegDataSample
 
-        data = [SegDataSample(metainfo=meta)]
-        found = model.test_step(dict(inputs=[image], data_samples=data))[0]
+        samples = [SegDataSample(metainfo=meta)]
+        batch = dict(inputs=[image], data_samples=samples)
+        found = model.test_step(batch)[0]
         return found.pred_sem_seg.data, found.seg_logits.data[None]
     from mmdet.structures import DetDataSample
 
-    data = [DetDataSample(metainfo=meta)]
-    found = model.test_step(dict(inputs=[image], data_samples=data))[0]
-    found = found.pred_instances
+    samples = [DetDataSample(metainfo=meta)]
+    batch = dict(inputs=[image], data_samples=samples)
+    found = model.test_step(batch)[0].pred_instances
     return found.bboxes, found.scores, found.labels

@@ -236,7 +236,7 @@ class OnnxModel:
         palette = self.metadata['palette']
         if isinstance(palette, list) and label < len(palette):
             return tuple(palette[label])
-        hue = np.uint8([[[37 * int(label) % 180, 200, 230]]])
+        hue = np.array([[[37 * int(label) % 180, 200, 230]]], np.uint8)
         return tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist())
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from typing import Literal
 
 STAGES = 4
 STRIDE = 32
-AUTO = 'auto'  # G2 that grows with the image
+AUTO: Literal['auto'] = 'auto'  # G2 that grows with the image
+Ratio = int | Literal['auto']  # G2 of a stage
 
 # fmt: off
 _TABLE_1 = {
@@ -96,25 +98,37 @@ def check_arch(arch: str | Mapping) -> dict:
     return dict(checked, head_dim=int(head_dim))
 
 
-def check_grids(
-    name: str, values: Sequence[int] | str
-) -> tuple[int | str, ...]:
-    """Check G1 or G2 of the stages 0 to 2.
+def check_ratios(values: Sequence[int | str]) -> tuple[Ratio, ...]:
+    """Check G2 of the stages 0 to 2.
 
     Args:
-        name (str): Name of the argument, for the message.
-        values (Sequence[int] | str): Three positive integers, or 'auto' for
-            G2.
+        values (Sequence[int | str]): Three positive integers, or 'auto'.
 
     Returns:
-        tuple[int | str, ...]: The values.
+        tuple[Ratio, ...]: The values.
 
     Raises:
         ValueError: If they are anything else.
     """
     auto = (AUTO,) * (STAGES - 1)
-    if 'G2' in name and values in (AUTO, auto, list(auto)):
+    if values in (AUTO, auto, list(auto)):
         return auto
+    return check_grids('ds_ratios (G2)', values)
+
+
+def check_grids(name: str, values: Sequence[int | str]) -> tuple[int, ...]:
+    """Check G1 of the stages 0 to 2, or G2 that is not 'auto'.
+
+    Args:
+        name (str): Name of the argument, for the message.
+        values (Sequence[int | str]): Three positive integers.
+
+    Returns:
+        tuple[int, ...]: The values.
+
+    Raises:
+        ValueError: If they are anything else.
+    """
     checked = as_integers(values)
     if len(checked) != STAGES - 1 or min(checked) < 1:
         raise ValueError(

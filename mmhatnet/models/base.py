@@ -13,6 +13,7 @@ from .archs import (
     check_frozen_stages,
     check_grids,
     check_out_indices,
+    check_ratios,
 )
 
 INIT_CFG = dict(
@@ -56,7 +57,7 @@ class BackboneBase(BaseModule):
         self.out_indices = check_out_indices(out_indices)
         self.num_stages = max(self.out_indices) + 1
         self.grid_sizes = check_grids('grid_sizes (G1)', grid_sizes)
-        self.ds_ratios = check_grids('ds_ratios (G2)', ds_ratios)
+        self.ds_ratios = check_ratios(ds_ratios)
         self.frozen_stages = check_frozen_stages(
             frozen_stages, self.out_indices
         )
@@ -65,14 +66,14 @@ class BackboneBase(BaseModule):
     def set_grids(
         self,
         grid_sizes: Sequence[int] | None = None,
-        ds_ratios: Sequence[int] | str | None = None,
+        ds_ratios: Sequence[int | str] | None = None,
     ) -> None:
         """Change G1 and G2; the weights stay as they are.
 
         Args:
             grid_sizes (Sequence[int], optional): G1 of the stages 0 to 2, as
                 in the constructor. Defaults to None, no change.
-            ds_ratios (Sequence[int] | str, optional): G2 of the stages 0 to 2,
+            ds_ratios (Sequence[int | str], optional): G2 of the stages 0 to 2,
                 or 'auto'. Defaults to None, no change.
 
         Raises:
@@ -84,7 +85,7 @@ class BackboneBase(BaseModule):
         if ds_ratios is None:
             ds_ratios = self.ds_ratios
         grid_sizes = check_grids('grid_sizes (G1)', grid_sizes)
-        ds_ratios = check_grids('ds_ratios (G2)', ds_ratios)
+        ds_ratios = check_ratios(ds_ratios)
         self.grid_sizes, self.ds_ratios = grid_sizes, ds_ratios
         for stage, grid_size, ds_ratio in zip(
             self.stages, grid_sizes, ds_ratios, strict=False

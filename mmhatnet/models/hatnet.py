@@ -80,7 +80,7 @@ class MHSA(nn.Module):
         fast (bool): As in :class:`HATNet`. Defaults to True.
     """
 
-    NORMS = ('norm',)
+    NORMS: tuple[str, ...] = ('norm',)
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class HMHSA(MHSA):
         embed_dims (int): Channels C.
         num_heads (int): Number of heads.
         grid_size (int): G1, the windows' side in tokens.
-        ds_ratio (int): G2, the side of the pooled cells in tokens.
+        ds_ratio (Ratio): G2, the side of the pooled cells in tokens.
         **kwargs: ``drop_rate``, ``norm_cfg`` and ``fast`` of :class:`MHSA`.
     """
 
@@ -173,7 +173,7 @@ class HMHSA(MHSA):
         embed_dims: int,
         num_heads: int,
         grid_size: int,
-        ds_ratio: int,
+        ds_ratio: archs.Ratio,
         **kwargs,
     ) -> None:
         super().__init__(embed_dims, num_heads, grid_size, **kwargs)
@@ -391,7 +391,7 @@ class HATNet(BackboneBase):
             )
             for i in range(self.num_stages - 1)
         )
-        cfg = dict(drop_rate=drop_rate, norm_cfg=norm_cfg, fast=fast)
+        cfg: dict = dict(drop_rate=drop_rate, norm_cfg=norm_cfg, fast=fast)
         self.stages = nn.ModuleList()
         for i in range(self.num_stages):
             heads = dims[i] // self.arch_settings['head_dim']
@@ -402,12 +402,12 @@ class HATNet(BackboneBase):
                 if i == archs.STAGES - 1:
                     attn = MHSA(dims[i], heads, **cfg)
                 elif attn_types[i] == 'window':
-                    grid = self.grid_sizes[i], j % 2 == 1
+                    grid: tuple = self.grid_sizes[i], j % 2 == 1
                     attn = MHSA(dims[i], heads, *grid, **cfg)
                 else:
                     grid = self.grid_sizes[i], self.ds_ratios[i]
                     attn = HMHSA(dims[i], heads, *grid, **cfg)
-                mlp_cfg = dict(dw_conv=dw_conv, act_cfg=act_cfg, **cfg)
+                mlp_cfg: dict = dict(dw_conv=dw_conv, act_cfg=act_cfg, **cfg)
                 mlp = MLP(dims[i], expansion, kernel_size, **mlp_cfg)
                 depth = sum(self.depths[:i]) + j
                 rate = drop_path_rate * depth / max(1, sum(self.depths) - 1)

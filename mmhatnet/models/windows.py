@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from .archs import AUTO
+from .archs import Ratio
 from .compiling import is_dynamic, settle
 
 AUTO_CELLS = 7  # per side of a square map
@@ -86,10 +86,10 @@ def window_mask(x: Tensor, size: int | None, shifted: bool) -> Tensor | None:
     n, _, h, w = x.shape
     if not is_padded(h, w, size, shifted):
         return None
-    _, rows, *padding = cut_side(h, size, shifted)
-    real_rows = _real_tokens(h, rows, *padding, x.device)
-    _, cols, *padding = cut_side(w, size, shifted)
-    real_cols = _real_tokens(w, cols, *padding, x.device)
+    _, rows, top, bottom = cut_side(h, size, shifted)
+    real_rows = _real_tokens(h, rows, top, bottom, x.device)
+    _, cols, left, right = cut_side(w, size, shifted)
+    real_cols = _real_tokens(w, cols, left, right, x.device)
     real = real_rows[:, None, :, None] & real_cols[None, :, None, :]
     mask = x.new_zeros(real.shape).masked_fill(~real, float('-inf'))
     return mask.reshape(-1, 1, 1, rows * cols).repeat(n, 1, 1, 1)
@@ -162,20 +162,35 @@ def join_windows(
     return x
 
 
-def average_cells(x: Tensor, size: int | str) -> Tensor:
+def cell_side(ratio: Ratio, height: int, width: int) -> int:
+    """Compute the side of the pooled cells of a map.
+
+    Args:
+        ratio (Ratio): G2 in tokens, or 'auto': the side that leaves about 7x7
+            cells, as the paper's G2 does at 224x224.
+        height (int): Height of the map in tokens.
+        width (int): Width of the map in tokens.
+
+    Returns:
+        int: The side in tokens.
+    """
+    if isinstance(ratio, str):
+        return max(1, (height + width + AUTO_CELLS) // (2 * AUTO_CELLS))
+    return ratio
+
+
+def average_cells(x: Tensor, ratio: Ratio) -> Tensor:
     """Average the cells of a map, Eq. (10); partial ones by their tokens.
 
     Args:
         x (Tensor): The map, (N, C, H, W).
-        size (int | str): The cells' side G2 in tokens, or 'auto': the side
-            that leaves about 7x7 cells, as the paper's G2 does at 224x224.
+        ratio (Ratio): G2 in tokens, or 'auto', as for :func:`cell_side`.
 
     Returns:
         Tensor: (N, C, ceil(H / G2), ceil(W / G2)).
     """
     n, channels, h, w = x.shape
-    if size == AUTO:
-        size = max(1, (h + w + AUTO_CELLS) // (2 * AUTO_CELLS))
+    size = cell_side(ratio, h, w)
     if not is_dynamic(h, w):
         return F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)
     rows, size_h, _, bottom = cut_side(h, size)

@@ -5,6 +5,7 @@ import re
 import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -106,7 +107,7 @@ def check_result(result: dict, experiment: Experiment, source: str) -> None:
     """
     if result.get('smoke') is not False:
         raise ValueError(f'{source} is of a smoke test')
-    metrics = result.get('metrics')
+    metrics: Any = result.get('metrics')
     try:
         measured = {
             METRICS[name][0]: entry['measured'] / METRICS[name][1]

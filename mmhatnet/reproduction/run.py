@@ -86,7 +86,7 @@ def find_obstacles(
     init_cfg = cfg.model.backbone.get('init_cfg') or {}
     if train and 'checkpoint' in init_cfg:
         try:
-            read_checkpoint(init_cfg.checkpoint)
+            read_checkpoint(init_cfg['checkpoint'])
         except (OSError, ValueError) as error:
             found.append(f'the pretrained weights: {error}')
     need = BYTES_PER_PARAMETER * parameters * KEPT
@@ -123,14 +123,19 @@ def last_checkpoint(cfg: Config, work_dir: Path) -> Path | None:
 
 
 def launch(
-    tool: str, config: Path, *arguments: str, gpus: int, slurm: str | None
+    tool: str,
+    config: Path,
+    *arguments: str | Path,
+    gpus: int,
+    slurm: str | None,
 ) -> None:
     """Run ``train`` or ``test`` in several processes.
 
     Args:
         tool (str): 'train' or 'test'.
         config (Path): The config.
-        *arguments (str): More arguments, for 'test' the checkpoint first.
+        *arguments (str | Path): More arguments, for 'test' the checkpoint
+            first.
         gpus (int): Number of processes.
         slurm (str, optional): A partition of Slurm; None for this machine.
 
@@ -141,14 +146,14 @@ def launch(
     env = {'PYTHON': sys.executable, **os.environ}
     if slurm:
         script = tools / f'slurm_{tool}.sh'
-        command = [script, slurm, config.parent.name, config, *arguments]
+        parts = [script, slurm, config.parent.name, config, *arguments]
         env['GPUS'] = str(gpus)
     else:
         checkpoint = arguments[:1] if tool == 'test' else ()
         rest = arguments[len(checkpoint) :]
         script = tools / f'dist_{tool}.sh'
-        command = [script, config, *checkpoint, gpus, *rest]
-    command = list(map(str, command))
+        parts = [script, config, *checkpoint, str(gpus), *rest]
+    command = list(map(str, parts))
     print('$', shlex.join(command), flush=True)
     status = subprocess.run(
         command,

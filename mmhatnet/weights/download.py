@@ -175,7 +175,7 @@ def _fetch(url: str, path: Path, known_hash: str | None) -> None:
             if not is_checkpoint_format(part, path.suffix):
                 raise ValueError(
                     f'{without_password(url)} is not a checkpoint; it starts '
-                    f'with {part.read_bytes()[:40]}'
+                    f'with {part.read_bytes()[:40]!r}'
                 )
             verify_sha256(part, known_hash, without_password(url))
     except OSError as error:

@@ -61,7 +61,7 @@ def read_checkpoint(
         raise ValueError(
             f'{path} is not a checkpoint, or is damaged: {error}'
         ) from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise ValueError(f'{path} holds no state dict')
     return content
 

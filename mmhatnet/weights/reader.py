@@ -14,10 +14,10 @@ import pickletools
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -60,7 +60,8 @@ class Unknown:
 
     # A pickle can create an object without calling __init__.
     args: tuple = ()
-    state = resolved = None
+    state: Any = None
+    resolved: Any = None
 
     def __init__(self, *args, **kwargs) -> None:
         self.args = args
@@ -77,7 +78,7 @@ class Unknown:
     def extend(self, items: object) -> None:
         """Do nothing."""
 
-    def value(self, resolve: Callable[[object], object]) -> object:
+    def value(self, resolve: Callable[[object], object]) -> Any:
         """The data; ``resolve`` gives those of an argument."""
         return Unknown()
 
@@ -295,7 +296,7 @@ def _read_legacy(file: BinaryIO) -> object:
             storages[key] = _Storage()
         return storages[key]
 
-    def load() -> object:
+    def load() -> Any:
         return _unpickle(file, storage)
 
     if load() != LEGACY_MAGIC:
@@ -318,7 +319,7 @@ def _unpickle(file: BinaryIO, storage: Callable) -> object:
     start = file.tell()
     # An index of the memo, which is an array, can ask for any size of it.
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if opcode.name.endswith('PUT') and argument > count:
+        if opcode.name.endswith('PUT') and (argument or 0) > count:
             raise ValueError('it asks for too much memory')
     size = file.tell() - start  # other data may follow
     file.seek(start)
@@ -344,7 +345,7 @@ def _resolve(content: object, device: str | torch.device) -> object:
         def inner(part: object) -> object:
             return resolve(part, depth + 1)
 
-        if isinstance(item, Mapping):
+        if isinstance(item, dict):
             return {
                 key: inner(value)
                 for key, value in dict.items(item)
