@@ -65,6 +65,25 @@ class TestParity:
             checks.check_parity(CPU, ('tiny',), ((49, 65),))
 
 
+@pytest.mark.parametrize(
+    ('command', 'driver'),
+    [
+        ('echo driver_version; echo 570.1; echo 570.1', '570.1'),
+        ('exit 9', 'unknown'),
+        (None, 'unknown'),
+    ],
+)
+def test_driver(command, driver, tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        'PATH', f'{tmp_path}:/bin' if command else str(tmp_path)
+    )
+    if command:
+        tool = tmp_path / 'nvidia-smi'
+        tool.write_text(f'#!/bin/sh\n{command}\n')
+        tool.chmod(0o755)
+    assert checks._driver() == driver
+
+
 def test_notices_a_lost_state_of_the_optimizer(monkeypatch):
     load, calls = torch.optim.AdamW.load_state_dict, []
 

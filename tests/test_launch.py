@@ -139,6 +139,25 @@ def test_grids(demo_folder, small_config):
         assert recorded(folder)[0]['grids'] == [3, 6]
 
 
+@pytest.mark.slow
+@pytest.mark.default_stack
+def test_compile_in_a_config(demo_folder, small_config, single_run):
+    """mmengine compiles the training step, which computes the same."""
+    output = run_tool(
+        *(TOOLS / 'train.py', small_config, '--work-dir', 'compiled'),
+        *('--cfg-options', 'train_dataloader.batch_size=4'),
+        'compile.backend=aot_eager',
+        cwd=demo_folder,
+        RECORD='compiled',
+    )
+    assert 'Model has been "compiled"' in output
+    found, expected = (
+        [line['loss'] for line in recorded(folder) if 'loss' in line]
+        for folder in (demo_folder / 'compiled', single_run)
+    )
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.fixture(scope='module')
 def killed_run(demo_folder, small_config):
     """The work_dir of a training that was killed."""

@@ -6,6 +6,7 @@ raises SkipError with what is missing.
 
 import copy
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -105,8 +106,18 @@ def check_versions(device: torch.device) -> str:
             f'CUDA {torch.version.cuda}',
             f'cuDNN {torch.backends.cudnn.version()}',
             f'{torch.cuda.device_count()} GPUs',
+            f'driver {_driver()}',
         ]
     return ', '.join(found)
+
+
+def _driver() -> str:
+    command = 'nvidia-smi', '--query-gpu=driver_version', '--format=csv'
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True).stdout
+    except OSError:
+        return 'unknown'
+    return ' and '.join(sorted(set(lines.split()[1:]))) or 'unknown'
 
 
 def check_operators(device: torch.device) -> str:
