@@ -1,6 +1,7 @@
 # mmhatnet on GPUs: docker build -f docker/cuda.Dockerfile -t mmhatnet:cuda .
-# The toolkit has the CUDA version of the torch that setup_env.sh installs, and
-# stays in the image, since torch.compile and extensions use it.
+# and then docker run --gpus all --ipc host -it mmhatnet:cuda
+# The toolkit has the CUDA version of the torch that setup_env.sh installs. It
+# stays in the image, since extensions use it.
 FROM nvidia/cuda:12.8.1-devel-ubuntu24.04
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -10,8 +11,7 @@ RUN apt-get update \
 WORKDIR /opt/mmhatnet
 COPY . .
 # No GPU is there while an image is built.
-ENV FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="7.5 8.0 8.6 8.9 9.0+PTX"
-ENV MMHATNET_VENV=/opt/venv PIP_NO_CACHE_DIR=1
-RUN tools/setup_env.sh
-ENV PATH=/opt/venv/bin:$PATH
+ENV FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="7.5 8.0 8.6 8.9 9.0 12.0+PTX"
+ENV MMHATNET_VENV=/opt/venv PATH=/opt/venv/bin:$PATH
+RUN PIP_NO_CACHE_DIR=1 tools/setup_env.sh && rm -rf /root/.cache
 CMD ["bash"]

@@ -270,12 +270,18 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
             scale. Defaults to that of the config, or else to the device's.
 
     Raises:
-        ValueError: If the config has an optimizer wrapper of another type.
+        ValueError: If the config has an optimizer wrapper of another type, or
+            a model without bfloat16.
     """
     wrapper = cfg.optim_wrapper
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'--amp does not support optim_wrapper.type={kind}')
+    if dtype == 'bfloat16' and lacks_bfloat16(cfg):
+        raise ValueError(
+            "--amp bfloat16: mmcv's operators, which this model needs, do not "
+            'support it; --amp float16 works'
+        )
     wrapper.type = 'AmpOptimWrapper'
     if dtype and dtype != wrapper.get('dtype', 'float16'):
         wrapper.dtype = dtype
@@ -285,6 +291,20 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
         wrapper.setdefault('loss_scale', dict(enabled=False))
     else:
         wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def lacks_bfloat16(cfg: Config) -> bool:
+    """Whether a model needs operators of mmcv, which have no bfloat16.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        bool: True for detectors and Mask2Former.
+    """
+    return cfg.get('default_scope') == 'mmdet' or (
+        'MSDeformAttn' in str(cfg.get('model'))
+    )
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

@@ -68,8 +68,8 @@ class TestParity:
 @pytest.mark.parametrize(
     ('command', 'driver'),
     [
-        ('echo driver_version; echo 570.1; echo 570.1', '570.1'),
-        ('exit 9', 'unknown'),
+        ('echo 570.1; echo 570.1', '570.1'),
+        ('echo Failed; exit 9', 'unknown'),
         (None, 'unknown'),
     ],
 )

@@ -386,6 +386,27 @@ def test_bfloat16_has_no_loss_scale(typed):
     assert cfg.optim_wrapper.loss_scale == 'dynamic'
 
 
+@pytest.mark.parametrize(
+    ('config', 'supported'),
+    [
+        ('sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py', True),
+        ('retinanet/retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py', False),
+        (
+            'mask2former/mask2former_hatnet-small_8xb2-160k_ade20k-512x512.py',
+            False,
+        ),
+    ],
+)
+def test_bfloat16_of_mmcv(config, supported):
+    """Refused where mmcv's operators would fail."""
+    cfg = open_config(config)
+    if not supported:
+        with pytest.raises(ValueError, match='--amp float16 works'):
+            launch.enable_amp(cfg, 'bfloat16')
+    launch.enable_amp(cfg, 'bfloat16' if supported else 'float16')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+
+
 def test_amp_and_auto_scale_lr():
     cfg = Config(
         dict(

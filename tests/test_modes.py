@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import weakref
 from unittest import mock
 
 import pytest
@@ -296,11 +297,32 @@ class TestGraphs:
 
     def test_cuda_graph(self, monkeypatch):
         """Three steps before it is recorded, then only replays."""
-        monkeypatch.setattr(torch, 'cuda', mock.MagicMock())
-        steps = []
-        replay = capture_cuda_graph(lambda: steps.append(0) or len(steps))
-        assert [replay(), replay()] == [4, 4]
-        assert torch.cuda.CUDAGraph().replay.call_count == 2
+        cuda, events = mock.MagicMock(), []
+        monkeypatch.setattr(torch, 'cuda', cuda)
+        for name in ('device', 'stream', 'graph'):
+            context = getattr(cuda, name).return_value
+            for when in ('enter', 'exit'):
+                method = getattr(context, f'__{when}__')
+                method.side_effect = lambda *_, e=f'{when} {name}': (
+                    events.append(e)
+                )
+
+        class Step:
+            def __call__(self):
+                events.append('step')
+                return len(events)
+
+        step = Step()
+        kept = weakref.ref(step)
+        replay = capture_cuda_graph(step, 'cuda:1')
+        cuda.device.assert_called_once_with('cuda:1')
+        expected = 'enter stream, step, step, step, exit stream, '
+        expected += 'enter graph, step, exit graph'
+        assert ', '.join(events) == f'enter device, {expected}, exit device'
+        assert replay() == replay() == events.index('enter graph') + 2
+        assert cuda.CUDAGraph().replay.call_count == 2
+        del step
+        assert kept()  # the graph reads its tensors
 
     @pytest.mark.skipif(
         has_static_value is None,

@@ -1,5 +1,7 @@
 """The set-up, up to its first download; a GPU is simulated."""
 
+import os
+import platform
 import re
 import sys
 from importlib.metadata import version
@@ -16,8 +18,8 @@ INDEXES = dict(
     openmmlab='mmcv/dist/cu121/torch2.1.0',
 )
 WHEELS = dict(
-    onedl='onedl_mmcv-2.3.6-{0}-{0}-manylinux_2_28_x86_64.whl',
-    openmmlab='mmcv-2.1.0-{0}-{0}-manylinux1_x86_64.whl',
+    onedl='onedl_mmcv-2.3.6-{0}-{0}-manylinux_2_28_{1}.whl',
+    openmmlab='mmcv-2.1.0-{0}-{0}-manylinux1_{1}.whl',
 )
 HERE = 'cp{}{}'.format(*sys.version_info[:2])
 
@@ -96,12 +98,20 @@ def set_up(tmp_path):
     """Function that runs the set-up until it would make the environment."""
 
     def run(
-        *tags, stack='onedl', options=(), gpu=True, nvcc='', code=1, **env
+        *tags,
+        stack='onedl',
+        machine=platform.machine(),  # noqa: B008
+        options=('--isolated',),
+        gpu=True,
+        nvcc='',
+        code=1,
+        **env,
     ):
         index = tmp_path / 'index' / INDEXES[stack]
         index.mkdir(parents=True, exist_ok=True)
-        links = (f'<a href="{WHEELS[stack].format(tag)}">' for tag in tags)
-        (index / 'index.html').write_text('\n'.join(links))
+        names = (WHEELS[stack].format(tag, machine) for tag in tags)
+        links = '\n'.join(f'<a href="{name}">' for name in names)
+        (index / 'index.html').write_text(links)
         release = f'echo "Cuda compilation tools, release {nvcc}, V1"'
         scripts = {
             'nvidia-smi': f'exit {0 if gpu else 9}',
@@ -118,10 +128,14 @@ def set_up(tmp_path):
             MMHATNET_VENV=str(tmp_path / 'venv'),
             MMCV_BASE_URL=(tmp_path / 'index').as_uri(),
             XDG_CACHE_HOME=str(tmp_path / 'cache'),
+            PIP_CONFIG_FILE=os.devnull,
             PIP_FIND_LINKS='',
+            PIP_INDEX_URL='',
+            PIP_EXTRA_INDEX_URL='',
+            CUDA_VISIBLE_DEVICES='0',
         )
         return run_tool(
-            *(SETUP, '--isolated', '--stack', stack, *options),
+            *(SETUP, '--stack', stack, *options),
             code=code,
             **(environment | env),
         )
@@ -145,7 +159,7 @@ class TestCudaOperators:
 
     def test_built_by_nvcc(self, set_up, stack):
         output = set_up(stack=stack, nvcc=CUDA[stack], code=7)
-        assert f'nvcc {CUDA[stack]} will build them' in output
+        assert f'nvcc {CUDA[stack]} can build them' in output
 
     def test_nvcc_of_another_cuda(self, set_up, stack):
         assert 'built (nvcc: 11.8)' in set_up(stack=stack, nvcc='11.8')
@@ -174,7 +188,48 @@ def test_without_a_gpu(set_up, force):
 
 
 def test_lite_needs_no_operators(set_up):
-    assert 'looking' not in set_up(options=['--lite'], code=7)
+    options = '--isolated', '--lite'
+    assert 'looking' not in set_up(options=options, code=7)
+
+
+def test_wheel_of_another_machine(set_up):
+    assert 'not prebuilt (file' in set_up(HERE, machine='sparc')
+
+
+def test_hidden_gpu(set_up):
+    output = set_up(code=7, CUDA_VISIBLE_DEVICES='')
+    assert 'looking' not in output
+
+
+@pytest.mark.parametrize(
+    ('works', 'cuda', 'force', 'message'),
+    [
+        (True, '12.1', '', None),
+        (False, '12.1', '', 'torch 2.4.1, CUDA 12.1'),
+        (False, 'None', '', None),
+        (False, 'None', '1', 'FORCE_CUDA=1 needs a torch with CUDA'),
+    ],
+)
+def test_environment_that_exists(
+    works, cuda, force, message, set_up, tmp_path
+):
+    """Its torch counts, and its mmcv is kept if it works."""
+    python = tmp_path / 'venv' / 'bin' / 'python'
+    python.parent.mkdir(parents=True)
+    python.write_text(f"""#!/bin/sh
+case "$#" in
+  1) exit {0 if works else 1} ;; # an operator of mmcv
+  2 | 3) [ "$1" = - ] || exit 1 ; exec {sys.executable} "$@" ;;
+  4) echo 3.11 2.4.1 {cuda} ;;
+esac
+""")
+    python.chmod(0o755)
+    index = tmp_path / 'index/cu121-torch240/simple/onedl-mmcv'
+    index.mkdir(parents=True)
+    (index / 'index.html').write_text(WHEELS['onedl'].format('cp99', 'all'))
+    output = set_up(options=(), FORCE_CUDA=force)
+    assert (message or 'there is no pip in') in output
+    assert ('looking' in output) == bool(message and not force)
 
 
 def test_cuda_of_the_pinned_torch():

@@ -31,7 +31,7 @@ Environment variables, with [defaults]:
                   is old enough]
   MMHATNET_VENV   the folder of the environment; it may already exist
   PIP_FIND_LINKS  folders where pip looks for wheels first
-  FORCE_CUDA      1: CUDA operators, though this machine has no GPU [0]
+  FORCE_CUDA      1: CUDA operators, though no GPU is there
   MMCV_BASE_URL   where mim looks for mmcv with CUDA operators [mm's own address]
   XDG_CACHE_HOME  mmcv wheels built here are kept in $XDG_CACHE_HOME/mmhatnet
                   [~/.cache/mmhatnet]
@@ -100,11 +100,19 @@ if [ -n "$wanted" ] && [ -x "$py" ]; then
     || die "$venv has $has, not $wanted: remove it, or set MMHATNET_VENV to another folder"
 fi
 
+gpu=0
+if [ "${FORCE_CUDA:-}" = 1 ]; then # mmcv reads it, too
+  gpu=1
+elif [ "${CUDA_VISIBLE_DEVICES-all}" ] && nvidia-smi -L >/dev/null 2>&1; then
+  gpu=1
+fi
+
 # Print everything that the environment depends on. If nothing changed since the
 # last run, there is nothing to do.
 made_from() {
   cat "$root"/requirements/*.txt "$root/setup.py" "$root/mmhatnet/version.py" "${BASH_SOURCE[0]}"
   echo "$root" "$stack"
+  echo "$gpu"
   "$py" -c 'import sys; print(sys.version)'
 }
 stamp=$venv/.mmhatnet-$stack
@@ -127,45 +135,67 @@ if [ ! -x "$py" ]; then
   fi
 fi
 
+# mmcv's operators, on the device that is there. An image for GPUs may be made
+# where there is none.
+mmcv_works() {
+  "${1:-$py}" - 2>/dev/null <<'EOF'
+import os
+import torch
+from mmcv.ops import get_compiling_cuda_version, nms
+device = 'cuda' if torch.cuda.is_available() else 'cpu'
+box = torch.tensor([[0., 0., 1., 1.]], device=device)
+assert len(nms(box, torch.ones(1, device=device), 0.5)[1]) == 1
+assert os.getenv('FORCE_CUDA') != '1' or get_compiling_cuda_version() != 'not available'
+EOF
+}
+nvcc_release() {
+  PATH="${CUDA_HOME:+$CUDA_HOME/bin:}$PATH:/usr/local/cuda/bin" nvcc --version 2>/dev/null \
+    | sed -n 's/.*release \([0-9.]*\).*/\1/p' || true
+}
 # Print the Pythons ("3.10 3.12") for which mmcv is prebuilt at a URL.
 prebuilt_pythons() {
-  "$base_python" - "$1" "${mmcv/-/_}-$(pinned $mmcv)" 2>/dev/null <<'EOF'
-import re, sys, urllib.error, urllib.request
+  "$there" - "$1" "${mmcv/-/_}-$(pinned $mmcv)" 2>/dev/null <<'EOF'
+import platform, re, sys, urllib.error, urllib.request
 url, name = sys.argv[1:]
 try:
     page = urllib.request.urlopen(url, timeout=30).read().decode()
 except urllib.error.HTTPError as error:
     sys.exit(error.code != 404)
-found = re.findall(name + r'[^-]*-cp(\d)(\d+)-\S*linux', page)
+found = re.findall(rf'{name}[^-]*-cp(\d)(\d+)-\S*linux\S*{platform.machine()}', page)
 print(*('%d.%d' % pair for pair in sorted({(int(a), int(b)) for a, b in found})))
 EOF
 }
 # Arguments: the Python, its torch (or the one to install), the CUDA of it.
 find_cuda_operators() {
-  local python=$1 torch=$2 cuda=$3 base=${2%.*}.0 url pythons nvcc
+  local python=$1 torch=$2 cuda=$3 base=${2%.*}.0 index url pythons nvcc
   if [ $stack = onedl ]; then
-    url=${MMCV_BASE_URL:-https://mmwheels.onedl.ai}/cu${cuda/./}-torch${base//./}/simple/onedl-mmcv/index.html
+    index=${MMCV_BASE_URL:-https://mmwheels.onedl.ai}
+    url=$index/cu${cuda/./}-torch${base//./}/simple/onedl-mmcv/index.html
   else
-    url=${MMCV_BASE_URL:-https://download.openmmlab.com}/mmcv/dist/cu${cuda/./}/torch$base/index.html
+    index=${MMCV_BASE_URL:-https://download.openmmlab.com}
+    url=$index/mmcv/dist/cu${cuda/./}/torch$base/index.html
   fi
   say "0/5 looking for mmcv's CUDA operators: Python $python, torch $torch, CUDA $cuda"
   pythons=$(prebuilt_pythons "$url") || { echo "  $url cannot be reached"; return 0; }
   case " $pythons " in *" $python "*) echo '  they are prebuilt'; return 0 ;; esac
   echo "  they are not prebuilt${pythons:+, only for Python ${pythons// /, }} ($url)"
-  nvcc=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p') || true
+  nvcc=$(nvcc_release)
   if [ "${nvcc%%.*}" = "${cuda%%.*}" ]; then
-    echo "  nvcc $nvcc will build them"
-  elif [ -n "${PIP_FIND_LINKS:-}" ] || compgen -G "$cache/$mmcv-*-torch$torch*/*.whl" >/dev/null; then
-    echo '  there is no nvcc to build them; PIP_FIND_LINKS or the cache may have them'
+    echo "  nvcc $nvcc can build them"
+  elif compgen -G "$cache/$mmcv-*-torch$torch*-cp${python/./}/*.whl" >/dev/null \
+      || "$there" -m pip config list | grep -E "(find-links|index-url)='.+'" >/dev/null; then
+    echo '  there is no nvcc to build them; the cache or an index of pip may have them'
   else
-    die "mmcv's CUDA operators can be neither downloaded nor built (nvcc: ${nvcc:-absent}): ${pythons:+use --python ${pythons##* }, }install the CUDA $cuda toolkit$([ $stack = openmmlab ] || echo ", or use --lite if you need no detectors")"
+    die "mmcv's CUDA operators can be neither downloaded nor built (nvcc: ${nvcc:-absent}): ${pythons:+use --python ${pythons##* }, }install the CUDA $cuda toolkit, install a torch for which $index has them in MMHATNET_VENV$([ $stack = openmmlab ] || echo ", or use --lite if you need no detectors")"
   fi
 }
-force_cuda=0
-[ "${FORCE_CUDA:-}" != 1 ] || force_cuda=1 # mmcv reads it, too
-if [ $lite = 0 ] && { [ $force_cuda = 1 ] || nvidia-smi -L >/dev/null 2>&1; }; then
-  there=$base_python keep=$((1 - isolated))
-  [ ! -x "$py" ] || there=$py keep=1
+if [ $lite = 0 ] && [ $gpu = 1 ]; then
+  there=$base_python keep=0
+  if [ -x "$py" ]; then
+    there=$py keep=1
+  elif [ $isolated = 0 ] && "$there" -c 'import sys; sys.exit(sys.prefix != sys.base_prefix)'; then
+    keep=1 # step 1 uses the torch of a Python that is not in an environment
+  fi
   read -r python torch cuda < <("$there" - $keep "$(pinned torch)" $cuda_of_torch <<'EOF'
 import sys
 keep, *found = sys.argv[1:]
@@ -178,10 +208,11 @@ if keep == '1':
 print('%d.%d' % sys.version_info[:2], *found)
 EOF
   ) || true
-  # A torch without CUDA, or an mmcv that is already there, is the user's choice.
-  [ "${cuda:-None}" = None ] \
-    || { [ $keep = 1 ] && "$there" -c 'import mmcv.ops' 2>/dev/null; } \
-    || find_cuda_operators "$python" "$torch" "$cuda"
+  if [ "${cuda:-None}" = None ]; then # the user chose a torch without CUDA
+    [ "${FORCE_CUDA:-}" != 1 ] || die "FORCE_CUDA=1 needs a torch with CUDA, which $there lacks"
+  elif [ $keep = 0 ] || ! mmcv_works "$there"; then
+    find_cuda_operators "$python" "$torch" "$cuda"
+  fi
 fi
 
 # --- 1. the environment ------------------------------------------------------
@@ -212,7 +243,7 @@ else
   "$py" -c 'import torch' || die 'torch could not be installed: see the message of pip above'
 fi
 torch=$("$py" -c 'import torch; print(torch.__version__)')
-cuda=$("$py" -c 'import torch; print((torch.version.cuda or "") if '"$force_cuda"' or torch.cuda.is_available() else "")')
+cuda=$("$py" -c 'import os, torch; print((torch.version.cuda or "") if os.getenv("FORCE_CUDA") == "1" or torch.cuda.is_available() else "")')
 # From here on, pip must not replace torch or choose untested versions.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -227,15 +258,6 @@ pip_install() { "$py" -m pip install -qq -c "$constraints" "$@"; }
 
 # --- 3. mmcv: keep it, else install a wheel, else build it -------------------
 mmcv_version=$(pinned $mmcv)
-mmcv_works() {
-  "$py" - 2>/dev/null <<'EOF'
-import torch
-from mmcv.ops import nms
-device = 'cuda' if torch.cuda.is_available() else 'cpu'
-box = torch.tensor([[0., 0., 1., 1.]], device=device)
-assert len(nms(box, torch.ones(1, device=device), 0.5)[1]) == 1
-EOF
-}
 # The name of a wheel does not contain its torch version, so check that it runs.
 try_wheel() {
   echo "  looking for a wheel: $1"
@@ -249,9 +271,9 @@ try_wheel() {
 build_mmcv() {
   local log=$wheels/build.log nvcc
   if [ -n "$cuda" ]; then
-    nvcc=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p') || true
+    nvcc=$(nvcc_release)
     [ "${nvcc%%.*}" = "${cuda%%.*}" ] \
-      || die "no prebuilt mmcv for torch $torch: to build it, install the CUDA $cuda toolkit (nvcc on the PATH is ${nvcc:-absent})"
+      || die "no prebuilt mmcv for torch $torch: to build it, install the CUDA $cuda toolkit (nvcc: ${nvcc:-absent})"
   fi
   mkdir -p "$wheels"
   # In a folder that stays, so that a second call continues an interrupted one.

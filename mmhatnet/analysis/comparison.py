@@ -177,7 +177,7 @@ def comparison_page(
         'which compiles one block of each stage; '
         '`cuda_graph:` replays a CUDA graph; '
         '`model:` predicts with the whole model, from pixels to boxes or '
-        'labels; random weights find hardly any boxes; '
+        'labels, of which random weights find another number; '
         '`with_cp:` computes the blocks again in the backward pass; '
         '`channels_last:` uses that memory format for weights and images.\n',
         *sections,

@@ -222,8 +222,6 @@ def build_step(
                 sum(out.float().mean() for out in outs).backward()
             return outs
 
-    if 'cuda_graph' in forms:
-        return capture_cuda_graph(step)
     if 'compile' in forms and not case.train:
         from torch._inductor import config as inductor
 
@@ -232,6 +230,8 @@ def build_step(
         # would come after the tracing. The first call compiles.
         with inductor.patch(freezing=True):
             step()
+    if 'cuda_graph' in forms:
+        return capture_cuda_graph(step, device)
     return step
 
 
@@ -242,6 +242,7 @@ def _build_prediction(
     scope = load_model_config(split_forms(backbone)[1]).default_scope
     init_default_scope(scope)
     model = MODELS.build(read_form(backbone))
+    model.init_weights()
     model = revert_sync_batchnorm(model).to(device).eval()
     batch = make_batch(scope, case.shape, case.batch)
 

@@ -14,7 +14,7 @@ def make_batch(
         shape (tuple[int, int]): Height and width in pixels. Defaults to 64
             each.
         n (int): Number of images. Defaults to 2.
-        classes (int): Number of classes of objects. Defaults to 6.
+        classes (int): Number of classes. Defaults to 6.
 
     Returns:
         dict: What a data loader of the library gives.
@@ -30,7 +30,7 @@ def make_batch(
     if scope == 'mmpretrain':
         from mmpretrain.structures import DataSample
 
-        samples = [DataSample().set_gt_label(i) for i in range(n)]
+        samples = [DataSample().set_gt_label(i % classes) for i in range(n)]
     else:
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
@@ -38,7 +38,7 @@ def make_batch(
         samples = [SegDataSample() for _ in range(n)]
         for i, sample in enumerate(samples):
             labels = torch.arange(shape[0] * shape[1]).view(1, *shape)
-            labels = labels // 512 % 6
+            labels = labels // 512 % classes
             sample.gt_sem_seg = PixelData(data=labels.roll(i, 1))
             sample.set_metainfo(dict(img_shape=shape, ori_shape=shape))
     images = torch.randint(0, 256, (n, 3, *shape), dtype=torch.uint8)

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..analysis.timing import peak_memory, time_in_turns
 from ..datasets.random_batch import make_batch
+from ..launch import lacks_bfloat16
 from ..models import HATNet
 from ..models.compiling import capture_cuda_graph
 from ..stack import describe_versions
@@ -112,12 +113,12 @@ def check_versions(device: torch.device) -> str:
 
 
 def _driver() -> str:
-    command = 'nvidia-smi', '--query-gpu=driver_version', '--format=csv'
+    query = '--query-gpu=driver_version', '--format=csv,noheader'
     try:
-        lines = subprocess.run(command, capture_output=True, text=True).stdout
-    except OSError:
+        lines = subprocess.check_output(('nvidia-smi', *query), text=True)
+    except (OSError, subprocess.CalledProcessError):
         return 'unknown'
-    return ' and '.join(sorted(set(lines.split()[1:]))) or 'unknown'
+    return ' and '.join(sorted(set(lines.split())))
 
 
 def check_operators(device: torch.device) -> str:
@@ -219,6 +220,8 @@ def check_training(device: torch.device) -> str:
     found = []
     amps = ('', 'float16', 'bfloat16') if device.type == 'cuda' else ('',)
     for (task, name), amp in product(TASKS.items(), amps):
+        if amp == 'bfloat16' and lacks_bfloat16(load_model_config(name)):
+            continue
         try:
             losses = _training_steps(name, device, amp)
         except ImportError as error:
@@ -262,6 +265,13 @@ def _run_process(rank: int, count: int, port: int, kind: str) -> None:
         dist.all_reduce(mean)
         error = relative_error(found, mean / count)
         assert error < 1e-5, f'gradients of process {rank} differ: {error}'
+        if on_gpu:
+            statistics = [b for b in model.buffers() if b.is_floating_point()]
+            found = torch.cat([each.flatten() for each in statistics])
+            mean = found.clone()
+            dist.all_reduce(mean)
+            error = relative_error(found, mean / count)
+            assert error < 1e-5, f'SyncBN of process {rank} differs: {error}'
     finally:
         dist.destroy_process_group()
 
@@ -273,12 +283,13 @@ def check_distributed(device: torch.device) -> str:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_run_process, (count, port, device.type), count)
-    return (
-        f'{count} processes with nccl and SyncBN'
-        if on_gpu
-        else f'{count} processes with gloo, without SyncBN'
-    )
+    if count == 1:  # a GPU may allow one process alone
+        _run_process(0, count, port, device.type)
+    else:
+        multiprocessing.spawn(_run_process, (count, port, device.type), count)
+    if not on_gpu:
+        return f'{count} processes with gloo, without SyncBN'
+    return f'nccl, SyncBN, {count} GPUs' + ', which shows little' * (count < 2)
 
 
 def check_resuming(device: torch.device) -> str:
@@ -341,7 +352,7 @@ def check_graphs(device: torch.device) -> str:
     model = _build('tiny', device).eval()
     images = torch.randn(1, 3, 224, 224, device=device)
     with torch.no_grad():
-        replay = capture_cuda_graph(lambda: model(images))
+        replay = capture_cuda_graph(lambda: model(images), device)
         images.normal_()
         error = max(map(relative_error, replay(), model(images)))
         times = time_in_turns(

@@ -109,7 +109,9 @@ def compile_blocks(backbone: nn.Module, **kwargs) -> None:
                 part.compile(**{'dynamic': False, **kwargs})
 
 
-def capture_cuda_graph(step: Callable[[], T]) -> Callable[[], T]:
+def capture_cuda_graph(
+    step: Callable[[], T], device: str | torch.device = 'cuda'
+) -> Callable[[], T]:
     """Record the kernels of a step, to launch all of them with one call.
 
     HAT-Net has many short kernels. For small batches, a GPU waits longer for
@@ -118,20 +120,24 @@ def capture_cuda_graph(step: Callable[[], T]) -> Callable[[], T]:
     Args:
         step (Callable): Computes on CUDA tensors that stay where they are,
             without gradients.
+        device (str | torch.device): The GPU. Defaults to 'cuda', the current
+            one.
 
     Returns:
         Callable: Computes the step again, and returns the tensors of its
         recording, with new values.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):  # allocates, and chooses algorithms
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outs = step()
+    with torch.cuda.device(device):  # else the graph would be empty
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # allocates, and chooses algorithms
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            outs = step()
+    graph.step = step  # its tensors are read by each replay
 
     def replay() -> T:
         graph.replay()

@@ -1,14 +1,15 @@
 #!/usr/bin/env python
 """Makes docs/deployment_costs.md: size, accuracy and speed of exported files.
 
-The machine should be idle.
+The machine should be idle. The rows of a model are kept in a table in
+docs/deployment_costs as soon as they are measured, and not measured again.
 """
 
 import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,7 +20,7 @@ import torch
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from tqdm import tqdm
 
-from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
 from mmhatnet.analysis.sweep import main_metric
 from mmhatnet.analysis.timing import describe_machine, time_in_turns
 from mmhatnet.atomic import replacing
@@ -38,6 +39,7 @@ from mmhatnet.zoo import find_weights, get_model, load_model_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'deployment_costs.md'
+TABLES = ROOT / 'docs' / 'deployment_costs'
 PHOTO = 'data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg'
 # Model -> images of the calibration; they are not those of the test.
 CALIBRATION = {
@@ -47,31 +49,32 @@ CALIBRATION = {
     ),
     'tree-detector': 'data/tree_crowns/train/*00.png',
 }
-# Model, heights and widths of the images, number of images.
-SPEED = (
-    ('hatnet-tiny_8xb128_in1k', (224, 512)),
-    ('hatnet-small_8xb128_in1k', (224, 512)),
-    ('shape-segmentor', (256,)),
-)
+# Model -> heights and widths of the images.
+SPEED = {
+    'hatnet-tiny_8xb128_in1k': (224, 512),
+    'hatnet-small_8xb128_in1k': (224, 512),
+    'shape-segmentor': (256,),
+}
 TEXT = """# What exported files cost
 
-Made by `python tools/pages/deployment.py` on {machine}, onnxruntime {onnx}.
+Made by `python tools/pages/deployment.py` from the tables in
+`docs/deployment_costs`; remove one to measure it again.
 
 ## Precision
 
 Files of the models in the package, evaluated by
 `tools/deployment/evaluate.py` on their test data, which the calibration of
-int8 does not see. The checkpoints are in float16.
+int8 does not see. The checkpoints are in float16. {precision_machine}
 
 {precision}
 
 ## Speed
 
-Milliseconds for one image, the median of {rounds} rounds in which all take
-turns, with {threads} threads each. All four compute the same graph, from
-pixels to scores or labels, in float32, with random weights or those in the
-package. *torch.compile* compiles for the size of the row, AOTInductor and
-onnxruntime run one file at every size.
+Milliseconds for one image, the median of several rounds (15 by default) in
+which all take turns. All four compute the same graph, from pixels to scores or
+labels, in float32, with random weights or those in the package.
+*torch.compile* compiles for the size of the row, AOTInductor and onnxruntime
+run one file at every size. {speed_machine}
 
 {speed}
 
@@ -79,37 +82,91 @@ onnxruntime run one file at every size.
 
 `tools/infer.py` on a photograph, with `shape-segmentor` and with its ONNX
 file: *start* is the whole command, *next image* is one more image in a running
-process, with its picture.
+process, with its picture. {start_machine}
 
 {start}
 """
 
 
-def rows_of_precision(folder: Path) -> Iterator[dict[str, str]]:
-    for name in tqdm(list(list_shipped()), desc='precision'):
-        cfg = load_model_config(name)
-        checkpoint = find_weights(name)
-        graph = make_graph(get_model(cfg, checkpoint))
-        calibration = find_images([CALIBRATION[name]])
-        cfg.work_dir = str(folder)
-        for precision in TOLERANCES:
-            (path,) = export_files(
-                graph,
-                cfg,
-                checkpoint,
-                folder / f'{name}-{precision}.onnx',
-                precision=precision,
-                calibration=calibration,
-            )
-            found = evaluate_exported(cfg, path)
-            metric = main_metric(cfg, [found])
-            yield {
-                'model': f'`{name}`',
-                'precision': precision,
-                'MB': f'{path.stat().st_size / 1e6:.1f}',
-                'metric': metric,
-                'value': f'{found[metric]:.4g}',
-            }
+# How the cells of a column are written.
+FORMATS = {
+    'model': '`{}`',
+    'MB': '{:.1f}',
+    'value': '{:.4g}',
+    'start (s)': '{:.2f}',
+    **dict.fromkeys(
+        (
+            *('eager', 'torch.compile', 'AOTInductor', 'onnxruntime'),
+            'next image (ms)',
+        ),
+        '{:.1f}',
+    ),
+}
+
+
+def measure_rows(
+    table: str, names: Iterable[str], measure: Callable[[str], Iterable[dict]]
+) -> list[dict]:
+    """Measure the models that a table lacks.
+
+    Args:
+        table (str): The name of the table in TABLES.
+        names (Iterable[str]): The models.
+        measure (Callable): Gives the rows of a model.
+
+    Returns:
+        list[dict]: All rows of the table.
+    """
+    path = TABLES / f'{table}.csv'
+    rows = read_csv(path)
+    machine = f'{describe_machine()}, onnxruntime {onnxruntime.__version__}'
+    for name in tqdm(list(names), desc=table):
+        if name not in {row['model'] for row in rows}:
+            rows += [
+                dict(model=name, **row, machine=machine)
+                for row in measure(name)
+            ]
+            write_csv(path, rows)
+    return rows
+
+
+def page_of(**tables: list[dict]) -> str:
+    """Write the page."""
+    parts = {}
+    for table, rows in tables.items():
+        cells = [
+            {key: FORMATS.get(key, '{}').format(row[key]) for key in row}
+            for row in rows
+        ]
+        machines = sorted({cell.pop('machine') for cell in cells})
+        parts[table] = markdown_table(cells)
+        parts[f'{table}_machine'] = f'Measured on {" and ".join(machines)}.'
+    return TEXT.format(**parts)
+
+
+def precision_of(name: str, folder: Path) -> Iterator[dict]:
+    cfg = load_model_config(name)
+    checkpoint = find_weights(name)
+    graph = make_graph(get_model(cfg, checkpoint))
+    calibration = find_images([CALIBRATION[name]])
+    cfg.work_dir = str(folder)
+    for precision in TOLERANCES:
+        (path,) = export_files(
+            graph,
+            cfg,
+            checkpoint,
+            folder / f'{name}-{precision}.onnx',
+            precision=precision,
+            calibration=calibration,
+        )
+        found = evaluate_exported(cfg, path)
+        metric = main_metric(cfg, [found])
+        yield {
+            'precision': precision,
+            'MB': path.stat().st_size / 1e6,
+            'metric': metric,
+            'value': found[metric],
+        }
 
 
 def forms_of(name: str, folder: Path) -> dict[str, Callable]:
@@ -135,28 +192,24 @@ def forms_of(name: str, folder: Path) -> dict[str, Callable]:
     }
 
 
-def rows_of_speed(folder: Path, rounds: int) -> Iterator[dict[str, str]]:
-    for name, sides in tqdm(SPEED, desc='speed'):
-        forms = forms_of(name, folder)
-        for side in sides:
-            images = torch.randint(256, (1, 3, side, side)).float()
-            steps = {form: partial(run, images) for form, run in forms.items()}
-            with torch.no_grad():
-                seconds = time_in_turns(steps, rounds)
-            yield {
-                'model': f'`{name}`',
-                'size': f'{side}x{side}',
-                **{
-                    form: f'{1000 * median(times):.1f}'
-                    for form, times in seconds.items()
-                },
-            }
+def speed_of(name: str, folder: Path, rounds: int) -> Iterator[dict]:
+    forms = forms_of(name, folder)
+    for side in SPEED[name]:
+        images = torch.randint(256, (1, 3, side, side)).float()
+        steps = {form: partial(run, images) for form, run in forms.items()}
+        with torch.no_grad():
+            seconds = time_in_turns(steps, rounds)
+        yield {
+            'size': f'{side}x{side}',
+            **{form: 1000 * median(times) for form, times in seconds.items()},
+        }
 
 
-def rows_of_start(folder: Path, rounds: int) -> Iterator[dict[str, str]]:
-    name = 'shape-segmentor'
+def start_of(name: str, folder: Path, rounds: int) -> Iterator[dict]:
     photo = find_images([PHOTO])[0]
-    file = folder / f'{name}-float32.onnx'
+    cfg, checkpoint = load_model_config(name), find_weights(name)
+    graph = make_graph(get_model(cfg, checkpoint))
+    (file,) = export_files(graph, cfg, checkpoint, folder / 'start.onnx')
     inferencer = get_inferencer(name, device='cpu')
     steps = {
         'checkpoint': partial(predict, inferencer, photo),
@@ -175,28 +228,31 @@ def rows_of_start(folder: Path, rounds: int) -> Iterator[dict[str, str]]:
             starts.append(time.perf_counter() - start)
         yield {
             'form': form,
-            'start (s)': f'{median(starts):.2f}',
-            'next image (ms)': f'{1000 * median(seconds[form]):.1f}',
+            'start (s)': median(starts),
+            'next image (ms)': 1000 * median(seconds[form]),
         }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Measure exported files: precision, speed and start, and '
-        'write docs/deployment_costs.md. Takes a quarter of an hour.'
+        'write docs/deployment_costs.md. Takes about an hour.'
     )
     parser.add_argument('--rounds', type=int, default=15)
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
         folder = Path(folder)
-        page = TEXT.format(
-            machine=describe_machine(),
-            onnx=onnxruntime.__version__,
-            rounds=args.rounds,
-            threads=torch.get_num_threads(),
-            precision=markdown_table(list(rows_of_precision(folder))),
-            speed=markdown_table(list(rows_of_speed(folder, args.rounds))),
-            start=markdown_table(list(rows_of_start(folder, args.rounds))),
+        timed = dict(folder=folder, rounds=args.rounds)
+        page = page_of(
+            precision=measure_rows(
+                'precision',
+                list_shipped(),
+                partial(precision_of, folder=folder),
+            ),
+            speed=measure_rows('speed', SPEED, partial(speed_of, **timed)),
+            start=measure_rows(
+                'start', ['shape-segmentor'], partial(start_of, **timed)
+            ),
         )
     with replacing(PAGE) as part:
         Path(part).write_text(page)
