@@ -1,5 +1,7 @@
 """The backbone on the Hugging Face hub; needs huggingface_hub."""
 
+from pathlib import Path
+
 from huggingface_hub import PyTorchModelHubMixin
 
 from .models import HATNet
@@ -19,3 +21,26 @@ class HubHATNet(
     arguments as JSON and the weights as safetensors. The arguments are those
     of :class:`~mmhatnet.models.HATNet`.
     """
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        config: dict | None = None,
+        **kwargs,
+    ) -> str | None:
+        """Save the arguments and the weights, as the mixin does.
+
+        Args:
+            save_directory (str | Path): The folder.
+            config (dict, optional): The arguments. Defaults to None, those of
+                the constructor with the current G1 and G2.
+            **kwargs: As in huggingface_hub.
+
+        Returns:
+            str, optional: The address of the commit, if there is one.
+        """
+        if config is None:
+            grids = dict(grid_sizes=self.grid_sizes, ds_ratios=self.ds_ratios)
+            config = {**self._hub_mixin_config, **grids}
+        return super().save_pretrained(save_directory, config=config, **kwargs)

@@ -277,16 +277,16 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'--amp does not support optim_wrapper.type={kind}')
-    if dtype == 'bfloat16' and lacks_bfloat16(cfg):
-        raise ValueError(
-            "--amp bfloat16: mmcv's operators, which this model needs, do not "
-            'support it; --amp float16 works'
-        )
     wrapper.type = 'AmpOptimWrapper'
     if dtype and dtype != wrapper.get('dtype', 'float16'):
         wrapper.dtype = dtype
         wrapper.pop('loss_scale', None)
     if wrapper.get('dtype') in ('bfloat16', torch.bfloat16):
+        if lacks_bfloat16(cfg):
+            raise ValueError(
+                "mmcv's operators, which this model needs, do not support "
+                'bfloat16: use --amp float16'
+            )
         # It has the range of float32.
         wrapper.setdefault('loss_scale', dict(enabled=False))
     else:

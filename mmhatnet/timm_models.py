@@ -79,7 +79,8 @@ class HATNetClassifier(nn.Module):
         self.head = ClassifierHead(
             self.num_features, num_classes, global_pool, drop_rate
         )
-        nn.init.trunc_normal_(self.head.fc.weight, std=0.02)
+        if num_classes:
+            nn.init.trunc_normal_(self.head.fc.weight, std=0.02)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the map of the last stage, (N, C, H / 32, W / 32)."""

@@ -39,6 +39,9 @@ def test_mixin(tmp_path):
     found = HubHATNet.from_pretrained(tmp_path)
     assert found.grid_sizes == (4, 4, 4)
     assert_equal(found, model)
+    model.set_grids((2, 2, 2), 'auto')
+    model.save_pretrained(tmp_path)
+    assert_equal(HubHATNet.from_pretrained(tmp_path), model)
 
 
 def test_timm_folder(tmp_path):

@@ -401,7 +401,7 @@ def test_bfloat16_of_mmcv(config, supported):
     """Refused where mmcv's operators would fail."""
     cfg = open_config(config)
     if not supported:
-        with pytest.raises(ValueError, match='--amp float16 works'):
+        with pytest.raises(ValueError, match='use --amp float16'):
             launch.enable_amp(cfg, 'bfloat16')
     launch.enable_amp(cfg, 'bfloat16' if supported else 'float16')
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'

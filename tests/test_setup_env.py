@@ -170,9 +170,12 @@ class TestCudaOperators:
 
 
 def test_index_that_cannot_be_reached(set_up):
-    output = set_up(code=7, MMCV_BASE_URL='http://127.0.0.1:9')
+    index = dict(MMCV_BASE_URL='http://127.0.0.1:9')
+    output = set_up(**index)
     assert 'http://127.0.0.1:9/cu128' in output
     assert 'cannot be reached' in output
+    assert 'can be neither downloaded nor built' in output
+    assert 'can build them' in set_up(nvcc='12.8', code=7, **index)
 
 
 def test_index_without_this_combination(set_up, server):
@@ -196,8 +199,9 @@ def test_wheel_of_another_machine(set_up):
     assert 'not prebuilt (file' in set_up(HERE, machine='sparc')
 
 
-def test_hidden_gpu(set_up):
-    output = set_up(code=7, CUDA_VISIBLE_DEVICES='')
+@pytest.mark.parametrize('devices', ['', '-1'])
+def test_hidden_gpu(devices, set_up):
+    output = set_up(code=7, CUDA_VISIBLE_DEVICES=devices)
     assert 'looking' not in output
 
 

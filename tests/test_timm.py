@@ -49,6 +49,14 @@ def test_equals_mmpretrain(model, image):
     torch.testing.assert_close(model(image), mm(image))
 
 
+def test_without_classes(image):
+    """The pooled features, as timm's users get embeddings."""
+    model = timm.create_model(TINY, num_classes=0).eval()
+    with torch.no_grad():
+        expected = model.forward_features(image).mean((2, 3))
+        torch.testing.assert_close(model(image), expected)
+
+
 def test_training(image):
     model = timm.create_model(TINY, num_classes=5, drop_path_rate=0.1)
     model.set_grad_checkpointing()

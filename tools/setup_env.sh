@@ -103,8 +103,8 @@ fi
 gpu=0
 if [ "${FORCE_CUDA:-}" = 1 ]; then # mmcv reads it, too
   gpu=1
-elif [ "${CUDA_VISIBLE_DEVICES-all}" ] && nvidia-smi -L >/dev/null 2>&1; then
-  gpu=1
+elif nvidia-smi -L >/dev/null 2>&1; then
+  case ${CUDA_VISIBLE_DEVICES-all} in '' | -1) ;; *) gpu=1 ;; esac
 fi
 
 # Print everything that the environment depends on. If nothing changed since the
@@ -176,9 +176,12 @@ find_cuda_operators() {
     url=$index/mmcv/dist/cu${cuda/./}/torch$base/index.html
   fi
   say "0/5 looking for mmcv's CUDA operators: Python $python, torch $torch, CUDA $cuda"
-  pythons=$(prebuilt_pythons "$url") || { echo "  $url cannot be reached"; return 0; }
-  case " $pythons " in *" $python "*) echo '  they are prebuilt'; return 0 ;; esac
-  echo "  they are not prebuilt${pythons:+, only for Python ${pythons// /, }} ($url)"
+  if pythons=$(prebuilt_pythons "$url"); then
+    case " $pythons " in *" $python "*) echo '  they are prebuilt'; return 0 ;; esac
+    echo "  they are not prebuilt${pythons:+, only for Python ${pythons// /, }} ($url)"
+  else
+    echo "  $url cannot be reached"
+  fi
   nvcc=$(nvcc_release)
   if [ "${nvcc%%.*}" = "${cuda%%.*}" ]; then
     echo "  nvcc $nvcc can build them"

@@ -24,8 +24,8 @@ def main() -> None:
         nargs='?',
         const=True,
         choices=('float16', 'bfloat16'),
-        help='train in mixed precision; without a value, in the type of the '
-        'config or device',
+        help='after CONFIG: train in mixed precision; without a value, in the '
+        'type of the config or device',
     )
     arguments.add_argument(
         '--auto-scale-lr',

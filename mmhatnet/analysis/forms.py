@@ -8,6 +8,7 @@ from functools import cache
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
@@ -241,6 +242,7 @@ def _build_prediction(
     """Function that predicts with a whole model, as mm's test does."""
     scope = load_model_config(split_forms(backbone)[1]).default_scope
     init_default_scope(scope)
+    MMLogger.get_current_instance().setLevel('WARNING')  # one line per weight
     model = MODELS.build(read_form(backbone))
     model.init_weights()
     model = revert_sync_batchnorm(model).to(device).eval()

@@ -85,6 +85,8 @@ def measure_cases(
         ]:
             rows[str(case)] = measure_case(case, device, rounds)
             write_csv(path, sum(rows.values(), []))
+        else:
+            tqdm.write(f'{case}: measured before, from {path}')
     return rows
 
 

@@ -76,9 +76,8 @@ def write_report(
     Args:
         verdicts (Sequence[Verdict]): The verdicts.
         device (torch.device): The device.
-        folder (Path): The folder; created if needed.
+        folder (Path): The folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     rows, machine = [asdict(v) for v in verdicts], describe_machine(device)
     cells = [{**row, 'seconds': f'{row["seconds"]:.1f}'} for row in rows]
     report = dict(machine=machine, checks=rows)
@@ -91,12 +90,16 @@ def write_report(
 def main() -> None:
     """Run the checks of the command line."""
     parser = argparse.ArgumentParser(
+        'gpu_check.sh',
         description='Check HAT-Net on a GPU: precision, training, DDP, '
         'compiling, memory. Writes report.md and report.json; the exit status '
-        'says whether all passed.'
+        'says whether all passed.',
     )
     parser.add_argument(
-        'checks', nargs='*', metavar='CHECK', help='default: all'
+        'checks',
+        nargs='*',
+        metavar='CHECK',
+        help=f'any of {", ".join(CHECKS)}; default: all',
     )
     parser.add_argument('--device', default='cuda', help='default: cuda')
     parser.add_argument(
@@ -110,6 +113,7 @@ def main() -> None:
     for name in set(args.checks) - set(CHECKS):
         parser.error(f"no check '{name}': choose from {', '.join(CHECKS)}")
     device = find_device(args.device)
+    args.out.mkdir(parents=True, exist_ok=True)
     verdicts = run_checks(device, args.checks or tuple(CHECKS))
     write_report(verdicts, device, args.out)
     print(args.out / 'report.md')

@@ -113,7 +113,7 @@ def check_ratios(values: Sequence[int | str]) -> tuple[Ratio, ...]:
     auto = (AUTO,) * (STAGES - 1)
     if values in (AUTO, auto, list(auto)):
         return auto
-    return check_grids('ds_ratios (G2)', values)
+    return check_grids("ds_ratios (G2), if it is not 'auto',", values)
 
 
 def check_grids(name: str, values: Sequence[int | str]) -> tuple[int, ...]:

@@ -35,6 +35,8 @@ checks below had one GPU.
 - `cudnn_benchmark` and TF32 are as in the libraries: mmsegmentation looks for
   the fastest convolution of a size, mmdetection does not, and torch uses TF32
   in convolutions.
+- mmcv's operators have no bfloat16, so detectors train in float16 or float32.
+  In the checks below, torchvision's operators stood in for them.
 
 The first command measures the backbone on your GPU in three forms, the second
 a whole model with one image, as mm's benchmarks do:

@@ -82,6 +82,11 @@ def main() -> None:
     scale = size / min(image.shape[:2])
     height, width = image.shape[:2]
     x, y = args.point or (width / 2, height / 2)
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(
+            f'--point {x:g} {y:g} is outside the image of {width}x{height} '
+            'pixels (W x H)'
+        )
     image = np.atleast_3d(mmcv.imrescale(image, scale))
     # Rounding may have changed the scale slightly.
     point = x * image.shape[1] / width, y * image.shape[0] / height
