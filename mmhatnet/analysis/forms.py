@@ -242,7 +242,8 @@ def _build_prediction(
     """Function that predicts with a whole model, as mm's test does."""
     scope = load_model_config(split_forms(backbone)[1]).default_scope
     init_default_scope(scope)
-    MMLogger.get_current_instance().setLevel('WARNING')  # one line per weight
+    # Else it logs a line for each weight.
+    MMLogger.get_current_instance().setLevel('WARNING')
     model = MODELS.build(read_form(backbone))
     model.init_weights()
     model = revert_sync_batchnorm(model).to(device).eval()
