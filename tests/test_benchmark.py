@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import DEMOS, ROOT, SMALL_ARCH, TOOLS, call_tool
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmhatnet.analysis import forms, side_by_side
 from mmhatnet.analysis.comparison import compare_rows, comparison_page
@@ -189,18 +190,23 @@ def test_plain_form(shape, out_norm_cfg):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('task', DEMOS)
-def test_whole_models(task, tmp_path):
+@pytest.mark.parametrize('plain', ['', 'plain:'])
+def test_whole_models(task, plain, capsys):
     """They predict, and have more operations than their backbones."""
-    page, name = tmp_path / 'page.md', DEMOS[task]
-    backbones = f'model:{name}', f'model:plain:{name}', name
-    args = (TOOL, *backbones, '--shape', 64, 96, '--rounds', 1)
-    call_tool(*args, '--out', page, cwd=ROOT)
-    whole, plain, backbone, _ = read_csv(page.with_suffix('.csv'))
-    assert whole['operations'] == plain['operations']
-    assert whole['operations'] > backbone['operations']
-    assert whole['seconds'] > (0,)
+    name, case = DEMOS[task], Case((), (64, 96), 1)
+    cfg = load_model_config(name)
+    backbone = f'model:{plain}{name}'
+    forms.check_form(backbone, case, 'cpu')
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        assert forms.build_step(backbone, case, 'cpu')() == ()
+    assert forms.read_form(backbone).backbone.get('fast', True) != bool(plain)
+    whole, part = (
+        forms.count_operations(subject, (64, 96)).operations
+        for subject in (forms.subject_of(backbone), name)
+    )
+    assert whole > part
+    assert len(capsys.readouterr().out.splitlines()) < 20
 
 
 def test_copy_as_a_reference(monkeypatch):
