@@ -69,14 +69,14 @@ class TestArguments:
     def test_environment_of_another_python(self, tmp_path):
         python = tmp_path / 'venv' / 'bin' / 'python'
         python.parent.mkdir(parents=True)
-        python.write_text('#!/bin/sh\necho Python 3.10\n')
+        python.write_text('#!/bin/sh\necho Python 3.9\n')
         python.chmod(0o755)
         output = run_tool(
             *(SETUP, '--python', sys.executable),
             code=1,
             MMHATNET_VENV=str(tmp_path / 'venv'),
         )
-        assert f'has Python 3.10, not {sys.executable}: remove it' in output
+        assert f'has Python 3.9, not {sys.executable}: remove it' in output
 
     def test_where(self, tmp_path, monkeypatch):
         monkeypatch.delenv('MMHATNET_VENV', raising=False)
