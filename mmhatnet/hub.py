@@ -1,6 +1,7 @@
 """The backbone on the Hugging Face hub; needs huggingface_hub."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import PyTorchModelHubMixin
 
@@ -26,14 +27,14 @@ class HubHATNet(
         self,
         save_directory: str | Path,
         *,
-        config: dict | None = None,
+        config: Any = None,
         **kwargs,
     ) -> str | None:
         """Save the arguments and the weights, as the mixin does.
 
         Args:
             save_directory (str | Path): The folder.
-            config (dict, optional): The arguments. Defaults to None, those of
+            config (Any, optional): The arguments. Defaults to None, those of
                 the constructor with the current G1 and G2.
             **kwargs: As in huggingface_hub.
 
@@ -41,6 +42,7 @@ class HubHATNet(
             str, optional: The address of the commit, if there is one.
         """
         if config is None:
+            arguments: Any = self._hub_mixin_config
             grids = dict(grid_sizes=self.grid_sizes, ds_ratios=self.ds_ratios)
-            config = {**self._hub_mixin_config, **grids}
+            config = dict(arguments, **grids)
         return super().save_pretrained(save_directory, config=config, **kwargs)
