@@ -13,5 +13,5 @@ COPY . .
 # No GPU is there while an image is built.
 ENV FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="7.5 8.0 8.6 8.9 9.0 12.0+PTX"
 ENV MMHATNET_VENV=/opt/venv PATH=/opt/venv/bin:$PATH
-RUN PIP_NO_CACHE_DIR=1 tools/setup_env.sh && rm -rf /root/.cache
+RUN PIP_NO_CACHE_DIR=1 tools/setup_env.sh && rm -rf ~/.cache
 CMD ["bash"]

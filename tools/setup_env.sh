@@ -111,8 +111,7 @@ fi
 # last run, there is nothing to do.
 made_from() {
   cat "$root"/requirements/*.txt "$root/setup.py" "$root/mmhatnet/version.py" "${BASH_SOURCE[0]}"
-  echo "$root" "$stack"
-  echo "$gpu"
+  echo "$root" "$stack" "$gpu"
   "$py" -c 'import sys; print(sys.version)'
 }
 stamp=$venv/.mmhatnet-$stack

@@ -8,9 +8,8 @@ from functools import cache
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from ..checks import find_device
@@ -241,11 +240,9 @@ def _build_prediction(
 ) -> Callable[[], tuple]:
     """Function that predicts with a whole model, as mm's test does."""
     scope = load_model_config(split_forms(backbone)[1]).default_scope
-    init_default_scope(scope)
-    # Else it logs a line for each weight.
-    MMLogger.get_current_instance().setLevel('WARNING')
-    model = MODELS.build(read_form(backbone))
-    model.init_weights()
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(read_form(backbone))
+        model.init_weights()
     model = revert_sync_batchnorm(model).to(device).eval()
     batch = make_batch(scope, case.shape, case.batch)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import MMLogger
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
@@ -212,9 +213,15 @@ def _check_forms(
             )
 
 
+def _log_warnings_only() -> None:
+    """Else mm logs the initialization of each weight of a model."""
+    MMLogger.get_current_instance().setLevel('WARNING')
+
+
 def _start_process(environment: Mapping[str, str]) -> ProcessPoolExecutor:
     """Start one new process; malloc reads its variables at the start."""
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))
+    context = multiprocessing.get_context('spawn')
+    pool = ProcessPoolExecutor(1, context, _log_warnings_only)
     before = dict(os.environ)
     os.environ.update(environment)
     try:

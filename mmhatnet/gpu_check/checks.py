@@ -289,7 +289,9 @@ def check_distributed(device: torch.device) -> str:
         multiprocessing.spawn(_run_process, (count, port, device.type), count)
     if not on_gpu:
         return f'{count} processes with gloo, without SyncBN'
-    return f'nccl, SyncBN, {count} GPUs' + ', which shows little' * (count < 2)
+    if count == 1:
+        return 'nccl, 1 GPU: SyncBN and DDP had nothing to exchange'
+    return f'nccl, SyncBN, {count} GPUs'
 
 
 def check_resuming(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""Whether a graph is made, of which sizes, and of which modules."""
+"""Graphs: whether one is made, of which sizes and modules; CUDA graphs."""
 
 from collections.abc import Callable
 from typing import TypeVar

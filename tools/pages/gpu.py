@@ -27,8 +27,8 @@ checks below had one GPU.
 ## What to expect
 
 - A GPU with small batches waits for the launches of HAT-Net's many short
-  kernels, and CUDA graphs help most. On the GPU below, mixed precision saved
-  memory more than time even with 64 images of 224x224.
+  kernels; what CUDA graphs gain is below. There, mixed precision saved memory
+  more than time even with 64 images of 224x224.
 - Where mmcv is not prebuilt for your Python, torch and CUDA, `nvcc` has to
   compile its operators. `tools/setup_env.sh` says which it will be, before it
   downloads anything.
@@ -39,7 +39,8 @@ checks below had one GPU.
   In the checks below, torchvision's operators stood in for them.
 
 The first command measures the backbone on your GPU in three forms, the second
-a whole model with one image, as mm's benchmarks do:
+a whole model with one image, as mm's benchmarks do. Neither was run on a GPU
+yet.
 
 ```
 python tools/analysis_tools/benchmark.py \\
