@@ -1,6 +1,7 @@
 """The checks for GPUs run on a CPU, so that they work when there is a GPU."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -35,6 +36,14 @@ def test_passes_on_the_cpu(name):
 )
 def test_long_check_passes_on_the_cpu(name):
     assert verdicts(name)[name].verdict == 'passed'
+
+
+@pytest.mark.slow
+def test_compile_passes_on_the_cpu(monkeypatch):
+    """With a backend that only traces; Inductor takes minutes."""
+    compile_ = partial(torch.compile, backend='aot_eager')
+    monkeypatch.setattr(torch, 'compile', compile_)
+    assert 'times as fast' in checks.check_compile(CPU)
 
 
 class TestParity:
