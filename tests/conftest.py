@@ -1,5 +1,6 @@
 import http.server
 import os
+import sys
 import threading
 from functools import cache
 
@@ -222,3 +223,11 @@ def _read_metafiles_once():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _forget_graphs():
+    """torch.compile makes a graph of any size after it met two sizes."""
+    yield
+    if 'torch._dynamo' in sys.modules:
+        torch.compiler.reset()
