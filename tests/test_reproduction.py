@@ -385,6 +385,7 @@ def test_page_of_evidence(tmp_path):
             parameters=2_480_000,
             operations=49_500_000,
             kept_memory=2**20,
+            precision='float32',
             machine='2 CPU threads',
             curve=[
                 {
@@ -426,7 +427,7 @@ def test_page_of_evidence(tmp_path):
         ['1', '50'],
         ['1, 2', '61.25, 61.75'],
     ]
-    assert [row[4] for row in rows] == ['2000', '2000']
+    assert [row[4:6] for row in rows] == [['float32', '2000']] * 2
     assert 'Seeds alone change accuracy/top1 by up to 0.5;' in text
     assert '| 8, 4, 4; 4, 2, 1 | 49.5 | 1.00 | 50 |' in text
     for name in ('cifar10', 'sweep_cifar10'):
@@ -448,6 +449,7 @@ def test_times_of_the_evidence(tmp_path, demo_folder):
         parameters=1,
         operations=1,
         kept_memory=1,
+        precision='float32',
         machine='busy',
         curve=[{'images': 3200, 'seconds': 9e9, 'mIoU': 50.0}],
     )
@@ -466,6 +468,7 @@ def test_record_of_a_training(tmp_path):
     """The curve over its resumed parts, with the images seen."""
     cfg = find_experiment('hatnet-tiny_8xb128_in1k').config()
     cfg.randomness = dict(seed=3)
+    cfg.optim_wrapper.dtype = 'bfloat16'
     work_dir = tmp_path / 'mine'
     for part, epochs in (('1', (1, 2)), ('2', (2, 3))):
         folder = work_dir / part
@@ -484,6 +487,7 @@ def test_record_of_a_training(tmp_path):
     record = record_training(work_dir, (64, 64))
     assert record['name'] == 'mine'
     assert record['seed'] == 3
+    assert record['precision'] == 'bfloat16'
     assert record['parameters'] == 12_650_152  # as in the metafile
     assert record['kept_memory'] > 2**20
     assert record['curve'] == [

@@ -29,11 +29,12 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
             operations.
 
     Returns:
-        dict: ``name``, ``config``, ``seed``, ``parameters``, ``operations``
-        (multiply-accumulates), ``kept_memory`` (of the backbone for one image
-        in float32, in bytes), ``curve`` (a dict for each validation with the
-        number of ``images`` seen so far, the ``seconds`` of training and the
-        metrics), and versions, commit and machine as in ``result.json``.
+        dict: ``name``, ``config``, ``seed``, ``precision`` (the dtype of
+        training), ``parameters``, ``operations`` (multiply-accumulates),
+        ``kept_memory`` (of the backbone for one image in float32, in bytes),
+        ``curve`` (a dict for each validation with the number of ``images``
+        seen so far, the ``seconds`` of training and the metrics), and
+        versions, commit and machine as in ``result.json``.
 
     Raises:
         FileNotFoundError: If there is no config or no log.
@@ -69,6 +70,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         name=work_dir.name,
         config=configs[-1].stem,
         seed=cfg.get('randomness', {}).get('seed'),
+        precision=cfg.optim_wrapper.get('dtype', 'float32'),
         parameters=complexity.params,
         operations=complexity.operations,
         shape=list(shape),

@@ -69,7 +69,9 @@ TEXT = """# Evidence
 Trainings and tests on real data; their curves, seeds, versions, commits and
 machines are in `docs/evidence/`. A training is `python tools/train.py
 configs/evidence/CONFIG.py --cfg-options randomness.seed=SEED`, with the config
-and the seed of the table. `tools/pages/evidence.py` made this page.
+and the seed of the table, and `optim_wrapper.dtype=float32` where a config has
+bfloat16 and the table float32: CPUs without AVX512 only emulate bfloat16.
+`tools/pages/evidence.py` made this page.
 """
 
 
@@ -125,6 +127,9 @@ def training_rows(records: list[dict], metric: str) -> Iterator[dict]:
             'parameters (M)': f'{first["parameters"] / 1e6:.2f}',
             'operations (M)': f'{first["operations"] / 1e6:.0f}',
             'kept (MiB)': f'{first["kept_memory"] / 2**20:.1f}',
+            'precision': ', '.join(
+                dict.fromkeys(record['precision'] for record in here)
+            ),
             'images seen': f'{last[0]["images"]}',
             'minutes': f'{mean(point["seconds"] for point in last) / 60:.0f}',
             'seeds': ', '.join(str(record['seed']) for record in here),
