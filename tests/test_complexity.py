@@ -136,18 +136,21 @@ def test_two_stages_do_not_depend_on_weights():
         'dino/dino-4scale_r50_8xb2-12e_coco.py',
         'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
         'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
+        'maskformer/maskformer_r50_ms-16xb1-75e_coco.py',
+        'mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
     ],
 )
 def test_detectors_that_read_sizes(base):
     """What another backbone adds to them is what it counts alone."""
     pytest.importorskip('mmdet', reason='mmdet is not installed')
     cfg = load_model_config(f'mmdet::{base}')
-    first = 4 - len(cfg.model.neck.in_channels)
+    neck = cfg.model.get('neck') or cfg.model.panoptic_head
+    first = 4 - len(neck.in_channels)
     backbone = dict(
         type='mmhatnet.HATNet', arch='tiny', out_indices=range(first, 4)
     )
     cfg.model.backbone = ConfigDict(backbone)
-    cfg.model.neck.in_channels = [48, 96, 240, 384][first:]
+    neck.in_channels = [48, 96, 240, 384][first:]
 
     def count(deeper):
         arch = dict(ARCHS['tiny'])
@@ -161,6 +164,17 @@ def test_detectors_that_read_sizes(base):
     (whole, alone), (whole_deeper, alone_deeper) = count(False), count(True)
     assert whole_deeper - whole == alone_deeper - alone > 0
     assert whole > 2 * alone
+
+
+def test_panoptic_fpn():
+    """Its branch for 'stuff' counts."""
+    pytest.importorskip('mmdet', reason='mmdet is not installed')
+    base = 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'
+    cfg = load_model_config(base)
+    whole = measure_complexity(cfg, (64, 64)).operations
+    cfg.model.semantic_head.num_stuff_classes -= 1
+    fewer = measure_complexity(cfg, (64, 64)).operations
+    assert whole - fewer == 128 * 16 * 16
 
 
 def test_other_channels():

@@ -29,6 +29,9 @@ NORMS = {
     aten.native_batch_norm: 2,
 }
 
+# Parts of detectors whose forward pass reads sizes from tensors.
+READ_VALUES = 'roi_head', 'forward_transformer', 'panoptic_head'
+
 
 @dataclass(frozen=True)
 class Complexity:
@@ -124,8 +127,8 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     torch's counter does not know the fused operator of every device.
 
     Two-stage detectors are counted with the maximum of proposals and masks
-    that their test config allows. Of DETR and its kin, and of Sparse R-CNN,
-    all but the backbone runs on the CPU.
+    that their test config allows. Of DETR and its kin, Sparse R-CNN,
+    MaskFormer and Mask2Former, all but the backbone runs on the CPU.
 
     Args:
         cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its
@@ -140,7 +143,7 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     image = torch.empty(1, image_channels(cfg), *shape, device='meta')
     if hasattr(getattr(model, 'rpn_head', None), 'prior_generator'):
         counts = _count_two_stages(model, image)
-    elif hasattr(model, 'roi_head') or hasattr(model, 'forward_transformer'):
+    elif any(hasattr(model, name) for name in READ_VALUES):
         counts = _count_with_values(model, image)
     elif hasattr(model, 'decode_head'):
         counts = _count(lambda: _segment(model, image))
@@ -205,6 +208,8 @@ def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, ...]:
     def first() -> None:
         features.extend(model.extract_feat(image))
         model.rpn_head(features)
+        if hasattr(model, 'semantic_head'):  # Panoptic FPN
+            model.semantic_head(features)
 
     def second(proposals: int) -> tuple[int, int, int]:
         boxes = InstanceData(bboxes=image.new_empty(proposals, 4))
