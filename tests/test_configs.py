@@ -191,7 +191,7 @@ def depth(path):
 def test_inheritance_is_flat(config):
     # Those that show an option, and experiments, inherit the config that they
     # change.
-    option = re.search('-(amp|cp)-|^evidence/|^shipped/', config)
+    option = re.search('-(amp|cp|compile)-|^evidence/|^shipped/', config)
     assert depth(ROOT / 'configs' / config) <= (5 if option else 4)
 
 
@@ -225,6 +225,10 @@ for path in {paths!r}:
             lambda cfg: (
                 build_without_values(cfg).backbone.stages[0][0].with_cp
             ),
+        ),
+        (
+            'sem_fpn/fpn_hatnet-small_8xb2-compile-80k_ade20k-512x512.py',
+            lambda cfg: cfg.compile,
         ),
     ],
 )
