@@ -69,8 +69,8 @@ TEXT = """# Evidence
 Trainings and tests on real data; their curves, seeds, versions, commits and
 machines are in `docs/evidence/`. A training is `python tools/train.py
 configs/evidence/CONFIG.py --cfg-options randomness.seed=SEED`, with the config
-and the seed of the table, and `optim_wrapper.dtype=float32` where a config has
-bfloat16 and the table float32: CPUs without AVX512 only emulate bfloat16.
+and the seed of the table. Where a config has bfloat16 and the table float32,
+the CPU had no AVX512; on others, add `optim_wrapper.dtype=float32`.
 `tools/pages/evidence.py` made this page.
 """
 
