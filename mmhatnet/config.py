@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from traceback import walk_tb
 
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -40,15 +41,21 @@ def read_config(filename: str | os.PathLike) -> Config:
         Config: The config.
 
     Raises:
-        FileNotFoundError: If the file does not exist.
+        FileNotFoundError: If the file, or one that it inherits, does not
+            exist, or the library is not installed.
     """
-    if '::' in str(filename):
-        cfg = get_config(filename)
-    elif Path(filename).is_file():
-        return Config.fromfile(filename)
-    else:
+    named = '::' in str(filename)
+    if not named and not Path(filename).is_file():
         raise FileNotFoundError(f'no config at {filename}')
-    _drop_scope(list(cfg.values()))
+    try:
+        cfg = get_config(filename) if named else Config.fromfile(filename)
+    except (AssertionError, ImportError, OSError, ValueError) as error:
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        if not frame.f_globals.get('__name__', '').startswith('mmengine.'):
+            raise  # of a config, which is a program
+        raise FileNotFoundError(f'cannot read {filename}: {error}') from error
+    if named:
+        _drop_scope(list(cfg.values()))
     return cfg
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 
 import pytest
 import torch
@@ -128,6 +129,27 @@ def test_missing_data_are_one_line(tmp_path):
         assert 'train.py: error: no data at data/coco' in output
         assert 'download_dataset' in output
         assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize(
+    ('base', 'message'),
+    [
+        ('mmpretrain::resnet/nope.py', 'nope.py" does not exist'),
+        ('mmhatnet::sem_fpn/nope.py', 'nope.py" does not exist'),
+        ('mmfoo::resnet/nope.py', 'load mmfoo config'),
+    ],
+)
+def test_a_wrong_base_is_one_line(tmp_path, base, message):
+    heir = tmp_path / 'heir.py'
+    heir.write_text(f'_base_ = {base!r}')
+    for config in (base, heir):
+        args = cli.make_parser('').parse_args([str(config)])
+        expected = re.escape(f'error: cannot read {config}: ') + '.*'
+        with (
+            pytest.raises(SystemExit, match=expected + re.escape(message)),
+            cli.one_line_errors(),
+        ):
+            cli.load_config(args)
 
 
 def test_only_our_own_errors_lose_their_traceback(tmp_path):

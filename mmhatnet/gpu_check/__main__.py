@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,17 +40,16 @@ class Verdict:
 
 def run_checks(
     device: torch.device, names: Sequence[str] = tuple(CHECKS)
-) -> list[Verdict]:
+) -> Iterator[Verdict]:
     """Run checks one after the other, and print their verdicts.
 
     Args:
         device (torch.device): The device.
         names (Sequence[str]): Keys of CHECKS. Defaults to all.
 
-    Returns:
-        list[Verdict]: The verdicts.
+    Yields:
+        Verdict: As soon as it is there.
     """
-    verdicts = []
     for name in tqdm(names, unit='check'):
         start = time.perf_counter()
         try:
@@ -61,11 +60,10 @@ def run_checks(
             verdict, found = 'failed', f'{type(error).__name__}: {error}'
         seconds = round(time.perf_counter() - start, 1)
         found = found.strip().replace('\n', ' ')
-        verdicts.append(Verdict(name, verdict, found, seconds))
         tqdm.write(f'{verdict:8} {name}: {found}')
         if device.type == 'cuda':
             torch.cuda.empty_cache()
-    return verdicts
+        yield Verdict(name, verdict, found, seconds)
 
 
 def write_report(
@@ -114,12 +112,15 @@ def main() -> None:
         parser.error(f"no check '{name}': choose from {', '.join(CHECKS)}")
     device = find_device(args.device)
     args.out.mkdir(parents=True, exist_ok=True)
-    verdicts = run_checks(device, args.checks or tuple(CHECKS))
-    write_report(verdicts, device, args.out)
+    verdicts = []
+    for verdict in run_checks(device, args.checks or tuple(CHECKS)):
+        verdicts.append(verdict)
+        write_report(verdicts, device, args.out)  # for one that is stopped
     print(args.out / 'report.md')
     sys.exit(any(v.verdict == 'failed' for v in verdicts))
 
 
 if __name__ == '__main__':
+    sys.argv[0] = 'gpu_check.sh'  # in errors
     with one_line_errors():
         main()
