@@ -75,6 +75,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.out.suffix != '.md':
         parser.error(f'--out writes a .md file, not {args.out}')
+    args.out.parent.mkdir(parents=True, exist_ok=True)  # not after minutes
     return args
 
 
