@@ -42,14 +42,14 @@ def read_config(filename: str | os.PathLike) -> Config:
 
     Raises:
         FileNotFoundError: If the file, or one that it inherits, does not
-            exist, or the library is not installed.
+            exist.
     """
     named = '::' in str(filename)
     if not named and not Path(filename).is_file():
         raise FileNotFoundError(f'no config at {filename}')
     try:
         cfg = get_config(filename) if named else Config.fromfile(filename)
-    except (AssertionError, ImportError, OSError, ValueError) as error:
+    except (AssertionError, OSError) as error:
         *_, (frame, _) = walk_tb(error.__traceback__)
         if not frame.f_globals.get('__name__', '').startswith('mmengine.'):
             raise  # of a config, which is a program
