@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 
 from .config import check_keys, read_config
 from .deploy.images import positive as positive
+from .models.archs import AUTO
 from .stack import explain_missing_operators
 
 ONE_LINE = ImportError, OSError, ValueError
@@ -102,18 +103,20 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     check_keys(cfg, options)
 
 
-def grid(text: str) -> tuple[int, ...]:
+def grid(text: str) -> tuple[int, ...] | str:
     """Parse G1 or G2.
 
     Args:
-        text (str): Numbers with commas between them.
+        text (str): Numbers with commas between them, or 'auto'.
 
     Returns:
-        tuple[int]: The numbers.
+        tuple[int] | str: The numbers, or 'auto'.
 
     Raises:
         argparse.ArgumentTypeError: If it is anything else.
     """
+    if text == AUTO:
+        return text
     try:
         return tuple(map(int, text.split(',')))
     except ValueError:

@@ -1,6 +1,8 @@
 """One set of weights for every G1, G2 and image size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import inf
+from numbers import Real
 from random import Random
 
 import torch.nn.functional as F  # noqa: N812
@@ -8,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .models import HATNet
 from .registry import HOOKS
@@ -25,11 +28,15 @@ class ElasticGridsHook(Hook):
         grid_sizes (Sequence[Sequence[int]]): G1 to draw from, each three
             numbers as in :class:`~mmhatnet.models.HATNet`. Defaults to (), the
             configured one.
-        ds_ratios (Sequence[Sequence[int]]): G2 to draw from, likewise.
+        ds_ratios (Sequence[Sequence[int] | str]): G2 to draw from, likewise;
+            'auto' may be one of them.
         scales (Sequence[float]): Factors of the images' sides to draw from,
             for classifiers and segmentors; detectors have mm's
             ``RandomChoiceResize``. Defaults to (1.0,).
         seed (int): Seed of the draws. Defaults to 0.
+
+    Raises:
+        ValueError: If an argument is not a list, or scales are not positive.
 
     Examples:
         >>> custom_hooks = [
@@ -44,15 +51,24 @@ class ElasticGridsHook(Hook):
     def __init__(
         self,
         grid_sizes: Sequence[Sequence[int]] = (),
-        ds_ratios: Sequence[Sequence[int]] = (),
+        ds_ratios: Sequence[Sequence[int] | str] = (),
         scales: Sequence[float] = (1.0,),
         seed: int = 0,
     ) -> None:
-        if not scales or min(scales) <= 0:
+        given = dict(grid_sizes=grid_sizes, ds_ratios=ds_ratios, scales=scales)
+        for name, values in given.items():
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise ValueError(
+                    f'{name} is a list of what to draw from, got {values!r}'
+                )
+        if not scales or not all(
+            isinstance(scale, Real) and 0 < scale < inf for scale in scales
+        ):
             raise ValueError(f'scales are positive numbers, got {scales!r}')
         self.grid_sizes, self.ds_ratios = list(grid_sizes), list(ds_ratios)
         self.scales, self.seed = list(scales), seed
         self.scale = 1.0
+        self.resizing: RemovableHandle | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Find the backbone and try all settings.
@@ -61,8 +77,14 @@ class ElasticGridsHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If the model has no HATNet or a setting is illegal.
+            ValueError: If the model has no HATNet, a setting is illegal, or
+                there are two of these hooks.
         """
+        if (
+            sum(isinstance(hook, ElasticGridsHook) for hook in runner.hooks)
+            > 1
+        ):
+            raise ValueError('the config has two of ElasticGridsHook')
         modules = list(runner.model.modules())
         backbones = [m for m in modules if isinstance(m, HATNet)]
         if len(backbones) != 1:
@@ -84,7 +106,16 @@ class ElasticGridsHook(Hook):
                 for module in modules
                 if hasattr(module, 'data_preprocessor')
             )
-            preprocessor.register_forward_hook(self._resize)
+            self.resizing = preprocessor.register_forward_hook(self._resize)
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop to resize.
+
+        Args:
+            runner (Runner): Unused.
+        """
+        if self.resizing:
+            self.resizing.remove()
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Draw.
@@ -108,6 +139,12 @@ class ElasticGridsHook(Hook):
 
     def _resize(self, module: nn.Module, args: tuple, data: dict) -> None:
         """Resize a batch and its label maps."""
+        samples = data.get('data_samples') or ()
+        if any('gt_instances' in sample for sample in samples):
+            raise ValueError(
+                'the scales of ElasticGridsHook are for classifiers and '
+                "segmentors; a detector's pipeline has RandomChoiceResize"
+            )
         if self.scale == 1:
             return
         images = data['inputs']
@@ -115,14 +152,11 @@ class ElasticGridsHook(Hook):
         data['inputs'] = F.interpolate(
             images, size, mode='bilinear', antialias=True
         )
-        for sample in data.get('data_samples') or ():
-            if 'gt_instances' in sample:
-                raise ValueError(
-                    'the scales of ElasticGridsHook are for classifiers and '
-                    "segmentors; a detector's pipeline has RandomChoiceResize"
-                )
+        for sample in samples:
             if 'gt_sem_seg' in sample:
                 labels = sample.gt_sem_seg.data
-                resized = F.interpolate(labels[None].float(), size)
+                resized = F.interpolate(
+                    labels[None].float(), size, mode='nearest-exact'
+                )
                 sample.gt_sem_seg = PixelData(data=resized[0].to(labels.dtype))
             sample.set_metainfo(dict(img_shape=tuple(size)))

@@ -27,7 +27,7 @@ class Model(nn.Module):
 
 class Runner:
     def __init__(self, model):
-        self.model, self.iter = model, 0
+        self.model, self.iter, self.hooks = model, 0, []
 
 
 def grids(model):
@@ -110,11 +110,33 @@ def test_boxes_are_refused():
         (Model(), dict(ds_ratios=[(8, 4, 0)]), 'G2'),
         (Model(), dict(scales=[0]), 'positive numbers'),
         (Model(), dict(scales=[]), 'positive numbers'),
+        (Model(), dict(scales=[float('nan')]), 'positive numbers'),
+        (Model(), dict(scales=['1']), 'positive numbers'),
+        (Model(), dict(scales=1.5), 'scales is a list'),
+        (Model(), dict(grid_sizes=8), 'grid_sizes is a list'),
+        (Model(), dict(ds_ratios='auto'), 'ds_ratios is a list'),
     ],
 )
 def test_errors(model, options, message):
     with pytest.raises(ValueError, match=message):
         ElasticGridsHook(**options).before_train(Runner(model))
+
+
+def test_one_hook_alone():
+    runner = Runner(Model())
+    runner.hooks = [ElasticGridsHook(), ElasticGridsHook()]
+    with pytest.raises(ValueError, match='two of ElasticGridsHook'):
+        runner.hooks[0].before_train(runner)
+
+
+def test_no_resizing_after_training():
+    model = Model()
+    hook = ElasticGridsHook(scales=[1.5])
+    hook.before_train(Runner(model))
+    hook.before_train_iter(Runner(model))
+    hook.after_train(Runner(model))
+    data = model.data_preprocessor(dict(inputs=random_images(64, 48)))
+    assert data['inputs'].shape == (2, 3, 64, 48)
 
 
 class TestAutoG2:

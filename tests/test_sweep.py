@@ -13,7 +13,11 @@ from mmhatnet.analysis.sweep import (
     sweep_grids,
     sweep_tables,
 )
-from mmhatnet.analysis.tuning import choose_grids, nearby_grids
+from mmhatnet.analysis.tuning import (
+    comparable_rows,
+    nearby_grids,
+    within_budget,
+)
 from mmhatnet.config import read_config
 from mmhatnet.zoo import load_model_config
 
@@ -196,13 +200,8 @@ def test_evaluates_with_the_grids(
 class TestTuning:
     CFG = load_model_config(CLASSIFIER)
     ROWS = [
-        dict(latency=latency, memory=memory * 2**20, **{'accuracy/top1': top1})
-        for latency, memory, top1 in (
-            (0.5, 10, 80.0),
-            (0.3, 20, 70.0),
-            (0.2, 20, 70.0),
-            (0.1, 40, 60.0),
-        )
+        dict(latency=latency, memory=memory * 2**20)
+        for latency, memory in ((0.5, 10), (0.3, 20), (0.2, 20), (0.1, 40))
     ]
 
     def test_settings(self):
@@ -224,16 +223,17 @@ class TestTuning:
             nearby_grids(cfg)
 
     @pytest.mark.parametrize(
-        ('budget', 'index'),
+        ('budget', 'kept'),
         [
-            (dict(latency=1000), 0),
-            (dict(latency=300), 2),  # the faster of two that are equal
-            (dict(memory=40, latency=150), 3),
-            (dict(memory=10), 0),
+            ({}, [0, 1, 2, 3]),
+            (dict(latency=300), [1, 2, 3]),
+            (dict(memory=40, latency=150), [3]),
+            (dict(memory=10), [0]),
         ],
     )
-    def test_choice(self, budget, index):
-        assert choose_grids(self.CFG, self.ROWS, **budget) is self.ROWS[index]
+    def test_budget(self, budget, kept):
+        found = within_budget(self.ROWS, **budget)
+        assert found == [self.ROWS[i] for i in kept]
 
     @pytest.mark.parametrize(
         ('budget', 'message'),
@@ -248,12 +248,33 @@ class TestTuning:
     )
     def test_no_choice(self, budget, message):
         with pytest.raises(ValueError, match=message):
-            choose_grids(self.CFG, self.ROWS, **budget)
+            within_budget(self.ROWS, **budget)
 
     def test_memory_that_cannot_be_measured(self):
-        rows = [dict(latency=1, **{'accuracy/top1': 1.0})]
         with pytest.raises(ValueError, match='cannot be measured'):
-            choose_grids(self.CFG, rows, memory=1)
+            within_budget([dict(latency=1)], memory=1)
+
+    def test_comparable_rows(self):
+        """The machine was three times slower during the second row."""
+        rows = [
+            dict(
+                G1=G1,
+                G2=G2,
+                height=height,
+                width=64,
+                latency=latency,
+                latency_ratio=ratio,
+            )
+            for (G1, G2), height, latency, ratio in (
+                (GRIDS[0], 64, 0.1, 1.0),
+                (GRIDS[1], 64, 0.24, 0.8),
+                (((2, 2, 2), (8, 4, 2)), 64, 0.1, 1.0),
+                (GRIDS[0], 96, 0.2, 1.0),
+            )
+        ]
+        found = comparable_rows(rows, GRIDS, SHAPE)
+        assert [(row['G1'], row['G2']) for row in found] == GRIDS
+        assert [row['latency'] for row in found] == pytest.approx([0.2, 0.16])
 
     @pytest.mark.slow
     def test_tool(self, trained, on_demo_data, tmp_path):
@@ -264,12 +285,16 @@ class TestTuning:
         assert str(tmp_path / 'tuned.py') in text
         rows = read_csv(tmp_path / 'grids.csv')
         assert len(rows) == 9
-        best = choose_grids(self.CFG, rows)
+        top1 = {(row['G1'], row['G2']): row['accuracy/top1'] for row in rows}
         backbone = read_config(tmp_path / 'tuned.py').model.backbone
-        assert (backbone.grid_sizes, backbone.ds_ratios) == (
-            best['G1'],
-            best['G2'],
-        )
-        text = call_tool(tool, *args, *options, 0, code=1, cwd=on_demo_data)
-        assert 'no setting has a latency of at most 0 ms' in text
+        chosen = backbone.grid_sizes, backbone.ds_ratios
+        assert top1[chosen] == max(top1.values())
+        # Nothing is evaluated for a budget that nothing can meet.
+        (tmp_path / 'grids.csv').unlink()
+        args = CLASSIFIER, 'absent.pth', '--shape', 96, 96
+        text = call_tool(tool, *args, *options, 1e-6, code=1, cwd=on_demo_data)
+        assert 'no setting has a latency of at most 1e-06 ms' in text
+        for budget in ('0', 'nan'):
+            text = call_tool(tool, *args, *options, budget, code=2)
+            assert 'budgets are positive numbers' in text
         assert 'a budget is needed' in call_tool(tool, *args, code=2)

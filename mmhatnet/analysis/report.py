@@ -16,7 +16,7 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
 
     Args:
         rows (Sequence[Mapping[str, str]]): The rows. Their keys are the
-            titles of the columns and the same in every row.
+            titles of the columns; a cell that a row lacks stays empty.
 
     Returns:
         str: The table, with columns of numbers aligned to the right.
@@ -25,14 +25,14 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     def line(cells: Sequence[str]) -> str:
         return f'| {" | ".join(cells)} |'
 
-    titles = list(rows[0])
+    titles = list({title: None for row in rows for title in row})
+    body = [[row.get(title, '') for title in titles] for row in rows]
     rules = [
         '---:'
-        if all(re.match(r'[-+]?\d|$', row[title]) for row in rows)
+        if all(re.match(r'[-+]?\d|$', cell) for cell in column)
         else '---'
-        for title in titles
+        for column in zip(*body, strict=True)
     ]
-    body = [list(row.values()) for row in rows]
     return '\n'.join(map(line, [titles, rules, *body]))
 
 

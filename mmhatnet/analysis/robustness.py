@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from ..checks import iter_datasets
 from ..launch import build_runner
+from ..models.archs import STRIDE
 from .report import write_csv
-from .sweep import Grids, build_hatnet, read_rows
+from .sweep import Grids, build_hatnet, complete_grids, read_rows
 
 CLEAN = 'none'
 
@@ -101,14 +102,12 @@ def measure_robustness(
 
     Raises:
         FileNotFoundError: If the data or the checkpoint do not exist.
-        ValueError: If a setting is not valid, or the file belongs to another
-            config or checkpoint.
+        ValueError: If a setting or a size is not valid, or the file belongs
+            to another config or checkpoint.
     """
-    backbone = build_hatnet(cfg)
-    configured = (backbone.grid_sizes, backbone.ds_ratios)
-    named = [(g1 or configured[0], g2 or configured[1]) for g1, g2 in grids]
-    for setting in named:
-        backbone.set_grids(*setting)  # raises if it is not valid
+    if any(scale < STRIDE for scale in scales):
+        raise ValueError(f'HATNet needs images of {STRIDE}x{STRIDE} or more')
+    grids = complete_grids(build_hatnet(cfg), grids)
     rows, fingerprint = read_rows(path, cfg, checkpoint)
     for kind, scale in tqdm(list(_conditions(kinds, scales)), unit='test'):
         done = {
@@ -116,7 +115,7 @@ def measure_robustness(
             for row in rows
             if (row['corruption'], row['scale']) == (kind, scale)
         }
-        todo = [setting for setting in named if setting not in done]
+        todo = [setting for setting in grids if setting not in done]
         if not todo:
             continue
         changed = resize(corrupt(cfg, kind), scale)

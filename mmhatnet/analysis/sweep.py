@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..launch import build_runner
 from ..models import HATNet
 from ..models.archs import Ratio
+from ..weights.download import sha256_of
 from ..zoo import load_backbone_config
 from .complexity import measure_complexity
 from .report import markdown_table, read_csv, write_csv
@@ -88,10 +89,7 @@ def sweep_grids(
     cfg = deepcopy(cfg)
     backbone = build_hatnet(cfg)
     configured = (backbone.grid_sizes, backbone.ds_ratios)
-    named = [(g1 or configured[0], g2 or configured[1]) for g1, g2 in grids]
-    grids = list(dict.fromkeys([configured, *named]))
-    for setting in grids:
-        backbone.set_grids(*setting)  # raises if it is not valid
+    grids = complete_grids(backbone, [configured, *grids])
     path = Path(out_dir) / 'grids.csv'
     rows, fingerprint = read_rows(path, cfg, checkpoint)
     backbone.to(get_device()).eval()
@@ -151,6 +149,29 @@ def build_hatnet(cfg: Config) -> HATNet:
     return backbone
 
 
+def complete_grids(backbone: HATNet, grids: Sequence[Grids]) -> list[Grids]:
+    """Write settings as a backbone has them, each once.
+
+    Args:
+        backbone (HATNet): The backbone; its setting stays.
+        grids (Sequence[Grids]): Pairs of G1 and G2. None instead of either
+            means that of the backbone; G2 may be 'auto'.
+
+    Returns:
+        list[Grids]: The settings in order.
+
+    Raises:
+        ValueError: If one is not valid.
+    """
+    configured = (backbone.grid_sizes, backbone.ds_ratios)
+    complete = {}
+    for setting in grids:
+        backbone.set_grids(*setting)
+        complete[backbone.grid_sizes, backbone.ds_ratios] = None
+        backbone.set_grids(*configured)
+    return list(complete)
+
+
 def read_rows(
     path: str | os.PathLike, cfg: Config, checkpoint: str | None
 ) -> tuple[list[dict], str]:
@@ -169,7 +190,7 @@ def read_rows(
         ValueError: If the file belongs to another config or checkpoint.
     """
     rows, fingerprint = read_csv(path), _fingerprint(cfg, checkpoint)
-    if any(row['fingerprint'] != fingerprint for row in rows):
+    if any(row.get('fingerprint') != fingerprint for row in rows):
         raise ValueError(
             f'{path} was measured with another config or checkpoint: delete '
             'it, or choose another place'
@@ -178,10 +199,11 @@ def read_rows(
 
 
 def _fingerprint(cfg: Config, checkpoint: str | None) -> str:
-    content = hashlib.sha256(str([cfg.to_dict(), checkpoint]).encode())
+    # Of a file, the content counts, wherever it is.
     if checkpoint and Path(checkpoint).is_file():
-        content.update(Path(checkpoint).read_bytes())
-    return f'sha256:{content.hexdigest()[:16]}'
+        checkpoint = sha256_of(checkpoint)
+    content = str([cfg.to_dict(), checkpoint]).encode()
+    return f'sha256:{hashlib.sha256(content).hexdigest()[:16]}'
 
 
 def _runner(cfg: Config, checkpoint: str) -> Runner:

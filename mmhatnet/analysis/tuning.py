@@ -5,11 +5,12 @@
 
 from collections.abc import Sequence
 from itertools import product
+from statistics import median
 
 from mmengine.config import Config
 
 from ..models.archs import Ratio, as_integers
-from .sweep import Grids, build_hatnet, main_metric
+from .sweep import Grids, build_hatnet
 
 FACTORS = (0.5, 1, 2)
 UNITS = dict(latency=(1e-3, 'ms'), memory=(2**20, 'MiB'))
@@ -42,31 +43,56 @@ def nearby_grids(cfg: Config) -> list[Grids]:
     return list(product(scaled(backbone.grid_sizes), ratios))
 
 
-def choose_grids(
-    cfg: Config,
+def comparable_rows(
+    rows: Sequence[dict], grids: Sequence[Grids], shape: tuple[int, int]
+) -> list[dict]:
+    """Select rows, and make their times comparable.
+
+    A busy machine changes the time of the same setting from row to row; its
+    ratio to the configured one, which took turns with it, holds.
+
+    Args:
+        rows (Sequence[dict]): The rows of
+            :func:`mmhatnet.analysis.sweep.sweep_grids`.
+        grids (Sequence[Grids]): The settings to keep.
+        shape (tuple[int, int]): Height and width to keep.
+
+    Returns:
+        list[dict]: Copies, with the ``latency`` that the ratio and the median
+        time of the configured setting give.
+    """
+    rows = [
+        row
+        for row in rows
+        if (row['height'], row['width']) == shape
+        and (row['G1'], row['G2']) in grids
+    ]
+    configured = median(row['latency'] / row['latency_ratio'] for row in rows)
+    return [
+        {**row, 'latency': configured * row['latency_ratio']} for row in rows
+    ]
+
+
+def within_budget(
     rows: Sequence[dict],
     latency: float | None = None,
     memory: float | None = None,
-) -> dict:
-    """Find the best setting within a budget.
+) -> list[dict]:
+    """Find the settings within a budget.
 
     Args:
-        cfg (Config): The config, which tells the metric.
-        rows (Sequence[dict]): The rows of
-            :func:`mmhatnet.analysis.sweep.sweep_grids` for one shape, with a
-            metric.
+        rows (Sequence[dict]): The result of :func:`comparable_rows`.
         latency (float, optional): Most milliseconds of the backbone with one
             image. Defaults to None, any.
         memory (float, optional): Most MiB, likewise.
 
     Returns:
-        dict: The row with the highest metric; of equal ones, the fastest.
+        list[dict]: Their rows.
 
     Raises:
-        ValueError: If no setting is within the budget, or memory cannot be
-            measured on this machine.
+        ValueError: If there is none, or memory cannot be measured on this
+            machine.
     """
-    metric = main_metric(cfg, rows)
     left = list(rows)
     for name, budget in (('latency', latency), ('memory', memory)):
         if budget is None:
@@ -81,4 +107,4 @@ def choose_grids(
                 f'no setting has a {name} of at most {budget:g} {symbol}; the '
                 f'lowest is {lowest:.4g} {symbol}'
             )
-    return max(left, key=lambda row: (row[metric], -row['latency']))
+    return left

@@ -58,7 +58,7 @@ def sha256_of(path: str | os.PathLike) -> str:
 def verify_sha256(
     path: str | os.PathLike, pin: str | None, name: str | None = None
 ) -> None:
-    """Compare a file with the hash that a user pins.
+    """Compare a file with the hash that is expected.
 
     Args:
         path (str | PathLike): The file.

@@ -1,10 +1,17 @@
 #!/usr/bin/env python
 import argparse
+import json
 import os
+from functools import partial
 from pathlib import Path
 
-from mmhatnet.analysis.sweep import main_metric, sweep_grids
-from mmhatnet.analysis.tuning import choose_grids, nearby_grids
+from mmhatnet.analysis.sweep import Grids, main_metric, sweep_grids
+from mmhatnet.analysis.tuning import (
+    comparable_rows,
+    nearby_grids,
+    within_budget,
+)
+from mmhatnet.atomic import replacing
 from mmhatnet.cli import (
     add_cfg_options,
     apply_options,
@@ -17,9 +24,10 @@ from mmhatnet.zoo import load_model_config
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Find the G1 and G2 with which a trained model is best '
-        'within a budget of time or memory on this machine: the model is '
-        'evaluated with half, once and twice the configured G1 and G2, '
-        'without training. After a stop, the same command continues.'
+        'within a budget of time or memory on this machine: of half, once and '
+        'twice the configured G1 and G2, the model is evaluated with those '
+        'within the budget, without training. After a stop, the same command '
+        'continues.'
     )
     parser.add_argument('config', help='name of a model, or config file')
     parser.add_argument('checkpoint', help='file, URL or hatnet://NAME')
@@ -51,16 +59,41 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out-dir',
         type=Path,
-        help='folder for grids.csv and tuned.py, a config '
+        help='folder for costs/grids.csv, grids.csv and tuned.py, a config '
         '(default: work_dirs/tuning/CONFIG)',
     )
     add_cfg_options(parser)
     args = parser.parse_args()
     if args.latency_ms is None and args.memory_mb is None:
         parser.error('a budget is needed: --latency-ms or --memory-mb')
+    for budget in (args.latency_ms, args.memory_mb):
+        if budget is not None and not budget > 0:
+            parser.error('budgets are positive numbers')
     name = Path(args.config).stem
     args.out_dir = args.out_dir or Path('work_dirs', 'tuning', name)
     return args
+
+
+def setting_of(row: dict) -> Grids:
+    return row['G1'], row['G2']
+
+
+def write_config(
+    args: argparse.Namespace, base: str, g1: tuple, g2: tuple
+) -> None:
+    base = os.path.relpath(base, args.out_dir)
+    text = f"""\
+_base_ = {base!r}
+model = dict(
+    backbone=dict(grid_sizes={g1}, ds_ratios={g2}),
+)
+"""
+    if args.cfg_options:
+        options = json.dumps(args.cfg_options)
+        text = f'# Chosen with --cfg-options {options}\n{text}'
+    print(text)
+    with replacing(args.out_dir / 'tuned.py') as part:
+        Path(part).write_text(text)
 
 
 def main() -> None:
@@ -68,34 +101,34 @@ def main() -> None:
     cfg = load_model_config(args.config)
     apply_options(cfg, args)
     cfg.work_dir = str(args.out_dir)
-    rows = sweep_grids(
-        cfg,
-        nearby_grids(cfg),
-        [tuple(args.shape)],
-        args.out_dir,
-        args.checkpoint,
-        args.rounds,
+    shape = tuple(args.shape)
+    measure = partial(sweep_grids, cfg, shapes=[shape], rounds=args.rounds)
+    # Costs take seconds, so they come before the evaluations.
+    grids = nearby_grids(cfg)
+    rows = measure(grids, out_dir=args.out_dir / 'costs')
+    costs = comparable_rows(rows, grids, shape)
+    affordable = within_budget(costs, args.latency_ms, args.memory_mb)
+    evaluated = measure(
+        [setting_of(row) for row in affordable],
+        out_dir=args.out_dir,
+        checkpoint=args.checkpoint,
     )
-    best = choose_grids(cfg, rows, args.latency_ms, args.memory_mb)
-    base = os.path.relpath(cfg.filename, args.out_dir)
-    path = args.out_dir / 'tuned.py'
-    path.write_text(f"""\
-_base_ = {base!r}
-model = dict(
-    backbone=dict(grid_sizes={best['G1']}, ds_ratios={best['G2']}),
-)
-""")
-    print(path.read_text())
-    for row in rows:
+    metric = main_metric(cfg, evaluated)
+    metrics = {setting_of(row): row[metric] for row in evaluated}
+    best = max(
+        affordable,
+        key=lambda row: (metrics[setting_of(row)], -row['latency']),
+    )
+    write_config(args, cfg.filename, *setting_of(best))
+    for row in costs:
         if row is best or row['configured']:
-            metric = main_metric(cfg, rows)
             name = 'configured' if row['configured'] else 'chosen'
             memory = f', {row["memory"] / 2**20:.0f} MiB' * ('memory' in row)
             print(
-                f'{name}: {metric} {row[metric]:.4g}, '
+                f'{name}: {metric} {metrics[setting_of(row)]:.4g}, '
                 f'{1000 * row["latency"]:.1f} ms{memory}'
             )
-    print(path)
+    print(args.out_dir / 'tuned.py')
 
 
 if __name__ == '__main__':

