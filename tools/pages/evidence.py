@@ -71,9 +71,9 @@ Trainings and tests on real data; their curves and seeds are in
 `docs/evidence/`, with the versions, the commit and the machine with which a
 training was recorded; a commit with *-dirty* had changed files. A training is
 `python tools/train.py configs/evidence/CONFIG.py --cfg-options
-randomness.seed=SEED`, with the config and the seed of the table. Where a config has bfloat16 and the table float32,
-the CPU had no AVX512; on others, add `optim_wrapper.dtype=float32`.
-`tools/pages/evidence.py` made this page.
+randomness.seed=SEED`, with the config and the seed of the table. Where a
+config has bfloat16 and the table float32, the CPU had no AVX512; on others, add
+`optim_wrapper.dtype=float32`. `tools/pages/evidence.py` made this page.
 """
 
 
@@ -201,8 +201,8 @@ def trainings(folder: Path, group: str) -> Iterator[str]:
     yield (
         f'## {title}\n\n{text} *operations* are multiply-accumulates with the '
         'configured G1 and G2, and *kept* is what the backbone keeps for the '
-        f'backward pass in float32, for one image of {shape[0]}x{shape[1]}. *minutes* are those of '
-        f'training alone, on {machines}.\n\n'
+        f'backward pass in float32, for one image of {shape[0]}x{shape[1]}. '
+        f'*minutes* are those of training alone, on {machines}.\n\n'
         f'{markdown_table(list(training_rows(records, metric)))}\n'
         f'{spread(records, metric)}\n'
         f'![{metric} over images, operations and time]{image}\n'
