@@ -72,8 +72,8 @@ Trainings and tests on real data; their curves and seeds are in
 training was recorded; a commit with *-dirty* had changed files. A training is
 `python tools/train.py configs/evidence/CONFIG.py --cfg-options
 randomness.seed=SEED`, with the config and the seed of the table. Where a
-config has bfloat16 and the table float32, the CPU had no AVX512; on others, add
-`optim_wrapper.dtype=float32`. `tools/pages/evidence.py` made this page.
+config has bfloat16 and the table float32, the CPU had no AVX512; on others,
+add `optim_wrapper.dtype=float32`. `tools/pages/evidence.py` made this page.
 """
 
 
