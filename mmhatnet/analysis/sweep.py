@@ -164,7 +164,7 @@ def complete_grids(backbone: HATNet, grids: Sequence[Grids]) -> list[Grids]:
         ValueError: If one is not valid.
     """
     configured = (backbone.grid_sizes, backbone.ds_ratios)
-    complete = {}
+    complete: dict[Grids, None] = {}
     for setting in grids:
         backbone.set_grids(*setting)
         complete[backbone.grid_sizes, backbone.ds_ratios] = None

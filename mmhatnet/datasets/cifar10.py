@@ -3,6 +3,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 from urllib.error import URLError
 
 import numpy as np
@@ -25,13 +26,19 @@ PACKAGE_FILES = {
 }
 
 
+def _open(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    file = archive.extractfile(name)
+    assert file is not None  # the hash of the archive is right
+    return file
+
+
 def _read_package(path: Path, split: str) -> Iterator[tuple[np.ndarray, int]]:
     images, labels = PACKAGE_FILES[split]
     with tarfile.open(path) as archive:
-        numbers = json.load(archive.extractfile(labels))
+        numbers = json.load(_open(archive, labels))
         rows = []
         for name in images:
-            with Image.open(archive.extractfile(name)) as image:
+            with Image.open(_open(archive, name)) as image:
                 rows.append(np.asarray(image.convert('RGB')))
     yield from zip(
         np.concatenate(rows).reshape(-1, SIZE, SIZE, 3), numbers, strict=True
