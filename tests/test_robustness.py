@@ -114,6 +114,10 @@ def test_tool(trained, demo_folder, tmp_path):
 
 def test_needs_a_valid_setting(tmp_path):
     cfg = load_model_config(CLASSIFIER)
+    with pytest.raises(ValueError, match='images of 32x32 or more'):
+        measure_robustness(
+            cfg, 'absent.pth', [], tmp_path / 'x.csv', scales=[16]
+        )
     with pytest.raises(ValueError, match='grid_sizes'):
         measure_robustness(
             cfg, 'absent.pth', [((8, 8), None)], tmp_path / 'x.csv'

@@ -18,6 +18,7 @@ from mmhatnet.analysis.tuning import (
     nearby_grids,
     within_budget,
 )
+from mmhatnet.cli import grid
 from mmhatnet.config import read_config
 from mmhatnet.zoo import load_model_config
 
@@ -96,6 +97,32 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match='is a ResNet'):
         sweep_grids(cfg, [], [SHAPE], tmp_path)
     assert not (tmp_path / 'grids.csv').exists()
+
+
+def test_settings_in_full():
+    backbone = sweep.build_hatnet(load_model_config(CLASSIFIER))
+    g1, g2 = GRIDS[0]
+    grids = [(None, None), (g1, 'auto'), ((4, 4, 2), None), (None, g2)]
+    auto = ('auto',) * 3
+    found = sweep.complete_grids(backbone, grids)
+    assert found == [(g1, g2), (g1, auto), ((4, 4, 2), g2)]
+    assert (backbone.grid_sizes, backbone.ds_ratios) == (g1, g2)
+    assert grid('auto') == 'auto'
+
+
+def test_fingerprint_is_of_the_content(tmp_path):
+    cfg = load_model_config(CLASSIFIER)
+    paths = [tmp_path / name for name in ('a.pth', 'b.pth', 'c.pth')]
+    for path, content in zip(paths, 'xxy', strict=True):
+        path.write_text(content)
+    a, b, c = (sweep.read_rows('absent', cfg, str(p))[1] for p in paths)
+    assert a == b != c
+
+
+def test_foreign_table(tmp_path):
+    (tmp_path / 'x.csv').write_text('a,b\n1,2\n')
+    with pytest.raises(ValueError, match='another config or checkpoint'):
+        sweep.read_rows(tmp_path / 'x.csv', load_model_config(CLASSIFIER), '')
 
 
 def test_metrics_by_name():
