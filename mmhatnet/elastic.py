@@ -80,10 +80,8 @@ class ElasticGridsHook(Hook):
             ValueError: If the model has no HATNet, a setting is illegal, or
                 there are two of these hooks.
         """
-        if (
-            sum(isinstance(hook, ElasticGridsHook) for hook in runner.hooks)
-            > 1
-        ):
+        same = [h for h in runner.hooks if isinstance(h, ElasticGridsHook)]
+        if len(same) > 1:
             raise ValueError('the config has two of ElasticGridsHook')
         modules = list(runner.model.modules())
         backbones = [m for m in modules if isinstance(m, HATNet)]
