@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 
 from .config import check_keys, read_config
 from .deploy.images import positive as positive
-from .models.archs import AUTO
+from .models.archs import AUTO, check_grids
 from .stack import explain_missing_operators
 
 ONE_LINE = ImportError, OSError, ValueError
@@ -103,8 +103,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     check_keys(cfg, options)
 
 
-def grid(text: str) -> tuple[int, ...] | str:
-    """Parse G1 or G2.
+def ds_ratios(text: str) -> tuple[int, ...] | str:
+    """Parse G2.
 
     Args:
         text (str): Numbers with commas between them, or 'auto'.
@@ -115,13 +115,26 @@ def grid(text: str) -> tuple[int, ...] | str:
     Raises:
         argparse.ArgumentTypeError: If it is anything else.
     """
-    if text == AUTO:
-        return text
+    return text if text == AUTO else grid_sizes(text)
+
+
+def grid_sizes(text: str) -> tuple[int, ...]:
+    """Parse G1.
+
+    Args:
+        text (str): Numbers with commas between them.
+
+    Returns:
+        tuple[int]: The numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is anything else.
+    """
     try:
-        return tuple(map(int, text.split(',')))
+        return check_grids(text, tuple(map(int, text.split(','))))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"'{text}' is not like 8,8,8: one number for each of the stages "
+            f"'{text}' is not like 8,8,8: one size for each of the stages "
             '0 to 2'
         ) from None
 
@@ -132,14 +145,15 @@ def add_grids(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (ArgumentParser): Gets the options.
     """
-    for option, name in (('--g1', 'grid_sizes'), ('--g2', 'ds_ratios')):
+    for option, parse in (('--g1', grid_sizes), ('--g2', ds_ratios)):
         parser.add_argument(
             option,
-            type=grid,
+            type=parse,
             nargs='+',
             default=[None],
             metavar='A,B,C',
-            help=f'{name} of the stages 0 to 2 (default: as configured)',
+            help=f'{parse.__name__} of the stages 0 to 2 '
+            '(default: as configured)',
         )
 
 
@@ -154,7 +168,8 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config file does not exist.
-        ValueError: If it has a misspelt key, or the work_dir is a file.
+        ValueError: If it has a misspelt key, or a part of the work_dir is a
+            file.
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -166,9 +181,26 @@ def load_config(args: argparse.Namespace) -> Config:
         or cfg.get('work_dir')
         or os.path.join('work_dirs', Path(args.config).stem)
     )
-    if Path(cfg.work_dir).is_file():
-        raise ValueError(f'--work-dir is a folder, and {cfg.work_dir} a file')
+    check_folder(cfg.work_dir)
     return cfg
+
+
+def check_folder(path: str | os.PathLike) -> None:
+    """Check that a folder exists or can be made.
+
+    Args:
+        path (str | PathLike): The folder.
+
+    Raises:
+        NotADirectoryError: If it, or one above it, is a file.
+        PermissionError: If it may not be written to.
+    """
+    path = Path(path).absolute()
+    found = next(each for each in (path, *path.parents) if each.exists())
+    if not found.is_dir():
+        raise NotADirectoryError(f'{found} is a file, and has to be a folder')
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise PermissionError(f'{found} may not be written to')
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
 
 from .checks import find_device, iter_datasets
+from .deploy.runtime.files import unreadable
 from .stack import explain_missing_operators
 from .weights.loading import load_weights
 from .zoo import dataset_meta, find_weights, get_model, load_model_config
@@ -111,7 +112,12 @@ def predict(
         list ``objects`` of ``label``, ``name``, ``score`` and ``bbox``,
         (x1, y1, x2, y2) in pixels, best first, with a ``mask`` in COCO's
         run-length encoding if the model predicts masks.
+
+    Raises:
+        ValueError: If the image cannot be read.
     """
+    if reason := unreadable(path):
+        raise ValueError(f'{path}: {reason}')
     scope = inferencer.model.cfg.default_scope
     if scope == 'mmpretrain':
         return _classify(inferencer, str(path), top)

@@ -22,12 +22,20 @@ from helpers import (
 from mmengine.config import Config
 
 import mmhatnet
-from mmhatnet.deploy import runtime
-from mmhatnet.deploy.files import share_weights
+from mmhatnet.deploy.files import seal, share_weights
 from mmhatnet.deploy.precision import (
     nodes_of_boxes,
     to_float16,
     to_int8,
+)
+from mmhatnet.deploy.runtime import OnnxModel
+from mmhatnet.deploy.runtime.arrays import apply_step, encode, paste
+from mmhatnet.deploy.runtime.files import (
+    BAD_METADATA,
+    METADATA,
+    SEAL,
+    check_step,
+    read_metadata,
 )
 from mmhatnet.deploy.verification import objects_error
 from mmhatnet.inference import get_inferencer, predict
@@ -100,6 +108,7 @@ def largest_mask_error(found, expected):
         (['model.onnx', 'model.pth', 'a.jpg'], 'leave out the checkpoint'),
         (['tree-detector', 'a.jpg', '--score-thr', '7'], 'from 0 to 1'),
         (['model.onnx', 'a.jpg', '--score-thr', 'nan'], 'from 0 to 1'),
+        (['name', 'model.onnx', 'a.jpg'], 'MODEL.onnx comes first'),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -113,7 +122,7 @@ class TestOnnx:
     @pytest.mark.parametrize('kind', EXPORTABLE)
     def test_same_result_as_the_checkpoint(self, kind, exported, image):
         cfg, weights, path = exported(kind)
-        model = runtime.OnnxModel(path)
+        model = OnnxModel(path)
         assert model.metadata['kind'] == kind
         found, picture, labels = model.predict(image, score_thr=0)
         inferencer = get_inferencer(cfg, weights, 'cpu')
@@ -149,7 +158,7 @@ class TestOnnx:
 
     def test_metadata(self, exported):
         path = exported('segmentation')[2]
-        found = runtime.OnnxModel(path).metadata
+        found = OnnxModel(path).metadata
         assert found['kind'] == 'segmentation'
         assert found['channels'] == 'RGB'
         assert found['classes'][:2] == ['background', 'disk']
@@ -165,7 +174,7 @@ class TestOnnx:
 
     def test_precision(self, exported, image, tmp_path):
         path = exported('segmentation')[2]
-        expected = runtime.OnnxModel(path).predict(image)[2]
+        expected = OnnxModel(path).predict(image)[2]
         sizes = [path.stat().st_size]
         for name, convert in (
             ('half', to_float16),
@@ -173,8 +182,9 @@ class TestOnnx:
         ):
             file = shutil.copy(path, tmp_path / f'{name}.onnx')
             convert(file)
+            seal(file)
             sizes.append(file.stat().st_size)
-            labels = runtime.OnnxModel(file).predict(image)[2]
+            labels = OnnxModel(file).predict(image)[2]
             assert (labels == expected).mean() > 0.9
         assert sizes[0] > 1.5 * sizes[1] > 2 * sizes[2]
 
@@ -199,23 +209,61 @@ class TestOnnx:
         output = call_tool(
             EVALUATE, 'tree-detector', path, code=1, cwd=tmp_path
         )
-        assert 'segmentation of 7 classes, which the config does not' in output
+        assert 'does segmentation, and the config is for mmdet' in output
 
     def test_shared_weights(self, exported, image, tmp_path):
         path = exported('segmentation')[2]
-        expected = runtime.OnnxModel(path).predict(image)[2]
+        expected = OnnxModel(path).predict(image)[2]
         files = [shutil.copy(path, tmp_path / f'{i}.onnx') for i in range(2)]
         data = share_weights(files, 'seg')
+        for file in files:
+            seal(file, data)
         assert re.fullmatch(r'seg-[0-9a-f]{8}\.data', data.name)
         sizes = [each.stat().st_size for each in tmp_path.iterdir()]
         assert sum(sizes) < 1.5 * path.stat().st_size
         for file in files:
-            found = runtime.OnnxModel(file).predict(image)[2]
+            found = OnnxModel(file).predict(image)[2]
             assert (found == expected).all()
-        for damage in (lambda: data.write_bytes(b'weights'), data.unlink):
+        contents = bytearray(data.read_bytes())
+        contents[len(contents) // 2] ^= 64
+        for damage, message in (
+            (lambda: data.write_bytes(contents), 'is damaged or was changed'),
+            (lambda: data.write_bytes(b'weights'), 'needs its weights'),
+            (data.unlink, 'needs its weights'),
+        ):
             damage()
-            with pytest.raises(ValueError, match='needs its weights'):
-                runtime.OnnxModel(file)
+            with pytest.raises(ValueError, match=message):
+                OnnxModel(file)
+
+    def test_damaged_weights(self, exported, tmp_path):
+        """Of a file that onnxruntime still loads."""
+        onnx = pytest.importorskip('onnx')
+        path = exported('classification')[2]
+        proto = onnx.load(path)
+        largest = max(proto.graph.initializer, key=lambda x: len(x.raw_data))
+        largest.raw_data = len(largest.raw_data) * b'\xff'
+        damaged = tmp_path / 'damaged.onnx'
+        onnx.save(proto, damaged)
+        with pytest.raises(ValueError, match='is damaged or was changed'):
+            OnnxModel(damaged)
+        (entry,) = (x for x in proto.metadata_props if x.key == SEAL)
+        proto.metadata_props.remove(entry)
+        onnx.save(proto, damaged)
+        scores = OnnxModel(damaged).run(np.zeros((1, 3, 64, 64), np.float32))
+        assert np.isnan(scores).all()
+
+    def test_classes_of_another_model(self, exported, tmp_path):
+        path = exported('classification')[2]
+        onnx = pytest.importorskip('onnx')
+        proto = onnx.load(path)
+        props = {each.key: each.value for each in proto.metadata_props}
+        found = json.loads(props[METADATA])
+        props[METADATA] = json.dumps(found | dict(classes=['one']))
+        del props[SEAL]
+        onnx.helper.set_model_props(proto, props)
+        onnx.save(proto, tmp_path / 'other.onnx')
+        with pytest.raises(ValueError, match='metadata that cannot be right'):
+            OnnxModel(tmp_path / 'other.onnx')
 
     @pytest.mark.parametrize(
         'kind', ['classification', 'segmentation', 'instances']
@@ -275,12 +323,27 @@ runpy.run_path({str(INFER)!r}, run_name='__main__')
             output = call_tool(INFER, file, image, *out, code=1)
             assert output.count('\n') == 1
             assert text in output
-        model = runtime.OnnxModel(path)
-        with pytest.raises(ValueError, match='at least 32x32 pixels, got 31'):
-            model.run(np.zeros((1, 3, 31, 64), np.float32))
+        model = OnnxModel(path)
+        for shape, message in (
+            ((1, 3, 31, 64), 'at least 32x32 pixels, got 31'),
+            ((3, 64, 64), r'images are \(N, 3, H, W\)'),
+        ):
+            with pytest.raises(ValueError, match=message):
+                model.run(np.zeros(shape, np.float32))
+        half = tmp_path / 'half.png'
+        half.write_bytes(image.read_bytes()[:9000])
+        with pytest.raises(ValueError, match='half.png: image file is trunc'):
+            model.predict(half)
 
 
-GOOD = dict(kind='detection', channels='RGB', classes=['tree'], steps=[])
+RESIZE = dict(
+    step='resize',
+    scale=[64, 32],
+    keep_ratio=True,
+    interpolation='bilinear',
+    backend='cv2',
+)
+GOOD = dict(kind='detection', channels='RGB', classes=['tree'], steps=[RESIZE])
 
 
 @pytest.mark.parametrize(
@@ -297,12 +360,24 @@ GOOD = dict(kind='detection', channels='RGB', classes=['tree'], steps=[])
         json.dumps({**GOOD, 'classes': [1]}),
         json.dumps({**GOOD, 'classes': ['\x1b[2J']}),
         json.dumps({**GOOD, 'steps': [1]}),
+        *(
+            json.dumps({**GOOD, 'steps': [step]})
+            for step in (
+                dict(step='rotate'),
+                dict(step='center_crop'),
+                dict(step='center_crop', size=0),
+                dict(step='center_crop', size=True),
+                {**RESIZE, 'scale': [64]},
+                {**RESIZE, 'scale': [64, '64']},
+                {**RESIZE, 'interpolation': None},
+            )
+        ),
     ],
 )
 def test_metadata_of_strangers(text):
-    assert runtime.read_metadata(json.dumps(GOOD))['palette'] is None
-    with pytest.raises(runtime.BAD_METADATA):
-        runtime.read_metadata(text)
+    assert read_metadata(json.dumps(GOOD))['palette'] is None
+    with pytest.raises(BAD_METADATA):
+        read_metadata(text)
 
 
 class TestRuntime:
@@ -314,7 +389,7 @@ class TestRuntime:
         random = np.random.default_rng(0)
         mask = random.random((37, 53)) < density
         expected = coco.encode(np.asfortranarray(mask, np.uint8))
-        found = runtime.encode(mask)
+        found = encode(mask)
         assert found['size'] == list(expected['size'])
         assert found['counts'].encode() == expected['counts']
 
@@ -337,7 +412,7 @@ class TestRuntime:
             64,
             skip_empty=False,
         )
-        found = runtime.paste(mask, np.array(box), (48, 64))
+        found = paste(mask, np.array(box), (48, 64))
         assert (found != (expected[0].numpy() >= 0.5)).mean() < 2e-3
 
     @pytest.mark.parametrize(
@@ -368,9 +443,6 @@ class TestRuntime:
                 )
                 expected = results['img']
         for step in describe_steps(cfg):
-            image = runtime.apply_step(image, step)
+            check_step(step)
+            image = apply_step(image, step)
         assert (image == expected).all()
-
-    def test_unknown_step(self):
-        with pytest.raises(ValueError, match="no step 'rotate'"):
-            runtime.apply_step(np.zeros((4, 4, 3)), dict(step='rotate'))

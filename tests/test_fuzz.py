@@ -28,7 +28,7 @@ from mmhatnet.config import check_keys
 from mmhatnet.datasets import coco_to_semantic
 from mmhatnet.datasets.coco import check_coco, find_odd_annotations
 from mmhatnet.datasets.inspection import image_size
-from mmhatnet.deploy.images import unreadable
+from mmhatnet.deploy.runtime.files import unreadable
 from mmhatnet.models import HATNet
 
 fuzz = settings(

@@ -13,7 +13,8 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 import mmhatnet
-from mmhatnet.deploy.images import find_images, unique_names, unreadable
+from mmhatnet.deploy.images import find_images, unique_names
+from mmhatnet.deploy.runtime.files import unreadable
 from mmhatnet.inference import predict
 from mmhatnet.zoo import load_model_config
 

@@ -460,7 +460,7 @@ def test_times_of_the_evidence(tmp_path, demo_folder):
     per_image = found['seconds per image'][config]
     assert 0 < per_image < 60
     text = tmp_path.with_suffix('.md').read_text()
-    assert f'| 3200 | {per_image * 3200 / 60:.0f} | 0 | 50 |' in text
+    assert f'| 3200 | {per_image * 3200 / 60:.3g} | 0 | 50 |' in text
     assert 'busy' not in text
 
 

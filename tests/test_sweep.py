@@ -1,3 +1,5 @@
+from argparse import ArgumentTypeError
+
 import pytest
 import torch
 from helpers import DEMOS, TOOLS, call_tool
@@ -18,7 +20,7 @@ from mmhatnet.analysis.tuning import (
     nearby_grids,
     within_budget,
 )
-from mmhatnet.cli import grid
+from mmhatnet.cli import ds_ratios, grid_sizes
 from mmhatnet.config import read_config
 from mmhatnet.zoo import load_model_config
 
@@ -107,7 +109,10 @@ def test_settings_in_full():
     found = sweep.complete_grids(backbone, grids)
     assert found == [(g1, g2), (g1, auto), ((4, 4, 2), g2)]
     assert (backbone.grid_sizes, backbone.ds_ratios) == (g1, g2)
-    assert grid('auto') == 'auto'
+    assert ds_ratios('auto') == 'auto'
+    for text in ('auto', '8,8', '8,8,0', '8,8,x'):
+        with pytest.raises(ArgumentTypeError, match='is not like 8,8,8'):
+            grid_sizes(text)
 
 
 def test_fingerprint_is_of_the_content(tmp_path):

@@ -46,6 +46,8 @@ def parse_args(exported: bool) -> argparse.Namespace:
     args = parser.parse_args()
     args.checkpoint = None
     # argparse could not tell a checkpoint from the first image.
+    if exported and not args.model.endswith('.onnx'):
+        parser.error('MODEL.onnx comes first, without the name of a model')
     if exported and args.images[0].endswith(FILES):
         parser.error(f'{args.model} has its weights: leave out the checkpoint')
     if not exported and is_checkpoint(args.images[0]):

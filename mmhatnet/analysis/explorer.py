@@ -15,8 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ..deploy.export import describe
 from ..deploy.graphs import OUTPUTS, make_graph
-from ..deploy.images import unreadable
-from ..deploy.runtime import OnnxModel, check_size
+from ..deploy.runtime import OnnxModel
+from ..deploy.runtime.arrays import check_size
+from ..deploy.runtime.files import unreadable
 from ..deploy.verification import as_arrays
 from ..zoo import find_weights, get_model, load_model_config
 from .attention import attend_from

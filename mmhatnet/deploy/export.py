@@ -17,7 +17,7 @@ from ..stack import describe_versions
 from ..weights.download import sha256_of
 from .base import Graph, has_batches, refuse_if
 from .graphs import OUTPUTS
-from .runtime import SMALLEST
+from .runtime.arrays import SMALLEST
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -20,7 +20,8 @@ from .base import Graph
 from .export import describe, export_program
 from .operators import translations
 from .precision import to_float16, to_int8
-from .runtime import METADATA, OnnxModel
+from .runtime import OnnxModel
+from .runtime.files import DATA, METADATA, SEAL, UNSEALED, digest_of
 from .verification import as_arrays, check_errors, verify
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ def export_files(
             save(export_program(graph), metadata, part, calibration)
             parts.append(part)
         shared = [share_weights(parts, out.stem)] if len(parts) > 1 else []
+        if out.suffix == '.onnx':
+            for part in parts:
+                seal(part, *shared)
         for part, setting in zip(parts, settings, strict=True):
             backbone.set_grids(*setting)
             rows = verify(graph, load(part))
@@ -180,6 +184,32 @@ def save_onnx(
     entry.key, entry.value = METADATA, json.dumps(metadata)
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
+
+
+def seal(path: Path, data: Path | None = None) -> None:
+    """Write the hash of an ONNX file into its metadata.
+
+    Args:
+        path (Path): The file; changed in place, for the last time.
+        data (Path, optional): The file of its weights. Defaults to None, if
+            they are inside.
+    """
+    import onnx
+
+    proto = onnx.load(path, load_external_data=False)
+    entries = {DATA: data.name if data else '', SEAL: UNSEALED}
+    onnx.helper.set_model_props(
+        proto,
+        {each.key: each.value for each in proto.metadata_props} | entries,
+    )
+    contents = proto.SerializeToString()
+    path.write_bytes(contents)
+    digest = digest_of(path, UNSEALED, entries[DATA])
+    # A key of protobuf, its value's tag and length: not in the weights.
+    place = f'{SEAL}\x12@'.encode()
+    path.write_bytes(
+        contents.replace(place + UNSEALED.encode(), place + digest.encode())
+    )
 
 
 def share_weights(paths: Sequence[Path], name: str) -> Path:

@@ -5,7 +5,6 @@ As ``runtime``, it imports neither torch nor mm.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from glob import glob
@@ -14,12 +13,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+
+from ..atomic import replacing
 
 # Ends of the names of results: the picture, the data, the labels of pixels.
 SUFFIXES = ('.png', '.json', '_labels.png')
-# Files of any number of channels, which other libraries than Pillow read.
-CHANNELS = {'.npy', '.tif', '.tiff'}
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
@@ -63,37 +61,6 @@ def fraction(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f'{text} is not a number from 0 to 1')
     return number
-
-
-def unreadable(path: str | os.PathLike) -> str | None:
-    """Find the reason why a file cannot be read as an image.
-
-    OpenCV does not report it: of a truncated file it returns the first part.
-
-    Args:
-        path (str | PathLike): The file.
-
-    Returns:
-        str, optional: The reason; None if the image can be read, or if only
-        other libraries may read it.
-    """
-    if not os.path.exists(path):
-        return 'there is no such file'
-    if not os.path.getsize(path):
-        return 'the file is empty'
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except UnidentifiedImageError as error:
-        return None if Path(path).suffix.lower() in CHANNELS else str(error)
-    except (
-        OSError,
-        SyntaxError,  # of damaged PNG files
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
-        return str(error)
-    return None
 
 
 def find_images(places: Sequence[str]) -> list[Path]:
@@ -206,13 +173,13 @@ def predict_all(
     progress = _progress(paths)
     say = getattr(progress, 'write', print)
     for path, name in zip(progress, names, strict=True):
-        reason = unreadable(path)
-        if not reason:
-            try:
-                result, picture, labels = predict(path)
-            except Exception as error:  # what libraries raise for odd images
-                reason = f'{type(error).__name__}: {error}'
-        if reason:
+        try:
+            result, picture, labels = predict(path)
+            text = to_json(dict(image=str(path), **result))
+        except Exception as error:  # what libraries raise for odd images
+            reason = f'{type(error).__name__}: {error}'
+            if type(error) is ValueError:  # ours, for the most part
+                reason = str(error).removeprefix(f'{path}: ')
             say(f'{path}: skipped: {reason}', file=sys.stderr)
             skipped += 1
             continue
@@ -221,9 +188,8 @@ def predict_all(
             _save(f'{target}.png', picture[..., ::-1])
         if labels is not None:
             _save(f'{target}_labels.png', labels)
-        Path(f'{target}.json').write_text(
-            json.dumps(dict(image=str(path), **result), indent=1)
-        )
+        with replacing(f'{target}.json') as part:
+            part.write_text(text)
         say(f'{path}: {summarize(result)}')
     print(f'{len(paths) - skipped} results in {out_dir}')
     if skipped:
@@ -231,9 +197,33 @@ def predict_all(
     return None
 
 
+def to_json(result: dict) -> str:
+    """Write a result as JSON.
+
+    Args:
+        result (dict): As from :meth:`OnnxModel.predict`.
+
+    Returns:
+        str: The JSON.
+
+    Raises:
+        ValueError: If a number is none, as from damaged weights.
+    """
+    try:
+        return json.dumps(result, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(
+            'the model gives values that are no numbers: are its weights '
+            'damaged, or of another model?'
+        ) from error
+
+
 def _save(path: str, image: np.ndarray) -> None:
-    if not cv2.imwrite(path, image):
+    written, contents = cv2.imencode('.png', image)
+    if not written:
         raise OSError(f'{path} could not be written')
+    with replacing(path) as part:
+        part.write_bytes(contents.tobytes())
 
 
 def _progress(paths: Sequence[Path]) -> Iterable[Path]:

@@ -1,7 +1,12 @@
 #!/usr/bin/env python
 import argparse
 
-from mmhatnet.cli import add_cfg_options, apply_options, one_line_errors
+from mmhatnet.cli import (
+    add_cfg_options,
+    apply_options,
+    check_folder,
+    one_line_errors,
+)
 from mmhatnet.deploy.evaluation import evaluate_exported
 from mmhatnet.zoo import load_model_config
 
@@ -22,6 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
+    check_folder(args.work_dir)
     cfg.work_dir = args.work_dir
     evaluate_exported(cfg, args.file)
 

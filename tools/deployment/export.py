@@ -11,12 +11,14 @@ from mmhatnet.cli import (
     add_cfg_options,
     add_grids,
     apply_options,
+    check_folder,
     one_line_errors,
 )
 from mmhatnet.deploy.files import SUFFIXES, export_files
 from mmhatnet.deploy.graphs import make_graph
-from mmhatnet.deploy.images import find_images, unreadable
+from mmhatnet.deploy.images import find_images
 from mmhatnet.deploy.precision import TOLERANCES
+from mmhatnet.deploy.runtime.files import unreadable
 from mmhatnet.zoo import find_weights, get_model, load_model_config
 
 
@@ -39,7 +41,10 @@ def parse_args() -> argparse.Namespace:
         'for torch.export.load and AOTInductor (default: onnx)',
     )
     parser.add_argument(
-        '--out', type=Path, help='file to write (default: exports/MODEL.*)'
+        '--out',
+        type=Path,
+        help='file to write; one that exists is replaced '
+        '(default: exports/MODEL.*)',
     )
     parser.add_argument(
         '--precision',
@@ -71,6 +76,9 @@ def parse_args() -> argparse.Namespace:
     args.out = args.out or Path('exports', Path(args.model).stem + suffix)
     if args.out.suffix != suffix:
         parser.error(f'--out of --format {args.format} ends in {suffix}')
+    check_folder(args.out.parent)
+    if args.out.is_dir():
+        parser.error(f'--out is a file, and {args.out} a folder')
     return args
 
 
@@ -100,7 +108,8 @@ def main() -> None:
     graph = make_graph(get_model(cfg, checkpoint))
     settings = list(product(args.g1, args.g2))
     print(
-        f'exporting (about a minute for each of {len(settings)})', flush=True
+        f'exporting (one to five minutes for each of {len(settings)})',
+        flush=True,
     )
     files = export_files(
         graph,

@@ -16,7 +16,7 @@ from mmhatnet.cli import (
     one_line_errors,
     positive,
 )
-from mmhatnet.deploy.images import unreadable
+from mmhatnet.deploy.runtime.files import unreadable
 from mmhatnet.inference import load_image
 from mmhatnet.weights.loading import load_backbone
 from mmhatnet.zoo import find_weights, load_model_config

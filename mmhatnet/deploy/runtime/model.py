@@ -1,10 +1,5 @@
-"""Run an exported ONNX file: onnxruntime, NumPy and OpenCV are enough.
+"""Models of any task from ONNX files."""
 
-This module imports nothing else of the package, so that this one file can be
-copied to the machine on which a model runs.
-"""
-
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,24 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-METADATA = 'mmhatnet'  # its key in a file
+from .arrays import apply_step, best_class, check_size, encode, paste
+from .files import (
+    BAD_METADATA,
+    METADATA,
+    check_seal,
+    read_metadata,
+    unreadable,
+)
+
 CPU = 'CPUExecutionProvider'
-SMALLEST = 32  # pixels of a side
-KINDS = 'classification', 'segmentation', 'detection', 'instances'
-BAD_METADATA = (
-    AttributeError,
-    KeyError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-INTERPOLATION = dict(
-    nearest=cv2.INTER_NEAREST,
-    bilinear=cv2.INTER_LINEAR,
-    bicubic=cv2.INTER_CUBIC,
-    area=cv2.INTER_AREA,
-    lanczos=cv2.INTER_LANCZOS4,
-)
 
 
 class OnnxModel:
@@ -92,13 +79,31 @@ class OnnxModel:
                 f'{path} is not an ONNX model, or is damaged: {reason}'
             ) from error
         found = self.session.get_modelmeta().custom_metadata_map
-        try:
-            self.metadata = read_metadata(found[METADATA])
-        except BAD_METADATA as error:
+        if METADATA not in found:
             raise ValueError(
                 f'{path} has no metadata of mmhatnet: export it with '
                 'tools/deployment/export.py'
+            )
+        check_seal(path, found)
+        try:
+            self.metadata = read_metadata(found[METADATA])
+            self._check_classes()
+        except BAD_METADATA as error:
+            raise ValueError(
+                f'{path} has metadata that cannot be right: '
+                f'{type(error).__name__}, {error}'
             ) from error
+
+    def _check_classes(self) -> None:
+        """Compare the classes with the outputs that have a value for each."""
+        number = len(self.metadata['classes'])
+        counts = [
+            output.shape[1]
+            for output in self.session.get_outputs()
+            if output.name in ('scores', 'logits') and len(output.shape) > 1
+        ]
+        if number and counts not in ([], [number]):
+            raise ValueError(f'{number} classes of {counts[0]}')
 
     def run(self, images: np.ndarray, names: Sequence[str] = ()) -> list:
         """Run the graph.
@@ -112,8 +117,11 @@ class OnnxModel:
             list[ndarray]: The outputs in order.
 
         Raises:
-            ValueError: If an image is smaller than 32x32 pixels.
+            ValueError: If the images have another shape, or are smaller than
+                32x32 pixels.
         """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f'images are (N, 3, H, W), not {images.shape}')
         check_size(*images.shape[2:])
         return self.session.run(list(names) or None, dict(images=images))
 
@@ -158,9 +166,11 @@ class OnnxModel:
         Raises:
             ValueError: If the image cannot be read, or is too small.
         """
+        if reason := unreadable(path):
+            raise ValueError(f'{path}: {reason}')
         image = cv2.imread(str(path))
         if image is None:
-            raise ValueError(f'{path} is not an image that OpenCV can read')
+            raise ValueError(f'{path}: OpenCV cannot read it')
         images = self.prepare(image)
         if self.metadata['kind'] == 'classification':
             return self._classify(image, images, top)
@@ -170,7 +180,8 @@ class OnnxModel:
 
     def _entry(self, label: int, **values) -> dict:
         classes = self.metadata['classes']
-        name = classes[label] if classes else str(label)
+        known = 0 <= label < len(classes)
+        name = classes[label] if known else str(label)
         return dict(label=int(label), name=name, **values)
 
     def _classify(self, image: np.ndarray, images: np.ndarray, top: int):
@@ -238,167 +249,6 @@ class OnnxModel:
             return tuple(palette[label])
         hue = np.array([[[37 * int(label) % 180, 200, 230]]], np.uint8)
         return tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist())
-
-
-def read_metadata(text: str) -> dict:
-    """Read the metadata of a file, which a stranger may have written.
-
-    Args:
-        text (str): The metadata in JSON.
-
-    Returns:
-        dict: The metadata.
-
-    Raises:
-        BAD_METADATA: If it is no JSON, or a part is missing or impossible.
-    """
-    found = json.loads(text)
-    classes, steps = found['classes'], found['steps']
-    if found['kind'] not in KINDS or found['channels'] not in ('RGB', 'BGR'):
-        raise ValueError(f'kind {found["kind"]}, channels {found["channels"]}')
-    if not all(isinstance(each, list) for each in (classes, steps)):
-        raise TypeError('classes and steps are lists')
-    for name in classes:
-        if not name.isprintable():  # it may control the terminal
-            raise ValueError(f'class name {name!r}')
-    if not all(step['step'] for step in steps):
-        raise ValueError('a step has no name')
-    return found | dict(palette=found.get('palette'))
-
-
-def check_size(h: int, w: int) -> None:
-    """Check the height and the width of images.
-
-    Raises:
-        ValueError: If one is smaller than 32 pixels.
-    """
-    if min(h, w) < SMALLEST:
-        raise ValueError(
-            f'HATNet needs images of at least {SMALLEST}x{SMALLEST} pixels, '
-            f'got {h}x{w} (H x W)'
-        )
-
-
-def best_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Find the class of each pixel after a change of size.
-
-    One class after the other, since those of a large image need gigabytes.
-
-    Args:
-        logits (ndarray): (classes, H, W).
-        size (tuple[int, int]): Width and height of the result.
-
-    Returns:
-        ndarray: (height, width).
-    """
-    best = np.full(size[::-1], -np.inf, np.float32)
-    labels = np.zeros(size[::-1], np.int64)
-    for label, values in enumerate(logits):
-        values = cv2.resize(values, size)
-        better = values > best
-        best[better], labels[better] = values[better], label
-    return labels
-
-
-def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
-    """Apply a step of the metadata to an image.
-
-    Args:
-        image (ndarray): (H, W, 3), 8 bits.
-        step (dict): ``step`` is 'resize', 'resize_short_edge' or
-            'center_crop', beside its arguments.
-
-    Returns:
-        ndarray: The image.
-
-    Raises:
-        ValueError: If the step is unknown.
-    """
-    h, w = image.shape[:2]
-    if step['step'] == 'center_crop':
-        size = step['size']
-        top, left = (max(0, round((side - size) / 2)) for side in (h, w))
-        return image[top : top + size, left : left + size]
-    if step['step'] == 'resize_short_edge':
-        scale = step['scale']
-        size = (
-            (scale, int(scale * h / w))
-            if w < h
-            else (int(scale * w / h), scale)
-        )
-    elif step['step'] == 'resize' and step['keep_ratio']:
-        factor = min(
-            max(step['scale']) / max(h, w), min(step['scale']) / min(h, w)
-        )
-        size = int(w * factor + 0.5), int(h * factor + 0.5)
-    elif step['step'] == 'resize':
-        size = tuple(step['scale'])
-    else:
-        raise ValueError(
-            f"no step '{step['step']}': the file is of a newer mmhatnet"
-        )
-    if step['backend'] == 'pillow':
-        from PIL import Image
-
-        method = getattr(Image.Resampling, step['interpolation'].upper())
-        return np.asarray(Image.fromarray(image).resize(size, method))
-    method = INTERPOLATION[step['interpolation']]
-    return cv2.resize(image, size, interpolation=method)
-
-
-def paste(
-    mask: np.ndarray, box: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
-    """Paste the mask of a box into the image.
-
-    Args:
-        mask (ndarray): (side, side), probabilities.
-        box (ndarray): (4,), left, top, right and bottom in pixels.
-        shape (tuple[int, int]): Height and width of the image.
-
-    Returns:
-        ndarray: (H, W), bool.
-    """
-    left, top, right, bottom = box
-    sides = np.maximum([right - left, bottom - top], 1e-6)
-    scale = np.array(mask.shape[::-1]) / sides
-    # Centres of pixels of the image, in pixels of the mask.
-    x = (np.arange(shape[1]) + 0.5 - left) * scale[0] - 0.5
-    y = (np.arange(shape[0]) + 0.5 - top) * scale[1] - 0.5
-    found = cv2.remap(
-        mask,
-        np.tile(x.astype(np.float32), (shape[0], 1)),
-        np.tile(y.astype(np.float32)[:, None], (1, shape[1])),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-    )
-    return found >= 0.5
-
-
-def encode(mask: np.ndarray) -> dict:
-    """Encode a mask by COCO's run lengths.
-
-    Args:
-        mask (ndarray): (H, W), bool.
-
-    Returns:
-        dict: ``size`` and ``counts``, as pycocotools' ``encode``.
-    """
-    flat = np.pad(mask.flatten(order='F').astype(np.int8), 1)
-    edges = np.flatnonzero(np.diff(flat)).tolist()
-    runs = np.diff([0, *edges, mask.size]).tolist()
-    if len(runs) > 1 and not runs[-1]:
-        runs.pop()  # the last pixel is inside
-    text = []
-    for i, run in enumerate(runs):
-        value = run - runs[i - 2] if i > 2 else run
-        more = True
-        while more:
-            bits = value & 31
-            value >>= 5
-            more = value != (-1 if bits & 16 else 0)
-            text.append(chr(bits + (32 if more else 0) + 48))
-    return dict(size=list(mask.shape), counts=''.join(text))
 
 
 def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:

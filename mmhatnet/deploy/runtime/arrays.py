@@ -1,0 +1,140 @@
+"""What happens to images before a model, and to its results."""
+
+import cv2
+import numpy as np
+
+SMALLEST = 32  # pixels of a side
+INTERPOLATION = dict(
+    nearest=cv2.INTER_NEAREST,
+    bilinear=cv2.INTER_LINEAR,
+    bicubic=cv2.INTER_CUBIC,
+    area=cv2.INTER_AREA,
+    lanczos=cv2.INTER_LANCZOS4,
+)
+
+
+def check_size(h: int, w: int) -> None:
+    """Check the height and the width of images.
+
+    Raises:
+        ValueError: If one is smaller than 32 pixels.
+    """
+    if min(h, w) < SMALLEST:
+        raise ValueError(
+            f'HATNet needs images of at least {SMALLEST}x{SMALLEST} pixels, '
+            f'got {h}x{w} (H x W)'
+        )
+
+
+def best_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Find the class of each pixel after a change of size.
+
+    One class after the other, since those of a large image need gigabytes.
+
+    Args:
+        logits (ndarray): (classes, H, W).
+        size (tuple[int, int]): Width and height of the result.
+
+    Returns:
+        ndarray: (height, width).
+    """
+    best = np.full(size[::-1], -np.inf, np.float32)
+    labels = np.zeros(size[::-1], np.int64)
+    for label, values in enumerate(logits):
+        values = cv2.resize(values, size)
+        better = values > best
+        best[better], labels[better] = values[better], label
+    return labels
+
+
+def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
+    """Apply a step of the metadata to an image.
+
+    Args:
+        image (ndarray): (H, W, 3), 8 bits.
+        step (dict): As :func:`~.files.check_step` accepts it.
+
+    Returns:
+        ndarray: The image.
+    """
+    h, w = image.shape[:2]
+    if step['step'] == 'center_crop':
+        size = step['size']
+        top, left = (max(0, round((side - size) / 2)) for side in (h, w))
+        return image[top : top + size, left : left + size]
+    if step['step'] == 'resize_short_edge':
+        scale = step['scale']
+        size = (
+            (scale, int(scale * h / w))
+            if w < h
+            else (int(scale * w / h), scale)
+        )
+    elif step['keep_ratio']:
+        factor = min(
+            max(step['scale']) / max(h, w), min(step['scale']) / min(h, w)
+        )
+        size = int(w * factor + 0.5), int(h * factor + 0.5)
+    else:
+        size = tuple(step['scale'])
+    if step['backend'] == 'pillow':
+        from PIL import Image
+
+        method = getattr(Image.Resampling, step['interpolation'].upper())
+        return np.asarray(Image.fromarray(image).resize(size, method))
+    method = INTERPOLATION[step['interpolation']]
+    return cv2.resize(image, size, interpolation=method)
+
+
+def paste(
+    mask: np.ndarray, box: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Paste the mask of a box into the image.
+
+    Args:
+        mask (ndarray): (side, side), probabilities.
+        box (ndarray): (4,), left, top, right and bottom in pixels.
+        shape (tuple[int, int]): Height and width of the image.
+
+    Returns:
+        ndarray: (H, W), bool.
+    """
+    left, top, right, bottom = box
+    sides = np.maximum([right - left, bottom - top], 1e-6)
+    scale = np.array(mask.shape[::-1]) / sides
+    # Centres of pixels of the image, in pixels of the mask.
+    x = (np.arange(shape[1]) + 0.5 - left) * scale[0] - 0.5
+    y = (np.arange(shape[0]) + 0.5 - top) * scale[1] - 0.5
+    found = cv2.remap(
+        mask,
+        np.tile(x.astype(np.float32), (shape[0], 1)),
+        np.tile(y.astype(np.float32)[:, None], (1, shape[1])),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+    return found >= 0.5
+
+
+def encode(mask: np.ndarray) -> dict:
+    """Encode a mask by COCO's run lengths.
+
+    Args:
+        mask (ndarray): (H, W), bool.
+
+    Returns:
+        dict: ``size`` and ``counts``, as pycocotools' ``encode``.
+    """
+    flat = np.pad(mask.flatten(order='F').astype(np.int8), 1)
+    edges = np.flatnonzero(np.diff(flat)).tolist()
+    runs = np.diff([0, *edges, mask.size]).tolist()
+    if len(runs) > 1 and not runs[-1]:
+        runs.pop()  # the last pixel is inside
+    text = []
+    for i, run in enumerate(runs):
+        value = run - runs[i - 2] if i > 2 else run
+        more = True
+        while more:
+            bits = value & 31
+            value >>= 5
+            more = value != (-1 if bits & 16 else 0)
+            text.append(chr(bits + (32 if more else 0) + 48))
+    return dict(size=list(mask.shape), counts=''.join(text))
