@@ -313,13 +313,18 @@ class TestTuning:
         tool = TOOLS / 'analysis_tools' / 'tune_grids.py'
         args = CLASSIFIER, trained(CLASSIFIER), '--shape', *SHAPE
         options = '--rounds', 1, '--out-dir', tmp_path, '--latency-ms'
-        text = call_tool(tool, *args, *options, 10**6, cwd=on_demo_data)
+        change = 'model.backbone.drop_path_rate=0.3'
+        text = call_tool(
+            *(tool, *args, *options, 10**6, '--cfg-options', change),
+            cwd=on_demo_data,
+        )
         assert str(tmp_path / 'tuned.py') in text
         rows = read_csv(tmp_path / 'grids.csv')
         assert len(rows) == 9
         top1 = {(row['G1'], row['G2']): row['accuracy/top1'] for row in rows}
         backbone = read_config(tmp_path / 'tuned.py').model.backbone
         chosen = backbone.grid_sizes, backbone.ds_ratios
+        assert backbone.drop_path_rate == 0.3
         assert top1[chosen] == max(top1.values())
         # Nothing is evaluated for a budget that nothing can meet.
         (tmp_path / 'grids.csv').unlink()

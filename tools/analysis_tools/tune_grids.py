@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 import argparse
-import json
 import os
 from functools import partial
 from pathlib import Path
+
+from mmengine.config import Config
 
 from mmhatnet.analysis.sweep import Grids, main_metric, sweep_grids
 from mmhatnet.analysis.tuning import (
@@ -81,19 +82,13 @@ def setting_of(row: dict) -> Grids:
 def write_config(
     args: argparse.Namespace, base: str, g1: tuple, g2: tuple
 ) -> None:
-    base = os.path.relpath(base, args.out_dir)
-    text = f"""\
-_base_ = {base!r}
-model = dict(
-    backbone=dict(grid_sizes={g1}, ds_ratios={g2}),
-)
-"""
-    if args.cfg_options:
-        options = json.dumps(args.cfg_options)
-        text = f'# Chosen with --cfg-options {options}\n{text}'
-    print(text)
+    tuned = Config(dict(_base_=os.path.relpath(base, args.out_dir)))
+    grids = dict(grid_sizes=g1, ds_ratios=g2)
+    tuned.merge_from_dict(args.cfg_options or {})
+    tuned.merge_from_dict(dict(model=dict(backbone=grids)))
+    print(tuned.pretty_text)
     with replacing(args.out_dir / 'tuned.py') as part:
-        Path(part).write_text(text)
+        part.write_text(tuned.pretty_text)
 
 
 def main() -> None:
