@@ -58,3 +58,21 @@ def creating(folder: str | os.PathLike) -> Iterator[Path]:
         part.mkdir()
         yield part
         part.rename(folder)
+
+
+def check_folder(path: str | os.PathLike) -> None:
+    """Check that a folder exists or can be made.
+
+    Args:
+        path (str | PathLike): The folder.
+
+    Raises:
+        NotADirectoryError: If it, or one above it, is a file.
+        PermissionError: If it may not be written to.
+    """
+    path = Path(path).absolute()
+    found = next(each for each in (path, *path.parents) if each.exists())
+    if not found.is_dir():
+        raise NotADirectoryError(f'{found} is a file, and has to be a folder')
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise PermissionError(f'{found} may not be written to')

@@ -11,6 +11,7 @@ from traceback import walk_tb
 
 from mmengine.config import Config, DictAction
 
+from .atomic import check_folder
 from .config import check_keys, read_config
 from .deploy.images import positive as positive
 from .models.archs import AUTO, check_grids
@@ -183,24 +184,6 @@ def load_config(args: argparse.Namespace) -> Config:
     )
     check_folder(cfg.work_dir)
     return cfg
-
-
-def check_folder(path: str | os.PathLike) -> None:
-    """Check that a folder exists or can be made.
-
-    Args:
-        path (str | PathLike): The folder.
-
-    Raises:
-        NotADirectoryError: If it, or one above it, is a file.
-        PermissionError: If it may not be written to.
-    """
-    path = Path(path).absolute()
-    found = next(each for each in (path, *path.parents) if each.exists())
-    if not found.is_dir():
-        raise NotADirectoryError(f'{found} is a file, and has to be a folder')
-    if not os.access(found, os.W_OK | os.X_OK):
-        raise PermissionError(f'{found} may not be written to')
 
 
 @contextmanager

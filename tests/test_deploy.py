@@ -30,10 +30,10 @@ from mmhatnet.deploy.precision import (
 )
 from mmhatnet.deploy.runtime import OnnxModel
 from mmhatnet.deploy.runtime.arrays import apply_step, encode, paste
-from mmhatnet.deploy.runtime.files import (
+from mmhatnet.deploy.runtime.files import SEAL
+from mmhatnet.deploy.runtime.metadata import (
     BAD_METADATA,
     METADATA,
-    SEAL,
     check_step,
     read_metadata,
 )
@@ -109,6 +109,7 @@ def largest_mask_error(found, expected):
         (['tree-detector', 'a.jpg', '--score-thr', '7'], 'from 0 to 1'),
         (['model.onnx', 'a.jpg', '--score-thr', 'nan'], 'from 0 to 1'),
         (['name', 'model.onnx', 'a.jpg'], 'MODEL.onnx comes first'),
+        (['model.pt2', 'a.jpg'], 'export it as *.onnx'),
     ],
 )
 def test_wrong_arguments(arguments, message):
@@ -227,9 +228,9 @@ class TestOnnx:
         contents = bytearray(data.read_bytes())
         contents[len(contents) // 2] ^= 64
         for damage, message in (
-            (lambda: data.write_bytes(contents), 'is damaged or was changed'),
-            (lambda: data.write_bytes(b'weights'), 'needs its weights'),
-            (data.unlink, 'needs its weights'),
+            (lambda: data.write_bytes(contents), 'is damaged or missing'),
+            (lambda: data.write_bytes(b'weights'), 'needs the file of'),
+            (data.unlink, 'needs the file of'),
         ):
             damage()
             with pytest.raises(ValueError, match=message):
@@ -246,19 +247,32 @@ class TestOnnx:
         onnx.save(proto, damaged)
         with pytest.raises(ValueError, match='is damaged or was changed'):
             OnnxModel(damaged)
+        # Bytes that onnxruntime would report in several lines.
+        contents = path.read_bytes().replace(b'images', b'\xa0mages')
+        damaged.write_bytes(contents)
+        with pytest.raises(ValueError, match='is damaged or was changed'):
+            OnnxModel(damaged)
         (entry,) = (x for x in proto.metadata_props if x.key == SEAL)
         proto.metadata_props.remove(entry)
         onnx.save(proto, damaged)
         scores = OnnxModel(damaged).run(np.zeros((1, 3, 64, 64), np.float32))
         assert np.isnan(scores).all()
 
-    def test_classes_of_another_model(self, exported, tmp_path):
+    @pytest.mark.parametrize(
+        'change',
+        [
+            dict(classes=['one']),
+            dict(kind='segmentation'),
+            dict(kind='instances'),
+        ],
+    )
+    def test_metadata_of_another_model(self, change, exported, tmp_path):
         path = exported('classification')[2]
         onnx = pytest.importorskip('onnx')
         proto = onnx.load(path)
         props = {each.key: each.value for each in proto.metadata_props}
         found = json.loads(props[METADATA])
-        props[METADATA] = json.dumps(found | dict(classes=['one']))
+        props[METADATA] = json.dumps(found | change)
         del props[SEAL]
         onnx.helper.set_model_props(proto, props)
         onnx.save(proto, tmp_path / 'other.onnx')
@@ -297,6 +311,26 @@ runpy.run_path({str(INFER)!r}, run_name='__main__')
         result = json.loads((tmp_path / 'out' / 'coffee.json').read_text())
         assert len(result['classes']) == 5
 
+    def test_in_node(self, exported, tmp_path):
+        """The program of the documentation."""
+        command = 'node', '--input-type=module', '-e'
+        found = shutil.which('node') and subprocess.run(
+            [*command, 'import "onnxruntime-web"'], cwd=ROOT
+        )
+        if not found or found.returncode:
+            pytest.skip('needs node with onnxruntime-web')
+        path = exported('classification')[2]
+        page = (ROOT / 'docs' / 'deployment.md').read_text()
+        (program,) = re.findall(r'```js\n(.*?)```', page, re.DOTALL)
+        program = program.replace('exports/cifar10-classifier.onnx', str(path))
+        output = subprocess.check_output([*command, program], cwd=ROOT)
+        name, score = output.decode().split()
+        model = OnnxModel(path)
+        images = np.full((1, 3, 101, 77), 99, np.float32)
+        (scores,) = model.run(images)[0]
+        assert name == model.metadata['classes'][scores.argmax()]
+        assert float(score) == pytest.approx(scores.max(), abs=1e-4)
+
     def test_errors_in_one_line(self, exported, image, tmp_path):
         path = exported('classification')[2]
         damaged = tmp_path / 'damaged.onnx'
@@ -327,6 +361,7 @@ runpy.run_path({str(INFER)!r}, run_name='__main__')
         for shape, message in (
             ((1, 3, 31, 64), 'at least 32x32 pixels, got 31'),
             ((3, 64, 64), r'images are \(N, 3, H, W\)'),
+            ((0, 3, 64, 64), r'images are \(N, 3, H, W\)'),
         ):
             with pytest.raises(ValueError, match=message):
                 model.run(np.zeros(shape, np.float32))
@@ -359,6 +394,18 @@ GOOD = dict(kind='detection', channels='RGB', classes=['tree'], steps=[RESIZE])
         json.dumps({**GOOD, 'classes': 'tree'}),
         json.dumps({**GOOD, 'classes': [1]}),
         json.dumps({**GOOD, 'classes': ['\x1b[2J']}),
+        json.dumps({**GOOD, 'classes': [10**4 * 'a']}),
+        *(
+            json.dumps({**GOOD, 'palette': [colour]})
+            for colour in (
+                None,
+                1,
+                [1],
+                [1, 2, 300],
+                [1, 2, '3'],
+                [1, 2, 3, 4],
+            )
+        ),
         json.dumps({**GOOD, 'steps': [1]}),
         *(
             json.dumps({**GOOD, 'steps': [step]})
@@ -369,13 +416,16 @@ GOOD = dict(kind='detection', channels='RGB', classes=['tree'], steps=[RESIZE])
                 dict(step='center_crop', size=True),
                 {**RESIZE, 'scale': [64]},
                 {**RESIZE, 'scale': [64, '64']},
+                {**RESIZE, 'scale': [64, 10**9]},
                 {**RESIZE, 'interpolation': None},
+                {**RESIZE, 'interpolation': 'area', 'backend': 'pillow'},
+                {**RESIZE, 'backend': 'foo'},
             )
         ),
     ],
 )
 def test_metadata_of_strangers(text):
-    assert read_metadata(json.dumps(GOOD))['palette'] is None
+    assert read_metadata(json.dumps(GOOD))['palette'] == []
     with pytest.raises(BAD_METADATA):
         read_metadata(text)
 

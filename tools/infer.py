@@ -46,7 +46,9 @@ def parse_args(exported: bool) -> argparse.Namespace:
     args = parser.parse_args()
     args.checkpoint = None
     # argparse could not tell a checkpoint from the first image.
-    if exported and not args.model.endswith('.onnx'):
+    if args.model.endswith('.pt2'):
+        parser.error('torch.export.load runs *.pt2; export it as *.onnx')
+    if exported and not is_exported(args.model):
         parser.error('MODEL.onnx comes first, without the name of a model')
     if exported and args.images[0].endswith(FILES):
         parser.error(f'{args.model} has its weights: leave out the checkpoint')
@@ -55,6 +57,10 @@ def parse_args(exported: bool) -> argparse.Namespace:
     if not args.images:
         parser.error('no images')
     return args
+
+
+def is_exported(argument: str) -> bool:
+    return argument.lower().endswith('.onnx')
 
 
 def is_checkpoint(argument: str) -> bool:
@@ -116,7 +122,7 @@ def main_without_torch() -> None:
 
 
 if __name__ == '__main__':
-    if any(argument.endswith('.onnx') for argument in sys.argv[1:]):
+    if any(map(is_exported, sys.argv[1:])):
         main_without_torch()
     else:
         from mmhatnet.cli import one_line_errors

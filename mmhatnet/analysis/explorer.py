@@ -14,10 +14,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ..deploy.export import describe
-from ..deploy.graphs import OUTPUTS, make_graph
+from ..deploy.graphs import make_graph
 from ..deploy.runtime import OnnxModel
-from ..deploy.runtime.arrays import check_size
+from ..deploy.runtime.arrays import check_size, prepare
 from ..deploy.runtime.files import unreadable
+from ..deploy.runtime.metadata import OUTPUTS
 from ..deploy.verification import as_arrays
 from ..zoo import find_weights, get_model, load_model_config
 from .attention import attend_from
@@ -181,7 +182,7 @@ class Explorer(OnnxModel):
         image = None if reason else cv2.imread(str(path))
         if image is None:
             raise ValueError(f'the image cannot be read: {reason or path}')
-        return self.prepare(image)
+        return prepare(image, self.metadata)
 
     def _count(self, shape: Sequence[int]) -> int:
         cfg = self.cfg.copy()

@@ -38,7 +38,8 @@ def evaluate_exported(
 
     Raises:
         FileNotFoundError: If the data or the file do not exist.
-        ValueError: If the file cannot be read, or is of another model.
+        ValueError: If the file cannot be read, does another task, or has
+            other classes.
     """
     exported = OnnxModel(path)
     kind = exported.metadata['kind']

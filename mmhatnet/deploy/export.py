@@ -16,13 +16,12 @@ from ..releases import locate_weights
 from ..stack import describe_versions
 from ..weights.download import sha256_of
 from .base import Graph, has_batches, refuse_if
-from .graphs import OUTPUTS
 from .runtime.arrays import SMALLEST
+from .runtime.metadata import LARGEST, OUTPUTS
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-LARGEST = 8192  # pixels of a side
 MOST = 256  # images of a batch
 # Number, height and width of the images of the example. The program is the
 # same for any, but AOTInductor takes sizes that are equal in the example, such
@@ -102,6 +101,8 @@ def describe(
     model = graph.model
     meta = model.dataset_meta
     classes, palette = list(meta.get('classes') or ()), meta.get('palette')
+    if not isinstance(palette, list | tuple):  # 'random', or none
+        palette = []
     if palette and isinstance(palette[0], int):  # one colour for all
         palette = [palette] * len(classes)
     found = dict(

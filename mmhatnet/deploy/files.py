@@ -19,9 +19,10 @@ from mmengine.config import Config
 from .base import Graph
 from .export import describe, export_program
 from .operators import translations
-from .precision import to_float16, to_int8
+from .precision import read_images, to_float16, to_int8
 from .runtime import OnnxModel
-from .runtime.files import DATA, METADATA, SEAL, UNSEALED, digest_of
+from .runtime.files import DATA, SEAL, UNSEALED
+from .runtime.metadata import METADATA
 from .verification import as_arrays, check_errors, verify
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def export_files(
         raise ValueError('several G1 or G2 can share the weights in ONNX only')
     for setting in settings:
         backbone.set_grids(*setting)  # raises if it is not valid
+    for _ in read_images(calibration, describe(graph, cfg)):
+        pass  # raises if one cannot be read, before the minutes of an export
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix='.part', dir=out.parent) as folder:
         parts = []
@@ -197,19 +200,13 @@ def seal(path: Path, data: Path | None = None) -> None:
     import onnx
 
     proto = onnx.load(path, load_external_data=False)
-    entries = {DATA: data.name if data else '', SEAL: UNSEALED}
-    onnx.helper.set_model_props(
-        proto,
-        {each.key: each.value for each in proto.metadata_props} | entries,
-    )
+    entries = {each.key: each.value for each in proto.metadata_props}
+    if data:
+        entries[DATA] = data.name
+    onnx.helper.set_model_props(proto, entries | {SEAL: 64 * '0'})
     contents = proto.SerializeToString()
-    path.write_bytes(contents)
-    digest = digest_of(path, UNSEALED, entries[DATA])
-    # A key of protobuf, its value's tag and length: not in the weights.
-    place = f'{SEAL}\x12@'.encode()
-    path.write_bytes(
-        contents.replace(place + UNSEALED.encode(), place + digest.encode())
-    )
+    digest = hashlib.sha256(contents).hexdigest().encode()
+    path.write_bytes(contents.replace(UNSEALED, UNSEALED[:-64] + digest))
 
 
 def share_weights(paths: Sequence[Path], name: str) -> Path:

@@ -18,14 +18,6 @@ from .detection import DetectorGraph, TwoStageGraph
 from .precision import TOLERANCES
 from .verification import as_arrays, compare
 
-# The names of the outputs, in order, by the kind of result.
-OUTPUTS = dict(
-    classification=('scores',),
-    segmentation=('labels', 'logits'),
-    detection=('boxes', 'scores', 'labels'),
-    instances=('boxes', 'scores', 'labels', 'masks'),
-)
-
 
 class ClassifierGraph(Graph):
     """(N, 3, H, W) to the scores of the classes, (N, classes)."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..atomic import replacing
+from ..atomic import check_folder, replacing
 
 # Ends of the names of results: the picture, the data, the labels of pixels.
 SUFFIXES = ('.png', '.json', '_labels.png')
@@ -162,11 +162,13 @@ def predict_all(
     Raises:
         FileExistsError: If a result exists and must not be replaced.
         FileNotFoundError: If a place has no image.
+        NotADirectoryError: If ``out_dir`` is a file.
     """
     paths = find_images(places)
     names = list(unique_names(paths, out_dir))
     if not overwrite:
         check_absent(names, out_dir)
+    check_folder(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     predict = load()
     skipped = 0

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from .runtime import OnnxModel
+from .runtime.arrays import prepare
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -117,7 +118,10 @@ def to_int8(path: str | os.PathLike, calibration: Sequence[Path]) -> None:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches = _read(model, calibration)
+            self.batches = (
+                dict(images=images)
+                for images in read_images(calibration, model.metadata)
+            )
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.batches, None)
@@ -138,14 +142,24 @@ def to_int8(path: str | os.PathLike, calibration: Sequence[Path]) -> None:
         )
 
 
-def _read(
-    model: OnnxModel, images: Sequence[Path]
-) -> Iterator[dict[str, np.ndarray]]:
-    for path in images:
+def read_images(paths: Sequence[Path], metadata: dict) -> Iterator[np.ndarray]:
+    """Read images as inputs of a model.
+
+    Args:
+        paths (Sequence[Path]): The images.
+        metadata (dict): The metadata of the model.
+
+    Yields:
+        ndarray: (1, 3, H, W), float32.
+
+    Raises:
+        ValueError: If an image cannot be read, or is too small.
+    """
+    for path in paths:
         image = cv2.imread(str(path))
         if image is None:
             raise ValueError(f'{path} is not an image that OpenCV can read')
         try:
-            yield dict(images=model.prepare(image))
+            yield prepare(image, metadata)
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error

@@ -66,6 +66,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
     batch_size = cfg.train_dataloader.batch_size
     complexity = measure_complexity(cfg, shape)
     backbone = MODELS.build({**load_backbone_config(cfg), 'init_cfg': None})
+    backbone.train()  # returns nothing in some of the libraries
     return dict(
         name=work_dir.name,
         config=configs[-1].stem,
@@ -74,7 +75,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         parameters=complexity.params,
         operations=complexity.operations,
         shape=list(shape),
-        kept_memory=kept_memory(backbone.train(), torch.rand(1, 3, *shape)),
+        kept_memory=kept_memory(backbone, torch.rand(1, 3, *shape)),
         curve=[
             dict(
                 images=step * iterations * batch_size,

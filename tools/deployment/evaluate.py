@@ -1,12 +1,8 @@
 #!/usr/bin/env python
 import argparse
 
-from mmhatnet.cli import (
-    add_cfg_options,
-    apply_options,
-    check_folder,
-    one_line_errors,
-)
+from mmhatnet.atomic import check_folder
+from mmhatnet.cli import add_cfg_options, apply_options, one_line_errors
 from mmhatnet.deploy.evaluation import evaluate_exported
 from mmhatnet.zoo import load_model_config
 

@@ -3,15 +3,16 @@ import argparse
 import logging
 import signal
 import sys
+import warnings
 from itertools import product
 from pathlib import Path
 
 from mmhatnet.analysis.report import markdown_table
+from mmhatnet.atomic import check_folder
 from mmhatnet.cli import (
     add_cfg_options,
     add_grids,
     apply_options,
-    check_folder,
     one_line_errors,
 )
 from mmhatnet.deploy.files import SUFFIXES, export_files
@@ -100,8 +101,9 @@ def main() -> None:
     args = parse_args()
     # Remove what is not complete, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # It warns of operators that no model has here.
+    # torch warns of operators that no model has here, and of its own future.
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    warnings.simplefilter('ignore', FutureWarning)
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
     checkpoint = args.checkpoint or find_weights(args.model)

@@ -52,7 +52,7 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
 
     Args:
         image (ndarray): (H, W, 3), 8 bits.
-        step (dict): As :func:`~.files.check_step` accepts it.
+        step (dict): As :func:`~.metadata.check_step` accepts it.
 
     Returns:
         ndarray: The image.
@@ -73,7 +73,7 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
         factor = min(
             max(step['scale']) / max(h, w), min(step['scale']) / min(h, w)
         )
-        size = int(w * factor + 0.5), int(h * factor + 0.5)
+        size = tuple(max(1, int(side * factor + 0.5)) for side in (w, h))
     else:
         size = tuple(step['scale'])
     if step['backend'] == 'pillow':
@@ -83,6 +83,29 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
         return np.asarray(Image.fromarray(image).resize(size, method))
     method = INTERPOLATION[step['interpolation']]
     return cv2.resize(image, size, interpolation=method)
+
+
+def prepare(image: np.ndarray, metadata: dict) -> np.ndarray:
+    """Make the input of a model from an image.
+
+    Args:
+        image (ndarray): (H, W, 3), BGR, 8 bits.
+        metadata (dict): The metadata of the file.
+
+    Returns:
+        ndarray: (1, 3, H', W'), float32.
+
+    Raises:
+        ValueError: If it is smaller than 32x32 pixels after the steps.
+    """
+    for step in metadata['steps']:
+        image = apply_step(image, step)
+    check_size(*image.shape[:2])
+    if metadata['channels'] == 'RGB':
+        image = image[..., ::-1]
+    return np.ascontiguousarray(
+        image.transpose(2, 0, 1)[None], dtype=np.float32
+    )
 
 
 def paste(

@@ -1,125 +1,64 @@
-"""What is in a file: the metadata and the seal of a model, an image."""
+"""Files that strangers or accidents may have changed: images and models."""
 
 import hashlib
-import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 # Keys in the metadata of an ONNX file.
-METADATA = 'mmhatnet'
-DATA = 'mmhatnet_data'  # name of the file of the weights, if it is another
+DATA = 'mmhatnet_data'  # the name of the file of the weights: NAME-HASH8.data
 SEAL = 'mmhatnet_sha256'
-UNSEALED = 64 * '0'
-KINDS = 'classification', 'segmentation', 'detection', 'instances'
-# The arguments of the steps before a model, with an example of each.
-STEPS: dict[str, dict[str, object]] = dict(
-    center_crop=dict(size=1),
-    resize_short_edge=dict(scale=1, interpolation='', backend=''),
-    resize=dict(scale=[], keep_ratio=True, interpolation='', backend=''),
-)
-BAD_METADATA = (
-    AttributeError,
-    KeyError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+# As in the file: the key, the tag of its value and the length of that.
+SEALED = re.compile(f'{SEAL}\x12@([0-9a-f]{{64}})'.encode())
+UNSEALED = f'{SEAL}\x12@{64 * "0"}'.encode()
 # Files of any number of channels, which other libraries than Pillow read.
 CHANNELS = {'.npy', '.tif', '.tiff'}
 
 
-def read_metadata(text: str) -> dict:
-    """Read the metadata of a file, which a stranger may have written.
+def check_seal(path: str | os.PathLike) -> None:
+    """Check that an ONNX file is as it was exported.
 
     Args:
-        text (str): The metadata in JSON.
-
-    Returns:
-        dict: The metadata.
-
-    Raises:
-        BAD_METADATA: If it is no JSON, or a part is missing or impossible.
-    """
-    found = json.loads(text)
-    classes, steps = found['classes'], found['steps']
-    if found['kind'] not in KINDS or found['channels'] not in ('RGB', 'BGR'):
-        raise ValueError(f'kind {found["kind"]}, channels {found["channels"]}')
-    if not all(isinstance(each, list) for each in (classes, steps)):
-        raise TypeError('classes and steps are lists')
-    for name in classes:
-        if not name.isprintable():  # it may control the terminal
-            raise ValueError(f'class name {name!r}')
-    for step in steps:
-        check_step(step)
-    return found | dict(palette=found.get('palette'))
-
-
-def check_step(step: dict) -> None:
-    """Check that a step of the metadata is known and has its arguments.
-
-    Args:
-        step (dict): The step.
-
-    Raises:
-        KeyError: If an argument is missing.
-        TypeError: If it is not a dict, or an argument has another type.
-        ValueError: If the step is unknown, or a size is not positive.
-    """
-    name = step['step']
-    if name not in STEPS:
-        raise ValueError(f"no step '{name}': the file is of a newer mmhatnet")
-    for argument, example in STEPS[name].items():
-        if type(step[argument]) is not type(example):
-            raise TypeError(f'{argument} of the step {name}')
-    sizes = step.get('scale', step.get('size'))
-    for size in sizes if isinstance(sizes, list) else [sizes]:
-        if type(size) is not int or size < 1:
-            raise ValueError(f'a size of {size!r} in the step {name}')
-    if isinstance(sizes, list) and len(sizes) != 2:
-        raise ValueError(f'{len(sizes)} sizes in the step {name}')
-
-
-def digest_of(path: str | os.PathLike, seal: str, data: str = '') -> str:
-    """Compute the hash of a file with its weights, without its seal.
-
-    Args:
-        path (str | PathLike): The ONNX file.
-        seal (str): The 64 digits of its seal.
-        data (str): The name of the file of its weights, in the same folder.
-            Defaults to '', if they are inside.
-
-    Returns:
-        str: The SHA-256.
-    """
-    path = Path(path)
-    contents = path.read_bytes().replace(seal.encode(), UNSEALED.encode())
-    digest = hashlib.sha256(contents)
-    if data:
-        digest.update(path.with_name(Path(data).name).read_bytes())
-    return digest.hexdigest()
-
-
-def check_seal(path: str | os.PathLike, found: Mapping[str, str]) -> None:
-    """Check that no part of a file changed after its export.
-
-    Args:
-        path (str | PathLike): The ONNX file.
-        found (Mapping[str, str]): All its metadata. Without a seal, nothing
-            is checked.
+        path (str | PathLike): The file. If it has no seal, nothing is
+            checked.
 
     Raises:
         ValueError: If a part changed.
     """
-    seal = found.get(SEAL)
-    if seal and digest_of(path, seal, found.get(DATA, '')) != seal:
+    contents = Path(path).read_bytes()
+    seal = SEALED.search(contents)
+    if not seal:
+        return
+    digest = hashlib.sha256(contents.replace(seal[0], UNSEALED)).hexdigest()
+    if digest != seal[1].decode():
         raise ValueError(
-            f'{path}, or its *.data, is damaged or was changed after its '
-            f"export: export it again, or remove '{SEAL}' from its metadata "
-            'if the change is yours'
+            f'{path} is damaged or was changed after its export: export it '
+            f"again, or remove '{SEAL}' from its metadata if the change is "
+            'yours'
         )
+
+
+def check_data(path: str | os.PathLike, found: Mapping[str, str]) -> None:
+    """Check that the file of the weights is as it was exported.
+
+    Args:
+        path (str | PathLike): The ONNX file.
+        found (Mapping[str, str]): All its metadata. If they name no file,
+            nothing is checked.
+
+    Raises:
+        ValueError: If it changed.
+    """
+    if DATA not in found:
+        return
+    data = Path(path).with_name(Path(found[DATA]).name)
+    digest = data.stem.rpartition('-')[2]
+    contents = data.read_bytes() if data.is_file() else b''
+    if not hashlib.sha256(contents).hexdigest().startswith(digest):
+        raise ValueError(f'{data} is damaged or missing: export it again')
 
 
 def unreadable(path: str | os.PathLike) -> str | None:

@@ -7,14 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .arrays import apply_step, best_class, check_size, encode, paste
-from .files import (
-    BAD_METADATA,
-    METADATA,
-    check_seal,
-    read_metadata,
-    unreadable,
-)
+from .arrays import best_class, check_size, encode, paste, prepare
+from .files import check_data, check_seal, unreadable
+from .metadata import BAD_METADATA, METADATA, OUTPUTS, read_metadata
 
 CPU = 'CPUExecutionProvider'
 
@@ -52,6 +47,7 @@ class OnnxModel:
             ) from error
         if not Path(path).is_file():
             raise FileNotFoundError(f'no model at {path}')
+        check_seal(path)  # before onnxruntime reads it
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised
@@ -72,8 +68,8 @@ class OnnxModel:
             reason = str(error).strip().rpartition('\n')[2]
             if 'external ' in reason.lower():
                 raise ValueError(
-                    f'{path} needs its weights, *.data, complete and in the '
-                    f'same folder: {reason}'
+                    f'{path} needs the file of its weights, *.data, complete '
+                    'and itself, no link, in the same folder'
                 ) from error
             raise ValueError(
                 f'{path} is not an ONNX model, or is damaged: {reason}'
@@ -84,33 +80,37 @@ class OnnxModel:
                 f'{path} has no metadata of mmhatnet: export it with '
                 'tools/deployment/export.py'
             )
-        check_seal(path, found)
+        check_data(path, found)
         try:
             self.metadata = read_metadata(found[METADATA])
-            self._check_classes()
+            self._check_outputs()
         except BAD_METADATA as error:
             raise ValueError(
                 f'{path} has metadata that cannot be right: '
                 f'{type(error).__name__}, {error}'
             ) from error
 
-    def _check_classes(self) -> None:
-        """Compare the classes with the outputs that have a value for each."""
-        number = len(self.metadata['classes'])
-        counts = [
-            output.shape[1]
-            for output in self.session.get_outputs()
-            if output.name in ('scores', 'logits') and len(output.shape) > 1
-        ]
-        if number and counts not in ([], [number]):
-            raise ValueError(f'{number} classes of {counts[0]}')
+    @property
+    def single(self) -> bool:
+        """Whether it takes one image at a time, as detectors do."""
+        return 'boxes' in OUTPUTS[self.metadata['kind']]
+
+    def _check_outputs(self) -> None:
+        outputs = self.session.get_outputs()
+        names = tuple(output.name for output in outputs)
+        kind, classes = self.metadata['kind'], self.metadata['classes']
+        if names != OUTPUTS[kind]:
+            raise ValueError(f'{kind} with {", ".join(names)}')
+        number = outputs[-1].shape[1:2]  # of scores or logits
+        if classes and not self.single and number != [len(classes)]:
+            raise ValueError(f'{len(classes)} classes of {number}')
 
     def run(self, images: np.ndarray, names: Sequence[str] = ()) -> list:
         """Run the graph.
 
         Args:
-            images (ndarray): (N, 3, H, W), float32, 0 to 255, in the order of
-                ``metadata['channels']``.
+            images (ndarray): (N, 3, H, W), 0 to 255, in the order of
+                ``metadata['channels']``; one image for a detector.
             names (Sequence[str]): The outputs to compute. Defaults to (), all.
 
         Returns:
@@ -118,33 +118,15 @@ class OnnxModel:
 
         Raises:
             ValueError: If the images have another shape, or are smaller than
-                32x32 pixels.
+                32x32 pixels, or are several for a detector.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
+        images = np.asarray(images, np.float32)
+        if images.ndim != 4 or images.shape[1] != 3 or not len(images):
             raise ValueError(f'images are (N, 3, H, W), not {images.shape}')
+        if self.single and len(images) > 1:
+            raise ValueError('a detector takes one image at a time')
         check_size(*images.shape[2:])
         return self.session.run(list(names) or None, dict(images=images))
-
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Resize an image, (H, W, 3) BGR, as the model was trained.
-
-        Args:
-            image (ndarray): The image, 8 bits.
-
-        Returns:
-            ndarray: (1, 3, H', W'), float32.
-
-        Raises:
-            ValueError: If it is smaller than 32x32 pixels then.
-        """
-        for step in self.metadata['steps']:
-            image = apply_step(image, step)
-        check_size(*image.shape[:2])
-        if self.metadata['channels'] == 'RGB':
-            image = image[..., ::-1]
-        return np.ascontiguousarray(
-            image.transpose(2, 0, 1)[None], dtype=np.float32
-        )
 
     def predict(
         self, path: str | os.PathLike, score_thr: float = 0.3, top: int = 5
@@ -171,7 +153,7 @@ class OnnxModel:
         image = cv2.imread(str(path))
         if image is None:
             raise ValueError(f'{path}: OpenCV cannot read it')
-        images = self.prepare(image)
+        images = prepare(image, self.metadata)
         if self.metadata['kind'] == 'classification':
             return self._classify(image, images, top)
         if self.metadata['kind'] == 'segmentation':
@@ -245,7 +227,7 @@ class OnnxModel:
     def _colour(self, label: int) -> tuple[int, ...]:
         """RGB of a class: the palette's, or one of its own."""
         palette = self.metadata['palette']
-        if isinstance(palette, list) and label < len(palette):
+        if 0 <= label < len(palette):
             return tuple(palette[label])
         hue = np.array([[[37 * int(label) % 180, 200, 230]]], np.uint8)
         return tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist())

@@ -1,0 +1,98 @@
+"""What an ONNX file says about itself, which a stranger may have written."""
+
+import json
+
+from PIL import Image
+
+from .arrays import INTERPOLATION
+
+METADATA = 'mmhatnet'  # the key
+# The names of the outputs, in order, by the kind of result.
+OUTPUTS = dict(
+    classification=('scores',),
+    segmentation=('labels', 'logits'),
+    detection=('boxes', 'scores', 'labels'),
+    instances=('boxes', 'scores', 'labels', 'masks'),
+)
+LARGEST = 8192  # pixels of a side
+LONGEST = 1000  # characters of the name of a class
+# The arguments of the steps before a model, with an example of each.
+STEPS: dict[str, dict[str, object]] = dict(
+    center_crop=dict(size=1),
+    resize_short_edge=dict(scale=1, interpolation='', backend=''),
+    resize=dict(scale=[], keep_ratio=True, interpolation='', backend=''),
+)
+METHODS = dict(
+    cv2=set(INTERPOLATION),
+    pillow=set(map(str.lower, Image.Resampling.__members__)),
+)
+BAD_METADATA = (
+    AttributeError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_metadata(text: str) -> dict:
+    """Read the metadata of a file, which a stranger may have written.
+
+    Args:
+        text (str): The metadata in JSON.
+
+    Returns:
+        dict: The metadata.
+
+    Raises:
+        BAD_METADATA: If it is no JSON, or a part is missing or impossible.
+    """
+    found = json.loads(text)
+    classes, steps = found['classes'], found['steps']
+    if found['kind'] not in OUTPUTS or found['channels'] not in ('RGB', 'BGR'):
+        raise ValueError(f'kind {found["kind"]}, channels {found["channels"]}')
+    if not all(isinstance(each, list) for each in (classes, steps)):
+        raise TypeError('classes and steps are lists')
+    for name in classes:
+        # Others may control or fill the terminal.
+        if not name.isprintable() or len(name) > LONGEST:
+            raise ValueError(f'the class {name[:20]!r}')
+    for step in steps:
+        check_step(step)
+    palette = found.get('palette')
+    if not isinstance(palette, list):
+        palette = []
+    for colour in palette:
+        if [type(value) for value in colour] != [int] * 3 or not (
+            0 <= min(colour) <= max(colour) <= 255
+        ):
+            raise ValueError(f'the colour {colour}')
+    return found | dict(palette=palette)
+
+
+def check_step(step: dict) -> None:
+    """Check that a step of the metadata is known and has its arguments.
+
+    Args:
+        step (dict): The step.
+
+    Raises:
+        KeyError: If an argument is missing.
+        TypeError: If it is not a dict, or an argument has another type.
+        ValueError: If the step is unknown, or has an impossible argument.
+    """
+    name = step['step']
+    if name not in STEPS:
+        raise ValueError(f"no step '{name}': the file is of a newer mmhatnet")
+    for argument, example in STEPS[name].items():
+        if type(step[argument]) is not type(example):
+            raise TypeError(f'{argument} of the step {name}')
+    sizes = step.get('scale', step.get('size'))
+    for size in sizes if isinstance(sizes, list) else [sizes]:
+        if type(size) is not int or not 1 <= size <= LARGEST:
+            raise ValueError(f'a size of {size!r:.20} in the step {name}')
+    if isinstance(sizes, list) and len(sizes) != 2:
+        raise ValueError(f'{len(sizes)} sizes in the step {name}')
+    method = step.get('interpolation', 'nearest')
+    if method not in METHODS[step.get('backend', 'cv2')]:
+        raise ValueError(f'{method!r:.20} in the step {name}')
