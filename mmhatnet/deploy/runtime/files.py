@@ -54,7 +54,7 @@ def check_data(path: str | os.PathLike, found: Mapping[str, str]) -> None:
     """
     if DATA not in found:
         return
-    data = Path(path).with_name(Path(found[DATA]).name)
+    data = Path(path).parent / Path(found[DATA]).name
     digest = data.stem.rpartition('-')[2]
     contents = data.read_bytes() if data.is_file() else b''
     if not hashlib.sha256(contents).hexdigest().startswith(digest):
