@@ -84,6 +84,18 @@ def exported(tmp_path_factory):
     return export
 
 
+def change_metadata(path, folder, change):
+    """A copy of a file with other metadata, and no seal."""
+    onnx = pytest.importorskip('onnx')
+    proto = onnx.load(path)
+    props = {each.key: each.value for each in proto.metadata_props}
+    props[METADATA] = json.dumps(json.loads(props[METADATA]) | change)
+    del props[SEAL]
+    onnx.helper.set_model_props(proto, props)
+    onnx.save(proto, folder / path.name)
+    return folder / path.name
+
+
 def arrays_of(objects):
     """Boxes, scores and labels of the objects of a result."""
     keys = 'bbox', 'score', 'name'
@@ -267,17 +279,20 @@ class TestOnnx:
         ],
     )
     def test_metadata_of_another_model(self, change, exported, tmp_path):
-        path = exported('classification')[2]
-        onnx = pytest.importorskip('onnx')
-        proto = onnx.load(path)
-        props = {each.key: each.value for each in proto.metadata_props}
-        found = json.loads(props[METADATA])
-        props[METADATA] = json.dumps(found | change)
-        del props[SEAL]
-        onnx.helper.set_model_props(proto, props)
-        onnx.save(proto, tmp_path / 'other.onnx')
+        path = change_metadata(exported('classification')[2], tmp_path, change)
         with pytest.raises(ValueError, match='metadata that cannot be right'):
-            OnnxModel(tmp_path / 'other.onnx')
+            OnnxModel(path)
+
+    def test_other_classes(self, exported, demo_folder, tmp_path):
+        path = exported('classification')[2]
+        classes = OnnxModel(path).metadata['classes'][::-1]
+        path = change_metadata(path, tmp_path, dict(classes=classes))
+        output = call_tool(
+            *(EVALUATE, EXPORTABLE['classification'], path),
+            code=1,
+            cwd=demo_folder,
+        )
+        assert 'of the test data' in output.splitlines()[-1]
 
     @pytest.mark.parametrize(
         'kind', ['classification', 'segmentation', 'instances']
