@@ -333,7 +333,7 @@ class TestTool:
             (
                 [DEMO, 'x.pth', __file__, '--out-dir', f'{__file__}/x'],
                 1,
-                'Not a directory',
+                'is a file, and has to be a folder',
             ),
         ],
     )
