@@ -312,12 +312,9 @@ class TestTuning:
     def test_tool(self, trained, on_demo_data, tmp_path):
         tool = TOOLS / 'analysis_tools' / 'tune_grids.py'
         args = CLASSIFIER, trained(CLASSIFIER), '--shape', *SHAPE
-        options = '--rounds', 1, '--out-dir', tmp_path, '--latency-ms'
-        change = 'model.backbone.drop_path_rate=0.3'
-        text = call_tool(
-            *(tool, *args, *options, 10**6, '--cfg-options', change),
-            cwd=on_demo_data,
-        )
+        change = '--cfg-options', 'model.backbone.drop_path_rate=0.3'
+        options = '--rounds', 1, '--out-dir', tmp_path, *change, '--latency-ms'
+        text = call_tool(tool, *args, *options, 10**6, cwd=on_demo_data)
         assert str(tmp_path / 'tuned.py') in text
         rows = read_csv(tmp_path / 'grids.csv')
         assert len(rows) == 9
