@@ -169,8 +169,9 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If the config file does not exist.
-        ValueError: If it has a misspelt key, or a part of the work_dir is a
-            file.
+        NotADirectoryError: If a part of the work_dir is a file.
+        PermissionError: If it may not be written to.
+        ValueError: If it has a misspelt key.
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

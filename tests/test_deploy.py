@@ -23,6 +23,7 @@ from mmengine.config import Config
 
 import mmhatnet
 from mmhatnet.deploy.files import seal, share_weights
+from mmhatnet.deploy.images import to_json
 from mmhatnet.deploy.precision import (
     nodes_of_boxes,
     to_float16,
@@ -329,7 +330,9 @@ runpy.run_path({str(INFER)!r}, run_name='__main__')
         """The program of the documentation."""
         command = 'node', '--input-type=module', '-e'
         found = shutil.which('node') and subprocess.run(
-            [*command, 'import "onnxruntime-web"'], cwd=ROOT
+            [*command, 'import "onnxruntime-web"'],
+            cwd=ROOT,
+            capture_output=True,
         )
         if not found or found.returncode:
             pytest.skip('needs node with onnxruntime-web')
@@ -380,6 +383,9 @@ runpy.run_path({str(INFER)!r}, run_name='__main__')
         ):
             with pytest.raises(ValueError, match=message):
                 model.run(np.zeros(shape, np.float32))
+        detector = OnnxModel(exported('detection')[2])
+        with pytest.raises(ValueError, match='one image at a time'):
+            detector.run(np.zeros((2, 3, 64, 64), np.float32))
         half = tmp_path / 'half.png'
         half.write_bytes(image.read_bytes()[:9000])
         with pytest.raises(ValueError, match='half.png: image file is trunc'):
@@ -443,6 +449,13 @@ def test_metadata_of_strangers(text):
     assert read_metadata(json.dumps(GOOD))['palette'] == []
     with pytest.raises(BAD_METADATA):
         read_metadata(text)
+
+
+def test_numbers_that_are_none():
+    """JSON has no NaN."""
+    assert json.loads(to_json(dict(score=0.5))) == dict(score=0.5)
+    with pytest.raises(ValueError, match='are its weights damaged'):
+        to_json(dict(score=float('nan')))
 
 
 class TestRuntime:

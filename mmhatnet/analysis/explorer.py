@@ -8,7 +8,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,7 +16,7 @@ from ..deploy.export import describe
 from ..deploy.graphs import make_graph
 from ..deploy.runtime import OnnxModel
 from ..deploy.runtime.arrays import check_size, prepare
-from ..deploy.runtime.files import unreadable
+from ..deploy.runtime.files import read_image
 from ..deploy.runtime.metadata import OUTPUTS
 from ..deploy.verification import as_arrays
 from ..zoo import find_weights, get_model, load_model_config
@@ -178,11 +177,7 @@ class Explorer(OnnxModel):
 
     def _load(self, path: str | os.PathLike, *settings) -> np.ndarray:
         self._set(*settings)
-        reason = unreadable(path)
-        image = None if reason else cv2.imread(str(path))
-        if image is None:
-            raise ValueError(f'the image cannot be read: {reason or path}')
-        return prepare(image, self.metadata)
+        return prepare(read_image(path), self.metadata)
 
     def _count(self, shape: Sequence[int]) -> int:
         cfg = self.cfg.copy()

@@ -21,11 +21,6 @@ def refuse_if(condition: object, what: str) -> None:
         raise ValueError(f'{what} cannot be exported')
 
 
-def has_batches(kind: str) -> bool:
-    """Whether a file of a kind takes several images at once."""
-    return kind in ('classification', 'segmentation')
-
-
 class Graph(nn.Module):
     """The base of the graphs: normalization and padding.
 

@@ -15,9 +15,9 @@ from ..checks import iter_datasets
 from ..releases import locate_weights
 from ..stack import describe_versions
 from ..weights.download import sha256_of
-from .base import Graph, has_batches, refuse_if
+from .base import Graph, refuse_if
 from .runtime.arrays import SMALLEST
-from .runtime.metadata import LARGEST, OUTPUTS
+from .runtime.metadata import LARGEST, OUTPUTS, has_batches
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -6,11 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from .runtime import OnnxModel
 from .runtime.arrays import prepare
+from .runtime.files import read_image
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -156,9 +156,7 @@ def read_images(paths: Sequence[Path], metadata: dict) -> Iterator[np.ndarray]:
         ValueError: If an image cannot be read, or is too small.
     """
     for path in paths:
-        image = cv2.imread(str(path))
-        if image is None:
-            raise ValueError(f'{path} is not an image that OpenCV can read')
+        image = read_image(path)
         try:
             yield prepare(image, metadata)
         except ValueError as error:

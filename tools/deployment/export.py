@@ -19,7 +19,6 @@ from mmhatnet.deploy.files import SUFFIXES, export_files
 from mmhatnet.deploy.graphs import make_graph
 from mmhatnet.deploy.images import find_images
 from mmhatnet.deploy.precision import TOLERANCES
-from mmhatnet.deploy.runtime.files import unreadable
 from mmhatnet.zoo import find_weights, get_model, load_model_config
 
 
@@ -70,9 +69,6 @@ def parse_args() -> argparse.Namespace:
     if args.format != 'onnx' and len(args.g1) * len(args.g2) > 1:
         parser.error('several G1 or G2 are for --format onnx')
     args.calibration = find_images(args.calibrate or ())
-    for path in args.calibration:
-        if reason := unreadable(path):
-            parser.error(f'{path}: {reason}')
     suffix = SUFFIXES[args.format]
     args.out = args.out or Path('exports', Path(args.model).stem + suffix)
     if args.out.suffix != suffix:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 # Keys in the metadata of an ONNX file.
@@ -59,6 +61,25 @@ def check_data(path: str | os.PathLike, found: Mapping[str, str]) -> None:
     contents = data.read_bytes() if data.is_file() else b''
     if not hashlib.sha256(contents).hexdigest().startswith(digest):
         raise ValueError(f'{data} is damaged or missing: export it again')
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Read an image.
+
+    Args:
+        path (str | PathLike): The file.
+
+    Returns:
+        ndarray: (H, W, 3), BGR, 8 bits.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    reason = unreadable(path)
+    image = None if reason else cv2.imread(str(path))
+    if image is None:
+        raise ValueError(f'{path}: {reason or "OpenCV cannot read it"}')
+    return image
 
 
 def unreadable(path: str | os.PathLike) -> str | None:

@@ -35,6 +35,11 @@ BAD_METADATA = (
 )
 
 
+def has_batches(kind: str) -> bool:
+    """Whether a file of a kind takes several images at once."""
+    return kind in ('classification', 'segmentation')
+
+
 def read_metadata(text: str) -> dict:
     """Read the metadata of a file, which a stranger may have written.
 

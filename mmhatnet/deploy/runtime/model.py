@@ -8,8 +8,14 @@ import cv2
 import numpy as np
 
 from .arrays import best_class, check_size, encode, paste, prepare
-from .files import check_data, check_seal, unreadable
-from .metadata import BAD_METADATA, METADATA, OUTPUTS, read_metadata
+from .files import check_data, check_seal, read_image
+from .metadata import (
+    BAD_METADATA,
+    METADATA,
+    OUTPUTS,
+    has_batches,
+    read_metadata,
+)
 
 CPU = 'CPUExecutionProvider'
 
@@ -90,11 +96,6 @@ class OnnxModel:
                 f'{type(error).__name__}, {error}'
             ) from error
 
-    @property
-    def single(self) -> bool:
-        """Whether it takes one image at a time, as detectors do."""
-        return 'boxes' in OUTPUTS[self.metadata['kind']]
-
     def _check_outputs(self) -> None:
         outputs = self.session.get_outputs()
         names = tuple(output.name for output in outputs)
@@ -102,7 +103,7 @@ class OnnxModel:
         if names != OUTPUTS[kind]:
             raise ValueError(f'{kind} with {", ".join(names)}')
         number = outputs[-1].shape[1:2]  # of scores or logits
-        if classes and not self.single and number != [len(classes)]:
+        if classes and has_batches(kind) and number != [len(classes)]:
             raise ValueError(f'{len(classes)} classes of {number}')
 
     def run(self, images: np.ndarray, names: Sequence[str] = ()) -> list:
@@ -123,7 +124,7 @@ class OnnxModel:
         images = np.asarray(images, np.float32)
         if images.ndim != 4 or images.shape[1] != 3 or not len(images):
             raise ValueError(f'images are (N, 3, H, W), not {images.shape}')
-        if self.single and len(images) > 1:
+        if len(images) > 1 and not has_batches(self.metadata['kind']):
             raise ValueError('a detector takes one image at a time')
         check_size(*images.shape[2:])
         return self.session.run(list(names) or None, dict(images=images))
@@ -148,11 +149,7 @@ class OnnxModel:
         Raises:
             ValueError: If the image cannot be read, or is too small.
         """
-        if reason := unreadable(path):
-            raise ValueError(f'{path}: {reason}')
-        image = cv2.imread(str(path))
-        if image is None:
-            raise ValueError(f'{path}: OpenCV cannot read it')
+        image = read_image(path)
         images = prepare(image, self.metadata)
         if self.metadata['kind'] == 'classification':
             return self._classify(image, images, top)
