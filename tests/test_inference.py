@@ -135,38 +135,27 @@ def test_libraries_read_configs_that_inherit_ours(image, trained, tmp_path):
         path.write_text(f"_base_ = 'mmhatnet::demo/{DEMOS[task]}.py'\n")
         return str(path), trained(DEMOS[task])
 
-    config, checkpoint = write('Semantic Segmentation')
+    config, _ = write('Semantic Segmentation')
     assert "'_scope_': 'mmhatnet'" not in str(Config.fromfile(config))
-    code = """
-import mmhatnet
-from mmengine.config import Config
-from {} import {} as build
-cfg = Config.fromfile({!r})
-made = build({})
-"""
-    for task, module, name, call in (
+    for task, imports, call in (
         (
             'Semantic Segmentation',
-            'mmseg.apis',
-            'init_model',
-            "{0!r}, {1!r}, 'cpu'",
+            'from mmseg.apis import inference_model, init_model',
+            "inference_model(init_model({!r}, {!r}, 'cpu'), {!r})",
         ),
         (
             'Object Detection',
-            'mmdet.apis',
-            'DetInferencer',
-            "{0!r}, {1!r}, 'cpu'",
+            'from mmdet.apis import DetInferencer',
+            "DetInferencer({!r}, {!r}, 'cpu')",
         ),
         (
             'Image Classification',
-            'mmpretrain',
-            'get_model',
-            '{0!r}, pretrained={1!r}',
+            'from mmpretrain import get_model',
+            'get_model({!r}, pretrained={!r})',
         ),
     ):
-        config, checkpoint = write(task)
-        call = call.format(config, checkpoint)
-        run_tool('-c', code.format(module, name, config, call))
+        call = call.format(*write(task), str(image))
+        run_tool('-c', f'import mmhatnet\n{imports}\n{call}')
 
 
 def test_concatenated_test_data(image, trained):

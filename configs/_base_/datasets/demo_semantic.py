@@ -27,6 +27,12 @@ dataset = dict(
     reduce_zero_label=True,
 )
 annotations = dict(type='LoadAnnotations', reduce_zero_label=True)
+# Also for mmseg.apis.inference_model, which reads this name.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    annotations,
+    dict(type='PackSegInputs'),
+]
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
@@ -55,11 +61,7 @@ val_dataloader = dict(
         data_prefix=dict(
             img_path='images/validation', seg_map_path='annotations/validation'
         ),
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            annotations,
-            dict(type='PackSegInputs'),
-        ],
+        pipeline=test_pipeline,
         **dataset,
     ),
 )
