@@ -342,7 +342,6 @@ CIFAR10 = dict(
     wrapper='AmpOptimWrapper',
     clip=None,
 )
-CIFAR10_SHORT = dict(CIFAR10, rates={0: 3e-6, 4: 3e-4, 12: 1.515e-4}, length=2)
 # Patterns of the configs -> recipe. The first that fits counts.
 RECIPES = {
     'demo/hatnet*': DEMO_CLS,
@@ -351,7 +350,6 @@ RECIPES = {
     'shipped/cifar10*': CIFAR10,
     'shipped/shape*': DEMO_FPN,
     'shipped/tree*': TREES,
-    'evidence/hatnet*-2e*': CIFAR10_SHORT,
     'evidence/hatnet*': CIFAR10,
     'evidence/retinanet*': TREES,
     'evidence/fpn*': DEMO_FPN,

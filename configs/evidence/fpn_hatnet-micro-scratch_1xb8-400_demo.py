@@ -1,4 +1,5 @@
-# From random weights, to see what pretraining is worth.
+# From random weights, to see what pretraining is worth; also the base of the
+# ablations, which have no pretrained weights.
 _base_ = 'fpn_hatnet-micro_1xb8-400_demo.py'
 
 model = dict(backbone=dict(init_cfg=None))
