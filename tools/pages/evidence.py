@@ -158,28 +158,39 @@ def spread(records: list[dict], metric: str) -> str:
 
 
 def plot_trainings(records: list[dict], metric: str) -> Figure:
-    figure = Figure(figsize=(12, 3.5), layout='constrained')
+    figure = Figure(figsize=(12, 4), layout='constrained')
     panels = figure.subplots(1, 3, sharey=True)
     labels = (
         'images seen',
-        'multiply-accumulates of training (P)',
+        '3 x operations x images seen (T)',
         'minutes of training',
     )
+    # The seeds of a config share a colour and an entry of the legend.
+    lines: dict[str, list[dict]] = {}
     for record in records:
-        values = [point[metric] for point in record['curve']]
-        images = [point['images'] for point in record['curve']]
-        # The backward pass has two products for each of the forward pass.
-        operations = [3e-15 * n * record['operations'] for n in images]
-        minutes = [point['seconds'] / 60 for point in record['curve']]
-        for panel, costs in zip(
-            panels, (images, operations, minutes), strict=True
-        ):
-            panel.plot(costs, values, marker='.', label=record['name'])
+        lines.setdefault(record['config'], []).append(record)
+    for number, (config, seeds) in enumerate(lines.items()):
+        for record in seeds:
+            values = [point[metric] for point in record['curve']]
+            images = [point['images'] for point in record['curve']]
+            # The backward pass has two products for each of the forward pass.
+            operations = [3e-12 * n * record['operations'] for n in images]
+            minutes = [point['seconds'] / 60 for point in record['curve']]
+            label = config if record is seeds[0] else None
+            for panel, costs in zip(
+                panels, (images, operations, minutes), strict=True
+            ):
+                panel.plot(costs, values, f'C{number}.-', label=label)
     for panel, label in zip(panels, labels, strict=True):
         panel.set(xlabel=label)
         panel.grid(alpha=0.3)
     panels[0].set(ylabel=metric)
-    panels[0].legend(fontsize='small')
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc='outside lower center',
+        ncols=3,
+        fontsize='small',
+    )
     return figure
 
 
