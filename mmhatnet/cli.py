@@ -146,14 +146,17 @@ def add_grids(parser: argparse.ArgumentParser) -> None:
     Args:
         parser (ArgumentParser): Gets the options.
     """
-    for option, parse in (('--g1', grid_sizes), ('--g2', ds_ratios)):
+    for option, parse, auto in (
+        ('--g1', grid_sizes, ''),
+        ('--g2', ds_ratios, ", or 'auto'"),
+    ):
         parser.add_argument(
             option,
             type=parse,
             nargs='+',
             default=[None],
             metavar='A,B,C',
-            help=f'{parse.__name__} of the stages 0 to 2 '
+            help=f'{parse.__name__} of the stages 0 to 2{auto} '
             '(default: as configured)',
         )
 

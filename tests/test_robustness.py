@@ -75,6 +75,11 @@ class TestCorruption:
         with pytest.raises(ValueError, match="no corruption 'fog': choose"):
             corrupted('fog', image)
 
+    @pytest.mark.parametrize('kind', ['noise', 'blur', 'pixelate'])
+    def test_level(self, kind, image):
+        with pytest.raises(ValueError, match=f'the level of {kind} is'):
+            corrupted(kind, image, level=0)
+
 
 def test_conditions():
     cfg = load_model_config('fpn_hatnet-tiny_8xb2-80k_ade20k-512x512')
@@ -117,6 +122,12 @@ def test_needs_a_valid_setting(tmp_path):
     with pytest.raises(ValueError, match='images of 32x32 or more'):
         measure_robustness(
             cfg, 'absent.pth', [], tmp_path / 'x.csv', scales=[16]
+        )
+    # Before the first test, which takes minutes.
+    (tmp_path / 'x.pth').touch()
+    with pytest.raises(ValueError, match='no step of the test pipeline'):
+        measure_robustness(
+            cfg, str(tmp_path / 'x.pth'), [], tmp_path / 'x.csv', scales=[96]
         )
     with pytest.raises(ValueError, match='grid_sizes'):
         measure_robustness(

@@ -86,6 +86,9 @@ def test_continues_after_a_stop(tmp_path, monkeypatch):
     # Another shape is added.
     sweep_grids(cfg, GRIDS, [SHAPE, (96, 64)], tmp_path, rounds=1)
     assert calls[3:] == GRIDS
+    monkeypatch.setattr(sweep, 'describe_machine', lambda _: 'an abacus')
+    with pytest.raises(ValueError, match='times of another machine, '):
+        sweep_grids(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
     cfg.model.head.num_classes += 1
     with pytest.raises(ValueError, match='another config or checkpoint'):
         sweep_grids(cfg, GRIDS, [SHAPE], tmp_path, rounds=1)
@@ -122,6 +125,11 @@ def test_fingerprint_is_of_the_content(tmp_path):
         path.write_text(content)
     a, b, c = (sweep.read_rows('absent', cfg, str(p))[1] for p in paths)
     assert a == b != c
+    # The folder of the logs changes nothing.
+    cfg.work_dir = 'elsewhere'
+    assert sweep.read_rows('absent', cfg, str(paths[0]))[1] == a
+    with pytest.raises(FileNotFoundError, match='no checkpoint at'):
+        sweep.read_rows('absent', cfg, 'absent.pth')
 
 
 def test_foreign_table(tmp_path):

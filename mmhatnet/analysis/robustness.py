@@ -11,10 +11,16 @@ from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
 from ..checks import iter_datasets
-from ..launch import build_runner
 from ..models.archs import STRIDE
 from .report import write_csv
-from .sweep import Grids, build_hatnet, complete_grids, read_rows
+from .sweep import (
+    Grids,
+    build_hatnet,
+    build_tester,
+    complete_grids,
+    read_rows,
+    setting_of,
+)
 
 CLEAN = 'none'
 
@@ -63,7 +69,9 @@ def resize(cfg: Config, scale: int) -> Config:
     for dataset in iter_datasets(cfg.test_dataloader.dataset):
         steps = [step for step in dataset.pipeline if 'scale' in step]
         if not steps:
-            raise ValueError('no step of the test pipeline has a scale')
+            raise ValueError(
+                'no step of the test pipeline has a scale, which --scales sets'
+            )
         if any('Crop' in step.type for step in dataset.pipeline):
             raise ValueError('a crop of the test pipeline fixes the size')
         for step in steps:
@@ -109,18 +117,20 @@ def measure_robustness(
         raise ValueError(f'HATNet needs images of {STRIDE}x{STRIDE} or more')
     grids = complete_grids(build_hatnet(cfg), grids)
     rows, fingerprint = read_rows(path, cfg, checkpoint)
-    for kind, scale in tqdm(list(_conditions(kinds, scales)), unit='test'):
+    tests = [
+        (kind, scale, resize(corrupt(cfg, kind), scale))
+        for kind, scale in _conditions(kinds, scales)
+    ]
+    for kind, scale, changed in tqdm(tests, unit='test'):
         done = {
-            (row['G1'], row['G2'])
+            setting_of(row)
             for row in rows
             if (row['corruption'], row['scale']) == (kind, scale)
         }
         todo = [setting for setting in grids if setting not in done]
         if not todo:
             continue
-        changed = resize(corrupt(cfg, kind), scale)
-        changed.load_from = checkpoint
-        runner = build_runner(changed, ('test',))
+        runner = build_tester(changed, checkpoint)
         for setting in todo:
             runner.model.backbone.set_grids(*setting)
             metrics = {k: float(v) for k, v in runner.test().items()}

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..launch import build_runner
 from ..models import HATNet
 from ..models.archs import Ratio
+from ..releases import locate_weights
 from ..weights.download import sha256_of
 from ..zoo import load_backbone_config
 from .complexity import measure_complexity
@@ -84,7 +85,7 @@ def sweep_grids(
     Raises:
         FileNotFoundError: If the data or the checkpoint do not exist.
         ValueError: If the backbone is not a HATNet, a setting is not valid,
-            or ``grids.csv`` belongs to another config or checkpoint.
+            or ``grids.csv`` belongs to another config, checkpoint or machine.
     """
     cfg = deepcopy(cfg)
     backbone = build_hatnet(cfg)
@@ -93,9 +94,15 @@ def sweep_grids(
     path = Path(out_dir) / 'grids.csv'
     rows, fingerprint = read_rows(path, cfg, checkpoint)
     backbone.to(get_device()).eval()
+    machine = describe_machine(_device(backbone))
+    if any(row['machine'] != machine for row in rows):
+        raise ValueError(
+            f'{path} has times of another machine, {rows[0]["machine"]}: '
+            'delete it, or choose another place'
+        )
     runner = None
     for setting in tqdm(grids, unit='setting'):
-        done = [row for row in rows if (row['G1'], row['G2']) == setting]
+        done = [row for row in rows if setting_of(row) == setting]
         todo = [
             shape
             for shape in shapes
@@ -105,7 +112,7 @@ def sweep_grids(
             continue
         metrics = metrics_of(done[0]) if done else {}
         if checkpoint and not done:
-            runner = runner or _runner(cfg, checkpoint)
+            runner = runner or build_tester(cfg, checkpoint)
             runner.model.backbone.set_grids(*setting)
             metrics = {k: float(v) for k, v in runner.test().items()}
         for shape in todo:
@@ -119,7 +126,7 @@ def sweep_grids(
                     **_costs(
                         cfg, backbone, setting, configured, shape, rounds
                     ),
-                    machine=describe_machine(_device(backbone)),
+                    machine=machine,
                     fingerprint=fingerprint,
                     **metrics,
                 )
@@ -187,6 +194,7 @@ def read_rows(
         checkpoint that each row has.
 
     Raises:
+        FileNotFoundError: If the checkpoint does not exist.
         ValueError: If the file belongs to another config or checkpoint.
     """
     rows, fingerprint = read_csv(path), _fingerprint(cfg, checkpoint)
@@ -199,14 +207,24 @@ def read_rows(
 
 
 def _fingerprint(cfg: Config, checkpoint: str | None) -> str:
-    # Of a file, the content counts, wherever it is.
-    if checkpoint and Path(checkpoint).is_file():
-        checkpoint = sha256_of(checkpoint)
-    content = str([cfg.to_dict(), checkpoint]).encode()
+    # The content counts, wherever the file is and the logs are.
+    if checkpoint:
+        checkpoint = sha256_of(locate_weights(checkpoint))
+    content = {**cfg.to_dict(), 'work_dir': None}
+    content = str([content, checkpoint]).encode()
     return f'sha256:{hashlib.sha256(content).hexdigest()[:16]}'
 
 
-def _runner(cfg: Config, checkpoint: str) -> Runner:
+def build_tester(cfg: Config, checkpoint: str) -> Runner:
+    """Build what evaluates a model on its test data.
+
+    Args:
+        cfg (Config): The config, with a ``work_dir``.
+        checkpoint (str): A file, URL or ``hatnet://NAME``.
+
+    Returns:
+        Runner: The runner; ``test()`` returns the metrics.
+    """
     cfg = deepcopy(cfg)
     cfg.load_from = checkpoint
     cfg.resume = False
@@ -296,7 +314,31 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _name(sizes: Sequence[int]) -> str:
+def setting_of(row: dict) -> Grids:
+    """Get G1 and G2 of a row.
+
+    Args:
+        row (dict): A row of :func:`sweep_grids`.
+
+    Returns:
+        Grids: The pair.
+    """
+    return row['G1'], row['G2']
+
+
+def name_of(row: dict) -> str:
+    """Write G1 and G2 of a row, such as '8, 8, 8; 16, 8, 4'.
+
+    Args:
+        row (dict): A row of :func:`sweep_grids`.
+
+    Returns:
+        str: G1; G2.
+    """
+    return '; '.join(map(_name, setting_of(row)))
+
+
+def _name(sizes: Sequence[Ratio]) -> str:
     return ', '.join(map(str, sizes))
 
 

@@ -10,7 +10,7 @@ from statistics import median
 from mmengine.config import Config
 
 from ..models.archs import Ratio, as_integers
-from .sweep import Grids, build_hatnet
+from .sweep import Grids, build_hatnet, setting_of
 
 FACTORS = (0.5, 1, 2)
 UNITS = dict(latency=(1e-3, 'ms'), memory=(2**20, 'MiB'))
@@ -64,8 +64,7 @@ def comparable_rows(
     rows = [
         row
         for row in rows
-        if (row['height'], row['width']) == shape
-        and (row['G1'], row['G2']) in grids
+        if (row['height'], row['width']) == shape and setting_of(row) in grids
     ]
     configured = median(row['latency'] / row['latency_ratio'] for row in rows)
     return [

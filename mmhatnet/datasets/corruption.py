@@ -57,7 +57,7 @@ CORRUPTIONS = dict(
 class Corruption(BaseTransform):
     """Damage an image as noise, blur, compression or light would.
 
-    Noise depends on the name of the file alone, so every model sees the same
+    Noise depends on the path of the file alone, so every model sees the same
     images. Add it to a test pipeline after the loading of the image::
 
         dict(type='mmhatnet.Corruption', kind='noise')
@@ -72,7 +72,8 @@ class Corruption(BaseTransform):
             Defaults to None: 15, 0.8, 2, 20, 50 or 0.4.
 
     Raises:
-        ValueError: If the kind is unknown.
+        ValueError: If the kind is unknown, or the level is not positive, which
+            only that of brightness need not be.
     """
 
     def __init__(self, kind: str, level: float | None = None) -> None:
@@ -82,6 +83,8 @@ class Corruption(BaseTransform):
             )
         self.function, usual = CORRUPTIONS[kind]
         self.level = usual if level is None else level
+        if kind != 'brightness' and not self.level > 0:
+            raise ValueError(f'the level of {kind} is positive, got {level}')
 
     def transform(self, results: dict) -> dict:
         """Replace ``results['img']``, (H, W, 3) in 8 bits."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.robustness import CLEAN, measure_robustness
-from mmhatnet.analysis.sweep import main_metric
+from mmhatnet.analysis.sweep import main_metric, name_of
 from mmhatnet.cli import (
     add_cfg_options,
     add_grids,
@@ -40,8 +40,8 @@ def parse_args() -> argparse.Namespace:
         nargs='*',
         default=[],
         metavar='PIXELS',
-        help='sizes to which the test images are resized (default: the '
-        "config's alone)",
+        help='sizes to which the test images are resized, where a step of '
+        "the test pipeline has a scale (default: the config's alone)",
     )
     parser.add_argument(
         '--out',
@@ -71,9 +71,7 @@ def main() -> None:
     metric = main_metric(cfg, rows)
     table = {}
     for row in rows:
-        setting = '; '.join(
-            ', '.join(map(str, row[name])) for name in ('G1', 'G2')
-        )
+        setting = name_of(row)
         kind = row['corruption']
         condition = f'{row["scale"]} pixels' if row['scale'] else kind
         found = table.setdefault(setting, {'G1; G2': setting})

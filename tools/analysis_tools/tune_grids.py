@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmhatnet.analysis.sweep import Grids, main_metric, sweep_grids
+from mmhatnet.analysis.sweep import main_metric, setting_of, sweep_grids
 from mmhatnet.analysis.tuning import (
     comparable_rows,
     nearby_grids,
@@ -19,6 +19,7 @@ from mmhatnet.cli import (
     one_line_errors,
     positive,
 )
+from mmhatnet.releases import locate_weights
 from mmhatnet.zoo import load_model_config
 
 
@@ -75,10 +76,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def setting_of(row: dict) -> Grids:
-    return row['G1'], row['G2']
-
-
 def write_config(
     args: argparse.Namespace, base: str, g1: tuple, g2: tuple
 ) -> None:
@@ -96,6 +93,7 @@ def main() -> None:
     cfg = load_model_config(args.config)
     apply_options(cfg, args)
     cfg.work_dir = str(args.out_dir)
+    locate_weights(args.checkpoint)  # not after the costs
     shape = tuple(args.shape)
     measure = partial(sweep_grids, cfg, shapes=[shape], rounds=args.rounds)
     # Costs take seconds, so they come before the evaluations.
