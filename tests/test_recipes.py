@@ -297,7 +297,6 @@ TREES = dict(
     preprocessor=dict(RGB, bgr_to_rgb=True, pad_size_divisor=32),
     grids=((8, 8, 8), (16, 8, 4)),
     lr=5e-4,
-    wrapper='AmpOptimWrapper',
     rates={0: 5e-6, 50: 5e-4, 18000: 2.525e-4, 35999: 5e-6},
     decay=lambda name, kind: 0 if kind in ('norm', 'bias') else 0.05,
     length=36,

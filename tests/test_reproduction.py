@@ -18,7 +18,7 @@ from mmhatnet.reproduction.experiments import (
     find_experiment,
     list_experiments,
 )
-from mmhatnet.reproduction.record import record_training
+from mmhatnet.reproduction.record import precision_of, record_training
 from mmhatnet.reproduction.result import (
     compare,
     draw_curves,
@@ -410,6 +410,8 @@ def test_page_of_evidence(tmp_path):
                 'G1': (8, 4, 4),
                 'G2': (4, 2, 1),
                 'configured': True,
+                'height': 64,
+                'width': 64,
                 'operations': 49_500_000,
                 'latency_ratio': 1.0,
                 'accuracy/top1': 50.0,
@@ -430,12 +432,23 @@ def test_page_of_evidence(tmp_path):
     assert [row[4:6] for row in rows] == [['float32', '2000']] * 2
     assert 'Seeds alone change accuracy/top1 by up to 0.5;' in text
     assert '| 8, 4, 4; 4, 2, 1 | 49.5 | 1.00 | 50 |' in text
+    assert '--shape 64 64 --g1 8,4,4 --g2 4,2,1' in text
     for name in ('cifar10', 'sweep_cifar10'):
         assert (folder / f'{name}.png').stat().st_size > 1000
-    output = call_tool(page, '--out', folder, '--add-test', 'x', 'y', code=2)
-    assert "'x' is neither" in output
-    output = call_tool(page, '--out', folder, '--add', 'x', 'y', code=2)
-    assert "no group 'x'" in output
+    absent = tmp_path / 'absent'
+    for option, error in (
+        (('--add', 'x', 'y'), "no group 'x'"),
+        (('--add-test', 'sweep_x_y', 'y'), "'sweep_x_y' is neither"),
+        (('--add-test', 'robustness', 'y'), "'robustness' is neither"),
+        (
+            ('--add-test', 'robustness_x', tmp_path / 'grids.csv'),
+            'grids.csv lacks corruption or accuracy/top1',
+        ),
+    ):
+        code = 2 if option[0] == '--add' else 1
+        output = call_tool(page, '--out', absent, *option, code=code)
+        assert error in output
+    assert not absent.exists()
 
 
 @pytest.mark.slow
@@ -467,8 +480,7 @@ def test_times_of_the_evidence(tmp_path, demo_folder):
 def test_record_of_a_training(tmp_path):
     """The curve over its resumed parts, with the images seen."""
     cfg = find_experiment('hatnet-tiny_8xb128_in1k').config()
-    cfg.randomness = dict(seed=3)
-    cfg.optim_wrapper.dtype = 'bfloat16'
+    cfg.train_cfg.max_epochs = 4
     work_dir = tmp_path / 'mine'
     for part, epochs in (('1', (1, 2)), ('2', (2, 3))):
         folder = work_dir / part
@@ -484,10 +496,18 @@ def test_record_of_a_training(tmp_path):
     with pytest.raises(FileNotFoundError, match='no training in'):
         record_training(work_dir, (64, 64))
     cfg.dump(work_dir / 'config.py')
+    with pytest.raises(ValueError, match='has no randomness.seed'):
+        record_training(work_dir, (64, 64))
+    cfg.randomness = dict(seed=3)
+    cfg.dump(work_dir / 'config.py')
+    with pytest.raises(ValueError, match='no validation after 4 of its'):
+        record_training(work_dir, (64, 64))
+    cfg.train_cfg.max_epochs = 3
+    cfg.dump(work_dir / 'config.py')
     record = record_training(work_dir, (64, 64))
     assert record['name'] == 'mine'
     assert record['seed'] == 3
-    assert record['precision'] == 'bfloat16'
+    assert record['precision'] == 'float16'
     assert record['parameters'] == 12_650_152  # as in the metafile
     assert record['kept_memory'] > 2**20
     assert record['curve'] == [
@@ -498,3 +518,16 @@ def test_record_of_a_training(tmp_path):
         }
         for x in (1, 2, 3)
     ]
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'precision'),
+    [
+        (dict(type='OptimWrapper'), 'float32'),
+        (dict(type='mmhatnet.BFloat16OptimWrapper'), 'bfloat16'),
+        (dict(type='AmpOptimWrapper', dtype='bfloat16'), 'bfloat16'),
+        (dict(type='AmpOptimWrapper'), 'float16'),
+    ],
+)
+def test_precision(wrapper, precision):
+    assert precision_of(Config(dict(optim_wrapper=wrapper))) == precision

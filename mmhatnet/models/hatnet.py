@@ -304,7 +304,7 @@ class HATNet(BackboneBase):
             (8, 7, 7).
         ds_ratios (Sequence[int] | str): G2 of the stages 0 to 2, the side in
             tokens of the cells that are pooled for the global attention, or
-            'auto': 7x7 cells of any image. Defaults to (16, 8, 4), the paper's
+            'auto', 7x7 cells of a square. Defaults to (16, 8, 4), the paper's
             choice for dense prediction; for 224x224 it is (8, 4, 2).
         out_indices (Sequence[int] | int): Stages whose features are returned;
             negative ones count from the end. Later stages are not built.

@@ -38,7 +38,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
 
     Raises:
         FileNotFoundError: If there is no config or no log.
-        ValueError: If there was no validation.
+        ValueError: If the training had no seed, or did not reach its end.
     """
     work_dir = Path(work_dir)
     configs = sorted(work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
@@ -60,8 +60,14 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
                     for key, value in entry.items()
                     if isinstance(value, int | float) and 'time' not in key
                 }
-    if not points:
-        raise ValueError(f'no validation in {work_dir}')
+    seed = cfg.get('randomness', {}).get('seed')
+    if seed is None:
+        raise ValueError(f'the training in {work_dir} has no randomness.seed')
+    end = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
+    if end not in points:
+        raise ValueError(
+            f'{work_dir} has no validation after {end} of its steps: resume it'
+        )
     iterations = _iterations(cfg, logs)
     batch_size = cfg.train_dataloader.batch_size
     complexity = measure_complexity(cfg, shape)
@@ -70,8 +76,8 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
     return dict(
         name=work_dir.name,
         config=configs[-1].stem,
-        seed=cfg.get('randomness', {}).get('seed'),
-        precision=cfg.optim_wrapper.get('dtype', 'float32'),
+        seed=seed,
+        precision=precision_of(cfg),
         parameters=complexity.params,
         operations=complexity.operations,
         shape=list(shape),
@@ -86,6 +92,23 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         ],
         **describe_run(),
     )
+
+
+def precision_of(cfg: Config) -> str:
+    """Find the dtype of a training.
+
+    Args:
+        cfg (Config): The config, as the training wrote it.
+
+    Returns:
+        str: 'float32', 'float16' or 'bfloat16'.
+    """
+    wrapper = cfg.optim_wrapper
+    types = {
+        'OptimWrapper': 'float32',
+        'mmhatnet.BFloat16OptimWrapper': 'bfloat16',
+    }
+    return types.get(wrapper.get('type')) or wrapper.get('dtype', 'float16')
 
 
 def _iterations(cfg: Config, logs: list[Path]) -> int:

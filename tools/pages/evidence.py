@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 
 from mmhatnet.analysis.report import markdown_table, read_csv
 from mmhatnet.analysis.robustness import CLEAN
-from mmhatnet.analysis.sweep import pareto_front
+from mmhatnet.analysis.sweep import name_of, pareto_front
 from mmhatnet.analysis.timing import describe_machine
 from mmhatnet.analysis.training_profile import profile_training
 from mmhatnet.atomic import replacing
 from mmhatnet.cli import one_line_errors
 from mmhatnet.config import read_config
-from mmhatnet.reproduction.record import record_training
+from mmhatnet.reproduction.record import precision_of, record_training
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'docs' / 'evidence'
@@ -67,13 +67,15 @@ GROUPS = {
 }
 TEXT = """# Evidence
 
-Trainings and tests on real data; their curves and seeds are in
-`docs/evidence/`, with the versions, the commit and the machine with which a
-training was recorded; a commit with *-dirty* had changed files. A training is
-`python tools/train.py configs/evidence/CONFIG.py --cfg-options
-randomness.seed=SEED`, with the config and the seed of the table. Where a
-config has bfloat16 and the table float32, the CPU had no AVX512; on others,
-add `optim_wrapper.dtype=float32`. `tools/pages/evidence.py` made this page.
+Trainings and tests on real data; the demo data are shapes on photographs. The
+curves and seeds are in `docs/evidence/`, with the versions, the commit and the
+machine with which a training was recorded; a commit with *-dirty* had changed
+files. A training is `python tools/train.py configs/evidence/CONFIG.py
+--cfg-options randomness.seed=SEED`, with the config and the seed of the table.
+If the table has another precision than the config, add
+`optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=PRECISION`. Without a
+GPU or AVX512, a training is in float32. `tools/pages/evidence.py` made this
+page.
 """
 
 
@@ -93,6 +95,7 @@ def use_times(records: list[dict], folder: Path, group: str) -> None:
         per_image = found['seconds per image'].get(record['config'])
         if per_image:
             record['machine'] = found['machine']
+            record['timed in'] = found['precision'][record['config']]
             for point in record['curve']:
                 point['seconds'] = point['images'] * per_image
 
@@ -101,6 +104,7 @@ def measure_times(folder: Path, group: str, rounds: int = 3) -> None:
     """Time steps of all trainings of a group in turns, with their data."""
     configs = {record['config'] for record in read_records(folder, group)}
     found = {config: [] for config in sorted(configs)}
+    precision = {}
     # One folder for all, since mmengine's visualizer keeps the first.
     with TemporaryDirectory() as work_dir:
         for config, seconds in list(found.items()) * rounds:
@@ -109,9 +113,11 @@ def measure_times(folder: Path, group: str, rounds: int = 3) -> None:
             hook = profile_training(cfg)
             steps = map(sum, zip(*hook.seconds.values(), strict=True))
             batch_size = cfg.train_dataloader.batch_size
+            precision[config] = precision_of(cfg)  # on this machine
             seconds.append(median(steps) / batch_size)
     times = {
         'seconds per image': {k: median(v) for k, v in found.items()},
+        'precision': precision,
         'machine': describe_machine(),
     }
     with replacing(folder / f'times_{group}.json') as part:
@@ -124,6 +130,10 @@ def training_rows(records: list[dict], metric: str) -> Iterator[dict]:
         here = [record for record in records if record['config'] == config]
         last = [record['curve'][-1] for record in here]
         first = here[0]
+        minutes = f'{mean(point["seconds"] for point in last) / 60:.3g}'
+        timed = first.get('timed in', first['precision'])
+        if timed != first['precision']:
+            minutes += f' in {timed}'
         yield {
             'config': f'`{config}`',
             'parameters (M)': f'{first["parameters"] / 1e6:.2f}',
@@ -133,7 +143,7 @@ def training_rows(records: list[dict], metric: str) -> Iterator[dict]:
                 dict.fromkeys(record['precision'] for record in here)
             ),
             'images seen': f'{last[0]["images"]}',
-            'minutes': f'{mean(point["seconds"] for point in last) / 60:.3g}',
+            'minutes': minutes,
             'seeds': ', '.join(str(record['seed']) for record in here),
             metric: ', '.join(f'{point[metric]:.4g}' for point in last),
         }
@@ -220,8 +230,13 @@ def trainings(folder: Path, group: str) -> Iterator[str]:
     )
 
 
-def name_of(row: dict) -> str:
-    return '; '.join(', '.join(map(str, row[key])) for key in ('G1', 'G2'))
+def grids_options(rows: list[dict]) -> str:
+    """Write the options with which a tool measured all these settings."""
+    options = []
+    for option, key in ('--g1', 'G1'), ('--g2', 'G2'):
+        values = dict.fromkeys(','.join(map(str, row[key])) for row in rows)
+        options.append(' '.join([option, *values]))
+    return ' '.join(options)
 
 
 def dials(folder: Path, group: str) -> Iterator[str]:
@@ -232,16 +247,15 @@ def dials(folder: Path, group: str) -> Iterator[str]:
     }
     if not sweeps:
         return
-    metric = GROUPS[group][1].split('/')[-1]
+    metric = GROUPS[group][1]
     figure = Figure(figsize=(10, 4), layout='constrained')
     panels = figure.subplots(1, 2, sharey=True)
     table, ratios = {}, {}
     for colour, (name, rows) in enumerate(sweeps.items()):
-        key = next(key for key in rows[0] if key.endswith(metric))
         for panel, cost, unit in zip(
             panels, ('operations', 'latency_ratio'), (1e6, 1), strict=True
         ):
-            points = [(row[cost] / unit, row[key]) for row in rows]
+            points = [(row[cost] / unit, row[metric]) for row in rows]
             panel.plot(*zip(*points, strict=True), f'C{colour}o', alpha=0.4)
             front = [points[i] for i in pareto_front(points)]
             panel.plot(*zip(*front, strict=True), f'C{colour}.-', label=name)
@@ -251,7 +265,7 @@ def dials(folder: Path, group: str) -> Iterator[str]:
             cells = table.setdefault(setting, {'G1; G2': setting})
             cells['operations (M)'] = f'{row["operations"] / 1e6:.1f}'
             cells['time'] = f'{mean(ratios[setting]):.2f}'
-            cells[name] = f'{row[key]:.4g}'
+            cells[name] = f'{row[metric]:.4g}'
     panels[0].set(ylabel=metric, xlabel='multiply-accumulates (M)')
     panels[1].set(xlabel='time of the backbone, configured = 1')
     panels[0].legend()
@@ -259,16 +273,22 @@ def dials(folder: Path, group: str) -> Iterator[str]:
         panel.grid(alpha=0.3)
     image = save(figure, folder / f'sweep_{group}.png')
     configured = next(row for row in rows if row['configured'])
+    noise = max(max(found) - min(found) for found in ratios.values())
+    shape = f'{configured["height"]} {configured["width"]}'
     yield (
         f'## The dial, trained: {GROUPS[group][0].split(": ")[-1]}\n\n'
         f'{metric} of trained weights with other G1 and G2, without further '
         f'training; the configured ones are {name_of(configured)}. *elastic* '
         'weights saw several G1, G2 and sizes of images in training, with the '
-        'same number of images. Measured by '
-        '`tools/analysis_tools/sweep_grids.py`; *time* is that of the '
-        'backbone relative to the configured setting, the mean of the sweeps. '
-        'Lines are Pareto fronts, a point where one setting is the best and '
-        'the cheapest.\n\n'
+        'same number of images. *time* is that of the backbone relative to '
+        'the configured setting, the mean of the sweeps; they differ by up to '
+        f'{noise:.2f}, and smaller differences in time show nothing. Lines '
+        'are Pareto fronts, a point where one setting is the best and the '
+        'cheapest. The command, with the last checkpoint of a training or, of '
+        'the same training, the float16 weights of the package:\n\n'
+        '```bash\npython tools/analysis_tools/sweep_grids.py '
+        f'configs/evidence/CONFIG.py CHECKPOINT --shape {shape} '
+        f'{grids_options(rows)}\n```\n\n'
         f'{markdown_table(list(table.values()))}\n\n'
         f'![{metric} over the cost of settings of G1 and G2]{image}\n'
     )
@@ -319,16 +339,38 @@ def robustness(folder: Path) -> Iterator[str]:
         panel.grid(alpha=0.3)
     figure.legend(loc='outside right upper', fontsize='small')
     image = save(figure, folder / 'robustness.png')
+    scales = ' '.join(
+        dict.fromkeys(str(row['scale']) for row in rows if row['scale'])
+    )
     yield (
         '## Robustness: corruptions, sizes and the dial\n\n'
         f'{metric} on CIFAR-10 with corrupted test images and with test '
         'images of other sizes, without further training. *fixed* are the '
         'weights of the package, in float16, trained with images of 64 '
-        'pixels; *elastic* saw 48, 64 and 80 pixels. Measured by '
-        '`tools/analysis_tools/robustness.py`.\n\n'
+        'pixels; *elastic* saw 48, 64 and 80 pixels. The command, with the '
+        'default corruptions:\n\n'
+        '```bash\npython tools/analysis_tools/robustness.py '
+        f'configs/evidence/CONFIG.py CHECKPOINT {grids_options(rows)} '
+        f'--scales {scales}\n```\n\n'
         f'{markdown_table(list(table.values()))}\n\n'
         f'![{metric} over sizes and corruptions]{image}\n'
     )
+
+
+def check_test(name: str, path: str) -> None:
+    """Refuse what the page could not show."""
+    kind, _, rest = name.partition('_')
+    columns = {'robustness': ['corruption', GROUPS['cifar10'][1]]}
+    for group, (_, metric, *_) in GROUPS.items():
+        if name.startswith(f'sweep_{group}_'):
+            columns['sweep'] = ['latency_ratio', metric]
+    if kind not in columns or not rest:
+        raise ValueError(
+            f"'{name}' is neither sweep_GROUP_NAME nor robustness_NAME"
+        )
+    rows = read_csv(path)
+    if not rows or not rows[0].keys() >= set(columns[kind]):
+        raise ValueError(f'{path} lacks {" or ".join(columns[kind])}')
 
 
 def make_page(folder: Path) -> None:
@@ -375,7 +417,6 @@ def main() -> None:
         'should be idle',
     )
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     if args.add:
         group, work_dir = args.add
         if group not in GROUPS:
@@ -383,13 +424,16 @@ def main() -> None:
                 f"no group '{group}': choose from {', '.join(GROUPS)}"
             )
         record = record_training(work_dir, GROUPS[group][2])
+        if not (CONFIGS / f'{record["config"]}.py').exists():
+            parser.error(f'{record["config"]} is not in {CONFIGS}')
+        args.out.mkdir(parents=True, exist_ok=True)
         target = args.out / f'{group}_{record["name"]}.json'
         with replacing(target) as part:
             Path(part).write_text(json.dumps(record, indent=1) + '\n')
     if args.add_test:
         name, path = args.add_test
-        if not name.startswith(('sweep_', 'robustness_')):
-            parser.error(f"'{name}' is neither sweep_... nor robustness_...")
+        check_test(name, path)
+        args.out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, args.out / f'{name}.csv')
     if args.time:
         measure_times(args.out, args.time)

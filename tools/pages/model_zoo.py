@@ -16,6 +16,7 @@ from mmhatnet.analysis.report import markdown_table
 from mmhatnet.cli import one_line_errors
 from mmhatnet.config import read_config
 from mmhatnet.reproduction.experiments import METRICS, list_experiments
+from mmhatnet.reproduction.record import precision_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs' / 'reproductions'
@@ -49,14 +50,22 @@ def reproduced(name: str) -> dict[str, float]:
     return {key: value['measured'] for key, value in metrics.items()}
 
 
-def add_training(model: dict) -> None:
-    """Copy what the log of a training says to its entry."""
+def add_training(model: dict, cfg: Config) -> None:
+    """Copy what the log of a training says to its entry and its config."""
     metadata = model['Metadata']
     record = json.loads((ROOT / metadata['Training Log']).read_text())
     metadata['Training Resources'] = record['machine']
-    metadata['Training Command'] = (
-        f'python tools/train.py configs/evidence/{record["config"]}.py '
-        f'--cfg-options randomness.seed={record["seed"]}'
+    options = {'randomness.seed': record['seed']}
+    if record['precision'] != precision_of(cfg):
+        options['optim_wrapper.type'] = 'AmpOptimWrapper'
+        options['optim_wrapper.dtype'] = record['precision']
+        cfg.merge_from_dict(options)
+    metadata['Training Command'] = ' '.join(
+        [
+            f'python tools/train.py configs/evidence/{record["config"]}.py',
+            '--cfg-options',
+            *(f'{key}={value}' for key, value in options.items()),
+        ]
     )
     metadata['Commit'] = record['commit']
     last = record['curve'][-1]
@@ -79,9 +88,10 @@ def update(text: str) -> str:
         metadata['FLOPs'] = result.operations
         metadata['Parameters'] = result.params
         metadata['Batch Size'] = cfg.auto_scale_lr.base_batch_size
+        if 'Training Log' in metadata:
+            add_training(model, cfg)
         metadata['Training Techniques'] = techniques(cfg)
         if 'Training Log' in metadata:
-            add_training(model)
             continue
         gpus = re.search(r'_(\d+)xb', model['Name'])[1]
         metadata['Training Resources'] = f'{gpus} GPUs'
