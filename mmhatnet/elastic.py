@@ -57,7 +57,13 @@ class ElasticGridsHook(Hook):
     ) -> None:
         given = dict(grid_sizes=grid_sizes, ds_ratios=ds_ratios, scales=scales)
         for name, values in given.items():
-            if isinstance(values, str) or not isinstance(values, Iterable):
+            # A setting alone is not a list of settings.
+            number = () if name == 'scales' else Real
+            if (
+                isinstance(values, str)
+                or not isinstance(values, Iterable)
+                or any(isinstance(value, number) for value in values)
+            ):
                 raise ValueError(
                     f'{name} is a list of what to draw from, got {values!r}'
                 )

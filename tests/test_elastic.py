@@ -106,7 +106,8 @@ def test_boxes_are_refused():
     ('model', 'options', 'message'),
     [
         (nn.Conv2d(1, 1, 1), {}, 'models with one HATNet; this one has 0'),
-        (Model(), dict(grid_sizes=[8, 7]), 'G1'),
+        (Model(), dict(grid_sizes=[8, 7]), 'grid_sizes is a list'),
+        (Model(), dict(grid_sizes=[(8, 7)]), 'G1'),
         (Model(), dict(ds_ratios=[(8, 4, 0)]), 'G2'),
         (Model(), dict(scales=[0]), 'positive numbers'),
         (Model(), dict(scales=[]), 'positive numbers'),

@@ -320,7 +320,7 @@ class TestResultsOfOthers:
         text = zoo.update(yaml.safe_dump(content))
         (tmp_path / 'metafile.yml').write_text(text)
         table = zoo.table(tmp_path / 'metafile.yml', '')
-        assert 'box AP, reproduced' in table
+        assert 'box AP, measured' in table
         assert '| 45.2\\* | 45.12 |' in table
         (tmp_path / 'stored' / f'{TABLE_6}.json').unlink()
         assert '45.12' not in zoo.update(text)

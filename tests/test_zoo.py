@@ -1,5 +1,6 @@
 import re
 import sys
+from copy import deepcopy
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -129,6 +130,10 @@ def test_tables_are_current():
         for model in yaml.safe_load(metafile.read_text())['Models']:
             metadata = model['Metadata']
             cfg = read_config(ROOT / model['Config'])
+            if 'Training Log' in metadata:
+                before = deepcopy(model)
+                model_zoo.add_training(model, cfg)
+                assert model == before
             assert metadata['Training Techniques'] == model_zoo.techniques(cfg)
             assert metadata['Batch Size'] == cfg.auto_scale_lr.base_batch_size
 

@@ -7,9 +7,10 @@ if [ $# -gt 0 ]; then
 Usage: tools/quickstart.sh
 
 Sets up an environment (tools/setup_env.sh --lite; its variables apply), predicts
-for photographs with the small models whose weights are in the package, trains the Semantic FPN demo from scratch, on all GPUs or in two
-processes on the CPU, evaluates it and draws its predictions beside the ground
-truth. A second call continues where the first was interrupted.
+for photographs with the small models whose weights are in the package, trains
+the Semantic FPN demo from scratch, on all GPUs or in two processes on the CPU,
+evaluates it and draws its predictions beside the ground truth. A second call
+continues where the first was interrupted.
 USAGE
   case $1 in -h | --help) exit 0 ;; *) exit 2 ;; esac
 fi
@@ -30,8 +31,8 @@ fi
 
 say '2/4 predicting for photographs with weights of the package (seconds)'
 photos=$("$PYTHON" -c 'import skimage, os; print(os.path.dirname(skimage.__file__))')/data
-"$PYTHON" tools/infer.py cifar10-classifier "$photos/motorcycle_left.png" \
-  --out-dir $work/first --overwrite
+"$PYTHON" tools/infer.py cifar10-classifier "$photos/chelsea.png" \
+  "$photos/horse.png" --out-dir $work/first --overwrite
 "$PYTHON" tools/infer.py shape-segmentor \
   data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg \
   --out-dir $work/first --overwrite

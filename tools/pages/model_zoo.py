@@ -233,7 +233,7 @@ def star(name: str) -> str:
 
 
 def title(name: str) -> str:
-    return name.rstrip('*') if star(name) else f'{name}, reproduced'
+    return name.rstrip('*') if star(name) else f'{name}, measured'
 
 
 def with_tables(page: Path) -> str:
