@@ -17,9 +17,14 @@ from PIL import Image
 import mmhatnet
 from mmhatnet.analysis.complexity import image_channels
 from mmhatnet.config import read_config
-from mmhatnet.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmhatnet.registry import (
+    HOOKS,
+    MODELS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    TRANSFORMS,
+)
 
-REGISTRIES = (HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS)
+REGISTRIES = (HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS)
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
 
