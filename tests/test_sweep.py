@@ -333,9 +333,12 @@ class TestTuning:
         assert top1[chosen] == max(top1.values())
         # Nothing is evaluated for a budget that nothing can meet.
         (tmp_path / 'grids.csv').unlink()
-        args = CLASSIFIER, 'absent.pth', '--shape', 96, 96
+        args = CLASSIFIER, trained(CLASSIFIER), '--shape', 96, 96
         text = call_tool(tool, *args, *options, 1e-6, code=1, cwd=on_demo_data)
         assert 'no setting has a latency of at most 1e-06 ms' in text
+        args = CLASSIFIER, 'absent.pth', '--shape', 96, 96
+        text = call_tool(tool, *args, *options, 1, code=1, cwd=on_demo_data)
+        assert 'no checkpoint at absent.pth' in text
         for budget in ('0', 'nan'):
             text = call_tool(tool, *args, *options, budget, code=2)
             assert 'budgets are positive numbers' in text
