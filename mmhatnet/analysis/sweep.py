@@ -210,8 +210,8 @@ def _fingerprint(cfg: Config, checkpoint: str | None) -> str:
     # The content counts, wherever the file is and the logs are.
     if checkpoint:
         checkpoint = sha256_of(locate_weights(checkpoint))
-    content = {**cfg.to_dict(), 'work_dir': None}
-    content = str([content, checkpoint]).encode()
+    settings = {**cfg.to_dict(), 'work_dir': None}
+    content = str([settings, checkpoint]).encode()
     return f'sha256:{hashlib.sha256(content).hexdigest()[:16]}'
 
 
