@@ -1,5 +1,4 @@
-# From random weights, to see what pretraining is worth; also the base of the
-# ablations, which have no pretrained weights.
+# From random weights, to see what pretraining is worth, and for the ablations.
 _base_ = 'fpn_hatnet-micro_1xb8-400_demo.py'
 
 model = dict(backbone=dict(init_cfg=None))
