@@ -308,15 +308,18 @@ def test_on_the_cpu(monkeypatch):
     assert len(notes) == 2
 
 
-def test_bfloat16_on_the_cpu(monkeypatch):
+def test_bfloat16_on_the_cpu(monkeypatch, tmp_path):
     """mmengine has no mixed precision on a CPU, so ours stands in."""
     wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0)
-    capability = 'torch.backends.cpu.get_cpu_capability'
-    monkeypatch.setattr(capability, lambda: 'AVX2')
-    cfg = Config(dict(model=dict(), optim_wrapper=wrapper))
-    assert 'this CPU has no AVX512' in launch.adapt_to_cpu(cfg)[0]
-    assert cfg.optim_wrapper == dict(type='OptimWrapper')
-    monkeypatch.setattr(capability, lambda: 'AVX512')
+    info = tmp_path / 'cpuinfo'
+    monkeypatch.setattr(launch, 'CPU_INFO', info)
+    for flags in (None, 'flags : avx2 avx512f avx512bw'):
+        if flags:
+            info.write_text(flags)
+        cfg = Config(dict(model=dict(), optim_wrapper=wrapper))
+        assert 'no instructions for bfloat16' in launch.adapt_to_cpu(cfg)[0]
+        assert cfg.optim_wrapper == dict(type='OptimWrapper')
+    info.write_text('flags : avx2 avx512f avx512_bf16')
     cfg = Config(dict(model=dict(), optim_wrapper=wrapper))
     assert launch.adapt_to_cpu(cfg) == []
     model = torch.nn.Linear(2, 2)

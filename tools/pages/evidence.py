@@ -75,9 +75,9 @@ machine with which a training was recorded; a commit with *-dirty* had changed
 files. A training is `python tools/train.py configs/evidence/CONFIG.py
 --cfg-options randomness.seed=SEED`, with the config and the seed of the table.
 If the table has another precision than the config, add
-`optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=PRECISION`. Without a
-GPU or AVX512, a training is in float32. `tools/pages/evidence.py` made this
-page.
+`optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=PRECISION`. A CPU
+without instructions for bfloat16 trains in float32. `tools/pages/evidence.py`
+made this page.
 """
 
 

@@ -1,7 +1,7 @@
-# DeiT's recipe, with 10 epochs instead of 300, in bfloat16; without AVX512, a
-# CPU trains in float32. HAT-Net needs about the rate of the paper, 1e-3 for
-# 1024 images: at four times that it learned more slowly, and at 12 times it
-# diverged.
+# DeiT's recipe, with 10 epochs instead of 300, in bfloat16; a CPU without
+# instructions for it trains in float32. HAT-Net needs about the rate of the
+# paper, 1e-3 for 1024 images: at four times that it learned more slowly, and
+# at 12 times it diverged.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
