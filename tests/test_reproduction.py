@@ -430,7 +430,7 @@ def test_page_of_evidence(tmp_path):
         ['1, 2', '61.25, 61.75'],
     ]
     assert [row[4:6] for row in rows] == [['float32', '2000']] * 2
-    assert 'Seeds alone change accuracy/top1 by up to 0.5;' in text
+    assert 'differ by up to 0.5 in accuracy/top1;' in text
     assert '| 8, 4, 4; 4, 2, 1 | 49.5 | 1.00 | 50 |' in text
     assert '--shape 64 64 --g1 8,4,4 --g2 4,2,1' in text
     for name in ('cifar10', 'sweep_cifar10'):

@@ -152,7 +152,7 @@ def training_rows(records: list[dict], metric: str) -> Iterator[dict]:
 
 
 def spread(records: list[dict], metric: str) -> str:
-    """What seeds alone change, where there are several."""
+    """How far trainings of one config differ, where there are several."""
     found = {}
     for record in records:
         found.setdefault(record['config'], []).append(
@@ -162,10 +162,10 @@ def spread(records: list[dict], metric: str) -> str:
     if len(found) < 2:
         return ''
     if not spreads:
-        return '\nOne seed of each: small differences show nothing.\n'
+        return '\nOne training of each: small differences show nothing.\n'
     return (
-        f'\nSeeds alone change {metric} by up to {max(spreads):.2g}; smaller '
-        'differences between configs show nothing.\n'
+        f'\nTrainings of one config differ by up to {max(spreads):.2g} in '
+        f'{metric}; smaller differences between configs show nothing.\n'
     )
 
 
