@@ -142,7 +142,7 @@ class ElasticGridsHook(Hook):
         self.scale = 1.0
 
     def _resize(self, module: nn.Module, args: tuple, data: dict) -> None:
-        """Resize a batch and its label maps."""
+        """Resize a batch and its maps: labels, edges, depths."""
         samples = data.get('data_samples') or ()
         if any('gt_instances' in sample for sample in samples):
             raise ValueError(
@@ -157,10 +157,14 @@ class ElasticGridsHook(Hook):
             images, size, mode='bilinear', antialias=True
         )
         for sample in samples:
-            if 'gt_sem_seg' in sample:
-                labels = sample.gt_sem_seg.data
-                resized = F.interpolate(
-                    labels[None].float(), size, mode='nearest-exact'
-                )
-                sample.gt_sem_seg = PixelData(data=resized[0].to(labels.dtype))
-            sample.set_metainfo(dict(img_shape=tuple(size)))
+            for name, value in sample.items():
+                if isinstance(value, PixelData):
+                    labels = value.data
+                    resized = F.interpolate(
+                        labels[None].float(), size, mode='nearest-exact'
+                    )
+                    resized = resized[0].to(labels.dtype)
+                    sample.set_field(PixelData(data=resized), name)
+            sample.set_metainfo(
+                dict(img_shape=tuple(size), pad_shape=tuple(size))
+            )

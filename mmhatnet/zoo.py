@@ -174,7 +174,7 @@ def find_weights(model: str | os.PathLike | Config) -> str:
         reason = f'{model} has no released weights and'
     raise ValueError(
         f'{reason} needs a checkpoint: train one with tools/train.py, or give '
-        'a file, a URL or, for a classifier, hatnet://NAME'
+        'a file, a URL or hatnet://NAME'
     )
 
 

@@ -82,17 +82,23 @@ def test_label_maps_are_resized():
         np.kron(np.arange(12).reshape(4, 3), np.ones((16, 16)))
     )
     samples = [
-        SegDataSample(gt_sem_seg=PixelData(data=labels[None].long()))
+        SegDataSample(
+            gt_sem_seg=PixelData(data=labels[None].long()),
+            gt_edge_map=PixelData(data=labels[None].byte()),
+        )
         for _ in range(2)
     ]
     data = preprocess(samples)
     assert data['inputs'].shape == (2, 3, 96, 72)
     for sample in data['data_samples']:
-        found = sample.gt_sem_seg.data
-        assert found.shape == (1, 96, 72)
-        assert found.dtype == torch.int64
-        assert torch.equal(found.unique(), labels.unique().long())
-        assert sample.img_shape == (96, 72)
+        for found, dtype in (
+            (sample.gt_sem_seg.data, torch.int64),
+            (sample.gt_edge_map.data, torch.uint8),
+        ):
+            assert found.shape == (1, 96, 72)
+            assert found.dtype == dtype
+            assert torch.equal(found.unique(), labels.unique().to(dtype))
+        assert sample.img_shape == sample.pad_shape == (96, 72)
 
 
 def test_boxes_are_refused():

@@ -12,6 +12,7 @@ import mmhatnet
 from mmhatnet import releases
 from mmhatnet.config import read_config
 from mmhatnet.launch import build_runner
+from mmhatnet.weights.download import sha256_of
 from mmhatnet.weights.files import read_checkpoint
 from mmhatnet.zoo import model_entries
 
@@ -37,7 +38,9 @@ def test_every_file_has_an_entry():
             (ROOT / model['Metadata']['Training Log']).read_text()
         )
         assert log['config'] in model['Metadata']['Training Command']
-        assert log['commit'] == model['Metadata']['Commit']
+        assert log['commit'] == model['Metadata']['Recorded At Commit']
+        digest = sha256_of(releases.list_shipped()[model['Name']])
+        assert digest == model['Metadata']['SHA256']
 
 
 def test_size_of_all_files():

@@ -320,14 +320,22 @@ class TestTuning:
     def test_tool(self, trained, on_demo_data, tmp_path):
         tool = TOOLS / 'analysis_tools' / 'tune_grids.py'
         args = CLASSIFIER, trained(CLASSIFIER), '--shape', *SHAPE
-        change = '--cfg-options', 'model.backbone.drop_path_rate=0.3'
-        options = '--rounds', 1, '--out-dir', tmp_path, *change, '--latency-ms'
+        changes = (
+            'model.backbone.drop_path_rate=0.3',
+            'test_dataloader.dataset.pipeline.0.imdecode_backend=pillow',
+        )
+        options = '--rounds', 1, '--out-dir', tmp_path, '--cfg-options'
+        options = *options, *changes, '--latency-ms'
         text = call_tool(tool, *args, *options, 10**6, cwd=on_demo_data)
         assert str(tmp_path / 'tuned.py') in text
         rows = read_csv(tmp_path / 'grids.csv')
         assert len(rows) == 9
         top1 = {(row['G1'], row['G2']): row['accuracy/top1'] for row in rows}
-        backbone = read_config(tmp_path / 'tuned.py').model.backbone
+        tuned = read_config(tmp_path / 'tuned.py')
+        pipeline = tuned.test_dataloader.dataset.pipeline
+        assert pipeline[0].imdecode_backend == 'pillow'
+        assert len(pipeline) > 1
+        backbone = tuned.model.backbone
         chosen = backbone.grid_sizes, backbone.ds_ratios
         assert backbone.drop_path_rate == 0.3
         assert top1[chosen] == max(top1.values())

@@ -36,7 +36,7 @@ photos=$("$PYTHON" -c 'import skimage, os; print(os.path.dirname(skimage.__file_
 "$PYTHON" tools/infer.py shape-segmentor \
   data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg \
   --out-dir $work/first --overwrite
-echo "See the pictures in $work/first"
+echo "See the pictures in $work/first; small models are often wrong"
 
 n=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 2)')
 say "3/4 training $config in $n processes (6 minutes on two cores; the log has an ETA)"

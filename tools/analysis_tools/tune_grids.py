@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 import argparse
 import os
-from functools import partial
+from functools import partial, reduce
+from itertools import takewhile
+from operator import getitem
 from pathlib import Path
 
 from mmengine.config import Config
@@ -77,11 +79,19 @@ def parse_args() -> argparse.Namespace:
 
 
 def write_config(
-    args: argparse.Namespace, base: str, g1: tuple, g2: tuple
+    args: argparse.Namespace, cfg: Config, g1: tuple, g2: tuple
 ) -> None:
-    tuned = Config(dict(_base_=os.path.relpath(base, args.out_dir)))
+    tuned = Config(dict(_base_=os.path.relpath(cfg.filename, args.out_dir)))
+    for option, value in (args.cfg_options or {}).items():
+        # A config replaces a list of its base as a whole.
+        parts = list(
+            takewhile(lambda part: not part.isdigit(), option.split('.'))
+        )
+        name = '.'.join(parts)
+        if name != option:
+            value = reduce(getitem, parts, cfg)
+        tuned.merge_from_dict({name: value})
     grids = dict(grid_sizes=g1, ds_ratios=g2)
-    tuned.merge_from_dict(args.cfg_options or {})
     tuned.merge_from_dict(dict(model=dict(backbone=grids)))
     print(tuned.pretty_text)
     with replacing(args.out_dir / 'tuned.py') as part:
@@ -112,7 +122,7 @@ def main() -> None:
         affordable,
         key=lambda row: (metrics[setting_of(row)], -row['latency']),
     )
-    write_config(args, cfg.filename, *setting_of(best))
+    write_config(args, cfg, *setting_of(best))
     for row in costs:
         if row is best or row['configured']:
             name = 'configured' if row['configured'] else 'chosen'

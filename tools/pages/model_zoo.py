@@ -15,8 +15,10 @@ from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.cli import one_line_errors
 from mmhatnet.config import read_config
+from mmhatnet.releases import list_shipped
 from mmhatnet.reproduction.experiments import METRICS, list_experiments
 from mmhatnet.reproduction.record import precision_of
+from mmhatnet.weights.download import sha256_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs' / 'reproductions'
@@ -67,7 +69,19 @@ def add_training(model: dict, cfg: Config) -> None:
             *(f'{key}={value}' for key, value in options.items()),
         ]
     )
-    metadata['Commit'] = record['commit']
+    step = (
+        f'epoch_{metadata["Epochs"]}'
+        if 'Epochs' in metadata
+        else f'iter_{metadata["Iterations"]}'
+    )
+    metadata['Publishing Command'] = (
+        'python tools/model_converters/publish_model.py '
+        f'work_dirs/{record["config"]}/{step}.pth mmhatnet/weights/shipped '
+        f'--name {model["Name"]} --half'
+    )
+    # Later than the training, if files were committed in between.
+    metadata['Recorded At Commit'] = record['commit']
+    metadata['SHA256'] = sha256_of(list_shipped()[model['Name']])
     last = record['curve'][-1]
     for result in model['Results']:
         result['Metrics'] = {
