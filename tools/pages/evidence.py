@@ -34,8 +34,8 @@ GROUPS = {
         '10,000 test images. All models have the same pipeline, optimizer and '
         'number of images. *elastic* saw several G1, G2 and sizes of images. '
         'Neither goal is met, 92 % and HAT-Net ahead of the others: ten '
-        'epochs are what a CPU trains in an hour or two, and the ResNet '
-        'learns more in them. The learning rate was chosen for HAT-Net, and '
+        'epochs are what a CPU trains in an hour or two, and PVTv2-B0 and '
+        'the ResNet learn more in them. The learning rate was chosen for HAT-Net, and '
         'for no other model.',
     ),
     'trees': (
