@@ -34,9 +34,9 @@ GROUPS = {
         '10,000 test images. All models have the same pipeline, optimizer and '
         'number of images. *elastic* saw several G1, G2 and sizes of images. '
         'Neither goal is met, 92 % and HAT-Net ahead of the others: ten '
-        'epochs are what a CPU trains in an hour or two, and PVTv2-B0 and '
-        'the ResNet learn more in them. The learning rate was chosen for HAT-Net, and '
-        'for no other model.',
+        'epochs are what a CPU trains in an hour or two, and PVTv2-B0 and the '
+        'ResNet learn more in them. The learning rate was chosen for HAT-Net, '
+        'and for no other model.',
     ),
     'trees': (
         'Transfer: a detector of tree crowns',
@@ -77,10 +77,10 @@ curves and seeds are in `docs/evidence/`, with the versions, the commit and the
 machine with which a training was recorded; a commit with *-dirty* had changed
 files. A training is `python tools/train.py configs/evidence/CONFIG.py
 --cfg-options randomness.seed=SEED`, with the config and the seed of the table.
-If the table has another precision than the config, add
-`optim_wrapper.type=AmpOptimWrapper optim_wrapper.dtype=PRECISION`. A CPU
-without instructions for bfloat16 trains in float32. `tools/pages/evidence.py`
-made this page.
+For bfloat16 where the config has none, add `optim_wrapper.type=AmpOptimWrapper
+optim_wrapper.dtype=bfloat16`. For float32 where the config has bfloat16, add
+`optim_wrapper.dtype=float32` on a CPU; one without instructions for bfloat16
+needs no option. `tools/pages/evidence.py` made this page.
 """
 
 
