@@ -439,6 +439,7 @@ def test_page_of_evidence(tmp_path):
     for option, error in (
         (('--add', 'x', 'y'), "no group 'x'"),
         (('--add-test', 'sweep_x_y', 'y'), "'sweep_x_y' is neither"),
+        (('--add-test', 'sweep_fpn_', 'y'), "'sweep_fpn_' is neither"),
         (('--add-test', 'robustness', 'y'), "'robustness' is neither"),
         (
             ('--add-test', 'robustness_x', tmp_path / 'grids.csv'),
