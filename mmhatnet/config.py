@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.runner import FlexibleRunner, Runner
 
+from .stack import one_thread_at_a_time
+
 # Keys that have a meaning beside the arguments of mmengine's Runner.
 MORE_KEYS = (
     'auto_scale_lr',
@@ -66,6 +68,7 @@ def support_inheritance() -> None:
     """
     fromfile = Config.fromfile
 
+    @one_thread_at_a_time()
     @functools.wraps(fromfile)
     def read(*args, **kwargs) -> Config:
         cfg = fromfile(*args, **kwargs)

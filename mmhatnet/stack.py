@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from threading import RLock
 
 from packaging.version import Version
 
@@ -32,6 +33,7 @@ FAMILIES = {
 LITE = ('mmcv-lite', '2.2.0', '2.2.0')
 TORCH = ('torch', '2.1.0', '2.10.0')
 REQUIRED = ('mmengine', 'mmcv')
+_STATE = RLock()
 
 
 def _installed(distribution: str) -> Version | None:
@@ -133,6 +135,17 @@ def explain_missing_operators() -> Iterator[None]:
             'mmcv lacks: run tools/setup_env.sh (10 minutes on 2 cores '
             'without a wheel, seconds with one)'
         ) from error
+
+
+@contextmanager
+def one_thread_at_a_time() -> Iterator[None]:
+    """Keep other threads out of all that this decorates or surrounds.
+
+    mm keeps the default scope, parts of configs and the state of inferencers
+    where other threads change them.
+    """
+    with _STATE:
+        yield
 
 
 def _family(found: dict) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 
 from .checks import iter_datasets
 from .config import read_config
-from .stack import explain_missing_operators
+from .stack import explain_missing_operators, one_thread_at_a_time
 from .weights.loading import load_weights
 
 CLASSIFICATION = 'Image Classification'
@@ -178,6 +178,7 @@ def find_weights(model: str | os.PathLike | Config) -> str:
     )
 
 
+@one_thread_at_a_time()
 @explain_missing_operators()
 def get_model(
     model: str | os.PathLike | Config,
