@@ -5,9 +5,9 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 
 import cv2
-import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -15,11 +15,18 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 
 from .checks import find_device, iter_datasets
 from .deploy.runtime.files import unreadable
-from .stack import explain_missing_operators
+from .deploy.runtime.results import (
+    Result,
+    classification,
+    detection,
+    segmentation,
+)
+from .stack import explain_missing_operators, one_thread_at_a_time
 from .weights.loading import load_weights
 from .zoo import dataset_meta, find_weights, get_model, load_model_config
 
 
+@one_thread_at_a_time()
 @explain_missing_operators()
 def get_inferencer(
     model: str | os.PathLike | Config,
@@ -89,10 +96,13 @@ def _build(cfg: Config, checkpoint: str, device: str):
     return made
 
 
+@one_thread_at_a_time()
 def predict(
     inferencer, path: str | os.PathLike, score_thr: float = 0.3, top: int = 5
-) -> tuple[dict, np.ndarray | None, np.ndarray | None]:
+) -> Result:
     """Predict for one image.
+
+    Threads can share an inferencer; they predict one after the other.
 
     Args:
         inferencer (object): The result of :func:`get_inferencer`.
@@ -102,16 +112,17 @@ def predict(
 
     Returns:
         tuple[dict, ndarray | None, ndarray | None]: The result, ready for
-        JSON; its picture, (H, W, 3), RGB, 8 bits, unless the image cannot be
-        shown in three channels; and for a segmentor the label of each pixel,
-        (H, W).
+        JSON; its picture, RGB, 8 bits, as large as the image or, of a small
+        one, a multiple of that, or None if the image cannot be shown in three
+        channels; and for a segmentor the label of each pixel, (H, W).
 
         A classifier has a list ``classes`` of ``label``, ``name`` and
-        ``score``, best first. A segmentor has a list ``classes`` of ``label``,
-        ``name`` and ``share`` of the image, largest first. A detector has a
-        list ``objects`` of ``label``, ``name``, ``score`` and ``bbox``,
-        (x1, y1, x2, y2) in pixels, best first, with a ``mask`` in COCO's
-        run-length encoding if the model predicts masks.
+        ``score`` (from 0 to 1), best first. A segmentor has a list ``classes``
+        of ``label``, ``name``, ``share`` of the image (from 0 to 1) and
+        ``color`` (RGB), largest first. A detector has a list ``objects`` of
+        ``label``, ``name``, ``score`` and ``bbox``, (x1, y1, x2, y2) in
+        pixels, best first, with a ``mask`` in COCO's run-length encoding if
+        the model predicts masks.
 
     Raises:
         ValueError: If the image cannot be read.
@@ -126,29 +137,15 @@ def predict(
     return _detect(inferencer, str(path), score_thr)
 
 
-def _classify(inferencer, path: str, top: int):
+def _classify(inferencer, path: str, top: int) -> Result:
     # Calling the inferencer would display a progress bar for each image, and
     # read three channels of any.
     image = load_image(inferencer.model.cfg, path)
     (batch,) = inferencer.preprocess([image])
     (sample,) = inferencer.forward(batch)
     scores = sample.pred_score.tolist()
-    best = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
-    found = [_entry(inferencer, i, score=scores[i]) for i in best]
-    picture = None
-    if _is_drawable(path):
-        from mmpretrain.visualization import UniversalVisualizer
-
-        image = mmcv.imread(path, channel_order='rgb')
-        picture = UniversalVisualizer().visualize_cls(
-            image,
-            sample,
-            inferencer.model.dataset_meta.get('classes'),
-            draw_gt=False,
-            # Enlarge small images so that the text fits.
-            resize=max(image.shape[0], 384),
-        )
-    return dict(classes=found), picture, None
+    classes, _ = _names(inferencer)
+    return classification(_read_picture(path), scores, classes, top)
 
 
 def load_image(cfg: Config, path: str) -> np.ndarray:
@@ -167,59 +164,42 @@ def load_image(cfg: Config, path: str) -> np.ndarray:
     return np.atleast_3d(image)
 
 
-def _is_drawable(path: str) -> bool:
-    """Whether OpenCV can read a picture with three channels."""
+def _read_picture(path: str) -> np.ndarray | None:
+    """Read what a picture shows; None if it has no three channels."""
     try:
-        return mmcv.imread(path) is not None
+        return cv2.imread(path)
     except cv2.error:
-        return False
-
-
-def _draw(inferencer, path: str, sample, **settings) -> np.ndarray | None:
-    if not _is_drawable(path):
         return None
-    try:
-        (picture,) = inferencer.visualize(
-            [path], [sample], return_vis=True, **settings
-        )
-    except IndexError:  # a file that OpenCV reads with another size
-        return None
-    return picture
 
 
-def _segment(inferencer, path: str):
+def _segment(inferencer, path: str) -> Result:
     sample = inferencer(path, return_datasamples=True)
     labels = sample.pred_sem_seg.data[0].cpu().numpy()
-    labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
-    found, counts = np.unique(labels, return_counts=True)
-    shares = sorted(zip(counts / labels.size, found, strict=True))
-    classes = [
-        _entry(inferencer, label, share=float(share))
-        for share, label in reversed(shares)
-    ]
-    picture = _draw(inferencer, path, sample, opacity=0.6)
-    return dict(classes=classes), picture, labels
+    return segmentation(_read_picture(path), labels, *_names(inferencer))
 
 
-def _detect(inferencer, path: str, score_thr: float):
+def _detect(inferencer, path: str, score_thr: float) -> Result:
     output = inferencer(path, return_datasamples=True)
     (sample,) = output['predictions']
-    picture = _draw(inferencer, path, sample, pred_score_thr=score_thr)
-    prediction = inferencer.pred2dict(sample)
-    objects = []
-    for i in range(len(prediction['labels'])):
-        if prediction['scores'][i] >= score_thr:
-            values = dict(
-                score=prediction['scores'][i], bbox=prediction['bboxes'][i]
-            )
-            if 'masks' in prediction:
-                values['mask'] = prediction['masks'][i]
-            label = prediction['labels'][i]
-            objects.append(_entry(inferencer, label, **values))
-    return dict(objects=objects), picture, None
+    found = sample.pred_instances
+    found = found[found.scores >= score_thr].cpu()
+    if 'bboxes' not in found or ('masks' in found and not found.bboxes.any()):
+        from mmdet.structures.mask import mask2bbox
+
+        found.bboxes = mask2bbox(found.masks)  # SOLO finds masks alone
+    found = found.numpy()
+    masks = iter(found.masks) if 'masks' in found else None
+    image = _read_picture(path)
+    if image is not None and image.shape[:2] != sample.ori_shape:
+        image = None  # OpenCV reads another one of several in the file
+    objects = found.bboxes, found.scores, found.labels, masks
+    return detection(image, *objects, *_names(inferencer))
 
 
-def _entry(inferencer, label: int, **values) -> dict:
-    classes = inferencer.model.dataset_meta.get('classes')
-    name = classes[label] if classes else str(label)
-    return dict(label=int(label), name=name, **values)
+def _names(inferencer) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
+    """The classes of a model and their colours; empty if it has none."""
+    meta = inferencer.model.dataset_meta
+    palette = meta.get('palette')
+    # The libraries also accept the name of one.
+    known = palette if isinstance(palette, list | tuple) else ()
+    return meta.get('classes') or (), known

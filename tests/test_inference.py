@@ -2,6 +2,7 @@ import functools
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_predictions_of_the_libraries_inferencers(
         )
         assert labels is None
     elif task == 'Semantic Segmentation':
-        assert picture.shape == (90, 110, 3)
+        assert picture.shape == (270, 330, 3)  # large enough for text
         assert labels.shape == (90, 110)
         for found in result['classes']:
             share = (labels == found['label']).mean()
@@ -96,7 +97,7 @@ def test_predictions_of_the_libraries_inferencers(
             pytest.approx(1)
         )
     else:
-        assert picture.shape == (90, 110, 3)
+        assert picture.shape == (270, 330, 3)
         assert result['objects']
         scores = [found['score'] for found in result['objects']]
         for found in result['objects']:
@@ -106,6 +107,36 @@ def test_predictions_of_the_libraries_inferencers(
             assert ('mask' in found) == (task == 'Instance Segmentation')
         fewer, *_ = predict(inferencer, image, score_thr=sorted(scores)[-2])
         assert len(fewer['objects']) == 2
+
+
+@pytest.mark.parametrize('task', DEMOS)
+def test_threads(task, image, get_inferencer, tmp_path):
+    """Threads that share an inferencer find what one thread finds."""
+    inferencer = get_inferencer(task)
+    paths = [tmp_path / f'{turn}.png' for turn in range(4)]
+    with Image.open(image) as opened:
+        for turn, path in enumerate(paths):
+            opened.rotate(90 * turn, expand=True).save(path)
+
+    def find(path):
+        result, picture, labels = predict(inferencer, path, 0)
+        return json.dumps(result), picture.tolist(), np.array(labels).tolist()
+
+    expected = [find(path) for path in paths]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(find, paths * 3)) == expected * 3
+
+
+def test_threads_that_load(trained):
+    def load(task):
+        name = DEMOS[task]
+        return type(mmhatnet.get_inferencer(name, trained(name), 'cpu'))
+
+    for task in DEMOS:
+        trained(DEMOS[task])
+    with ThreadPoolExecutor(4) as pool:
+        kinds = list(pool.map(load, [*DEMOS] * 2))
+    assert [kind.__module__ for kind in kinds] == [*LIBRARIES.values()] * 2
 
 
 def test_inferencers_of_all_libraries_together(image, get_inferencer):
@@ -228,6 +259,28 @@ class TestImages:
             (tmp_path / name).write_bytes(part)
             assert reason in unreadable(tmp_path / name)
 
+    def test_too_many_pixels(self, monkeypatch, tmp_path):
+        """Nothing is decoded; Pillow itself stops at 179 million."""
+        path = tmp_path / 'large.png'
+        Image.new('1', (14000, 14000)).save(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Image.Image, 'load', None)
+            assert 'of up to 89 million are read' in unreadable(path)
+        monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 89_478_485)
+        monkeypatch.setenv('MMHATNET_MAX_PIXELS', '196000000')
+        assert unreadable(path) is None
+        monkeypatch.setenv('MMHATNET_MAX_PIXELS', '195999999')
+        assert unreadable(path).startswith('14000x14000 pixels: images of')
+        monkeypatch.setenv('MMHATNET_MAX_PIXELS', '-1')
+        assert 'not a number of pixels' in unreadable(path)
+
+    def test_other_files_of_a_folder(self, image, tmp_path, capsys):
+        for name in ('a.png', 'b.gif', 'c.gif', 'README'):
+            shutil.copy(image, tmp_path / name)
+        assert len(find_images([str(tmp_path)])) == 1
+        printed = capsys.readouterr().err
+        assert '3 files are left out (2 .gif, 1 without a suffix)' in printed
+
     def test_names_of_results(self, tmp_path):
         """None is the name of an image or of another result."""
         paths = [tmp_path / name for name in ('a.png', 'x/a.png', 'a.jpg')]
@@ -262,10 +315,14 @@ class TestTool:
         content = json.loads((out / 'image.json').read_text())
         assert content.pop('image') == str(image)
         expected, picture, labels = predict(get_inferencer(task), image, 0)
-        assert content.keys() == expected.keys()
+        assert content == expected
         if labels is not None:
             with Image.open(out / 'image_labels.png') as saved:
                 assert (np.array(saved) == labels).all()
+                shown = np.array(saved.convert('RGB'))
+            for found in expected['classes']:
+                colours = shown[labels == found['label']]
+                assert (colours == found['color']).all()
         with Image.open(out / 'image.png') as saved:
             assert np.array(saved).shape == picture.shape
         assert '1 results in' in printed

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ FILES = '.pth', '.safetensors'
 
 
 def parse_args(exported: bool) -> argparse.Namespace:
-    from mmhatnet.deploy.images import add_options
+    from mmhatnet.deploy.images import LIMIT, add_options
 
     parser = argparse.ArgumentParser(
         description='Predict for images with a model of any task: classes, '
@@ -44,6 +45,7 @@ def parse_args(exported: bool) -> argparse.Namespace:
         )
         add_cfg_options(parser)
     args = parser.parse_args()
+    os.environ[LIMIT] = str(args.max_pixels)
     args.checkpoint = None
     # argparse could not tell a checkpoint from the first image.
     if args.model.endswith('.pt2'):

@@ -5,16 +5,20 @@ As ``runtime``, it imports neither torch nor mm.
 
 import argparse
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from glob import glob
 from itertools import count
 from pathlib import Path
 
-import cv2
 import numpy as np
+from PIL import Image
 
 from ..atomic import check_folder, replacing
+from .runtime.files import LIMIT, PIXELS
+from .runtime.results import caption
 
 # Ends of the names of results: the picture, the data, the labels of pixels.
 SUFFIXES = ('.png', '.json', '_labels.png')
@@ -86,7 +90,12 @@ def find_images(places: Sequence[str]) -> list[Path]:
         else:
             here = sorted(map(Path, glob(str(path), recursive=True)))
         if not path.is_file():
-            here = [file for file in here if file.suffix.lower() in EXTENSIONS]
+            files = [file for file in here if file.is_file()]
+            here = [
+                file for file in files if file.suffix.lower() in EXTENSIONS
+            ]
+            if here:
+                _name_others(place, set(files).difference(here))
         if not here:
             raise FileNotFoundError(
                 f'no image at {place}: give files, folders or patterns of '
@@ -94,6 +103,17 @@ def find_images(places: Sequence[str]) -> list[Path]:
             )
         found.update(dict.fromkeys(here))
     return list(found)
+
+
+def _name_others(place: str, others: Iterable[Path]) -> None:
+    kinds = Counter(file.suffix or 'without a suffix' for file in others)
+    if kinds:
+        named = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(4))
+        print(
+            f'{place}: {kinds.total()} files are left out ({named}): name a '
+            'file itself if it is an image',
+            file=sys.stderr,
+        )
 
 
 def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
@@ -135,10 +155,7 @@ def summarize(result: dict) -> str:
             f'{names.count(name)} {name}' for name in dict.fromkeys(names)
         ]
         return ', '.join(counts) or 'nothing'
-    return ', '.join(
-        f'{found["name"]} {100 * found.get("score", found.get("share")):.1f} %'
-        for found in result['classes'][:3]
-    )
+    return ', '.join(map(caption, result['classes'][:3]))
 
 
 def predict_all(
@@ -187,9 +204,9 @@ def predict_all(
             continue
         target = out_dir / name
         if picture is not None:
-            _save(f'{target}.png', picture[..., ::-1])
+            _save(f'{target}.png', Image.fromarray(picture))
         if labels is not None:
-            _save(f'{target}_labels.png', labels)
+            _save(f'{target}_labels.png', _paint(labels, result['classes']))
         with replacing(f'{target}.json') as part:
             part.write_text(text)
         say(f'{path}: {summarize(result)}')
@@ -220,12 +237,20 @@ def to_json(result: dict) -> str:
         ) from error
 
 
-def _save(path: str, image: np.ndarray) -> None:
-    written, contents = cv2.imencode('.png', image)
-    if not written:
-        raise OSError(f'{path} could not be written')
+def _paint(labels: np.ndarray, classes: Sequence[dict]) -> Image.Image:
+    """Make an image of labels, with the colours of the classes."""
+    image = Image.fromarray(labels)
+    if labels.dtype == np.uint8:
+        palette = np.zeros((256, 3), np.uint8)
+        for found in classes:
+            palette[found['label']] = found['color']
+        image.putpalette(palette.tobytes())
+    return image
+
+
+def _save(path: str, image: Image.Image) -> None:
     with replacing(path) as part:
-        part.write_bytes(contents.tobytes())
+        image.save(part, 'PNG')
 
 
 def _progress(paths: Sequence[Path]) -> Iterable[Path]:
@@ -265,12 +290,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path('outputs'),
         help='folder for <image>.png (the picture), <image>.json (the result) '
-        'and, for segmentors, <image>_labels.png (default: outputs)',
+        'and, for segmentors, <image>_labels.png, whose values are the labels '
+        '(default: outputs)',
     )
     parser.add_argument(
         '--overwrite',
         action='store_true',
         help='replace files in --out-dir; never one of the images',
+    )
+    parser.add_argument(
+        '--max-pixels',
+        type=positive,
+        default=os.environ.get(LIMIT) or PIXELS,
+        help='leave out images with more pixels, which can need gigabytes '
+        f'(default: ${LIMIT}, else {PIXELS})',
     )
     parser.add_argument(
         '--score-thr',

@@ -18,6 +18,9 @@ SEALED = re.compile(f'{SEAL}\x12@([0-9a-f]{{64}})'.encode())
 UNSEALED = f'{SEAL}\x12@{64 * "0"}'.encode()
 # Files of any number of channels, which other libraries than Pillow read.
 CHANNELS = {'.npy', '.tif', '.tiff'}
+# The environment variable with the largest number of pixels of an image, and
+# its default. Small files can have many pixels, which need gigabytes.
+LIMIT, PIXELS = 'MMHATNET_MAX_PIXELS', 89_000_000
 
 
 def check_seal(path: str | os.PathLike) -> None:
@@ -99,7 +102,7 @@ def unreadable(path: str | os.PathLike) -> str | None:
     if not os.path.getsize(path):
         return 'the file is empty'
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
     except UnidentifiedImageError as error:
         return None if Path(path).suffix.lower() in CHANNELS else str(error)
@@ -107,7 +110,57 @@ def unreadable(path: str | os.PathLike) -> str | None:
         OSError,
         SyntaxError,  # of damaged PNG files
         ValueError,
-        Image.DecompressionBombError,
     ) as error:
         return str(error)
     return None
+
+
+def open_image(
+    path: str | os.PathLike, limit: int | None = None
+) -> Image.Image:
+    """Read the header of an image, and no pixel of one that has too many.
+
+    Args:
+        path (str | PathLike): The file.
+        limit (int, optional): The largest number of pixels. Defaults to None,
+            ``$MMHATNET_MAX_PIXELS`` or, without it, 89 million.
+
+    Returns:
+        Image: Pillow's image, which is not decoded yet.
+
+    Raises:
+        OSError: If Pillow does not know the format.
+        ValueError: If it has more pixels.
+    """
+    most = limit or max_pixels()
+    if Image.MAX_IMAGE_PIXELS and most > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = most  # else Pillow warns below the limit
+    remedy = '' if limit else f'; {LIMIT}=N changes the limit'
+    try:
+        image = Image.open(path)
+    except Image.DecompressionBombError:  # twice as many as Pillow's limit
+        size, pixels = 'too many', most + 1
+    else:
+        size = f'{image.width}x{image.height}'
+        pixels = image.width * image.height
+    if pixels > most:
+        raise ValueError(
+            f'{size} pixels: images of up to {most / 1e6:g} million are '
+            f'read{remedy}'
+        )
+    return image
+
+
+def max_pixels() -> int:
+    """Get the largest number of pixels of an image.
+
+    Returns:
+        int: ``$MMHATNET_MAX_PIXELS``, or 89 million if it is not set.
+
+    Raises:
+        ValueError: If it is not a positive integer.
+    """
+    text = os.environ.get(LIMIT) or str(PIXELS)
+    if not text.isdecimal() or not int(text):
+        raise ValueError(f'{LIMIT}={text:.20} is not a number of pixels')
+    return int(text)

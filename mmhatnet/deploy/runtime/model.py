@@ -4,10 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from .arrays import best_class, check_size, encode, paste, prepare
+from .arrays import best_class, check_size, paste, prepare
 from .files import check_data, check_seal, read_image
 from .metadata import (
     BAD_METADATA,
@@ -16,6 +15,7 @@ from .metadata import (
     has_batches,
     read_metadata,
 )
+from .results import classification, detection, segmentation
 
 CPU = 'CPUExecutionProvider'
 
@@ -143,8 +143,7 @@ class OnnxModel:
         Returns:
             tuple[dict, ndarray, ndarray | None]: As from
             ``mmhatnet.inference.predict``: the result, ready for JSON; its
-            picture, (H, W, 3), RGB; and for a segmentor the label of each
-            pixel, (H, W).
+            picture, RGB; and for a segmentor the label of each pixel, (H, W).
 
         Raises:
             ValueError: If the image cannot be read, or is too small.
@@ -157,23 +156,9 @@ class OnnxModel:
             return self._segment(image, images)
         return self._detect(image, images, score_thr)
 
-    def _entry(self, label: int, **values) -> dict:
-        classes = self.metadata['classes']
-        known = 0 <= label < len(classes)
-        name = classes[label] if known else str(label)
-        return dict(label=int(label), name=name, **values)
-
     def _classify(self, image: np.ndarray, images: np.ndarray, top: int):
         (scores,) = self.run(images)[0].tolist()
-        best = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
-        found = [self._entry(i, score=scores[i]) for i in best]
-        picture = cv2.resize(
-            image, None, fx=(k := max(1, 384 / len(image))), fy=k
-        )
-        for line, entry in enumerate(found):
-            text = f'{entry["name"]} {entry["score"]:.3f}'
-            _write(picture, text, (8, 24 * (line + 1)))
-        return dict(classes=found), picture[..., ::-1], None
+        return classification(image, scores, self.metadata['classes'], top)
 
     def _segment(self, image: np.ndarray, images: np.ndarray):
         if image.shape[:2] == images.shape[2:]:
@@ -181,57 +166,22 @@ class OnnxModel:
         else:
             (logits,) = self.run(images, ['logits'])[0]
             labels = best_class(logits, image.shape[1::-1])
-        labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
-        found, counts = np.unique(labels, return_counts=True)
-        shares = sorted(zip(counts / labels.size, found, strict=True))
-        classes = [
-            self._entry(label, share=float(share))
-            for share, label in reversed(shares)
-        ]
-        colours = np.array([self._colour(i) for i in range(labels.max() + 1)])
-        picture = 0.4 * image[..., ::-1] + 0.6 * colours[labels]
-        picture = picture.astype(np.uint8)
-        for line, entry in enumerate(classes[: len(picture) // 24]):
-            corner, y = (8, 24 * line + 8), 24 * line + 20
-            colour = self._colour(entry['label'])
-            cv2.rectangle(picture, corner, (20, y), colour, cv2.FILLED)
-            _write(picture, entry['name'], (26, y))
-        return dict(classes=classes), picture, labels
+        return segmentation(image, labels, *self._names)
 
     def _detect(self, image: np.ndarray, images: np.ndarray, score_thr: float):
         boxes, scores, labels, *masks = self.run(images)
         h, w = image.shape[:2]
         ratio = np.array([w / images.shape[3], h / images.shape[2]] * 2)
-        boxes = (boxes * ratio).clip(0, [w, h, w, h])
-        picture = image.copy()
-        objects = []
-        for i in range(len(scores)):
-            if scores[i] < score_thr:
-                continue
-            values = dict(score=float(scores[i]), bbox=boxes[i].tolist())
-            colour = self._colour(labels[i])[::-1]
-            if masks:
-                mask = paste(masks[0][i], boxes[i], (h, w))
-                values['mask'] = encode(mask)
-                picture[mask] = 0.5 * picture[mask] + 0.5 * np.array(colour)
-            objects.append(self._entry(labels[i], **values))
-            left, top, right, bottom = map(round, values['bbox'])
-            cv2.rectangle(picture, (left, top), (right, bottom), colour, 2)
-            text = f'{objects[-1]["name"]} {100 * scores[i]:.0f}'
-            _write(picture, text, (left + 2, max(top, 0) + 14))
-        return dict(objects=objects), picture[..., ::-1], None
+        shown = scores >= score_thr
+        boxes = (boxes[shown] * ratio).clip(0, [w, h, w, h])
+        pasted = None
+        if masks:
+            # One by one, since those of a large image need gigabytes.
+            pairs = zip(masks[0][shown], boxes, strict=True)
+            pasted = (paste(mask, box, (h, w)) for mask, box in pairs)
+        objects = boxes, scores[shown], labels[shown], pasted
+        return detection(image, *objects, *self._names)
 
-    def _colour(self, label: int) -> tuple[int, ...]:
-        """RGB of a class: the palette's, or one of its own."""
-        palette = self.metadata['palette']
-        if 0 <= label < len(palette):
-            return tuple(palette[label])
-        hue = np.array([[[37 * int(label) % 180, 200, 230]]], np.uint8)
-        return tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist())
-
-
-def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
-    for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(
-            picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, width
-        )
+    @property
+    def _names(self) -> tuple[list, list]:
+        return self.metadata['classes'], self.metadata['palette']

@@ -1,0 +1,223 @@
+"""Results of models of any task, ready for JSON, and their pictures."""
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .arrays import encode
+
+READABLE = 384  # pixels of a side; pictures of smaller images are enlarged
+Colour = tuple[int, int, int]
+Result = tuple[dict, np.ndarray | None, np.ndarray | None]
+
+
+def classification(
+    image: np.ndarray | None,
+    scores: Sequence[float],
+    classes: Sequence[str],
+    top: int = 5,
+) -> Result:
+    """Build the result of a classifier.
+
+    Args:
+        image (ndarray, optional): (H, W, 3), BGR, 8 bits; None makes no
+            picture.
+        scores (Sequence[float]): The score of each class.
+        classes (Sequence[str]): Their names; may be empty.
+        top (int): Number of classes in the result. Defaults to 5.
+
+    Returns:
+        tuple[dict, ndarray | None, None]: As from :meth:`OnnxModel.predict`.
+    """
+    best = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
+    found = [_entry(i, classes, score=float(scores[i])) for i in best]
+    picture = None
+    if image is not None:
+        picture = _enlarge(image)[0]
+        lines = [(caption(entry), None) for entry in found]
+        picture = _write_legend(picture, lines)
+    return dict(classes=found), picture, None
+
+
+def segmentation(
+    image: np.ndarray | None,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> Result:
+    """Build the result of a segmentor.
+
+    Args:
+        image (ndarray, optional): As for :func:`classification`.
+        labels (ndarray): (H, W), the label of each pixel.
+        classes (Sequence[str]): The names of the labels; may be empty.
+        palette (Sequence[Sequence[int]]): Their colours, RGB; may be empty.
+
+    Returns:
+        tuple[dict, ndarray | None, ndarray]: As from
+        :meth:`OnnxModel.predict`.
+    """
+    labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
+    found, counts = np.unique(labels, return_counts=True)
+    shares = sorted(zip(counts / labels.size, found, strict=True))
+    entries = [
+        _entry(
+            label,
+            classes,
+            share=float(share),
+            color=list(_colour(label, palette)),
+        )
+        for share, label in reversed(shares)
+    ]
+    picture = None
+    if image is not None and image.shape[:2] == labels.shape:
+        colours = np.zeros((labels.max() + 1, 3), np.uint8)
+        for entry in entries:
+            colours[entry['label']] = entry['color']
+        mixed = cv2.addWeighted(
+            image,
+            0.4,
+            np.ascontiguousarray(colours[labels][..., ::-1]),
+            0.6,
+            0,
+        )
+        lines = [(caption(x), tuple(x['color'])) for x in entries]
+        picture = _write_legend(_enlarge(mixed)[0], lines)
+    return dict(classes=entries), picture, labels
+
+
+def detection(
+    image: np.ndarray | None,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    masks: Iterator[np.ndarray] | None,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+) -> Result:
+    """Build the result of a detector.
+
+    Args:
+        image (ndarray, optional): As for :func:`classification`.
+        boxes (ndarray): (objects, 4), left, top, right and bottom in pixels.
+        scores (ndarray): (objects,).
+        labels (ndarray): (objects,).
+        masks (Iterator[ndarray], optional): (H, W), bool, of each object.
+        classes (Sequence[str]): As for :func:`segmentation`.
+        palette (Sequence[Sequence[int]]): As for :func:`segmentation`.
+
+    Returns:
+        tuple[dict, ndarray | None, None]: As from :meth:`OnnxModel.predict`.
+    """
+    colours = [_colour(label, palette) for label in labels]
+    drawn = None if image is None else image.copy()
+    objects = []
+    for i, label in enumerate(labels):
+        values = dict(score=float(scores[i]), bbox=boxes[i].tolist())
+        if masks is not None:
+            mask = next(masks)
+            values['mask'] = encode(mask)
+            if drawn is not None:
+                ground = np.array(colours[i][::-1])
+                drawn[mask] = 0.5 * drawn[mask] + 0.5 * ground
+        objects.append(_entry(label, classes, **values))
+    if drawn is None:
+        return dict(objects=objects), None, None
+    picture, factor = _enlarge(drawn)
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    line = max(2, max(picture.shape) // 400)
+    for box, entry, colour in zip(
+        reversed(boxes), reversed(objects), reversed(colours), strict=True
+    ):
+        left, top, right, bottom = (round(factor * x) for x in box.tolist())
+        right, bottom = max(left, right), max(top, bottom)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=line)
+        _write_label(draw, caption(entry), (left, top), colour)
+    return dict(objects=objects), np.asarray(canvas), None
+
+
+def caption(entry: dict) -> str:
+    """Write an entry of a result as people do: ``tree 0.39``.
+
+    Args:
+        entry (dict): A class or an object, with a score or a share.
+
+    Returns:
+        str: The name, and the score from 0 to 1 or the share in percent.
+    """
+    if 'share' in entry:
+        return f'{entry["name"]} {100 * entry["share"]:.0f} %'
+    return f'{entry["name"]} {entry["score"]:.2f}'
+
+
+def _entry(label: int, classes: Sequence[str], **values) -> dict:
+    known = 0 <= label < len(classes)
+    name = classes[label] if known else str(label)
+    return dict(label=int(label), name=name, **values)
+
+
+def _colour(label: int, palette: Sequence[Sequence[int]]) -> Colour:
+    """RGB of a class: the palette's, or one of its own."""
+    if 0 <= label < len(palette):
+        red, green, blue = map(int, palette[label])
+    else:
+        hue = np.array([[[37 * int(label) % 180, 200, 230]]], np.uint8)
+        red, green, blue = cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()
+    return red, green, blue
+
+
+def _enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:
+    """Make RGB of BGR, large enough for text: the picture and its factor."""
+    factor = max(1, round(READABLE / max(image.shape[:2])))
+    size = [factor * side for side in image.shape[1::-1]]
+    enlarged = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
+    return np.ascontiguousarray(enlarged[..., ::-1]), factor
+
+
+def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(min(32, max(13, height // 32)))
+
+
+def _write_label(
+    draw: ImageDraw.ImageDraw, text: str, corner: tuple, colour: Colour
+) -> None:
+    """Write above a box, or inside it at the top of the picture."""
+    font = _font(max(draw.im.size))
+    width, height = draw.textbbox((0, 0), text, font)[2:]
+    x = max(0, min(corner[0], draw.im.size[0] - width - 6))
+    y = corner[1] - height - 4
+    y = max(0, corner[1] if y < 0 else y)
+    draw.rectangle((x, y, x + width + 6, y + height + 4), fill=colour)
+    draw.text((x + 3, y + 1), text, _contrast(colour), font)
+
+
+def _contrast(colour: Colour) -> str:
+    """Black or white, whichever is readable on a colour."""
+    red, green, blue = colour
+    luminance = 0.299 * red + 0.587 * green + 0.114 * blue
+    return 'black' if luminance > 140 else 'white'
+
+
+def _write_legend(
+    picture: np.ndarray, lines: Sequence[tuple[str, Colour | None]]
+) -> np.ndarray:
+    """Write captions on a dark ground, as many as fit, with their colours."""
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas, 'RGBA')
+    font = _font(max(canvas.size))
+    step = int(draw.textbbox((0, 0), 'Ag', font)[3]) + 4
+    lines = lines[: max(1, (canvas.height - 12) // step)]
+    chip = step if any(colour for _, colour in lines) else 0
+    widths = [draw.textlength(text, font) for text, _ in lines]
+    ground = 4, 4, 16 + chip + max(widths), 10 + step * len(lines)
+    draw.rectangle(ground, fill=(0, 0, 0, 170))
+    for number, (text, colour) in enumerate(lines):
+        y = 8 + step * number
+        if colour:
+            square = 9, y + 2, 9 + chip - 6, y + chip - 4
+            draw.rectangle(square, fill=colour, outline='white')
+        draw.text((10 + chip, y), text, 'white', font)
+    return np.asarray(canvas)
