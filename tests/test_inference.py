@@ -361,7 +361,10 @@ class TestTool:
         ('arguments', 'code', 'message'),
         [
             ([DEMO, 'no.png'], 1, 'no image at no.png'),
-            ([DEMO, 'x.pth'], 2, 'no images'),
+            *(
+                ([DEMO, f'x.{suffix}'], 2, 'no images')
+                for suffix in ('pth', 'pt', 'ckpt', 'bin', 'PTH')
+            ),
             ([DEMO, 'x.pth', __file__], 1, 'x.pth'),
             (['hatnet-tiny', __file__], 1, "no model 'hatnet-tiny'"),
             ([DEMO, __file__], 1, 'has no released weights'),

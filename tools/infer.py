@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-FILES = '.pth', '.safetensors'
+FILES = '.pth', '.pt', '.ckpt', '.bin', '.safetensors'
 
 
 def parse_args(exported: bool) -> argparse.Namespace:
@@ -31,7 +31,7 @@ def parse_args(exported: bool) -> argparse.Namespace:
         'images',
         nargs='+',
         metavar='[CHECKPOINT] IMAGES',
-        help='checkpoint: a file (*.pth, *.safetensors), a URL or '
+        help=f'checkpoint: a file (*{", *".join(FILES)}), a URL or '
         'hatnet://NAME (default: the released weights of the model); then '
         'images, folders of images '
         "or patterns such as 'photos/*.jpg'",
@@ -52,7 +52,7 @@ def parse_args(exported: bool) -> argparse.Namespace:
         parser.error('torch.export.load runs *.pt2; export it as *.onnx')
     if exported and not is_exported(args.model):
         parser.error('MODEL.onnx comes first, without the name of a model')
-    if exported and args.images[0].endswith(FILES):
+    if exported and is_weights(args.images[0]):
         parser.error(f'{args.model} has its weights: leave out the checkpoint')
     if not exported and is_checkpoint(args.images[0]):
         args.checkpoint = args.images.pop(0)
@@ -65,11 +65,15 @@ def is_exported(argument: str) -> bool:
     return argument.lower().endswith('.onnx')
 
 
+def is_weights(argument: str) -> bool:
+    return argument.lower().endswith(FILES)
+
+
 def is_checkpoint(argument: str) -> bool:
     from mmhatnet.weights.download import split_pin
 
     location, pin = split_pin(argument)
-    return bool(pin) or '://' in location or location.endswith(FILES)
+    return bool(pin) or '://' in location or is_weights(location)
 
 
 def load_exported(args: argparse.Namespace) -> Callable[[Path], tuple]:
