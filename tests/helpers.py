@@ -111,7 +111,13 @@ def open_config(name):
     return cfg
 
 
-def start_tool(*command, cwd=ROOT, stderr=subprocess.STDOUT, **env):
+def start_tool(
+    *command,
+    cwd=ROOT,
+    stderr=subprocess.STDOUT,
+    start_new_session=False,
+    **env,
+):
     """Start a command; Python runs a first word ``*.py``, ``-c`` or ``-m``.
 
     Without GPUs, and with ``tests`` on the Python path.
@@ -124,6 +130,7 @@ def start_tool(*command, cwd=ROOT, stderr=subprocess.STDOUT, **env):
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=stderr,
+        start_new_session=start_new_session,
         text=True,
         env={
             **os.environ,

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,11 @@ from PIL import Image
 
 from mmhatnet.analysis.attention import attend_from
 from mmhatnet.analysis.attention_figure import draw_attention
+from mmhatnet.analysis.montage import draw_montage
+from mmhatnet.datasets.demo import CLASSES
 from mmhatnet.models import HATNet
 from mmhatnet.models.hatnet import HMHSA
+from mmhatnet.zoo import load_model_config
 
 GRIDS = dict(grid_sizes=(4, 3, 8), ds_ratios=(5, 2, 2))
 
@@ -137,3 +142,46 @@ def test_tool(tmp_path):
     no_image = tmp_path / 'backbone.pth'
     output = call_tool(tool, 'hatnet-tiny_8xb128_in1k', no_image, code=1)
     assert 'cannot identify image file' in output
+
+
+class TestPredictionsBesideTheTruth:
+    TOOL = TOOLS / 'visualization' / 'vis_predictions.py'
+
+    def test_panels(self, demo_folder, monkeypatch):
+        """The prediction of the shipped model is compared with the truth."""
+        monkeypatch.chdir(demo_folder)
+        cfg = load_model_config('shape-segmentor')
+        figure = draw_montage(cfg, 'hatnet://shape-segmentor', 9, 'cpu')
+        titles = [axis.get_title() for axis in figure.axes]
+        count = len(list(Path('data/demo').glob('ade/*/images/val*/*')))
+        assert titles.count('truth') == titles.count('image') == count > 1
+        shown = [axis.images[0].get_array() for axis in figure.axes[:3]]
+        image, prediction, truth = map(np.asarray, shown)
+        same = (prediction == truth).all(-1)
+        assert titles[1] == f'prediction: {100 * same.mean():.0f} % right'
+        # Colours of classes on a grey image.
+        assert np.ptp(truth.reshape(-1, 3), -1).max() > 50
+        assert image.shape == truth.shape == (64, 64, 3)
+        (legend,) = figure.legends
+        labels = {text.get_text() for text in legend.get_texts()}
+        assert 'background' in labels
+        assert labels <= {'background', *CLASSES}
+
+    def test_command(self, demo_folder):
+        output = call_tool(
+            *(self.TOOL, 'shape-segmentor', '--count', 1, '--out', 'a/b.png'),
+            cwd=demo_folder,
+        )
+        assert output.endswith('a/b.png\n')
+        assert Image.open(demo_folder / 'a' / 'b.png').width > 400
+
+    @pytest.mark.parametrize(
+        ('model', 'message'),
+        [
+            ('cifar10-classifier', 'are for segmentors: for others, use'),
+            ('shape-segmentor', 'make_demo_data.py'),
+        ],
+    )
+    def test_wrong_model_or_no_data(self, model, message, tmp_path):
+        output = call_tool(self.TOOL, model, cwd=tmp_path, code=1)
+        assert message in output.splitlines()[-1]

@@ -2,58 +2,97 @@
 # From a bare machine to a trained segmentor and its pictures: see --help.
 set -euo pipefail
 
-if [ $# -gt 0 ]; then
-  cat <<'USAGE'
-Usage: tools/quickstart.sh
+case ${1:-} in
+  '' | --cfg-options) ;;
+  *)
+    cat <<'USAGE'
+Usage: tools/quickstart.sh [--cfg-options KEY=VALUE ...]
 
-Sets up an environment (tools/setup_env.sh --lite; its variables apply), predicts
-for photographs with the small models whose weights are in the package, trains
-the Semantic FPN demo from scratch, on all GPUs or in two processes on the CPU,
-evaluates it and draws its predictions beside the ground truth. A second call
-continues where the first was interrupted.
+Sets up an environment (tools/setup_env.sh --lite; its variables apply), draws
+predictions of a small segmentor whose weights are in the package, trains the
+Semantic FPN demo from scratch, on all GPUs or in two processes on the CPU,
+evaluates it and draws its predictions beside the truth. A second call continues
+where the first was interrupted. What the libraries print is in
+work_dirs/quickstart/quickstart.log.
+
+  --cfg-options  settings of the demo's config to override, as for tools/train.py;
+                 train_cfg.max_iters=20 only shows that everything runs
 USAGE
-  case $1 in -h | --help) exit 0 ;; *) exit 2 ;; esac
-fi
+    case $1 in -h | --help) exit 0 ;; *) exit 2 ;; esac ;;
+esac
+options=("$@")
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tools/watch.sh
 tools/setup_env.sh --lite
 venv=$(tools/setup_env.sh --path)
 export PYTHON=$venv/bin/python
 config=configs/demo/fpn_hatnet-tiny_2xb4-400_demo.py
+images=data/demo/ade/ADEChallengeData2016/images/validation
 work=work_dirs/quickstart
-started=$SECONDS
-say() { printf '\n[quickstart %4ds] %s\n' "$((SECONDS - started))" "$*"; }
+log=$work/quickstart.log
+mkdir -p $work
+: >$log
+
+say() { printf '[quickstart %4ds] %s\n' "$SECONDS" "$*"; }
+progress() { # of the training or the test
+  tail -n 99 $log | sed -n \
+    -e 's|.*Iter(train) *\[ *\([0-9]*\)/\([0-9]*\)\].* eta: \([^ ]*\) .* loss: \([0-9.]*\).*|iteration \1 of \2, loss \4, \3 left|p' \
+    -e 's|.*Iter(test) *\[ *\([0-9]*/[0-9]*\)\] *eta: \([^ ]*\) .*|image \1, \2 left|p' \
+    | tail -n 1
+}
+run() {
+  watch "$@" && return
+  local code=$?
+  explain_failure
+  echo "quickstart.sh: error: ${*:2:2} ended with exit status $code; the log is $log" >&2
+  exit 1
+}
+# With the options that change the model.
+use() { run "$@" "${options[@]+"${options[@]}"}"; }
 
 if [ ! -e data/demo/demo_data.json ]; then
   say '1/4 making the demo data in data/demo (seconds)'
-  "$PYTHON" tools/dataset_converters/make_demo_data.py
+  run : "$PYTHON" tools/dataset_converters/make_demo_data.py
 fi
 
-say '2/4 predicting for photographs with weights of the package (seconds)'
-photos=$("$PYTHON" -c 'import skimage, os; print(os.path.dirname(skimage.__file__))')/data
-"$PYTHON" tools/infer.py cifar10-classifier "$photos/chelsea.png" \
-  "$photos/horse.png" --out-dir $work/first --overwrite
-"$PYTHON" tools/infer.py shape-segmentor \
-  data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg \
-  --out-dir $work/first --overwrite
-echo "See the pictures in $work/first; small models are often wrong"
+say '2/4 drawing what a small segmentor of the package predicts (seconds)'
+run : "$PYTHON" tools/visualization/vis_predictions.py shape-segmentor \
+  --out $work/shape-segmentor.png
+echo "  image, prediction and truth: $work/shape-segmentor.png"
 
 n=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 2)')
-say "3/4 training $config in $n processes (6 minutes on two cores; the log has an ETA)"
-tools/dist_train.sh "$config" "$n" --work-dir $work --resume
+say "3/4 training $config in $n processes (6 minutes on two cores)"
+use progress tools/dist_train.sh $config "$n" --work-dir $work --resume
 
-say '4/4 evaluating, and drawing predictions'
-"$PYTHON" tools/test.py "$config" "$(cat $work/last_checkpoint)" \
-  --work-dir $work --show-dir $work/pictures
+say '4/4 evaluating, and drawing predictions (1 minute on two cores)'
+checkpoint=$work/$(basename "$(cat $work/last_checkpoint)")
+rm -rf $work/test $work/pictures # its results, of an earlier call
+use progress "$PYTHON" tools/test.py $config "$checkpoint" --work-dir $work/test \
+  --show-dir $work/pictures
+use : "$PYTHON" tools/visualization/vis_predictions.py $config "$checkpoint" \
+  --out $work/predictions.png
 "$PYTHON" - $work <<'SUMMARY'
 import json, sys
 from pathlib import Path
 
-work = Path(sys.argv[1])
-results = [json.loads(p.read_text()) for p in sorted(work.glob('*/*.json'))]
-background = json.loads(Path('data/demo/demo_data.json').read_text())['val']['background']
+(result,) = Path(sys.argv[1], 'test').glob('*/*.json')
+data = json.loads(Path('data/demo/demo_data.json').read_text())
 print(f"""
-mIoU on parts of photographs that training never saw: {results[-1]['mIoU']:.1f} %
-mIoU of a model that answers 'background' everywhere:  {100 * background / 7:.1f} %
-Predictions beside the ground truth: {work}/pictures""")
+mIoU on parts of photographs that training never saw: {json.loads(result.read_text())['mIoU']:.1f} %
+mIoU of a model that answers 'background' everywhere: {100 * data['val']['background'] / 7:.1f} %
+(of the pixels that are a class or are taken for it, the share that is both;
+the mean of 7 classes; 100 % is perfect)""")
 SUMMARY
+cat <<RESULT
+
+Image, prediction and truth:   $work/predictions.png
+All images, truth on the left: $work/pictures/vis_data/vis_image
+What the libraries printed:    $log
+
+Go on, after 'source $venv/bin/activate': predict, look at the attention, or test
+with other G1 and G2, without training:
+  python tools/infer.py $config $checkpoint '$images/*1.jpg' --overwrite
+  python tools/visualization/vis_attention.py $config $images/ADE_val_00000001.jpg --checkpoint $checkpoint
+  python tools/test.py $config $checkpoint --cfg-options model.backbone.grid_sizes=4,4,4 model.backbone.ds_ratios=16,8,4
+RESULT

@@ -40,7 +40,7 @@ A torch that is already in MMHATNET_VENV or in PYTHON is never replaced.
 EOF
 }
 
-say() { printf '\n[setup %4ds] %s\n' "$SECONDS" "$*"; }
+say() { printf '[setup %4ds] %s\n' "$SECONDS" "$*"; }
 die() { printf 'setup_env.sh: %s\n' "$*" >&2; exit 1; }
 
 stack=onedl isolated=0 lite=0 path_only=0 wanted=''
@@ -72,6 +72,7 @@ esac
 [ $lite = 0 ] || [ "$stack" = onedl ] || die '--lite is for --stack onedl'
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$root/tools/watch.sh"
 venv=${MMHATNET_VENV:-$root/.venv$suffix}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 [ $path_only = 0 ] || { echo "$venv"; exit 0; }
@@ -235,20 +236,48 @@ fi
 "$py" -m pip --version >/dev/null 2>&1 || "$py" -m ensurepip >/dev/null \
   || die "there is no pip in $venv, and ensurepip could not install it"
 
+log=$venv/setup.log
+: >"$log"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+# Print how far an installation is.
+installed() {
+  local now
+  now=$(megabytes)
+  echo "$((now - before)) MB fetched and unpacked in $((SECONDS - since)) s"
+}
+megabytes() {
+  du -scm "$venv" "$scratch" 2>/dev/null | tail -n 1 | cut -f 1
+}
+# Install with pip, show how far it is, and say why it failed.
+install() {
+  local before since=$SECONDS
+  before=$(megabytes)
+  EVERY=30 TMPDIR=$scratch watch installed "$py" -m pip install -q "$@" && return
+  explain_failure
+  die "pip failed: the log is $log"
+}
+
 # --- 2. torch ----------------------------------------------------------------
 if "$py" -c 'import torch' 2>/dev/null; then
   say "2/5 keeping torch $("$py" -c 'import torch; print(torch.__version__)')"
 else
   say "2/5 installing torch $(pinned torch) (up to 7 GB when unpacked; 3 minutes with a fast connection)"
-  "$py" -m pip install "torch==$(pinned torch)" "torchvision==$(pinned torchvision)" \
-    "numpy==$(pinned numpy)" 2>&1 | grep -E '^ *(Downloading|Installing|ERROR)' || true
-  "$py" -c 'import torch' || die 'torch could not be installed: see the message of pip above'
+  if [ $gpu = 0 ] && [ "$(uname -sm)" = 'Linux x86_64' ]; then
+    cat <<EOF
+  There is no GPU here, and this torch brings about 4 GB of CUDA libraries. For
+  the small CPU build, press Ctrl-C and install torch $(pinned torch), torchvision $(pinned torchvision)
+  from the CPU index of pytorch.org with $venv/bin/pip
+  (https://pytorch.org/get-started: Pip, CPU). The next call keeps that torch.
+EOF
+  fi
+  install "torch==$(pinned torch)" "torchvision==$(pinned torchvision)" \
+    "numpy==$(pinned numpy)"
+  "$py" -c 'import torch' || die "torch $(pinned torch) does not run here"
 fi
 torch=$("$py" -c 'import torch; print(torch.__version__)')
 cuda=$("$py" -c 'import os, torch; print((torch.version.cuda or "") if os.getenv("FORCE_CUDA") == "1" or torch.cuda.is_available() else "")')
 # From here on, pip must not replace torch or choose untested versions.
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
 constraints=$scratch/constraints.txt
 {
   grep -v '^torch' "$tested"
@@ -341,21 +370,21 @@ fi
 say '4/5 installing mmengine, mmsegmentation, mmdetection, mmpretrain (1 minute)'
 requirements=$root/requirements/mminstall$([ $stack = onedl ] || echo _$stack).txt
 if mmcv_works; then
-  pip_install -r "$requirements"
+  cp "$requirements" "$scratch/mm.txt"
 else
-  grep -v "^$mmcv" "$requirements" >"$scratch/lite.txt"
-  pip_install -r "$scratch/lite.txt"
+  grep -v "^$mmcv" "$requirements" >"$scratch/mm.txt"
 fi
+install -c "$constraints" -r "$scratch/mm.txt"
 
 # --- 5. mmhatnet -------------------------------------------------------------
 say '5/5 installing mmhatnet (editable) and the requirements of its tests (seconds)'
 more=(-r "$root/requirements/tests.txt")
 [ $lite = 1 ] || [ $stack = openmmlab ] || more+=(-r "$root/requirements/tests_onedl.txt")
-pip_install --no-build-isolation -e "$root" "${more[@]}"
+install -c "$constraints" --no-build-isolation -e "$root" "${more[@]}"
 "$py" - <<'EOF'
 from importlib import import_module
-for name in 'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'mmhatnet':
-    print(f'  {name:10s} {import_module(name).__version__}')
+names = 'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'mmhatnet'
+print('  ' + ', '.join(f'{name} {import_module(name).__version__}' for name in names))
 EOF
 if [ $lite = 1 ] && ! mmcv_works; then
   made_from | cksum >"$stamp-lite"
