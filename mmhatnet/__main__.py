@@ -1,25 +1,52 @@
 """Run a tool from the installed package: ``python -m mmhatnet train ...``."""
 
+import ast
+import re
 import runpy
 import sys
 from pathlib import Path
+from textwrap import shorten
 
 from .zoo import zoo_root
 
+PACKAGE = Path(__file__).parent
+
 
 def find_tools() -> dict[str, Path]:
-    """Find the Python programs in ``tools/``.
+    """Find the Python programs in ``tools/``, and ``collect_env``.
 
     Returns:
         dict[str, Path]: Name -> program; without those that only make pages
         of a clone.
     """
-    paths = (zoo_root() / 'tools').rglob('*.py')
+    paths = sorted((zoo_root() / 'tools').rglob('*.py'))
     return {
         path.stem: path
-        for path in sorted(paths)
+        for path in [*paths, PACKAGE / 'collect_env.py']
         if path.parent.name != 'pages'
     }
+
+
+def describe_tool(path: Path) -> str:
+    """Find out what a tool is for, without running it.
+
+    Args:
+        path (Path): The program.
+
+    Returns:
+        str: The beginning of the description in its ``--help`` or, if it has
+        none, of its docstring, at most 58 characters.
+    """
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    found = [ast.get_docstring(tree)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and re.search(
+            '(ArgumentParser|make_parser)$', ast.unparse(node.func)
+        ):
+            values = [k.value for k in node.keywords if k.arg == 'description']
+            found = [ast.literal_eval(v) for v in (*node.args, *values)]
+    text = re.split('[:.] ', found[0] or '')[0].rstrip('.')
+    return shorten(text, 58, placeholder=' ...')
 
 
 def main() -> None:
@@ -28,15 +55,21 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else '--help'
     if name not in tools:
         asked = name in ('-h', '--help')
+        width = max(map(len, tools))
+        lines = [f'  {n:{width}}  {describe_tool(tools[n])}' for n in tools]
         print(
-            f'usage: python -m mmhatnet TOOL [--help] ...\n\n'
-            f'TOOL is one of {", ".join(tools)}.',
+            'usage: python -m mmhatnet TOOL [--help] ...\n',
+            *lines,
+            sep='\n',
             file=sys.stdout if asked else sys.stderr,
         )
         sys.exit(0 if asked else f"no tool '{name}'")
-    path = str(tools[name])
-    sys.argv = [path, *sys.argv[2:]]
-    runpy.run_path(path, run_name='__main__')
+    path = tools[name]
+    sys.argv = [str(path), *sys.argv[2:]]
+    if path.parent == PACKAGE:
+        runpy.run_module(f'{__package__}.{name}', run_name='__main__')
+    else:
+        runpy.run_path(str(path), run_name='__main__')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,9 @@
 """Code that the commands share: arguments, the config, one-line errors."""
 
 import argparse
+import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -9,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 
+import mmengine.logging
 from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger, print_log
 
 from .atomic import check_folder
 from .config import check_keys, read_config
@@ -18,6 +22,12 @@ from .models.archs import AUTO, check_grids
 from .stack import explain_missing_operators
 
 ONE_LINE = ImportError, OSError, ValueError
+# What mm says about a company's data sets, about CLRNet, and about functions
+# of a library, which it finds after all.
+FALSE_ALARMS = re.compile(
+    'Could not import OneDL|Line NMS is not compiled|'
+    r'Failed to search registry with scope "\w+" in the "function"'
+)
 
 
 class OptionsAction(DictAction):
@@ -205,7 +215,7 @@ def one_line_errors() -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
     try:
-        with explain_missing_operators():
+        with explain_missing_operators(), _hide_false_alarms():
             yield
     except (Exception, KeyboardInterrupt) as error:
         # Libraries wrap errors in others: mmengine's registries that of a
@@ -223,6 +233,25 @@ def one_line_errors() -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt_once:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _hide_false_alarms() -> Iterator[None]:
+    def keep(logger: MMLogger, record: logging.LogRecord):
+        alarm = FALSE_ALARMS.match(record.getMessage())
+        return not alarm and logging.Logger.filter(logger, record)
+
+    def log(msg: object, *args, **kwargs) -> None:
+        if not FALSE_ALARMS.match(str(msg)):
+            print_log(msg, *args, **kwargs)
+
+    MMLogger.filter = keep
+    mmengine.logging.print_log = log
+    try:
+        yield
+    finally:
+        del MMLogger.filter
+        mmengine.logging.print_log = print_log
 
 
 def _interrupt_once(*args: object) -> None:

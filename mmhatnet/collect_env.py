@@ -1,4 +1,4 @@
-"""Print what a report has to say: ``python -m mmhatnet.collect_env``."""
+"""Print the versions a report needs: ``python -m mmhatnet collect_env``."""
 
 from mmengine.utils.dl_utils import collect_env as collect_base_env
 

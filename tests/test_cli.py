@@ -4,9 +4,11 @@ import argparse
 import os
 import re
 
+import mmengine.logging
 import pytest
 import torch
 from helpers import ROOT, TOOLS, call_tool, open_config, run_tool
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
 from mmhatnet import cli
@@ -170,3 +172,23 @@ def test_only_our_own_errors_lose_their_traceback(tmp_path):
     args.config = config
     with pytest.raises(FileNotFoundError), cli.one_line_errors():
         cli.load_config(args)
+
+
+@pytest.mark.default_stack
+def test_false_alarms_are_hidden(capsys):
+    """Those of libraries, in what is printed and in what is logged."""
+    alarms = (
+        'Could not import OneDL. Skipping OneDL datasets.',
+        'Line NMS is not compiled. You need to recompile',
+        'Failed to search registry with scope "mmseg" in the "function" tree',
+    )
+    with cli.one_line_errors():
+        for message in (*alarms, 'Failed to search registry', 'OneDL'):
+            mmengine.logging.print_log(message)
+            MMLogger.get_current_instance().warning(message)
+    output = ''.join(capsys.readouterr())
+    assert not any(alarm in output for alarm in alarms)
+    assert output.count('Failed to search registry\n') == 2
+    assert output.count('OneDL\n') == 2
+    mmengine.logging.print_log(alarms[0])
+    assert alarms[0] in capsys.readouterr().out

@@ -15,6 +15,7 @@ from packaging.version import Version
 
 import mmhatnet
 from mmhatnet import stack
+from mmhatnet.__main__ import describe_tool, find_tools
 
 LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
 
@@ -232,12 +233,22 @@ def test_mim_finds_configs_of_an_editable_install():
 
 def test_tools_without_a_clone(tmp_path):
     output = run_tool('-m', 'mmhatnet', cwd=tmp_path)
-    assert re.search(r' export,.* infer,.* test,.* train', output)
+    for name in ('export', 'infer', 'test', 'train', 'collect_env'):
+        assert re.search(rf'^  {name} +[A-Z]\w+ .{{8,}}$', output, re.M)
+    assert max(map(len, output.splitlines())) < 80
     assert 'evidence' not in output
     output = run_tool('-m', 'mmhatnet', 'get_flops', '--help', cwd=tmp_path)
     assert output.startswith('usage: get_flops.py')
+    output = run_tool('-m', 'mmhatnet', 'collect_env', cwd=tmp_path)
+    assert f'mmhatnet: {mmhatnet.__version__}' in output
     output = run_tool('-m', 'mmhatnet', 'fly', code=1, cwd=tmp_path)
     assert "no tool 'fly'" in output
+
+
+def test_every_tool_is_described():
+    descriptions = {n: describe_tool(p) for n, p in find_tools().items()}
+    assert min(map(len, descriptions.values())) > 15, descriptions
+    assert descriptions['train'] == 'Train a model of any task'
 
 
 @pytest.mark.slow
