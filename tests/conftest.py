@@ -92,6 +92,16 @@ def server(official_file, tmp_path, monkeypatch):
         def log_message(self, *args):
             requests.append(self.path)
 
+        def do_GET(self):  # noqa: N802
+            if it.answer is None:
+                return super().do_GET()
+            headers, body = it.answer
+            self.send_response(200)
+            for header in headers.items():
+                self.send_header(*header)
+            self.end_headers()
+            return self.wfile.write(body)
+
         def copyfile(self, source, target):
             if it.cut or it.stall:
                 target.write(source.read(1_000_000))
@@ -109,6 +119,7 @@ def server(official_file, tmp_path, monkeypatch):
         it.release = release
         it.requests = requests
         it.cut = it.stall = None  # faults of the server
+        it.answer = None  # headers and a body in the place of any file
         it.url = f'http://127.0.0.1:{it.server_port}'
         it.hub = tmp_path / 'hub'
         monkeypatch.setenv('MMHATNET_RELEASE_URL', it.url)

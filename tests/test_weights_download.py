@@ -1,13 +1,18 @@
+import gzip
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from helpers import error_of_last_stage, pretrained, start_tool
 from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
 
 from mmhatnet.releases import RELEASE_URL
+from mmhatnet.weights import download, files
 from mmhatnet.weights.download import sha256_of
 from mmhatnet.weights.files import read_checkpoint
 
@@ -188,6 +193,63 @@ def test_lost_connection_leaves_no_file(server, cache):
     with pytest.raises(OSError, match='could not download'):
         read_checkpoint('hatnet://tiny')
     assert not os.listdir(cache)
+
+
+@pytest.mark.parametrize('form', ['zip', 'legacy', 'safetensors'])
+@pytest.mark.parametrize('part', [0.05, 0.5, 0.999])
+def test_lost_connection_without_length(form, part, server, cache, tmp_path):
+    """The client cannot tell it from the end of the file."""
+    path = tmp_path / 'whole'
+    weights = dict(a=torch.ones(5000), b=torch.ones(5000))
+    if form == 'safetensors':
+        save_file(weights, path)
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=form == 'zip')
+    whole = path.read_bytes()
+    server.answer = {}, whole[: int(part * len(whole))]
+    with pytest.raises(ValueError, match='is not a complete checkpoint'):
+        read_checkpoint(f'{server.url}/model.bin')
+    assert not os.listdir(cache)
+    server.answer = {}, whole
+    found = read_checkpoint(f'{server.url}/model.bin')
+    assert {key: len(value) for key, value in found.items()} == {
+        'a': 5000,
+        'b': 5000,
+    }
+
+
+def test_compressed_answer_is_refused(server, cache, official_file):
+    body = gzip.compress(Path(official_file()).read_bytes()[:100_000])
+    server.answer = {'Content-Encoding': 'gzip'}, body
+    with pytest.raises(OSError, match='sends it in the encoding gzip'):
+        read_checkpoint('hatnet://tiny')
+    assert not os.listdir(cache)
+
+
+def test_largest_file(server, cache, monkeypatch):
+    monkeypatch.setattr(download, 'MAX_BYTES', 100_000)
+    with pytest.raises(OSError, match='has more than'):
+        read_checkpoint('hatnet://tiny')
+    assert not os.listdir(cache)
+
+
+@pytest.mark.parametrize(
+    'end', ['', '/', '/..', '/a/..', '/.', '/a/', '/..?a']
+)
+def test_url_without_a_file(end, server):
+    with pytest.raises(ValueError, match='names no file'):
+        read_checkpoint(server.url + end)
+    assert not server.requests
+
+
+def test_empty_mirror_is_no_mirror(monkeypatch):
+    monkeypatch.setenv('MMHATNET_RELEASE_URL', '')
+    asked = []
+    monkeypatch.setattr(
+        files, 'download_file', lambda *args: asked.append(args)
+    )
+    files.locate_checkpoint(f'{RELEASE_URL}/{FILE}')
+    assert asked == [(f'{RELEASE_URL}/{FILE}', None, f'{RELEASE_URL}/{FILE}')]
 
 
 def test_ctrl_c_leaves_no_file(server):

@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 from helpers import error_of_last_stage, pretrained
+from safetensors.torch import save_file
 
 from mmhatnet.weights.files import read_checkpoint, unwrap_state_dict
 
@@ -66,6 +67,25 @@ def test_truncated_file(official_file, tmp_path):
 def test_absent_file():
     with pytest.raises(FileNotFoundError, match='no checkpoint at'):
         read_checkpoint('absent.pth')
+
+
+@pytest.mark.parametrize(
+    ('content', 'found'),
+    [({}, 'nothing'), ({'epoch': 3}, r'epoch \(int\)')],
+)
+def test_no_tensors(content, found):
+    with pytest.raises(ValueError, match=f'no tensors.*, but {found}'):
+        unwrap_state_dict(content)
+
+
+@pytest.mark.parametrize('name', ['model.pt', 'model.ckpt', 'model.bin'])
+@pytest.mark.parametrize('form', ['torch', 'safetensors'])
+def test_names(name, form, tmp_path):
+    """A file is read by its content, whatever its name is."""
+    weights = {'a': torch.ones(2)}
+    save = torch.save if form == 'torch' else save_file
+    save(weights, tmp_path / name)
+    assert torch.equal(read_checkpoint(tmp_path / name)['a'], torch.ones(2))
 
 
 def test_unwrap_keeps_only_tensors():

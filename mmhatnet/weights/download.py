@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import pooch
@@ -12,8 +13,11 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 
 from ..atomic import replacing
+from .reader import is_checkpoint_format, read_file
 
 PIN = '#sha256='
+# A larger file is no checkpoint of a model that anyone runs.
+MAX_BYTES = 10 * 2**30
 
 
 def split_pin(location: str) -> tuple[str, str | None]:
@@ -95,11 +99,14 @@ def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
     Raises:
         OSError: If the download fails. It leaves no partial file.
         ValueError: If the hash differs from the pinned or the recorded one,
-            the cache has a file of this name from another URL, or the file is
-            not a checkpoint, such as a page of a web site.
+            the cache has a file of this name from another URL, the URL names
+            no file, or the file is damaged or not a checkpoint, such as a
+            page of a web site.
     """
-    path = Path(torch.hub.get_dir()) / 'checkpoints'
-    path /= Path(urlsplit(url).path).name
+    name = urlsplit(url).path.rpartition('/')[2]
+    if Path(name).name != name or name in ('', '.', '..'):
+        raise ValueError(f'{without_password(url)} names no file')
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
     source = source or url
     url = without_password(url)
     # Rank 0 goes first; a rank that does not see its file downloads it again.
@@ -129,24 +136,6 @@ def without_password(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()
 
 
-def is_checkpoint_format(path: Path, suffix: str) -> bool:
-    """Whether a file starts like a checkpoint.
-
-    Args:
-        path (Path): The file.
-        suffix (str): The end of its name; only ``.safetensors`` matters.
-
-    Returns:
-        bool: True for zip files and pickles, the formats of torch, and for
-        safetensors.
-    """
-    with open(path, 'rb') as file:
-        start = file.read(9)
-    return start.startswith((b'PK\x03\x04', b'\x80')) or (
-        suffix == '.safetensors' and start[8:] == b'{'
-    )
-
-
 def _record(path: Path) -> Path:
     return path.with_name(path.name + '.sha256')
 
@@ -156,34 +145,80 @@ def _recorded(path: Path, url: str) -> str | None:
     record = _record(path)
     if not record.exists():
         return None
-    match = re.match(r'# (\S+)\n([0-9a-f]{64}) ', record.read_text())
+    match = re.match(
+        r'# (\S+)\n([0-9a-f]{64}) ', record.read_text('utf-8', 'replace')
+    )
     if not match:
         raise ValueError(f'{record} is damaged: delete it and {path}')
     if match[1] != url:
         raise ValueError(
-            f'{path} is from {match[1]}, not from {url}: to download the '
+            f'{path} is from {match[1]:.200}, not from {url}: to download the '
             f'latter, move it and {record.name} away'
         )
     return match[2]
 
 
+class _LimitedFile:
+    """A file that takes no more than MAX_BYTES."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def write(self, data: bytes) -> None:
+        """Write data."""
+        if self.file.tell() + len(data) > MAX_BYTES:
+            raise OSError(f'it has more than {MAX_BYTES / 2**30:g} GiB')
+        self.file.write(data)
+
+    def flush(self) -> None:
+        """Write what the file holds back."""
+        self.file.flush()
+
+
+def _refuse_encodings(response: Any, **_) -> None:
+    """Take the bytes of a file alone: a few of gzip become gigabytes."""
+    encoding = response.headers.get('Content-Encoding', 'identity')
+    if response.ok and encoding != 'identity':
+        raise OSError(f'the server sends it in the encoding {encoding:.40}')
+
+
 def _fetch(url: str, path: Path, known_hash: str | None) -> None:
+    shown = without_password(url)
+    download = pooch.HTTPDownloader(
+        progressbar=True,
+        chunk_size=65536,
+        headers={'Accept-Encoding': 'identity'},
+        hooks={'response': _refuse_encodings},
+    )
     try:
         with replacing(path) as part:
-            download = pooch.HTTPDownloader(progressbar=True, chunk_size=65536)
-            download(url, str(part), None)
-            if not is_checkpoint_format(part, path.suffix):
-                raise ValueError(
-                    f'{without_password(url)} is not a checkpoint; it starts '
-                    f'with {part.read_bytes()[:40]!r}'
-                )
-            verify_sha256(part, known_hash, without_password(url))
+            with open(part, 'wb') as file:
+                download(url, _LimitedFile(file), None)
+            _check_complete(part, shown)
+            verify_sha256(part, known_hash, shown)
     except OSError as error:
-        reason = str(error).replace(url, without_password(url))
+        reason = str(error).replace(url, shown)
         raise OSError(
-            f'could not download {without_password(url)} ({reason}); get the '
-            f'file another way and put it at {path}'
+            f'could not download {shown} ({reason:.500}); get the file '
+            f'another way and put it at {path}'
         ) from None  # the error above may show the password
+
+
+def _check_complete(path: Path, url: str) -> None:
+    """Check that a download is a checkpoint to its end.
+
+    A server that does not tell the length can lose the connection silently.
+    """
+    if not is_checkpoint_format(path):
+        with open(path, 'rb') as file:
+            start = file.read(40)
+        raise ValueError(f'{url} is not a checkpoint; it starts with {start}')
+    try:
+        read_file(path)
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(
+            f'{url} is not a complete checkpoint: {error!s:.200}'
+        ) from error
 
 
 def _verify(
@@ -203,6 +238,7 @@ def _verify(
 def _write_record(path: Path, url: str) -> None:
     try:
         with replacing(_record(path)) as part:
-            part.write_text(f'# {url}\n{sha256_of(path)}  {path.name}\n')
+            line = f'{sha256_of(path)}  {path.name}\n'
+            part.write_text(f'# {url}\n{line}', 'utf-8')
     except OSError as error:  # a read-only cache
         print_log(f'the hash of {path} is not recorded: {error}', 'current')

@@ -59,7 +59,7 @@ def read_checkpoint(
         content = read_file(path, map_location)
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(
-            f'{path} is not a checkpoint, or is damaged: {error}'
+            f'{path} is not a checkpoint, or is damaged: {error!s:.200}'
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds no state dict')
@@ -84,8 +84,8 @@ def locate_checkpoint(location: str, pin: str | None = None) -> Path:
         ValueError: If the file has another hash.
     """
     url = location
-    if location.startswith(RELEASE_URL):
-        mirror = os.environ.get('MMHATNET_RELEASE_URL', RELEASE_URL)
+    if location.startswith(f'{RELEASE_URL}/'):
+        mirror = os.environ.get('MMHATNET_RELEASE_URL') or RELEASE_URL
         url = location.replace(RELEASE_URL, mirror.rstrip('/'))
     if url.startswith(('http://', 'https://')):
         return download_file(location, pin, url)
@@ -196,5 +196,7 @@ def unwrap_state_dict(checkpoint: Mapping) -> dict[str, Tensor]:
             f'{str(key)[:60]} ({type(value).__name__})'
             for key, value in list(checkpoint.items())[:4]
         )
-        raise ValueError(f'no tensors in the checkpoint, but {entries}')
+        raise ValueError(
+            f'no tensors in the checkpoint, but {entries or "nothing"}'
+        )
     return found

@@ -216,11 +216,33 @@ class _Unpickler(pickle.Unpickler):
         return self.storage(DTYPES[pid[1].name], *pid[2:])
 
 
+def is_checkpoint_format(path: Path) -> bool:
+    """Whether a file starts like a checkpoint, whatever its name is.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        bool: True for zip files and pickles, the formats of torch, and for
+        safetensors.
+    """
+    with open(path, 'rb') as file:
+        start = file.read(4)
+    zip_or_pickle = start.startswith((b'PK\x03\x04', b'\x80'))
+    return zip_or_pickle or _is_safetensors(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file starts with the length of a header, and that as JSON."""
+    with open(path, 'rb') as file:
+        return file.read(9)[5:] == b'\0\0\0{'
+
+
 def read_file(path: Path, device: str | torch.device = 'cpu') -> object:
     """Read the data of a checkpoint file.
 
     The file is torch's, in its zip format with verified checksums or in the
-    format before 1.6, or a ``.safetensors`` file.
+    format before 1.6, or that of safetensors. Its name does not matter.
 
     Args:
         path (Path): The file.
@@ -233,7 +255,7 @@ def read_file(path: Path, device: str | torch.device = 'cpu') -> object:
     Raises:
         Exception: Any, if the file is damaged or has another format.
     """
-    if path.suffix == '.safetensors':
+    if _is_safetensors(path):
         with safe_open(path, 'pt') as file:
             meta = (file.metadata() or {}).get(META)
         weights = load_file(path, device)
@@ -311,7 +333,10 @@ def _read_legacy(file: BinaryIO) -> object:
             raise ValueError('it has tensors of an unknown type')
         dtype = found[key]
         length *= torch.empty(0, dtype=dtype).element_size()
-        storages[key].state = _elements(file.read(length), dtype)
+        data = file.read(length)
+        if len(data) < length:
+            raise ValueError('it ends too early')
+        storages[key].state = _elements(data, dtype)
     return content
 
 
