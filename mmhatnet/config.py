@@ -4,15 +4,18 @@ import difflib
 import functools
 import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from traceback import walk_tb
+from types import FunctionType
 
 from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.hub import get_config
+from mmengine.registry import Registry, root
 from mmengine.runner import FlexibleRunner, Runner
 
-from .stack import one_thread_at_a_time
+from .stack import FAMILIES, one_thread_at_a_time
 
 # Keys that have a meaning beside the arguments of mmengine's Runner.
 MORE_KEYS = (
@@ -58,7 +61,81 @@ def read_config(filename: str | os.PathLike) -> Config:
         raise FileNotFoundError(f'cannot read {filename}: {error}') from error
     if named:
         _drop_scope(list(cfg.values()))
+    name_types(cfg)
     return cfg
+
+
+def name_types(cfg: Config) -> None:
+    """Write classes as names, so that all code meets only names.
+
+    Configs in pure Python have ``type=RetinaNet``. mm builds this, but its
+    inferencers and hooks, like ours, compare types with names.
+
+    Args:
+        cfg (Config): The config; changed in place. A class under a key
+            ``type`` becomes the name that the registries know under its
+            ``default_scope``, which is that of the model's class if the
+            config has none.
+    """
+    model = cfg.get('model')
+    kind = model.get('type') if isinstance(model, dict) else None
+    if isinstance(kind, type) and not cfg.get('default_scope'):
+        for base in kind.__mro__:
+            library = base.__module__.partition('.')[0]
+            if library in FAMILIES['onedl']:
+                cfg.default_scope = library
+                break
+    found = list(_iter_classes(list(cfg.values())))
+    if not found:
+        return
+    names: dict[object, tuple[Registry, str]] = {}
+    for registry in vars(root).values():
+        if isinstance(registry, Registry):
+            _collect_names(registry, names)
+    for part in found:
+        part['type'] = _name_type(
+            part['type'], names, cfg.get('default_scope')
+        )
+
+
+def _iter_classes(cfg: object) -> Iterator[dict]:
+    """Iterate over the parts of a config with a class or function as type."""
+    if isinstance(cfg, dict):
+        kind = cfg.get('type')
+        if isinstance(kind, LazyAttr | LazyObject):
+            kind = cfg['type'] = kind.build()
+        if isinstance(kind, type | FunctionType):
+            yield cfg
+        cfg = list(cfg.values())
+    elif not isinstance(cfg, list | tuple):
+        return
+    for part in cfg:
+        yield from _iter_classes(part)
+
+
+def _collect_names(
+    registry: Registry, names: dict[object, tuple[Registry, str]]
+) -> None:
+    """Add what a registry and its children hold to ``names``."""
+    for name, kind in registry.module_dict.items():
+        names.setdefault(kind, (registry, name))
+    for child in registry.children.values():
+        _collect_names(child, names)
+
+
+def _name_type(
+    kind: type | FunctionType,
+    names: dict[object, tuple[Registry, str]],
+    scope: str | None,
+) -> str:
+    if kind.__module__ == 'mmcv.ops.nms':
+        return kind.__name__  # mmcv evaluates it there
+    if kind not in names:
+        return f'{kind.__module__}.{kind.__qualname__}'
+    registry, name = names[kind]
+    with registry.root.switch_scope_and_registry(scope) as current:
+        known = current.get(name) is kind
+    return name if known else f'{registry.scope}.{name}'
 
 
 def support_inheritance() -> None:

@@ -1,5 +1,6 @@
 """Hooks of mmengine that guard a run."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import Runner
+from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 
 from .atomic import replacing
@@ -156,6 +157,91 @@ def _image_files(batch: object) -> list[str]:
     if not isinstance(batch, list | tuple):
         return []
     return [file for part in batch for file in _image_files(part)]
+
+
+class ResumeHook(Hook):
+    """Go on from a checkpoint at the right place of the epochs.
+
+    mmengine records the epoch that was running, the complete ones, and the
+    length of the training. What it restores are iterations: in epochs of
+    another length, they would end the schedule too early or too late.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check a checkpoint before the runner resumes it, and adapt it.
+
+        Args:
+            runner (Runner): The runner, with its optimizer and schedule.
+            checkpoint (dict): The content of the checkpoint; changed in
+                place.
+
+        Raises:
+            ValueError: If it is not of a training, or batches of an epoch
+                would be repeated.
+        """
+        source = runner.cfg.load_from
+        meta = checkpoint.get('meta')
+        record = checkpoint.get('message_hub')
+        if (
+            not isinstance(meta, dict)
+            or not isinstance(record, dict)
+            or not {'epoch', 'iter'} <= meta.keys()
+        ):
+            raise ValueError(
+                f'{source} is not of a training, which can be resumed: use '
+                'load_from in the config'
+            )
+        # mmengine would run it, to look for the number of GPUs.
+        meta.pop('config', None)
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            return
+        info = record.get('runtime_info', {})
+        if meta['epoch'] <= info.get('epoch', -1):
+            raise ValueError(
+                f'{source} was saved inside epoch {meta["epoch"] + 1}, in '
+                f'iteration {meta["iter"]}, and would repeat batches: resume '
+                'from one that was saved after an epoch, as by_epoch=True does'
+            )
+        before = info.get('max_iters', 0) / info.get('max_epochs', 1)
+        batches = len(runner.train_dataloader)
+        if before not in (0, batches):
+            runner.logger.warning(
+                f'{source} is of epochs of {before:.0f} batches, and now they '
+                f'are of {batches}: learning rate and schedule go on after '
+                f'epoch {meta["epoch"]} as the config has them'
+            )
+            self._move(runner, checkpoint, meta['epoch'], batches)
+
+    def _move(
+        self, runner: Runner, checkpoint: dict, epochs: int, batches: int
+    ) -> None:
+        """Give a checkpoint the schedule of epochs of another length."""
+        checkpoint['meta']['iter'] = epochs * batches
+        if not isinstance(runner.param_schedulers, list) or any(
+            getattr(scheduler, 'need_val_args', False)
+            for scheduler in runner.param_schedulers
+        ):
+            return  # it is not a function of the time alone
+        schedule = ParamSchedulerHook()
+        with warnings.catch_warnings():
+            # The optimizer has made no step yet.
+            warnings.filterwarnings('ignore', 'Detected call of `scheduler')
+            for _ in range(epochs):
+                for batch in range(batches):
+                    schedule.after_train_iter(runner, batch)
+                schedule.after_train_epoch(runner)
+        if 'optimizer' not in checkpoint:
+            return  # mmengine keeps the ones of the runner
+        checkpoint['param_schedulers'] = [
+            scheduler.state_dict() for scheduler in runner.param_schedulers
+        ]
+        state = checkpoint['optimizer']
+        # OneDL's wrapper has one more, of the unscaled settings.
+        groups = [*state['param_groups'], state.get('base_param_settings')]
+        for old, new in zip(
+            groups, runner.optim_wrapper.param_groups, strict=False
+        ):
+            old.update({k: v for k, v in new.items() if k != 'params'})
 
 
 class MatchingKeysHook(Hook):

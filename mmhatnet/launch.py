@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,16 +20,18 @@ from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
-from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 from .checks import check_data, iter_datasets
+from .config import name_types
 from .config import read_config as read_config  # a documented name
-from .hooks import FiniteLossHook, MatchingKeysHook
+from .hooks import FiniteLossHook, MatchingKeysHook, ResumeHook
 from .resuming import find_checkpoints, lock_work_dir, resume_intact
 from .weights.files import read_checkpoint, unwrap_state_dict
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 CPU_INFO = Path('/proc/cpuinfo')
+SYNC_BN = 'SyncBN', 'MMSyncBN', 'torch.nn.modules.batchnorm.SyncBatchNorm'
 # Launcher -> the variable from which mmengine takes the GPU of a process.
 LOCAL_RANKS = dict(
     pytorch='LOCAL_RANK',
@@ -63,6 +64,7 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     if cfg.get('launcher', 'none') != 'none':
         # DDP copies gradients in any layout; sides of 1 have ambiguous ones.
         warnings.filterwarnings('ignore', 'Grad strides do not match')
+    name_types(cfg)
     check_data(cfg, splits)
     notes = resume_intact(cfg)
     if 'train' in splits:
@@ -74,9 +76,11 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     if 'train' in splits and runner.rank == 0:
         # It is held as long as the runner exists.
         runner.work_dir_lock = lock_work_dir(cfg.work_dir)
-    runner.load_checkpoint = partial(_load_checkpoint, runner)
-    for name in ('train', 'val', 'test'):  # any module may load weights
+    # Any module may load weights.
+    for name in ('train', 'val', 'test', 'load_checkpoint'):
         setattr(runner, name, _reading_safely()(getattr(runner, name)))
+    if cfg.get('resume'):
+        runner.register_hook(ResumeHook())
     runner.register_hook(MatchingKeysHook(strict='train' not in splits))
     if cfg.get('check_loss', True):
         runner.register_hook(FiniteLossHook())
@@ -92,34 +96,6 @@ def _guard_checkpoints(cfg: Config) -> None:
     hook = hooks.setdefault('checkpoint', ConfigDict(type=usual[0]))
     if hook and hook.type in usual:
         hook.type = 'mmhatnet.AtomicCheckpointHook'
-
-
-def _load_checkpoint(runner: Runner, *args, **kwargs) -> dict:
-    """Load as mmengine's method does, but run no code of the file."""
-    with _reading_safely():
-        checkpoint = type(runner).load_checkpoint(runner, *args, **kwargs)
-    meta = checkpoint.get('meta')
-    if not runner.cfg.get('resume'):
-        return checkpoint
-    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
-        raise ValueError(
-            f'{runner.cfg.load_from} is not of a training, which can be '
-            'resumed: use load_from in the config'
-        )
-    # mmengine would run it, to look for the number of GPUs.
-    meta.pop('config', None)
-    if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        batches = len(runner.train_dataloader)
-        # Else it is of epochs of another length.
-        inside = meta['iter'] // batches == meta['epoch']
-        if inside and meta['iter'] % batches:
-            raise ValueError(
-                f'{runner.cfg.load_from} was saved inside an epoch, in '
-                f'iteration {meta["iter"]} of epochs of {batches}, and would '
-                'repeat batches: resume from one that was saved after an '
-                'epoch, as by_epoch=True does'
-            )
-    return checkpoint
 
 
 def _read_in_mm_layout(filename: str, map_location: str) -> dict:
@@ -250,7 +226,7 @@ def _replace_sync_bn(cfg: object) -> bool:
         return sum(map(_replace_sync_bn, cfg)) > 0
     if not isinstance(cfg, dict):
         return False
-    found = cfg.get('type') in ('SyncBN', 'MMSyncBN')
+    found = cfg.get('type') in SYNC_BN
     if found:
         cfg['type'] = 'BN'
     return _replace_sync_bn(list(cfg.values())) or found

@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from .checks import iter_datasets
-from .config import read_config
+from .config import name_types, read_config
 from .stack import explain_missing_operators, one_thread_at_a_time
 from .weights.loading import load_weights
 
@@ -124,7 +124,9 @@ def load_model_config(model: str | os.PathLike | Config) -> Config:
         ValueError: If the name is unknown.
     """
     if isinstance(model, Config):
-        return deepcopy(model)
+        cfg = deepcopy(model)
+        name_types(cfg)
+        return cfg
     if Path(model).suffix == '.py':
         return read_config(model)
     return read_config(zoo_root() / find_model(str(model))['Config'])
@@ -228,6 +230,32 @@ def get_model(
     return built.to(device or 'cpu').eval()
 
 
+def find_test_dataset(cfg: Config) -> ConfigDict:
+    """Find the data set whose pipeline reads images for predictions.
+
+    Args:
+        cfg (Config): The config; changed in place: where it has no
+            ``test_dataloader``, its ``val_dataloader`` becomes one, because
+            the libraries' inferencers look for it.
+
+    Returns:
+        ConfigDict: The first data set of the loader, without wrappers.
+
+    Raises:
+        ValueError: If the config has neither.
+    """
+    for key in ('test_dataloader', 'val_dataloader'):
+        loader = cfg.get(key) or {}
+        if any(iter_datasets(loader.get('dataset'))):
+            if key != 'test_dataloader':
+                cfg.test_dataloader = loader  # a copy
+            return next(iter_datasets(cfg.test_dataloader.dataset))
+    raise ValueError(
+        'the config has no data set in test_dataloader or val_dataloader: '
+        'predictions need the pipeline of one'
+    )
+
+
 def dataset_meta(cfg: Config) -> dict:
     """Get the meta information of a config's test data set.
 
@@ -236,9 +264,12 @@ def dataset_meta(cfg: Config) -> dict:
 
     Returns:
         dict: ``classes`` and, for dense prediction, ``palette``, if the data
-        set defines them.
+        set defines them; nothing if the config has no such data set.
     """
-    dataset = next(iter_datasets(cfg.test_dataloader.dataset))
+    try:
+        dataset = find_test_dataset(cfg)
+    except ValueError:
+        return {}
     with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
         meta = getattr(registry.get(dataset.type), 'METAINFO', {})
     return {**meta, **dataset.get('metainfo', {})}

@@ -4,9 +4,8 @@ import time
 
 import pytest
 import torch
-from helpers import TOOLS, start_tool
+from helpers import SMALL_ARCH, TOOLS, call_tool, recorded, start_tool
 from mmengine.config import Config
-from mmengine.runner import EpochBasedTrainLoop
 
 from mmhatnet import launch
 from mmhatnet.resuming import (
@@ -140,23 +139,108 @@ class TestLock:
         lock_work_dir(demo_folder / 'orphans')
 
 
-def test_checkpoint_inside_an_epoch():
-    """Its batches would be repeated."""
-    loop = object.__new__(EpochBasedTrainLoop)
+EPOCHS = """
+_base_ = 'mmhatnet::demo/hatnet-tiny_2xb16-6e_demo.py'
+custom_imports = dict(imports=['record_hook'])
+custom_hooks = [dict(type='RecordHook')]
+model = dict(backbone=dict(arch=dict(_delete_=True, **{arch})), head={head})
+loader = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(dataset=dict(indices=24), **loader)
+val_dataloader = dict(dataset=dict(indices=4), **loader)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=3)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, end=5, by_epoch=False),
+    dict(type='StepLR', step_size=2, gamma=0.5),
+    dict(type='CosineAnnealingLR', T_max=3, convert_to_iter_based=True),
+]
+# One of another learning rate, so that there are two groups.
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1)))
+)
+auto_scale_lr = dict(enable=True, base_batch_size=12)
+default_hooks = dict(checkpoint=dict(interval=1, save_best=None))
+"""
 
-    class Runner:
-        cfg = Config(dict(resume=True, load_from='iter_6.pth'))
-        train_loop = loop
-        train_dataloader = range(4)
 
-        def load_checkpoint(self, **meta):
-            return dict(meta=meta) if meta else dict(a=torch.ones(1))
+@pytest.fixture(scope='module')
+def train(demo_folder):
+    config = demo_folder / 'epochs.py'
+    head = dict(in_channels=SMALL_ARCH['embed_dims'][-1])
+    config.write_text(EPOCHS.format(arch=SMALL_ARCH, head=head))
 
-    runner = Runner()
-    checkpoint = launch._load_checkpoint(runner, epoch=2, iter=8, config='x')
-    assert checkpoint['meta'] == dict(epoch=2, iter=8)
-    launch._load_checkpoint(runner, epoch=3, iter=6)  # of larger batches
-    with pytest.raises(ValueError, match='iteration 6 of epochs of 4'):
-        launch._load_checkpoint(runner, epoch=1, iter=6)
-    with pytest.raises(ValueError, match='is not of a training'):
-        launch._load_checkpoint(runner)
+    def train(name, batch_size, *options, resume=(), code=0):
+        folder = demo_folder / name
+        output = call_tool(
+            *(TOOLS / 'train.py', config, '--work-dir', folder, *resume),
+            *('--cfg-options', f'train_dataloader.{batch_size=}'),
+            *options,
+            cwd=demo_folder,
+            code=code,
+            RECORD=str(folder),
+        )
+        return folder, output
+
+    return train
+
+
+@pytest.fixture(scope='module')
+def first(train):
+    # What a checkpoint of an ended run has, it has after a kill.
+    return train('first', 12, 'train_cfg.max_epochs=1')[0]
+
+
+class TestAnotherBatchSize:
+    """A run of 1 epoch of 2 batches goes on with epochs of 6 or 1."""
+
+    @pytest.mark.parametrize('runner', ['Runner', 'FlexibleRunner'])
+    @pytest.mark.parametrize('batch_size', [4, 24])
+    def test_schedule(self, batch_size, runner, train, first):
+        """As that of a run with these batches from the beginning."""
+        name = f'{batch_size}_{runner}'
+        options = (f'runner_type={runner}',)
+        expected, _ = train(f'whole_{name}', batch_size, *options)
+        folder, output = train(
+            f'changed_{name}',
+            batch_size,
+            *options,
+            resume=('--resume', first / 'epoch_1.pth'),
+        )
+        batches = 24 // batch_size
+        assert f'of 2 batches, and now they are of {batches}:' in output
+        found, rates = (
+            {
+                line['iter']: line['lr']
+                for line in recorded(path)
+                if line.get('iter', -1) >= batches
+            }
+            for path in (folder, expected)
+        )
+        assert len(rates) == 2 * batches
+        assert found == pytest.approx(rates, rel=1e-5)
+        meta = torch.load(folder / 'epoch_3.pth', weights_only=False)['meta']
+        assert (meta['epoch'], meta['iter']) == (3, 3 * batches)
+
+    def test_inside_an_epoch(self, train):
+        """Its batches would be repeated, of which the last is the worst."""
+        folder, _ = train(
+            'inside',
+            12,
+            'train_cfg.max_epochs=1',
+            'default_hooks.checkpoint.by_epoch=False',
+        )
+        for number in (1, 2):
+            path = folder / f'iter_{number}.pth'
+            _, output = train('in', 12, resume=('--resume', path), code=1)
+            *_, line = output.splitlines()
+            assert line.startswith('train.py: error: ')
+            assert f'inside epoch 1, in iteration {number}, and' in line
+
+    def test_of_no_training(self, train, first, tmp_path):
+        path = tmp_path / 'weights.pth'
+        content = torch.load(first / 'epoch_1.pth', weights_only=False)
+        for key in ('message_hub', 'meta'):
+            del content[key]
+            torch.save(content, path)
+            _, output = train('no', 12, resume=('--resume', path), code=1)
+            assert 'is not of a training' in output.splitlines()[-1]
