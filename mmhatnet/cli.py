@@ -6,8 +6,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import starmap, zip_longest
 from pathlib import Path
 from traceback import walk_tb
 
@@ -106,12 +107,59 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         args (Namespace): The parsed arguments.
 
     Raises:
-        ValueError: If the config has a misspelt key, or an option would set a
-            variable of the config file, which changes nothing.
+        ValueError: If the config has a misspelt key, an option does not fit
+            the config, or it would set a variable of the config file, which
+            changes nothing.
     """
     options = args.cfg_options or {}
-    cfg.merge_from_dict(options)
+    options = {
+        key: _in_containers_of(_find_setting(cfg, key, options), value)
+        for key, value in options.items()
+    }
+    try:
+        cfg.merge_from_dict(options)
+    except (AttributeError, TypeError):
+        raise ValueError(
+            f'--cfg-options contradict each other: {", ".join(options)[:200]}'
+        ) from None
     check_keys(cfg, options)
+
+
+def _find_setting(cfg: Config, key: str, options: Iterable[str]) -> object:
+    """The value that an option replaces; None if it is a new one."""
+    names, part = key.split('.'), cfg
+    for number, name in enumerate(names):
+        where = '.'.join(names[:number])
+        if f'{where}._delete_' in options:
+            return None
+        if isinstance(part, Config | dict):
+            if name not in part:
+                return None
+            part = part[name]
+        elif not isinstance(part, list):
+            raise ValueError(
+                f'--cfg-options {key}: {where} is {str(part)[:60]}, which has '
+                'no settings: set it as a whole'
+            )
+        elif name.isdigit() and int(name) < len(part):
+            part = part[int(name)]
+        else:
+            raise ValueError(
+                f'--cfg-options {key}: {where} is a list of {len(part)}, '
+                f"numbered from 0, and has no '{name}'"
+            )
+    return part
+
+
+def _in_containers_of(old: object, new: object) -> object:
+    """Make a list a tuple, or the reverse, where the old value is one.
+
+    ``a,b`` is read as a list, but many arguments of mm take tuples alone.
+    """
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        pairs = zip_longest(old[: len(new)], new, fillvalue=[*old, None][0])
+        return type(old)(starmap(_in_containers_of, pairs))
+    return new
 
 
 def ds_ratios(text: str) -> tuple[int, ...] | str:

@@ -8,6 +8,7 @@ import mmengine.logging
 import pytest
 import torch
 from helpers import ROOT, TOOLS, call_tool, open_config, run_tool
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
@@ -86,6 +87,60 @@ def test_grids_as_options(value):
     assert backbone.stages[1][0].attn.ds_ratio == 7
 
 
+def apply(*options, **cfg):
+    """A config of ``test_cfg``, with options."""
+    parser = argparse.ArgumentParser()
+    cli.add_cfg_options(parser)
+    cfg = Config(dict(test_cfg=cfg))
+    cli.apply_options(cfg, parser.parse_args(['--cfg-options', *options]))
+    return cfg.test_cfg
+
+
+@pytest.mark.parametrize(
+    ('old', 'text', 'new'),
+    [
+        ((1, 2), '160,120', (160, 120)),
+        ((1, 2), '[160,120]', (160, 120)),
+        ((1, 2), '7', 7),
+        ([1, 2], '(3,4,5)', [3, 4, 5]),
+        ([(1, 2)], '[[3,4],[5,6]]', [(3, 4), (5, 6)]),
+        (((1, 2), [3, 4]), '[[5,6],[7,8]]', ((5, 6), [7, 8])),
+        ((), '3,4', (3, 4)),
+        (None, '3,4', [3, 4]),
+        (1, '(3,4)', (3, 4)),
+    ],
+)
+def test_containers_of_options(old, text, new):
+    """Tuples stay tuples, as mm's transforms need them."""
+    assert apply(f'test_cfg.x={text}', x=old).x == new
+    found = apply(f'test_cfg.a.1.x={text}', a=[{}, dict(type='A', x=old)])
+    assert found.a == [{}, dict(type='A', x=new)]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ('test_cfg.a.9.x=1', "test_cfg.a is a list of 2, .* has no '9'"),
+        ('test_cfg.a.x=1', "test_cfg.a is a list of 2, .* has no 'x'"),
+        ('test_cfg.n.x=1', 'test_cfg.n is None, which has no settings'),
+        ('test_cfg.t.0=1', r'test_cfg.t is \(1, 2\), which has no settings'),
+        ('test_cfg.s.x=1', f'test_cfg.s is {"s" * 60}, which'),
+        ('test_cfg.new=1 test_cfg.new.x=1', 'contradict each other: test_cfg'),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    cfg = dict(a=[{}, {}], n=None, t=(1, 2), s='s' * 999)
+    with pytest.raises(ValueError, match=message):
+        apply(*options.split(), **cfg)
+
+
+def test_new_and_replaced_settings():
+    found = apply(
+        'test_cfg.a.b.c=1', 'test_cfg.n._delete_=True', 'test_cfg.n.x=2', n=3
+    )
+    assert found == dict(a=dict(b=dict(c=1)), n=dict(x=2))
+
+
 def test_illegal_grids_are_one_line(demo_folder, small_config):
     output = call_tool(
         *(TOOLS / 'train.py', small_config),
@@ -96,7 +151,7 @@ def test_illegal_grids_are_one_line(demo_folder, small_config):
     *_, line = output.strip().splitlines()
     assert line.startswith('train.py: error: ')
     assert 'grid_sizes (G1)' in line
-    assert 'got [8, 0, 8]' in line
+    assert 'got (8, 0, 8)' in line
 
 
 def test_failed_download_is_one_line(demo_folder, tmp_path):
