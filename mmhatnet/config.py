@@ -5,6 +5,8 @@ import functools
 import inspect
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from traceback import walk_tb
 from types import FunctionType
@@ -153,6 +155,22 @@ def support_inheritance() -> None:
         return cfg
 
     Config.fromfile = staticmethod(read)
+
+
+@contextmanager
+def reading_metafiles_once() -> Iterator[None]:
+    """Read many configs in a fraction of the time.
+
+    mmengine reads all metafiles of a library for each config that a config
+    inherits from it.
+    """
+    utils = import_module('mmengine.config.utils')
+    load = utils.load
+    utils.load = functools.cache(load)
+    try:
+        yield
+    finally:
+        utils.load = load
 
 
 def check_keys(cfg: Config, options: Iterable[str] = ()) -> None:

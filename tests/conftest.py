@@ -4,7 +4,6 @@ import sys
 import threading
 from functools import cache
 
-import mmengine
 import numpy as np
 import pytest
 import torch
@@ -24,6 +23,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmhatnet
+from mmhatnet.config import reading_metafiles_once
 from mmhatnet.datasets import make_demo_data
 
 
@@ -225,9 +225,7 @@ def single_run(demo_folder, small_config):
 
 @pytest.fixture(scope='session', autouse=True)
 def _read_metafiles_once():
-    """mmengine reads all metafiles of a library for each of its configs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.utils, 'load', cache(mmengine.load))
+    with reading_metafiles_once():
         yield
 
 

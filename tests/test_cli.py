@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
 from mmhatnet import cli
+from mmhatnet.releases import list_shipped
 
 SCRIPTS = (
     'dist_train.sh',
@@ -163,16 +164,21 @@ init_cfg = dict(
 )
 model = dict(backbone=dict(init_cfg=init_cfg))
 """)
-    output = call_tool(
-        *(TOOLS / 'train.py', config, '--work-dir', tmp_path),
+    command = TOOLS / 'train.py', config, '--work-dir', tmp_path
+    offline = dict(
         cwd=demo_folder,
-        code=1,
         TORCH_HOME=str(tmp_path),
         MMHATNET_RELEASE_URL='http://127.0.0.1:1',
     )
+    output = call_tool(*command, code=1, **offline)
     *_, line = output.strip().splitlines()
     assert line.startswith('train.py: error: could not download http://127')
     assert str(tmp_path / 'hub' / 'checkpoints') in line
+    assert all(name in line for name in list_shipped())
+    # What it offers works.
+    options = re.search(r'--cfg-options [\w.=]+', line)[0].split()
+    short = 'train_cfg.max_iters=1', 'train_cfg.val_interval=2'
+    call_tool(*command, *options, *short, **offline)
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import re
+from collections import Counter
 
 import pytest
 import torch
 import yaml
 from helpers import ROOT, TOOLS, call_tool, run_tool
 from mmengine.config import Config
+from mmengine.config import utils as mmengine_utils
 
 from mmhatnet.analysis.report import write_csv
 from mmhatnet.datasets import make_demo_data
@@ -343,7 +345,14 @@ class TestTool:
         assert 'reproduce.py: error: no data at data/imagenet' in output
         assert 'no checkpoint at x.pth' in output
 
-    def test_list(self, tmp_path):
+    def test_list(self, tmp_path, monkeypatch):
+        read, load = Counter(), mmengine_utils.load
+
+        def count(path):
+            read[str(path)] += 1
+            return load(path)
+
+        monkeypatch.setattr(mmengine_utils, 'load', count)
         name = 'fpn_hatnet-tiny_8xb2-80k_ade20k-512x512'
         folder = tmp_path / 'reproductions' / name
         (folder / 'train').mkdir(parents=True)
@@ -354,6 +363,8 @@ class TestTool:
         assert f'| configs/sem_fpn/{name}.py | 8, 8, 8 | 16, 8, 4 |' in row
         assert '| mIoU 43.6 | no | checkpoint | 1.3 | 0.13 |' in row
         assert output.count('| Table 6 |') == 12
+        assert 'reading the configs' in output
+        assert max(read.values()) == 1  # else it takes a minute
 
     def test_no_slurm(self, tmp_path, monkeypatch):
         monkeypatch.setenv('PATH', '')

@@ -7,6 +7,7 @@ from tqdm import tqdm
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.checks import check_data
 from mmhatnet.cli import one_line_errors, positive
+from mmhatnet.config import reading_metafiles_once
 from mmhatnet.reproduction.experiments import (
     Experiment,
     find_experiment,
@@ -84,7 +85,10 @@ def state(folder: Path) -> str:
 
 def show(folder: Path) -> None:
     rows, data, costs = [], {}, {}
-    for name, experiment in tqdm(list_experiments().items(), leave=False):
+    experiments = list_experiments()
+    for name, experiment in tqdm(
+        experiments.items(), 'reading the configs', leave=False
+    ):
         model = find_model(experiment.model)
         trained_on = model['Metadata']['Training Data']
         if trained_on not in data:
@@ -124,7 +128,8 @@ def show(folder: Path) -> None:
 def main() -> None:
     args = parse_args()
     if args.list:
-        show(args.folder)
+        with reading_metafiles_once():
+            show(args.folder)
         return
     experiment = find_experiment(args.row)
     suffix = '_smoke' * args.smoke + '_test-only' * bool(args.test_only)

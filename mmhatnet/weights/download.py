@@ -200,7 +200,10 @@ def _fetch(url: str, path: Path, known_hash: str | None) -> None:
         reason = str(error).replace(url, shown)
         raise OSError(
             f'could not download {shown} ({reason:.500}); get the file '
-            f'another way and put it at {path}'
+            f'another way and put it at {path}. A training can also start '
+            'from random weights, --cfg-options model.backbone.init_cfg=None; '
+            'the weights of cifar10-classifier, shape-segmentor and '
+            'tree-detector are in the package'
         ) from None  # the error above may show the password
 
 
@@ -212,7 +215,9 @@ def _check_complete(path: Path, url: str) -> None:
     if not is_checkpoint_format(path):
         with open(path, 'rb') as file:
             start = file.read(40)
-        raise ValueError(f'{url} is not a checkpoint; it starts with {start}')
+        raise ValueError(
+            f'{url} is not a checkpoint; it starts with {start!r}'
+        )
     try:
         read_file(path)
     except Exception as error:  # a damaged file can raise anything
