@@ -214,6 +214,7 @@ def get_model(
     cfg = load_model_config(model)
     cfg.merge_from_dict(dict(model=kwargs))
     checkpoint = find_weights(model) if pretrained is True else pretrained
+    meta = dataset_meta(cfg)
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.apis import get_model as build
 
@@ -224,7 +225,7 @@ def get_model(
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
             built = revert_sync_batchnorm(MODELS.build(cfg.model))
     built.cfg = cfg
-    built.dataset_meta = dataset_meta(cfg)
+    built.dataset_meta = meta
     if checkpoint:
         built.dataset_meta.update(load_weights(built, checkpoint))
     return built.to(device or 'cpu').eval()
@@ -250,6 +251,7 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
             if key != 'test_dataloader':
                 cfg.test_dataloader = loader  # a copy
             return next(iter_datasets(cfg.test_dataloader.dataset))
+    cfg.pop('test_dataloader', None)
     raise ValueError(
         'the config has no data set in test_dataloader or val_dataloader: '
         'predictions need the pipeline of one'

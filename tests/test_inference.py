@@ -195,6 +195,23 @@ def test_concatenated_test_data(image, trained):
     assert result['classes'][0]['name'] in dataset.metainfo.classes
 
 
+@pytest.mark.parametrize(
+    'task', ['Image Classification', 'Semantic Segmentation']
+)
+def test_without_test_data(task, image, trained, get_inferencer):
+    """The validation's pipeline is used; a model needs none."""
+    expected, *_ = predict(get_inferencer(task), image)
+    cfg = load_model_config(DEMOS[task])
+    cfg.test_dataloader = None
+    checkpoint = trained(DEMOS[task])
+    inferencer = mmhatnet.get_inferencer(cfg, checkpoint, 'cpu')
+    assert predict(inferencer, image)[0] == expected
+    cfg.val_dataloader = None
+    with pytest.raises(ValueError, match='no data set in test_dataloader or'):
+        mmhatnet.get_inferencer(cfg, checkpoint, 'cpu')
+    assert mmhatnet.get_model(cfg).dataset_meta == {}
+
+
 @pytest.mark.parametrize('task', DEMOS)
 @pytest.mark.parametrize('channels', [1, 4])
 def test_other_channels(channels, task, image, tmp_path):

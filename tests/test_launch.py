@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import (
     CONFIGS,
+    DATA,
     DEMOS,
     ITERS,
     ROOT,
@@ -97,6 +98,50 @@ def test_demo(task, demo_folder, tmp_path):
     images = 4 if task == 'Image Classification' else 2
     assert len(mmengine.load(tmp_path / 'out.pkl')) == images
     assert len(list((tmp_path / 'shown').rglob('*.*g'))) == images
+
+
+def test_flexible_runner(demo_folder, small_config, tmp_path):
+    """Training and testing with mmengine's other runner."""
+    options = (
+        *('--work-dir', tmp_path, '--cfg-options'),
+        *('runner_type=FlexibleRunner', 'train_cfg.max_iters=1'),
+    )
+    call_tool(TOOLS / 'train.py', small_config, *options, cwd=demo_folder)
+    path = tmp_path / 'iter_1.pth'
+    command = TOOLS / 'test.py', small_config, path, *options
+    output = call_tool(*command, cwd=demo_folder)
+    assert re.search(r'Iter\(test\) \[2/2\].* mIoU: [0-9.]+', output)
+    # Hooks see what is loaded.
+    content = launch.read_checkpoint(path)
+    del content['state_dict']['decode_head.conv_seg.bias']
+    torch.save(content, path)
+    output = call_tool(*command, cwd=demo_folder, code=1)
+    assert 'does not fit the model' in output.splitlines()[-1]
+
+
+@pytest.mark.parametrize('name', ['segmentor', 'detector'])
+def test_pure_python_config(name, demo_folder, tmp_path):
+    """Its types are classes, in all tools."""
+    config = DATA / 'pure_python' / f'{name}.py'
+    train = TOOLS / 'train.py', config, '--work-dir', tmp_path
+    output = call_tool(*train, cwd=demo_folder)
+    assert 'training in float32' in output  # --amp is for a GPU
+    weights = tmp_path / 'epoch_1.pth'
+    assert launch.read_checkpoint(weights)['meta']['epoch'] == 1
+    # mmengine dumps the config.
+    for each in (config, tmp_path / config.name):
+        output = call_tool(
+            *(TOOLS / 'test.py', each, weights, '--work-dir', tmp_path),
+            cwd=demo_folder,
+        )
+        assert re.search(r'Epoch\(test\) \[2/2\].*(mIoU|bbox_mAP): ', output)
+    photo = demo_folder / 'data/demo/coco/val2017/000000000001.jpg'
+    out = tmp_path / 'out'
+    call_tool(TOOLS / 'infer.py', config, weights, photo, '--out-dir', out)
+    result = mmengine.load(out / f'{photo.stem}.json')
+    assert ('classes' if name == 'segmentor' else 'objects') in result
+    tool = TOOLS / 'analysis_tools' / 'get_flops.py'
+    assert 'Operations: ' in call_tool(tool, config, '--shape', 64, 64)
 
 
 @pytest.mark.slow
