@@ -476,6 +476,43 @@ class TestCocoToSemantic:
             assert named[semantic[covered]].all()
             np.testing.assert_array_equal(semantic > 0, covered)
 
+    def test_numbers_of_other_tools(self, convert, instances):
+        """Pandas makes 5.0 of 5."""
+        expected = convert(instances)
+        for entry in instances['images']:
+            entry.update(
+                {key: float(entry[key]) for key in ('id', 'height', 'width')}
+            )
+        for entry in instances['annotations']:
+            entry.update(image_id=7.0, category_id=float(entry['category_id']))
+        classes, maps = convert(instances)
+        assert classes == expected[0]
+        np.testing.assert_equal(maps, expected[1])
+
+    def test_refuses_equal_names(self, convert, instances):
+        instances['categories'].append(dict(id=1, name='small'))
+        with pytest.raises(
+            ValueError, match=r'named small \(ids 1, 70\).* unused one, 1$'
+        ):
+            convert(instances)
+
+    @pytest.mark.default_stack
+    def test_system_without_utf8(self, instances, tmp_path):
+        """JSON is UTF-8 there, too, and the error is not the whole file."""
+        instances['categories'][0]['name'] = 'Größe'
+        text = json.dumps(instances, ensure_ascii=False)
+        file = tmp_path / 'coco.json'
+        for encoding in ('utf-8', 'utf-8-sig', 'utf-16'):
+            file.write_text(text, encoding)
+            assert 'Größe' in coco_to_semantic(file, tmp_path / 'out')
+        env = dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0')
+        output = run_tool(COCO2SEMANTIC, file, tmp_path / 'out', **env)
+        assert r"'Gr\xf6\xdfe')" in output
+        file.write_bytes((text * 99).encode('latin-1'))
+        output = call_tool(COCO2SEMANTIC, file, tmp_path / 'out', code=1)
+        assert 'does not contain COCO instances: UnicodeDecodeError' in output
+        assert len(output) < 500
+
     @pytest.mark.default_stack
     def test_tool(self, instances, tmp_path):
         (tmp_path / 'coco.json').write_text(json.dumps(instances))

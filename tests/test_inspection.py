@@ -174,6 +174,12 @@ class TestCoco:
             (lambda c: c['images'][0].pop('width'), "has no 'width'"),
             (lambda c: c['annotations'][0].pop('area'), "has no 'area'"),
             (lambda c: c['images'].append(c['images'][0]), 'is twice in'),
+            (annotation(image_id=1.5), "has the wrong 'image_id' 1.5: "),
+            (annotation(area='9'), "has the wrong 'area' '9': "),
+            (
+                lambda c: c['categories'].append(dict(id=0, name='disk')),
+                r'named disk \(ids 1, 0\): remove the unused one, 0',
+            ),
             (
                 lambda c: c['categories'][0].update(name='dog'),
                 "'disk' of the data set .* is not among .*'dog', 'square'",
@@ -195,6 +201,50 @@ class TestCoco:
             check_data(open_config(f'demo/{INSTANCES}.py'), ('train',))
         (line,) = inspect(INSTANCES).problems
         assert re.search(message, line)
+
+    def test_numbers_of_other_tools(self, change):
+        """Pandas makes 5.0 of 5, with which mmdet trains."""
+        before = inspect(INSTANCES)
+
+        def to_floats(content):
+            for entry in content['annotations']:
+                for key in ('id', 'image_id', 'category_id'):
+                    entry[key] = float(entry[key])
+
+        change(to_floats)
+        assert inspect(INSTANCES) == before
+
+    def test_names_of_used_categories(self, change):
+        """Only those that the data set has matter."""
+
+        def rename(content):
+            content['categories'][1]['name'] = 'disk'
+
+        change(rename)
+        with pytest.raises(ValueError, match='disk .*: rename one, or merge'):
+            check_data(open_config(f'demo/{INSTANCES}.py'), ('train',))
+        cfg = open_config(f'demo/{INSTANCES}.py')
+        classes = ('triangle', 'star', 'ring', 'cross')
+        cfg.train_dataloader.dataset.metainfo = dict(classes=classes)
+        for head in ('bbox_head', 'mask_head'):
+            cfg.model.roi_head[head].num_classes = len(classes)
+        check_data(cfg, ('train',))
+
+    def test_messages_are_short(self, change):
+        """Whatever the file holds."""
+        long = 'x' * 10**6
+        for fault in (
+            lambda c: c['annotations'][0].update(bbox=[long]),
+            lambda c: c['annotations'][0].update(segmentation=long),
+            lambda c: c['annotations'][0].update(category_id=long),
+            lambda c: c['annotations'][0].update(id=long, image_id=long),
+            lambda c: c['images'][0].update(file_name=long),
+            lambda c: c['categories'][0].update(name=long),
+        ):
+            change(fault)
+            found = inspect(INSTANCES)
+            assert found.problems
+            assert all(len(line) < 1000 for line in found.problems)
 
     @pytest.mark.parametrize(
         ('fault', 'message'),

@@ -1,7 +1,7 @@
 """Checks of annotations in COCO's JSON format."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -37,22 +37,67 @@ def check_lists(content: Any, lists: Mapping[str, Mapping]) -> None:
             raise ValueError(f"it has no '{name}'")
         for entry in part:
             for key, kind in keys.items():
-                if not isinstance(entry, Mapping) or not isinstance(
-                    entry.get(key), kind
-                ):
+                if not isinstance(entry, Mapping) or key not in entry:
                     raise ValueError(
-                        f"an entry of '{name}' has no '{key}': "
-                        f'{str(entry)[:200]}'
+                        f"an entry of '{name}' has no '{key}': {entry!s:.200}"
+                    )
+                if not _is_a(entry[key], kind):
+                    raise ValueError(
+                        f"an entry of '{name}' has the wrong '{key}' "
+                        f'{entry[key]!r:.60}: {entry!s:.200}'
                     )
         ids = Counter(entry['id'] for entry in part)
         twice = [key for key, count in ids.items() if count > 1]
         if twice:
-            raise ValueError(f"the id {twice[0]} is twice in '{name}'")
+            raise ValueError(f"the id {twice[0]!s:.60} is twice in '{name}'")
     for image in content['images']:
         width, height = image['width'], image['height']
         if not 0 < width * height <= MAX_PIXELS or width < 0:
             raise ValueError(
-                f'{image["file_name"]} has {width}x{height} pixels'
+                f'{image["file_name"]:.200} has {width}x{height} pixels'
+            )
+
+
+def _is_a(value: object, kind: type) -> bool:
+    """Like isinstance, but 1.0, which other tools write, is an integer."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return isinstance(value, kind)
+
+
+def check_names(
+    categories: Sequence[Mapping],
+    annotations: Sequence[Mapping],
+    names: Container[str],
+) -> None:
+    """Check that no two categories have the same name.
+
+    Args:
+        categories (Sequence[Mapping]): The categories of the JSON.
+        annotations (Sequence[Mapping]): Its annotations, which tell what is
+            not used.
+        names (Container[str]): The names that matter.
+
+    Raises:
+        ValueError: If two have the same name. The message has their ids.
+    """
+    ids = defaultdict(list)
+    for category in categories:
+        if category['name'] in names:
+            ids[category['name']].append(category['id'])
+    used = {annotation['category_id'] for annotation in annotations}
+    for name, same in ids.items():
+        if len(same) > 1:
+            unused = next((key for key in same if key not in used), None)
+            remedy = (
+                'rename one, or merge them'
+                if unused is None
+                else f'remove the unused one, {unused!s:.60}'
+            )
+            shown = ', '.join(map(str, same))
+            raise ValueError(
+                f'{len(same)} categories are named {name:.60} (ids '
+                f'{shown:.60}): {remedy}'
             )
 
 
@@ -80,6 +125,8 @@ def check_coco(
     for name in lists:
         if not content[name]:
             raise ValueError(f"it has no '{name}'")
+    annotations = content['annotations'] if labelled else ()
+    check_names(content['categories'], annotations, classes)
     names = [category['name'] for category in content['categories']]
     missing = [name for name in classes if name not in names]
     if missing:
@@ -98,7 +145,7 @@ def check_coco(
 def quote(names: Sequence[str]) -> str:
     """List names in quotes, the first ten of them."""
     more = f' and {len(names) - 10} more' if len(names) > 10 else ''
-    return ', '.join(f"'{name}'" for name in names[:10]) + more
+    return ', '.join(f"'{name:.60}'" for name in names[:10]) + more
 
 
 def find_odd_annotations(content: Mapping) -> Iterator[tuple[bool, str]]:
@@ -116,20 +163,19 @@ def find_odd_annotations(content: Mapping) -> Iterator[tuple[bool, str]]:
     categories = {category['id'] for category in content['categories']}
     used = set()
     for annotation in content.get('annotations') or ():
-        where = f'annotation {annotation["id"]}'
+        where = f'annotation {annotation["id"]!s:.60}'
         image = images.get(annotation['image_id'])
         if image is None:
-            yield True, f'{where}: there is no image {annotation["image_id"]}'
+            wanted = f'{annotation["image_id"]!s:.60}'
+            yield True, f'{where}: there is no image {wanted}'
             continue
         used.add(annotation['image_id'])
         if annotation['category_id'] not in categories:
-            yield (
-                True,
-                f'{where}: there is no category {annotation["category_id"]}',
-            )
+            wanted = f'{annotation["category_id"]!s:.60}'
+            yield True, f'{where}: there is no category {wanted}'
         size = image['width'], image['height']
         yield from (
-            (severe, f'{where} of {image["file_name"]}: {line}')
+            (severe, f'{where} of {image["file_name"]:.200}: {line}')
             for severe, line in _judge(annotation, *size)
         )
     empty = len(images) - len(used)
@@ -142,7 +188,7 @@ def _judge(
 ) -> Iterator[tuple[bool, str]]:
     box = annotation['bbox']
     if not _are_finite(box) or len(box) != 4:
-        yield True, f'the box is {box}'
+        yield True, f'the box is {box!s:.200}'
     else:
         x, y, w, h = box
         if w < 1 or h < 1 or not annotation['area'] > 0:
@@ -156,15 +202,15 @@ def _judge(
         if masks.get('size') != [height, width]:
             yield (
                 True,
-                f'the mask is for {masks.get("size")} and not for '
+                f'the mask is for {masks.get("size")!s:.60} and not for '
                 f'{[height, width]} (height, width)',
             )
     elif masks and not isinstance(masks, list):
-        yield True, f'the segmentation is {masks}'
+        yield True, f'the segmentation is {masks!s:.200}'
     elif masks:
         odd = find_odd_coordinate(masks, width, height)
         if odd is not None:
-            yield True, f'a polygon has the coordinate {odd}'
+            yield True, f'a polygon has the coordinate {odd!s:.60}'
 
 
 def _are_finite(values: object) -> bool:

@@ -6,7 +6,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .coco import ID, check_lists, find_odd_coordinate
+from .coco import (
+    ID,
+    check_lists,
+    check_names,
+    find_odd_coordinate,
+    quote,
+)
 
 IGNORED = 255
 # Boxes and areas are not needed.
@@ -28,8 +34,8 @@ def _encode(annotation: dict, height: int, width: int) -> dict:
         odd = find_odd_coordinate(polygons, width, height)
         if odd is not None:
             raise ValueError(
-                f'annotation {annotation["id"]} has the coordinate {odd} in '
-                f'an image of {width}x{height} pixels'
+                f'annotation {annotation["id"]!s:.60} has the coordinate '
+                f'{odd!s:.60} in an image of {width}x{height} pixels'
             )
         if polygons:
             rles = mask_utils.frPyObjects(polygons, height, width)
@@ -39,7 +45,7 @@ def _encode(annotation: dict, height: int, width: int) -> dict:
             return mask_utils.frPyObjects(segmentation, height, width)
         return segmentation
     raise ValueError(
-        f'annotation {annotation["id"]} has no segmentation of '
+        f'annotation {annotation["id"]!s:.60} has no segmentation of '
         f'{width}x{height} pixels'
     )
 
@@ -50,7 +56,7 @@ def _label_map(
     """Make the labels of an image: (H, W), uint8."""
     from pycocotools import mask as mask_utils
 
-    height, width = image['height'], image['width']
+    height, width = int(image['height']), int(image['width'])
     objects = []
     for annotation in annotations:
         rle = _encode(annotation, height, width)
@@ -93,10 +99,12 @@ def coco_to_semantic(
     """
     out_dir = Path(out_dir)
     try:
-        data = json.loads(Path(ann_file).read_text())
+        # As bytes, of which json finds the encoding.
+        data = json.loads(Path(ann_file).read_bytes())
         check_lists(data, LISTS)
         categories = sorted(data['categories'], key=lambda item: item['id'])
         classes = ('background', *(item['name'] for item in categories))
+        check_names(categories, data['annotations'], classes)
         labels = {item['id']: n for n, item in enumerate(categories, 1)}
         of_image: dict[int | str, list] = {
             image['id']: [] for image in data['images']
@@ -105,7 +113,8 @@ def coco_to_semantic(
             of_image[annotation['image_id']].append(annotation)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f'{ann_file} does not contain COCO instances: {error!r}'
+            f'{ann_file} does not contain COCO instances: '
+            f'{type(error).__name__}: {error!s:.600}'
         ) from error
     if len(classes) > IGNORED:
         raise ValueError(
@@ -117,14 +126,14 @@ def coco_to_semantic(
         names[Path(image['file_name']).stem].append(image['file_name'])
     for stem, same in names.items():
         if len(same) > 1:
-            raise ValueError(f'{" and ".join(same)} would share {stem}.png')
+            raise ValueError(f'{quote(same)} would share {stem:.200}.png')
     out_dir.mkdir(parents=True, exist_ok=True)
     for image in tqdm(data['images'], desc='label maps'):
         try:
             semantic = _label_map(image, of_image[image['id']], labels)
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f'{ann_file}, {image["file_name"]}: {error!r}'
+                f'{ann_file}, {image["file_name"]:.200}: {error!r:.200}'
             ) from error
         name = Path(image['file_name']).with_suffix('.png').name
         Image.fromarray(semantic).save(out_dir / name)

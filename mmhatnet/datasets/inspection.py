@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from mmengine.config import ConfigDict
@@ -27,6 +28,8 @@ IGNORED = 255  # label of pixels that are not learned
 EXIF_ORIENTATION = 0x0112
 # A larger JSON takes more than seconds to read.
 QUICK_BYTES = 100_000_000
+# So many label maps are read in seconds.
+QUICK_MAPS = 20
 
 
 @dataclass
@@ -47,6 +50,23 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
 
 
+class _Sample(NamedTuple):
+    """What was found in the files of a sample.
+
+    Attributes:
+        problems (list[str]): A line each.
+        labels (Counter): How often it has each label.
+        values (set[int]): The values in its label map.
+        turned (str, optional): The image, if it is turned as it is read and
+            its annotations are not, and no size shows it.
+    """
+
+    problems: list[str]
+    labels: Counter[int]
+    values: set[int]
+    turned: str | None
+
+
 def build_dataset(cfg: ConfigDict, scope: str | None) -> BaseDataset:
     """Build a data set, without a pipeline and without reading its files.
 
@@ -63,13 +83,15 @@ def build_dataset(cfg: ConfigDict, scope: str | None) -> BaseDataset:
 
 
 def find_quick_problems(
-    dataset: BaseDataset, labelled: bool = True
+    dataset: BaseDataset, labelled: bool = True, label_maps: bool = False
 ) -> Iterator[str]:
     """Find problems in seconds, however large the data set is.
 
     Args:
         dataset (BaseDataset): As from :func:`build_dataset`.
         labelled (bool): The data set has labels. Defaults to True.
+        label_maps (bool): Read some of the label maps, as mmseg reads them.
+            Defaults to False.
 
     Yields:
         str: What is wrong, and where.
@@ -97,9 +119,46 @@ def find_quick_problems(
                 [dataset.seg_map_suffix],
                 'seg_map_suffix',
             )
+            if label_maps:
+                yield from _find_odd_label_maps(dataset)
     elif hasattr(dataset, 'extensions') and not dataset.ann_file:
         yield from _find_no_files(
             prefix.get('img_path'), dataset.extensions, 'extensions'
+        )
+
+
+def _find_odd_label_maps(dataset: BaseDataset) -> Iterator[str]:
+    """Find wrong label maps among some that lie all over the list.
+
+    More are read while they have only 0 and 255.
+    """
+    infos = dataset.load_data_list()
+    classes = dataset.metainfo.get('classes') or ()
+    mapping = _label_mapping(dataset)
+    values: set[int] = set()
+    step = max(1, len(infos) // (10 * QUICK_MAPS))
+    for number, info in enumerate(infos[::step]):
+        if number >= QUICK_MAPS and values != {0, IGNORED}:
+            break
+        path = info.get('seg_map_path')
+        sample = _read_sample(dict(seg_map_path=path), len(classes), mapping)
+        yield from sample.problems
+        values |= sample.values
+    yield from _find_no_objects(dataset, values)
+
+
+def _find_no_objects(dataset: BaseDataset, values: set[int]) -> Iterator[str]:
+    """Find out that masks have 255 for an object, which is ignored."""
+    classes: Sequence[str] = dataset.metainfo.get('classes') or ()
+    mapping = _label_mapping(dataset)
+    if values != {0, IGNORED} or mapping is None or len(classes) < 2:
+        return
+    if mapping[IGNORED] == IGNORED and 1 in mapping:
+        learned = 'nothing' if mapping[0] == IGNORED else f'only {classes[0]}'
+        yield (
+            f'the label maps in {dataset.data_prefix["seg_map_path"]} have '
+            f'only 0 and 255: 255 is ignored, so {learned:.60} is learned; '
+            f'write {list(mapping).index(1)} for {classes[1]:.60}'
         )
 
 
@@ -163,7 +222,9 @@ def _read_coco(dataset: BaseDataset, labelled: bool) -> dict:
         for image in content['images'][:10]
     ]
     if not any(map(os.path.exists, first)):
-        raise ValueError(f'{path}: there is no {first[0]}, its first image')
+        raise ValueError(
+            f'{path}: there is no {first[0]:.300}, its first image'
+        )
     return content
 
 
@@ -195,7 +256,7 @@ def inspect_dataset(
                 return found
         dataset.full_init()
     except Exception as error:  # of any data set's own code
-        found.problems.append(f'{type(error).__name__}: {error}')
+        found.problems.append(f'{type(error).__name__}: {error!s:.500}')
         return found
     samples = [dataset.get_data_info(i) for i in range(len(dataset))]
     found.images = len(samples)
@@ -203,15 +264,26 @@ def inspect_dataset(
         found.problems.append('no images')
     classes = dataset.metainfo.get('classes') or ()
     total: Counter[int] = Counter()
+    values: set[int] = set()
+    turned = []
     read = partial(
         _read_sample,
         classes=len(classes),
         mapping=_label_mapping(dataset) if labelled else None,
     )
-    for problems, labels in _map(read, samples, workers):
-        found.problems += problems
-        total.update(labels)
+    for sample in _map(read, samples, workers):
+        found.problems += sample.problems
+        total.update(sample.labels)
+        values |= sample.values
+        turned += [sample.turned] if sample.turned else []
+    if turned:
+        found.notes.append(
+            f'{len(turned)} images are turned as they are read, because of '
+            'their EXIF orientation, and their label maps or boxes are not: '
+            f'look whether they fit, such as those of {turned[0]:.200}'
+        )
     if labelled:
+        found.problems += _find_no_objects(dataset, values)
         _name_counts(total, classes, found)
         found.notes += _find_labels_without_image(dataset, samples)
     return found
@@ -241,14 +313,10 @@ def _label_mapping(dataset: BaseDataset) -> np.ndarray | None:
 
 def _read_sample(
     info: dict, classes: int, mapping: np.ndarray | None
-) -> tuple[list[str], Counter]:
-    """Read the files of a sample.
-
-    Returns:
-        tuple[list[str], Counter]: Its problems, and how often it has each
-        label.
-    """
+) -> _Sample:
+    """Read the files of a sample."""
     problems = []
+    values, turned = Counter[int](), None
     labels = [x['bbox_label'] for x in info.get('instances') or ()]
     labels += np.atleast_1d(info.get('gt_label', [])).tolist()
     counts = Counter(labels)
@@ -263,25 +331,32 @@ def _read_sample(
                 'the annotations'
             )
         if reason:
-            problems.append(f'{path}: {reason}')
+            problems.append(f'{path!s:.300}: {reason:.300}')
+        elif size and _is_turned_silently(path):
+            turned = path
     if mapping is not None and info.get('seg_map_path'):
         path = info['seg_map_path']
         try:
-            counts = _count_labels(path, size, mapping)
+            values = _count_values(path, size)
         except ValueError as error:
-            problems.append(f'{path}: {error}')
+            problems.append(f'{path!s:.300}: {error!s:.300}')
+        for value, count in values.items():
+            if mapping[value] != IGNORED:
+                counts[int(mapping[value])] += count
+    elif not info.get('instances'):
+        turned = None
     wrong = sorted(label for label in counts if not 0 <= label < classes)
     if wrong and classes:
+        more = ', ...' if len(wrong) > 10 else ''
         problems.append(
-            f'{path}: labels {wrong}, but there are {classes} classes'
+            f'{path!s:.300}: labels {wrong[:10]}{more}, but there are {classes} '
+            'classes'
         )
-    return problems, counts
+    return _Sample(problems, counts, set(values), turned)
 
 
-def _count_labels(
-    path: str, size: tuple[int, int] | None, mapping: np.ndarray
-) -> Counter:
-    """Count the pixels of each label."""
+def _count_values(path: str, size: tuple[int, int] | None) -> Counter[int]:
+    """Count the pixels of each value in a label map."""
     reason = unreadable(path)
     if reason:
         raise ValueError(reason)
@@ -303,11 +378,7 @@ def _count_labels(
         values, counts = np.unique(
             np.asarray(image, np.uint8), return_counts=True
         )
-    found: Counter[int] = Counter()
-    for label, count in zip(mapping[values], counts, strict=True):
-        if label != IGNORED:
-            found[int(label)] += int(count)
-    return found
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
 
 def _name_counts(
@@ -329,6 +400,15 @@ def _find_labels_without_image(
     for path in sorted(Path(folder).rglob(f'*{dataset.seg_map_suffix}')):
         if path not in used:
             yield f'{path}: a label map without an image'
+
+
+def _is_turned_silently(path: str | os.PathLike) -> bool:
+    """Whether an image is turned as it is read, and keeps its size."""
+    with Image.open(path) as image:
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        # Those from 5 on exchange width and height.
+        end = 9 if image.width == image.height else 5
+        return orientation in range(2, end)
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int] | None:
