@@ -16,8 +16,9 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.hub import get_config
 from mmengine.registry import Registry, root
 from mmengine.runner import FlexibleRunner, Runner
+from mmengine.utils import get_object_from_string
 
-from .stack import FAMILIES, one_thread_at_a_time
+from .stack import FAMILIES, REQUIRED, one_thread_at_a_time
 
 # Keys that have a meaning beside the arguments of mmengine's Runner.
 MORE_KEYS = (
@@ -75,44 +76,49 @@ def name_types(cfg: Config) -> None:
 
     Args:
         cfg (Config): The config; changed in place. A class under a key
-            ``type`` becomes the name that the registries know under its
-            ``default_scope``, which is that of the model's class if the
-            config has none.
+            ``type``, or its import path, becomes the name that the
+            registries know under its ``default_scope``, which is the library
+            of the model's class if the config has none.
     """
-    model = cfg.get('model')
-    kind = model.get('type') if isinstance(model, dict) else None
-    if isinstance(kind, type) and not cfg.get('default_scope'):
-        for base in kind.__mro__:
-            library = base.__module__.partition('.')[0]
-            if library in FAMILIES['onedl']:
-                cfg.default_scope = library
-                break
     found = list(_iter_classes(list(cfg.values())))
     if not found:
         return
+    for part, kind in found:
+        if part is cfg.get('model') and not cfg.get('default_scope'):
+            cfg.default_scope = _find_library(kind)
     names: dict[object, tuple[Registry, str]] = {}
     for registry in vars(root).values():
         if isinstance(registry, Registry):
             _collect_names(registry, names)
-    for part in found:
-        part['type'] = _name_type(
-            part['type'], names, cfg.get('default_scope')
-        )
+    for part, kind in found:
+        part['type'] = _name_type(kind, names, cfg.get('default_scope'))
 
 
-def _iter_classes(cfg: object) -> Iterator[dict]:
+def _iter_classes(cfg: object) -> Iterator[tuple[dict, type | FunctionType]]:
     """Iterate over the parts of a config with a class or function as type."""
     if isinstance(cfg, dict):
         kind = cfg.get('type')
         if isinstance(kind, LazyAttr | LazyObject):
-            kind = cfg['type'] = kind.build()
+            kind = kind.build()
+        elif isinstance(kind, str) and kind.count('.') > 1:
+            # mmengine dumps classes like this.
+            kind = get_object_from_string(kind)
         if isinstance(kind, type | FunctionType):
-            yield cfg
+            yield cfg, kind
         cfg = list(cfg.values())
     elif not isinstance(cfg, list | tuple):
         return
     for part in cfg:
         yield from _iter_classes(part)
+
+
+def _find_library(kind: type | FunctionType) -> str | None:
+    """The library of a class, or of what it inherits from."""
+    for base in getattr(kind, '__mro__', ()):
+        library = base.__module__.partition('.')[0]
+        if library in FAMILIES['onedl'] and library not in REQUIRED:
+            return library
+    return None
 
 
 def _collect_names(

@@ -18,7 +18,6 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
-from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
@@ -57,7 +56,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
 
     Raises:
         FileNotFoundError: If a data set or checkpoint is missing.
-        ValueError: If the checkpoint to resume from is damaged.
+        ValueError: If the checkpoint to resume from is damaged, or the config
+            lacks the data of a split.
     """
     if cfg.get('launcher') == 'pytorch':
         die_with_parent()
@@ -65,6 +65,11 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
         # DDP copies gradients in any layout; sides of 1 have ambiguous ones.
         warnings.filterwarnings('ignore', 'Grad strides do not match')
     name_types(cfg)
+    for split in {*splits} - {'val'}:
+        if not cfg.get(f'{split}_dataloader'):
+            raise ValueError(
+                f'the config has no {split}_dataloader, which this needs'
+            )
     check_data(cfg, splits)
     notes = resume_intact(cfg)
     if 'train' in splits:
@@ -92,7 +97,7 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
 def _guard_checkpoints(cfg: Config) -> None:
     """Use our hook in the place of mmengine's CheckpointHook."""
     hooks = cfg.setdefault('default_hooks', ConfigDict())
-    usual = 'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook
+    usual = 'CheckpointHook', 'mmengine.CheckpointHook'
     hook = hooks.setdefault('checkpoint', ConfigDict(type=usual[0]))
     if hook and hook.type in usual:
         hook.type = 'mmhatnet.AtomicCheckpointHook'
@@ -355,7 +360,8 @@ def enable_tta(cfg: Config) -> None:
         raise ValueError(
             '--tta needs tta_model and tta_pipeline in the config'
         )
-    for dataset in iter_datasets(cfg.test_dataloader.dataset):
+    loader = cfg.get('test_dataloader') or {}
+    for dataset in iter_datasets(loader.get('dataset')):
         dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=deepcopy(cfg.model))
 
@@ -373,7 +379,7 @@ def enable_out(cfg: Config, out: str) -> None:
     if not out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out writes a .pkl file, not {out}')
     kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
-    metrics = cfg.test_evaluator
+    metrics = cfg.get('test_evaluator') or []
     if isinstance(metrics, dict):
         metrics = [metrics]
     cfg.test_evaluator = [*metrics, dict(type=kind, out_file_path=out)]

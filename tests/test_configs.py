@@ -19,11 +19,12 @@ from helpers import (
     run_tool,
 )
 from mmengine.config import Config
+from mmengine.config.lazy import LazyObject
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmhatnet.config import read_config
+from mmhatnet.config import name_types, read_config
 from mmhatnet.datasets import CLASSES
 from mmhatnet.datasets.random_batch import make_batch
 from mmhatnet.launch import adapt_to_cpu
@@ -338,3 +339,51 @@ def test_mmpretrain_sees_the_layers():
     assert rates['backbone.stem.0.weight'] == 1e-3 * 0.5 ** (depth + 1)
     features = model.extract_feat(golden_image(64, 64), stage='backbone')
     assert features[0].shape == (2, 384, 2, 2)
+
+
+def test_classes_become_names():
+    """In the words of the registries, under the library of the model."""
+    from mmcv.ops import nms
+    from mmdet.models import RetinaNet
+    from mmseg.datasets import LoadAnnotations
+
+    class Mine(RetinaNet):
+        pass
+
+    path = f'{__name__}.test_classes_become_names.<locals>.Mine'
+    for kind, expected in (
+        (RetinaNet, 'RetinaNet'),
+        (LazyObject('mmdet.models', 'RetinaNet'), 'RetinaNet'),
+        ('mmdet.models.detectors.retinanet.RetinaNet', 'RetinaNet'),
+        (Mine, path),
+    ):
+        cfg = Config(
+            dict(
+                model=dict(
+                    type=kind,
+                    backbone=dict(type=HATNet),
+                    norms=[dict(type=torch.nn.GroupNorm)],
+                    test_cfg=dict(nms=dict(type=nms)),
+                ),
+                step=(dict(type=LoadAnnotations),),
+                other=dict(type='mmhatnet.HATNet', to_numpy=np.array),
+            )
+        )
+        name_types(cfg)
+        assert cfg.model.type == expected
+        assert cfg.default_scope == 'mmdet'
+        assert cfg.model.backbone.type == 'mmhatnet.HATNet'
+        assert cfg.model.norms[0].type == 'GN'
+        assert cfg.model.test_cfg.nms.type == 'nms'
+        assert cfg.step[0].type == 'mmseg.LoadAnnotations'
+        assert cfg.other == dict(type='mmhatnet.HATNet', to_numpy=np.array)
+        if expected == 'RetinaNet':
+            with MODELS.switch_scope_and_registry('mmdet') as registry:
+                assert registry.get(cfg.model.type) is RetinaNet
+
+
+def test_model_without_a_library():
+    cfg = Config(dict(model=dict(type=torch.nn.Bilinear)))
+    name_types(cfg)
+    assert cfg.model.type == 'torch.nn.modules.linear.Bilinear'
+    assert cfg.default_scope is None

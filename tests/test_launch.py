@@ -100,6 +100,19 @@ def test_demo(task, demo_folder, tmp_path):
     assert len(list((tmp_path / 'shown').rglob('*.*g'))) == images
 
 
+@pytest.mark.parametrize('options', [(), ('--out', 'out.pkl')])
+def test_without_test_data(options, demo_folder, small_config):
+    output = call_tool(
+        *(TOOLS / 'test.py', small_config, 'x.pth', *options),
+        *('--cfg-options', 'test_dataloader=None', 'test_evaluator=None'),
+        'test_cfg=None',
+        cwd=demo_folder,
+        code=1,
+    )
+    expected = 'test.py: error: the config has no test_dataloader'
+    assert output.splitlines()[-1].startswith(expected)
+
+
 def test_flexible_runner(demo_folder, small_config, tmp_path):
     """Training and testing with mmengine's other runner."""
     options = (
@@ -403,7 +416,7 @@ def test_tta(config):
 def test_on_a_gpu(monkeypatch):
     """On a GPU, which is simulated, a config runs as it is written."""
     for name in ('check_data', 'die_with_parent', 'lock_work_dir'):
-        monkeypatch.setattr(launch, name, lambda *_: None)
+        monkeypatch.setattr(launch, name, lambda *_: [])
     monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
     built, runner = [], mock.MagicMock(rank=0)
     monkeypatch.setattr(

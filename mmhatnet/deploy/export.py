@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from mmengine.config import Config
 
-from ..checks import iter_datasets
 from ..releases import locate_weights
 from ..stack import describe_versions
 from ..weights.download import sha256_of
+from ..zoo import find_test_dataset
 from .base import Graph, refuse_if
 from .runtime.arrays import SMALLEST
 from .runtime.metadata import LARGEST, OUTPUTS, has_batches
@@ -128,8 +128,7 @@ def describe(
 
 def describe_steps(cfg: Config) -> Iterator[dict]:
     """The steps of the test pipeline that change the size of the image."""
-    dataset = next(iter_datasets(cfg.test_dataloader.dataset))
-    for step in dataset.pipeline:
+    for step in find_test_dataset(cfg).pipeline:
         kind = step['type'].rpartition('.')[2]
         if kind == 'LoadImageFromFile':
             refuse_if(
