@@ -1,16 +1,19 @@
 """The examples, commands and names in README and docs/ work."""
 
 import ast
+import itertools
 import os
 import re
+import shlex
 import textwrap
 from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import resolve_name
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import DEMOS, ROOT, call_tool
 from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from PIL import Image
 
@@ -23,6 +26,7 @@ from mmhatnet.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS,
     TRANSFORMS,
 )
+from mmhatnet.weights.download import sha256_of
 
 REGISTRIES = (HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS)
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -56,12 +60,28 @@ ON_DEMO_DATA = (
     'my_detection.py',
     'my_classifier.py',
 )
-COMMANDS = [
-    line
+# Page -> the lines of each of its blocks of commands.
+BLOCKS = {
+    page: [
+        block.splitlines()
+        for block in re.findall(r'```bash\n(.*?)```', page.read_text(), re.S)
+    ]
     for page in PAGES
-    for block in re.findall(r'```bash\n(.*?)```', page.read_text(), re.S)
-    for line in block.splitlines()
-]
+}
+COMMANDS = [line for page in PAGES for block in BLOCKS[page] for line in block]
+# Commands that take seconds and write files.
+CHEAP = re.compile(
+    r'python (tools/(?:infer|visualization/\w+|model_converters/\w+)\.py) '
+    r'(?!.*(?:\.onnx|my_))'
+)
+# Page -> those of its commands, in their order.
+RUN = {
+    page: lines
+    for page in PAGES
+    if (
+        lines := [x for block in BLOCKS[page] for x in block if CHEAP.match(x)]
+    )
+}
 
 
 @pytest.fixture(scope='module')
@@ -71,7 +91,8 @@ def released(official, tmp_path_factory):
     for arch in ('tiny', 'small'):
         name = f'HAT-Net_{arch.capitalize()}.pth'
         torch.save({'model': official(arch)}, folder / name)
-    noise = np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8)
+    size = 240, 320, 3
+    noise = np.random.RandomState(0).randint(0, 256, size, np.uint8)
     Image.fromarray(noise).save(folder / 'photo.jpg')
     return folder
 
@@ -169,6 +190,91 @@ def test_tools_and_options_exist():
             assert option in text or tool.suffix == '.sh', command
         checked += 1
     assert checked > 20
+
+
+def outputs(command):
+    """The files and folders that a command writes and may not replace."""
+    words = shlex.split(command)
+    if '--overwrite' in words:
+        return set()
+    named = {
+        Path(value)
+        for option, value in itertools.pairwise(words)
+        if re.fullmatch('--(out|out-dir|output-dir|show-dir)', option)
+    }
+    if 'tools/infer.py' not in words:
+        return named
+    folder = named.pop() if named else Path('outputs')
+    values = words[words.index('tools/infer.py') + 2 :]
+    images = itertools.takewhile(lambda x: not x.startswith('-'), values)
+    return {folder / Path(image).stem for image in images}
+
+
+def find_clashes(commands):
+    written = [path for command in commands for path in outputs(command)]
+    return {path for path in written if written.count(path) > 1}
+
+
+@pytest.mark.default_stack
+@pytest.mark.parametrize(
+    ('more', 'clashes'),
+    [
+        ('', 1),
+        ('--overwrite', 0),
+        ('--out-dir outputs', 1),
+        ('--out-dir other', 0),
+        ('--top 3', 1),
+    ],
+)
+def test_clashes_are_found(more, clashes):
+    commands = 'infer.py a photo.jpg', f'infer.py b c.pth photo.jpg {more}'
+    assert len(find_clashes(f'python tools/{x}' for x in commands)) == clashes
+
+
+@pytest.mark.default_stack
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_commands_of_a_block_write_other_files(page):
+    """A reader runs one after the other."""
+    for block in BLOCKS[page]:
+        assert not find_clashes(block), block
+
+
+@pytest.fixture
+def reader(released, shown, trained, official_file, tmp_path):
+    """A folder like a clone, after the trainings that the pages name."""
+    for place in (ROOT / 'configs', shown / 'data', released / 'photo.jpg'):
+        (tmp_path / place.name).symlink_to(place)
+    (tmp_path / 'HAT-Net_Tiny.pth').symlink_to(official_file())
+    for name in re.findall(r'work_dirs/[\w/.-]+\.pth', '\n'.join(COMMANDS)):
+        config = Path(name).parent.name
+        if config in DEMOS.values() and not (tmp_path / name).exists():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).symlink_to(trained(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize('page', RUN, ids=lambda page: page.name)
+def test_commands_one_after_the_other(page, reader, official_file):
+    """Those that take seconds run in their order, in one folder."""
+    if '--safetensors' in str(RUN[page]):
+        pytest.importorskip('safetensors')
+    for command in RUN[page]:
+        command = command.replace('$SHA256', sha256_of(official_file()))
+        _, tool, *arguments = shlex.split(command)
+        call_tool(
+            *(ROOT / tool, *arguments),
+            cwd=reader,
+            TORCH_HOME=str(reader / 'hub'),
+            MMHATNET_RELEASE_URL=reader.as_uri(),
+        )
+
+
+@pytest.mark.default_stack
+def test_commands_are_run():
+    """README's block of three predictions is among them."""
+    lines = RUN[ROOT / 'README.md']
+    assert sum('infer.py' in line for line in lines) >= 4
+    assert sum(map(len, RUN.values())) > 10
 
 
 @pytest.mark.default_stack

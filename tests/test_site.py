@@ -24,6 +24,9 @@ def test_build(tmp_path):
     colab = 'https://colab.research.google.com/github/me/it/blob/main/docs/'
     assert f'href="{colab}tour.ipynb"' in home
     assert '../' not in home.partition('<article')[2].partition('</article')[0]
+    # It makes the tables of models fit.
+    assert '"../site.css"' in (tmp_path / 'model_zoo/index.html').read_text()
+    assert (tmp_path / 'site.css').exists()
     api = tmp_path / 'api' / 'mmhatnet.models.hatnet' / 'index.html'
     assert 'grid_sizes' in api.read_text()
     assert ':class:' not in api.read_text()
