@@ -238,6 +238,27 @@ esac
     assert ('looking' in output) == bool(message and not force)
 
 
+@pytest.mark.parametrize('gpu', [True, False])
+def test_download_of_torch(gpu, set_up, tmp_path):
+    """Its size comes first; a failure shows what pip says."""
+    python = tmp_path / 'venv' / 'bin' / 'python'
+    python.parent.mkdir(parents=True)
+    python.write_text("""#!/bin/sh
+case "$*" in
+  *--version) exit 0 ;;
+  *install*torch==*) echo 'pip: no space left'; exit 9 ;;
+esac
+exit 1
+""")
+    python.chmod(0o755)
+    output = set_up(gpu=gpu, options=('--lite',))
+    has_cuda = (sys.platform, platform.machine()) == ('linux', 'x86_64')
+    size = output.find('4 GB of CUDA libraries')
+    assert (size >= 0) == (has_cuda and not gpu)
+    assert size < output.index('pip: no space left')
+    assert f'the log is {tmp_path / "venv" / "setup.log"}' in output
+
+
 def test_cuda_of_the_pinned_torch():
     stated = re.search(r'onedl\).*cuda_of_torch=([\d.]+)', SETUP.read_text())
     pinned = (ROOT / 'requirements/tested_onedl.txt').read_text()

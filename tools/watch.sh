@@ -6,9 +6,9 @@
 # every ${EVERY:-60} seconds. The command has a process group of its own, which
 # ends with this script, whoever of the two gets the signal.
 watch() {
-  local status=$1 shown='' line='' pid next code=0 signal
+  local status=$1 every=${EVERY:-60} shown='' line='' pid next code=0 signal
   shift
-  next=$((SECONDS + 2)) # the first line comes soon
+  next=$((SECONDS + (every < 10 ? every : 10)))
   set -m
   "$@" </dev/null >>"$log" 2>&1 &
   pid=$!
@@ -23,7 +23,7 @@ watch() {
       line=$($status)
       if [ -z "$line" ] || [ "$line" = "$shown" ]; then continue; fi
       if [ -t 1 ]; then printf '\r\033[K  %s' "$line"; else echo "  $line"; fi
-      shown=$line next=$((SECONDS + ${EVERY:-60}))
+      shown=$line next=$((SECONDS + every))
     fi
   done
   wait $pid || code=$?
