@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from traceback import walk_tb
 from types import FunctionType
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
@@ -170,7 +171,7 @@ def reading_metafiles_once() -> Iterator[None]:
     mmengine reads all metafiles of a library for each config that a config
     inherits from it.
     """
-    utils = import_module('mmengine.config.utils')
+    utils: Any = import_module('mmengine.config.utils')
     load = utils.load
     utils.load = functools.cache(load)
     try:

@@ -202,6 +202,10 @@ class ResumeHook(Hook):
                 f'iteration {meta["iter"]}, and would repeat batches: resume '
                 'from one that was saved after an epoch, as by_epoch=True does'
             )
+        # FlexibleRunner counts one too many when it has found a best one.
+        meta['epoch'] = min(
+            meta['epoch'], info.get('epoch', meta['epoch']) + 1
+        )
         before = info.get('max_iters', 0) / info.get('max_epochs', 1)
         batches = len(runner.train_dataloader)
         if before not in (0, batches):
@@ -236,7 +240,7 @@ class ResumeHook(Hook):
             scheduler.state_dict() for scheduler in runner.param_schedulers
         ]
         state = checkpoint['optimizer']
-        # OneDL's wrapper has one more, of the unscaled settings.
+        # Of several groups, mmengine keeps the settings without factors, too.
         groups = [*state['param_groups'], state.get('base_param_settings')]
         for old, new in zip(
             groups, runner.optim_wrapper.param_groups, strict=False

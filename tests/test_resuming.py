@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import time
@@ -186,8 +187,20 @@ def train(demo_folder):
 
 @pytest.fixture(scope='module')
 def first(train):
-    # What a checkpoint of an ended run has, it has after a kill.
-    return train('first', 12, 'train_cfg.max_epochs=1')[0]
+    """Function that trains one epoch, which is the best, with a runner."""
+
+    @functools.cache
+    def run(runner):
+        folder, _ = train(
+            f'first_{runner}',
+            12,
+            f'runner_type={runner}',
+            'train_cfg.max_epochs=1',
+            'default_hooks.checkpoint.save_best=auto',
+        )
+        return folder / 'epoch_1.pth'
+
+    return run
 
 
 class TestAnotherBatchSize:
@@ -204,7 +217,7 @@ class TestAnotherBatchSize:
             f'changed_{name}',
             batch_size,
             *options,
-            resume=('--resume', first / 'epoch_1.pth'),
+            resume=('--resume', first(runner)),
         )
         batches = 24 // batch_size
         assert f'of 2 batches, and now they are of {batches}:' in output
@@ -238,7 +251,7 @@ class TestAnotherBatchSize:
 
     def test_of_no_training(self, train, first, tmp_path):
         path = tmp_path / 'weights.pth'
-        content = torch.load(first / 'epoch_1.pth', weights_only=False)
+        content = torch.load(first('Runner'), weights_only=False)
         for key in ('message_hub', 'meta'):
             del content[key]
             torch.save(content, path)
