@@ -247,7 +247,7 @@ installed() {
   echo "$((now - before)) MB fetched and unpacked in $((SECONDS - since)) s"
 }
 megabytes() {
-  du -scm "$venv" "$scratch" 2>/dev/null | tail -n 1 | cut -f 1
+  { du -scm "$venv" "$scratch" 2>/dev/null || true; } | tail -n 1 | cut -f 1
 }
 # Install with pip, show how far it is, and say why it failed.
 install() {

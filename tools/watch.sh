@@ -20,7 +20,7 @@ watch() {
   while kill -0 $pid 2>/dev/null; do
     sleep 1
     if [ -t 1 ] || [ $SECONDS -ge $next ]; then
-      line=$($status)
+      line=$($status || true)
       if [ -z "$line" ] || [ "$line" = "$shown" ]; then continue; fi
       if [ -t 1 ]; then printf '\r\033[K  %s' "$line"; else echo "  $line"; fi
       shown=$line next=$((SECONDS + every))
