@@ -81,8 +81,8 @@ data = json.loads(Path('data/demo/demo_data.json').read_text())
 print(f"""
 mIoU on parts of photographs that training never saw: {json.loads(result.read_text())['mIoU']:.1f} %
 mIoU of a model that answers 'background' everywhere: {100 * data['val']['background'] / 7:.1f} %
-(of the pixels that are a class or are taken for it, the share that is both;
-the mean of 7 classes; 100 % is perfect)""")
+(mIoU: of the pixels that are of a class or that the model takes for it, the share
+that are both, as the mean of 7 classes; 100 % is perfect)""")
 SUMMARY
 cat <<RESULT
 
