@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
 
-from .checks import find_device, iter_datasets
+from .checks import find_device
 from .deploy.runtime.files import unreadable
 from .deploy.runtime.results import (
     Result,
@@ -23,7 +23,13 @@ from .deploy.runtime.results import (
 )
 from .stack import explain_missing_operators, one_thread_at_a_time
 from .weights.loading import load_weights
-from .zoo import dataset_meta, find_weights, get_model, load_model_config
+from .zoo import (
+    dataset_meta,
+    find_test_dataset,
+    find_weights,
+    get_model,
+    load_model_config,
+)
 
 
 @one_thread_at_a_time()
@@ -59,8 +65,8 @@ def get_inferencer(
     cfg = load_model_config(model)
     checkpoint = checkpoint or find_weights(model)
     # The libraries do not look into a ConcatDataset.
-    loader = cfg.test_dataloader
-    loader.dataset = next(iter_datasets(loader.dataset))
+    dataset = find_test_dataset(cfg)
+    cfg.test_dataloader.dataset = dataset
     # The libraries set the default scope for good; restore it afterwards.
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return _build(cfg, checkpoint, device)
@@ -158,7 +164,7 @@ def load_image(cfg: Config, path: str) -> np.ndarray:
     Returns:
         ndarray: (H, W, channels); BGR if there are three.
     """
-    loader = next(iter_datasets(cfg.test_dataloader.dataset)).pipeline[0]
+    loader = find_test_dataset(cfg).pipeline[0]
     with TRANSFORMS.switch_scope_and_registry(cfg.default_scope) as registry:
         image = registry.build(loader)(dict(img_path=path))['img']
     return np.atleast_3d(image)
