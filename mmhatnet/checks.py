@@ -9,8 +9,16 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, TRANSFORMS
 
+from .agreement import (
+    OPEN_CLASSES,
+    Part,
+    class_names,
+    find_disagreements,
+    find_shared_data,
+    iter_transforms,
+)
 from .datasets.inspection import (
     Inspection,
     build_dataset,
@@ -34,8 +42,8 @@ DATA_SOURCES = {
 # Heads of other classes than those of the objects.
 OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
 OTHER_TYPES = ('STDCHead',)
-# Parts of models whose classes are not those of the data set.
-OPEN_CLASSES = {'language_model', 'tracker'}
+# Libraries whose transforms read label maps and leave the labels alone.
+LIBRARIES = {'mmcv', 'mmengine', 'mmseg', 'mmhatnet'}
 
 
 def find_device(name: str | torch.device) -> torch.device:
@@ -63,7 +71,7 @@ def find_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
+def check_data(cfg: Config, splits: tuple[str, ...]) -> list[str]:
     """Check the data sets before a run, as far as it takes seconds.
 
     ``check_data=False`` at the top of the config only looks for the files.
@@ -72,21 +80,53 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         cfg (Config): The config.
         splits (tuple[str]): The splits to check: 'train', 'val' or 'test'.
 
+    Returns:
+        list[str]: Notes for the user.
+
     Raises:
         FileNotFoundError: If a file or folder is missing. The message tells
             where it is expected and how to get it.
-        ValueError: If the files do not fit the data set, or the model its
-            classes.
+        ValueError: If the files do not fit the data set, the model or the
+            evaluator does not fit its classes, or two settings contradict
+            each other.
     """
+    checked = cfg.get('check_data', True)
     for split, dataset in iter_splits(cfg, splits):
         if not downloads(dataset, cfg.get('default_scope')):
             _check_places(dataset, split)
-        if cfg.get('check_data', True):
+        if checked:
             for problem in find_problems(cfg, dataset, split):
                 raise ValueError(
-                    f'{problem} ({split}_dataloader; check_data=False in the '
-                    'config goes on)'
+                    f'{problem:.1000} ({split}_dataloader; check_data=False '
+                    'in the config goes on)'
                 )
+    if not checked:
+        return []
+    parts = build_parts(cfg, splits)
+    for problem in find_disagreements(cfg, parts):
+        raise ValueError(
+            f'{problem:.1000} (check_data=False in the config goes on)'
+        )
+    return list(find_shared_data(parts))
+
+
+def build_parts(cfg: Config, splits: tuple[str, ...]) -> list[Part]:
+    """Build the data sets of a config, as far as they can be built.
+
+    Args:
+        cfg (Config): The config.
+        splits (tuple[str]): Of 'train', 'val' and 'test'.
+
+    Returns:
+        list[Part]: The data sets of each split, also those of several splits.
+    """
+    parts = []
+    for split in splits:
+        for _, dataset in iter_splits(cfg, [split]):
+            with suppress(Exception):  # the run will show it
+                built = build_dataset(dataset, cfg.get('default_scope'))
+                parts.append(Part(split, dataset, built))
+    return parts
 
 
 def iter_splits(
@@ -146,8 +186,10 @@ def find_problems(
         built = build_dataset(dataset, cfg.get('default_scope'))
     except Exception:
         return  # the run will show the error of the class
-    yield from find_quick_problems(built, split != 'test')
     yield from _find_misfits(cfg, built, dataset)
+    yield from find_quick_problems(
+        built, split != 'test', _reads_label_maps(cfg, dataset)
+    )
 
 
 def _find_misfits(
@@ -155,14 +197,29 @@ def _find_misfits(
 ) -> Iterator[str]:
     """Find what does not fit a data set: its own pipeline, or the heads."""
     yield from _compare_classes(cfg, built)
-    for number, transform in enumerate(dataset.get('pipeline') or ()):
+    for transform in iter_transforms(dataset.get('pipeline')):
         reduce = transform.get('reduce_zero_label')
         expected = getattr(built, 'reduce_zero_label', reduce)
         if reduce not in (None, expected):
             yield (
                 f'reduce_zero_label is {expected} in the data set, and '
-                f'{reduce} in its pipeline[{number}]'
+                f'{reduce} in {transform["type"]} of its pipeline'
             )
+
+
+def _reads_label_maps(cfg: Config, dataset: ConfigDict) -> bool:
+    """Whether mmseg reads the label maps, and no other transform."""
+    kinds = []
+    for transform in iter_transforms(dataset.get('pipeline')):
+        kind = transform['type']
+        if isinstance(kind, str):
+            with TRANSFORMS.switch_scope_and_registry(
+                cfg.get('default_scope')
+            ) as registry:
+                kind = registry.get(kind)
+        kinds.append((kind.__module__.partition('.')[0], kind.__name__))
+    known = all(library in LIBRARIES for library, _ in kinds)
+    return known and ('mmseg', 'LoadAnnotations') in kinds
 
 
 def inspect_data(
@@ -192,20 +249,20 @@ def inspect_data(
         with suppress(Exception):  # it is among the problems
             built = build_dataset(dataset, scope)
             found[name].problems += _find_misfits(cfg, built, dataset)
+    parts = build_parts(cfg, splits)
+    settings = Inspection(
+        problems=list(find_disagreements(cfg, parts)),
+        notes=list(find_shared_data(parts)),
+    )
+    if settings.problems or settings.notes:
+        found['settings'] = settings
     return found
 
 
 def _compare_classes(cfg: Config, dataset: BaseDataset) -> Iterator[str]:
     """Compare the classes of a data set and the heads of a model."""
-    if OPEN_CLASSES & cfg.model.keys():
-        return
-    classes = dataset.metainfo.get('classes')
-    folders = getattr(dataset, 'with_label', False) and not dataset.ann_file
-    if not classes and folders:
-        classes = [
-            x.name for x in os.scandir(dataset.img_prefix) if x.is_dir()
-        ]
-    if not classes:
+    classes = class_names(dataset)
+    if OPEN_CLASSES & cfg.model.keys() or not classes:
         return
     things = dataset.metainfo.get('thing_classes') or classes
     keys = ['model']

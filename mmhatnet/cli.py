@@ -1,6 +1,7 @@
 """Code that the commands share: arguments, the config, one-line errors."""
 
 import argparse
+import io
 import logging
 import os
 import re
@@ -260,6 +261,9 @@ def one_line_errors() -> Iterator[None]:
     """
     rank = os.environ.get('RANK', '0')
     name = Path(sys.argv[0]).name
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a terminal cannot show is no reason to stop.
+        sys.stdout.reconfigure(errors='backslashreplace')
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
     try:
@@ -277,7 +281,7 @@ def one_line_errors() -> Iterator[None]:
         if not origin or not isinstance(error, ONE_LINE):
             raise
         where = f' (rank {rank})' if rank != '0' else ''
-        sys.exit(f'{name}{where}: error: {origin}')
+        sys.exit(f'{name}{where}: error: {origin!s:.2000}')
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt_once:
             signal.signal(signal.SIGINT, signal.default_int_handler)

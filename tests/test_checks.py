@@ -1,6 +1,7 @@
 """Missing data and wrong checkpoints are found before a run."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -41,6 +42,151 @@ class TestData:
         with pytest.raises(FileNotFoundError, match='annotations/nothing'):
             checks.check_data(cfg, ('train',))
         checks.check_data(cfg, ('val',))
+
+
+class TestAgreement:
+    """Settings that must name the same thing are compared before a run."""
+
+    @pytest.fixture
+    def open_demo(self, demo_folder, monkeypatch):
+        monkeypatch.chdir(demo_folder)
+        return lambda task: open_config(f'demo/{DEMOS[task]}.py')
+
+    @pytest.mark.parametrize(
+        ('task', 'change', 'message'),
+        [
+            (
+                'Object Detection',
+                {
+                    'val_evaluator.ann_file': 'data/demo/coco/annotations/'
+                    'instances_train2017.json'
+                },
+                'val_evaluator reads data/demo/coco/annotations/instances_'
+                'train2017.json, and val_dataloader data/demo/coco/'
+                'annotations/instances_val2017.json',
+            ),
+            (
+                'Object Detection',
+                {'val_evaluator.metric': ['bbox', 'segm']},
+                'val_evaluator measures segm, and the model makes no masks',
+            ),
+            (
+                'Image Classification',
+                {'val_evaluator.topk': (1, 9)},
+                'val_evaluator.topk is 9, and the data set has 6 classes',
+            ),
+            (
+                'Image Classification',
+                {'val_evaluator.num_classes': 7},
+                'val_evaluator.num_classes is 7, and the data set has 6',
+            ),
+            (
+                'Image Classification',
+                {'val_dataloader.dataset.metainfo': dict(classes=tuple('acb'))}
+                | {'train_dataloader.dataset.metainfo.classes': tuple('abc')}
+                | {'model.head.num_classes': 3, 'val_evaluator.topk': 1},
+                "class 1 is 'b' in train_dataloader, and 'c' in val_data",
+            ),
+            (
+                'Semantic Segmentation',
+                {'val_evaluator.ignore_index': 0},
+                'ignored is 255 in model.decode_head, and 0 in val_evaluator',
+            ),
+            (
+                'Semantic Segmentation',
+                {'model.data_preprocessor.seg_pad_val': 0},
+                'is 255 in model.decode_head, and 0 in model.data_preproc',
+            ),
+        ],
+    )
+    def test_contradiction(self, task, change, message, open_demo):
+        cfg = open_demo(task)
+        cfg.merge_from_dict(change)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            checks.check_data(cfg, ('train', 'val'))
+        found = checks.inspect_data(cfg, ('train', 'val'))
+        assert message in found['settings'].problems[0]
+        cfg.check_data = False
+        assert checks.check_data(cfg, ('train', 'val')) == []
+
+    def test_reduce_zero_label(self, open_demo):
+        cfg = open_demo('Semantic Segmentation')
+        dataset = cfg.val_dataloader.dataset
+        dataset.update(reduce_zero_label=False, data_prefix=dict())
+        dataset.pipeline = []
+        (line,) = checks.find_disagreements(
+            cfg, checks.build_parts(cfg, ('train', 'val'))
+        )
+        assert line == (
+            'reduce_zero_label is True in train_dataloader, and False in '
+            'val_dataloader'
+        )
+
+    def test_classes_that_are_folders(self, open_demo, tmp_path):
+        """A folder that is missing moves all labels after it."""
+        cfg = open_demo('Image Classification')
+        for split, names in (('train', 'abc'), ('val', 'abd')):
+            for name in names:
+                (tmp_path / split / name).mkdir(parents=True)
+                (tmp_path / split / name / '1.png').touch()
+            cfg[f'{split}_dataloader'].dataset = ConfigDict(
+                type='CustomDataset', data_root=str(tmp_path / split)
+            )
+        cfg.model.head.num_classes = 3
+        with pytest.raises(ValueError, match="class 2 is 'c' .* and 'd' in"):
+            checks.check_data(cfg, ('train', 'val'))
+
+    @pytest.mark.parametrize('name', ['link', 'copy', 'relative', 'remote'])
+    def test_other_name_of_the_file(self, name, open_demo, tmp_path):
+        cfg = open_demo('Instance Segmentation')
+        path = Path(cfg.val_evaluator.ann_file)
+        other = tmp_path / 'other.json'
+        if name == 'link':
+            other.symlink_to(path.absolute())
+        else:
+            other.write_bytes(path.read_bytes())
+        cfg.val_evaluator.ann_file = {
+            'relative': f'data/../{path}',
+            'remote': f's3://{path}',
+        }.get(name, str(other))
+        assert checks.check_data(cfg, ('val',)) == []
+
+    @pytest.mark.parametrize('wrapped', ['plain', 'repeated', 'joined'])
+    def test_wrapped(self, wrapped, open_demo):
+        cfg = open_demo('Object Detection')
+        dataset, metric = cfg.val_dataloader.dataset, cfg.val_evaluator
+        other = 'data/demo/coco/annotations/instances_train2017.json'
+        cfg.val_evaluator = [dict(type='DumpProposals'), metric]
+        metric.ann_file = other
+        if wrapped == 'repeated':
+            dataset = dict(type='RepeatDataset', times=2, dataset=dataset)
+        elif wrapped == 'joined':  # the evaluator may read joined files
+            second = dict(
+                dataset, ann_file='annotations/instances_train2017.json'
+            )
+            dataset = dict(type='ConcatDataset', datasets=[dataset, second])
+        cfg.val_dataloader.dataset = ConfigDict(dataset)
+        parts = checks.build_parts(cfg, ('val',))
+        lines = list(checks.find_disagreements(cfg, parts))
+        assert len(lines) == (wrapped != 'joined')
+
+    @pytest.mark.parametrize('task', DEMOS)
+    def test_training_images_in_the_validation(self, task, open_demo):
+        cfg = open_demo(task)
+        assert checks.check_data(cfg, ('train', 'val', 'test')) == []
+        train, val = (
+            cfg[f'{split}_dataloader'].dataset for split in ('train', 'val')
+        )
+        for key in ('data_root', 'data_prefix', 'ann_file'):
+            if key in train:
+                val[key] = train[key]
+        if 'ann_file' in train and 'ann_file' in cfg.val_evaluator:
+            cfg.val_evaluator.ann_file = train.data_root + train.ann_file
+        (note,) = checks.check_data(cfg, ('train', 'val'))
+        assert note.startswith('val_dataloader reads data/demo/')
+        assert 'with which the model is trained' in note
+        val.indices = 2
+        assert checks.check_data(cfg, ('train', 'val')) == []
 
 
 class TestForeignCheckpoint:

@@ -87,6 +87,29 @@ class TestImages:
         (line,) = inspect(INSTANCES).problems
         assert '48x64 pixels, but 64x64 in the annotations' in line
 
+    @pytest.mark.parametrize('orientation', [1, 3, 4, 6])
+    @pytest.mark.parametrize(
+        ('name', 'images'),
+        [
+            (SEMANTIC, 'ade/**/images/training/*.jpg'),
+            (INSTANCES, 'coco/train2017/*.jpg'),
+            (CLASSIFIER, 'imagenet/train/star/*'),
+        ],
+    )
+    def test_turned_by_exif(self, name, images, orientation, folder):
+        """The size shows neither half a turn nor that of a square."""
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for path in sorted(folder.glob(images))[:3]:
+            with Image.open(path) as image:
+                image.save(path, exif=exif)
+        found = inspect(name)
+        assert found.problems == []
+        turned = orientation > 1 and name != CLASSIFIER
+        assert [note[:20] for note in found.notes] == (
+            ['3 images are turned '] if turned else []
+        )
+
 
 class TestLabelMaps:
     @pytest.mark.parametrize(
@@ -103,6 +126,54 @@ class TestLabelMaps:
         (line,) = inspect(SEMANTIC).problems
         assert line.startswith(f'data/demo/{path.relative_to(folder)}: ')
         assert re.search(reason, line)
+
+    @pytest.mark.parametrize(
+        ('change', 'reason'),
+        [
+            (lambda x: x.astype(np.uint16) + 256, 'has one channel of 8 bits'),
+            (lambda x: x * 0 + 8, r'labels \[7\], but there are 7 classes'),
+        ],
+    )
+    def test_wrong_before_a_training(self, change, reason, folder):
+        path = rewrite_labels(folder, change)
+        cfg = open_config(f'demo/{SEMANTIC}.py')
+        with pytest.raises(ValueError, match=f'{path.name}.*{reason}'):
+            check_data(cfg, ('train',))
+
+    def test_transforms_of_others(self, folder):
+        """They may read anything, and change labels."""
+
+        class Other:
+            pass
+
+        rewrite_labels(folder, lambda x: x.astype(np.uint16) + 256)
+        cfg = open_config(f'demo/{SEMANTIC}.py')
+        cfg.train_dataloader.dataset.pipeline.append(dict(type=Other))
+        check_data(cfg, ('train',))
+
+    @pytest.mark.parametrize('reduced', [True, False])
+    def test_masks_of_0_and_255(self, reduced, folder):
+        """255 is not learned: a training would learn the background."""
+        paths = files(folder / 'ade', 'annotations/training/*.png')
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:32] = 255
+        for path in paths:
+            Image.fromarray(mask).save(path)
+        cfg = open_config(f'demo/{SEMANTIC}.py')
+        dataset = cfg.train_dataloader.dataset
+        dataset.reduce_zero_label = reduced
+        for transform in dataset.pipeline:
+            if 'reduce_zero_label' in transform:
+                transform.reduce_zero_label = reduced
+        learned, number = ('nothing', 2) if reduced else ('only backgr', 1)
+        message = f'0 and 255: .*so {learned}.*; write {number} for disk'
+        with pytest.raises(ValueError, match=message):
+            check_data(cfg, ('train',))
+        (found,) = inspect_data(cfg, ('train',)).values()
+        assert re.search(message, found.problems[0])
+        mask[0] = 3  # one object among them is enough
+        Image.fromarray(mask).save(paths[-1])
+        check_data(cfg, ('train',))
 
     def test_ignored_labels_are_right(self, folder):
         rewrite_labels(folder, lambda x: x * 0 + 255)
@@ -374,8 +445,19 @@ class TestNoFalseAlarms:
     def test_ignored_label(self, folder):
         """After the zero label is reduced, as the heads see it."""
         rewrite_labels(folder, lambda x: x * 0 + 201)
-        dataset = {'train_dataloader.dataset.ignore_index': 200}
-        assert inspect(SEMANTIC, **dataset).problems == []
+        cfg = open_config(f'demo/{SEMANTIC}.py')
+        label = dict(ignore_index=200)
+        cfg.train_dataloader.dataset.update(label)
+        message = 'is 255 in model.decode_head, and 200 in train_dataloader'
+        with pytest.raises(ValueError, match=message):
+            check_data(cfg, ('train',))
+        cfg.model.decode_head.update(label)
+        cfg.model.data_preprocessor.seg_pad_val = 200
+        for transform in cfg.train_dataloader.dataset.pipeline:
+            if 'seg_pad_val' in transform:
+                transform.seg_pad_val = 200
+        (found,) = inspect_data(cfg, ('train',)).values()
+        assert found.problems == []
 
 
 def test_no_images(folder):

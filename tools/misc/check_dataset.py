@@ -22,7 +22,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Read all files of the data sets of a config, and name '
         'what is wrong: damaged images, labels that do not fit, boxes outside '
-        'of images, a wrong number of classes. The exit status is 1 if there '
+        'of images, a wrong number of classes, settings that contradict each '
+        'other. The exit status is 1 if there '
         'are problems; notes are what the library leaves out without a word.'
     )
     parser.add_argument('config', help='name of a model, or config file')
@@ -68,16 +69,17 @@ def main() -> None:
     found = inspect_data(cfg, args.splits, args.workers)
     for name, inspection in found.items():
         used = sum(map(bool, inspection.classes.values()))
-        print(
-            f'{name}: {inspection.images} images, {used} of '
+        counts = (
+            f': {inspection.images} images, {used} of '
             f'{len(inspection.classes)} classes'
         )
+        print(f'{name}{counts if inspection.images else ""}')
         show('problem', inspection.problems, args.shown)
         show('note', inspection.notes, args.shown)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         report = {name: asdict(x) for name, x in found.items()}
-        args.out.write_text(json.dumps(report, indent=1))
+        args.out.write_text(json.dumps(report, indent=1), 'utf-8')
     problems = sum(len(x.problems) for x in found.values())
     if problems:
         sys.exit(f'{problems} problems')
