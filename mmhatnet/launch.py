@@ -70,8 +70,7 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
             raise ValueError(
                 f'the config has no {split}_dataloader, which this needs'
             )
-    check_data(cfg, splits)
-    notes = resume_intact(cfg)
+    notes = check_data(cfg, splits) + resume_intact(cfg)
     if 'train' in splits:
         _guard_checkpoints(cfg)
     if get_device() == 'cpu':
