@@ -3,12 +3,14 @@
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from helpers import TOOLS, call_tool, start_tool
 from PIL import Image
 
+from mmhatnet.analysis import explorer as page_of_explorer
 from mmhatnet.analysis.explorer import Explorer
 from mmhatnet.inference import get_inferencer, predict
 
@@ -29,17 +31,21 @@ def explorer():
 
 
 class TestExplorer:
-    def test_equals_the_inferencer(self, explorer, photo):
-        """With the configured G1 and G2, and the size of the image."""
-        found = explorer.explore(photo, *explorer.configured, 64)
-        expected = predict(get_inferencer('shape-segmentor'), photo)[0]
+    @pytest.mark.parametrize(
+        'model', ['shape-segmentor', 'cifar10-classifier']
+    )
+    def test_equals_the_inferencer(self, model, photo):
+        """As configured, the page says what tools/infer.py says."""
+        explorer = Explorer(model)
+        found = explorer.explore(photo, *explorer.configured, 0)
+        expected = predict(get_inferencer(model), photo)[0]
         for one, other in zip(
             found.result['classes'], expected['classes'], strict=True
         ):
             assert one['name'] == other['name']
-            assert one['share'] == pytest.approx(other['share'], abs=2e-3)
-        assert found.shape == (64, 96)
-        assert found.picture.shape == (64, 96, 3)
+            for key in {'score', 'share'} & other.keys():
+                assert one[key] == pytest.approx(other[key], abs=2e-3)
+        assert found.picture.shape == (256, 384, 3)
 
     def test_dial(self, explorer, photo):
         settings = ((8, 8, 8), (8, 4, 2)), ((4, 4, 4), (16, 8, 4))
@@ -49,7 +55,7 @@ class TestExplorer:
         assert one.seconds > 0
 
     def test_attention(self, explorer, photo):
-        picture = explorer.attend(photo, (1.0, 0.5), *explorer.configured, 64)
+        picture = explorer.attend(photo, (383, 128), *explorer.configured, 64)
         assert picture.ndim == 3
         assert picture.std() > 10
 
@@ -71,8 +77,49 @@ class TestExplorer:
         with pytest.raises(ValueError, match='G2'):
             explorer.explore(photo, (8, 8, 8), (0, 1, 1), 64)
 
+    def test_too_many_pixels(self, explorer, monkeypatch, tmp_path):
+        path = tmp_path / 'large.png'
+        Image.new('1', (13000, 13000)).save(path)
+        monkeypatch.setattr(Image.Image, 'load', None)
+        with pytest.raises(ValueError, match='up to 40 million'):
+            explorer.explore(path, *explorer.configured, 64)
+
+    def test_too_much_to_compute(self, explorer, photo, monkeypatch):
+        monkeypatch.setattr(explorer, 'run', None)
+        with pytest.raises(ValueError, match='this needs .* a smaller size'):
+            explorer.explore(photo, (1, 1, 1), (1, 1, 1), 1024)
+
+    def test_time(self, explorer, photo, monkeypatch):
+        """A request ends between two blocks, and the next one has its turn."""
+        monkeypatch.setattr(page_of_explorer, 'SECONDS', 0)
+        with pytest.raises(TimeoutError, match='takes more than 0 s'):
+            explorer.explore(photo, *explorer.configured, 64)
+        with explorer._lock, ThreadPoolExecutor() as pool:
+            request = pool.submit(
+                explorer.explore, photo, *explorer.configured, 64
+            )
+            with pytest.raises(TimeoutError, match='try again'):
+                request.result()
+        monkeypatch.undo()
+        assert explorer.explore(photo, *explorer.configured, 64).seconds > 0
+
+
+def test_no_folders_of_the_server_in_errors():
+    gradio = pytest.importorskip('gradio')
+    from mmhatnet.analysis.page import _sentences
+
+    for text, shown in (
+        ('/tmp/gradio/0a/a.png: no image', 'a.png: no image'),
+        ("no model at '/srv/x.pth' (/home/me/y)", "no model at 'x.pth' (y)"),
+        ('1/2 of km/h at 3x4', '1/2 of km/h at 3x4'),
+    ):
+        with pytest.raises(gradio.Error) as caught, _sentences():
+            raise ValueError(text)
+        assert caught.value.message == shown
+
 
 def test_missing_package(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'mmhatnet.analysis.page', False)
     monkeypatch.setitem(sys.modules, 'gradio', None)
     output = call_tool(APP, code=1)
     assert 'pip install -e ".[demo]"' in output.splitlines()[-1]

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from mmhatnet.cli import one_line_errors
@@ -39,14 +40,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def find_examples() -> list[str]:
-    try:
+def find_examples() -> tuple[list[str], dict[str, str]]:
+    shapes = Path('data/demo/ade/ADEChallengeData2016/images/validation')
+    trees = Path('data/tree_crowns/train')
+    suited = {
+        'shape-segmentor': next(iter(sorted(shapes.glob('*.jpg'))), None),
+        'tree-detector': next(iter(sorted(trees.glob('*'))), None),
+    }
+    examples = []
+    with suppress(ImportError):
         import skimage
-    except ImportError:
-        return []
-    folder = Path(skimage.__file__).parent / 'data'
-    names = 'chelsea.png', 'rocket.jpg', 'coffee.png', 'astronaut.png'
-    return [str(folder / name) for name in names if (folder / name).exists()]
+
+        folder = Path(skimage.__file__).parent / 'data'
+        names = 'horse.png', 'rocket.jpg', 'coffee.png', 'astronaut.png'
+        examples = [folder / name for name in names]
+        examples = [path for path in examples if path.exists()]
+        suited['cifar10-classifier'] = next(iter(examples), None)
+    shown = {name: str(path) for name, path in suited.items() if path}
+    return list(dict.fromkeys([*shown.values(), *map(str, examples)])), shown
 
 
 def main() -> None:
@@ -61,8 +72,9 @@ def main() -> None:
     models |= {
         Path(config).stem: (config, file) for config, file in args.model
     }
-    examples = find_examples() + [str(path) for path in args.images]
-    serve(models, examples, args.host, args.port)
+    examples, shown = find_examples()
+    examples += map(str, args.images)
+    serve(models, examples, shown, args.host, args.port)
 
 
 if __name__ == '__main__':

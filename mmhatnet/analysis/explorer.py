@@ -5,7 +5,9 @@
 
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +18,9 @@ from ..deploy.export import describe
 from ..deploy.graphs import make_graph
 from ..deploy.runtime import OnnxModel
 from ..deploy.runtime.arrays import check_size, prepare
-from ..deploy.runtime.files import read_image
+from ..deploy.runtime.files import open_image, read_image
 from ..deploy.runtime.metadata import OUTPUTS
+from ..deploy.runtime.results import enlargement
 from ..deploy.verification import as_arrays
 from ..zoo import find_weights, get_model, load_model_config
 from .attention import attend_from
@@ -26,6 +29,9 @@ from .complexity import measure_complexity
 from .timing import peak_memory, time_once
 
 LONGEST = 2048  # pixels of a side
+# What one request can take, so that others need not wait: pixels of the image,
+# multiply-accumulates of the model, and seconds, also for its turn.
+PIXELS, OPERATIONS, SECONDS = 40_000_000, 150 * 10**9, 30
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,6 @@ class Explorer(OnnxModel):
     Raises:
         ValueError: If the model has no graph; see
             :func:`~mmhatnet.deploy.graphs.make_graph`.
-
-    Attributes:
-        size (int): The shorter side to which the config resizes images, at
-            most.
     """
 
     def __init__(self, model: str, checkpoint: str | None = None) -> None:
@@ -74,11 +76,7 @@ class Explorer(OnnxModel):
         self.metadata = describe(self.graph, self.cfg)
         self.backbone = self.graph.model.backbone
         self.configured = self.backbone.grid_sizes, self.backbone.ds_ratios
-        scales = [
-            np.min(step.get('scale', step.get('size')))
-            for step in self.metadata['steps']
-        ]
-        self.size = int(min(scales, default=512))
+        self.steps = self.metadata['steps']
         self._lock = threading.Lock()
 
     def run(self, images: np.ndarray, names: Sequence[str] = ()) -> list:
@@ -87,19 +85,6 @@ class Explorer(OnnxModel):
         outputs = OUTPUTS[self.metadata['kind']]
         found = dict(zip(outputs, as_arrays(self.graph)(images), strict=True))
         return [found[name] for name in names or outputs]
-
-    def _set(
-        self, g1: Sequence[int], g2: Sequence[int] | str, size: int
-    ) -> None:
-        self.backbone.set_grids(g1, g2)
-        step = dict(
-            step='resize',
-            scale=(min(size, LONGEST), LONGEST),
-            keep_ratio=True,
-            interpolation='bilinear',
-            backend='cv2',
-        )
-        self.metadata['steps'] = [step]
 
     def explore(
         self,
@@ -115,17 +100,20 @@ class Explorer(OnnxModel):
             g1 (Sequence[int]): G1 of the stages 0 to 2.
             g2 (Sequence[int] | str): G2 of the stages 0 to 2.
             size (int): The shorter side in pixels; less if the longer one
-                would have more than LONGEST.
+                would have more than LONGEST; 0 for that of the model's own
+                test data.
 
         Returns:
             Exploration: The result.
 
         Raises:
-            ValueError: If the image cannot be read or is too small, or G1 or
-                G2 are not valid.
+            TimeoutError: If it takes more than SECONDS.
+            ValueError: If the image cannot be read, is too small or too large,
+                G1 or G2 are not valid, or the model would need more than
+                OPERATIONS.
         """
-        with self._lock:
-            images = self._load(path, g1, g2, size)
+        with self._request():
+            images, operations = self._load(path, g1, g2, size)
             result, picture, _ = self.predict(path)
             return Exploration(
                 result,
@@ -133,13 +121,13 @@ class Explorer(OnnxModel):
                 images.shape[2:],
                 time_once(lambda: self.run(images)),
                 peak_memory(lambda: self.run(images)),
-                self._count(images.shape[2:]),
+                operations,
             )
 
     def attend(
         self,
         path: str | os.PathLike,
-        point: tuple[float, float],
+        point: tuple[int, int],
         g1: Sequence[int],
         g2: Sequence[int] | str,
         size: int,
@@ -148,8 +136,8 @@ class Explorer(OnnxModel):
 
         Args:
             path (str | PathLike): The image.
-            point (tuple[float, float]): x and y, as parts of the width and
-                height.
+            point (tuple[int, int]): x and y in pixels of the picture that
+                :meth:`explore` makes of the image.
             g1 (Sequence[int]): As in :meth:`explore`, like the others.
             g2 (Sequence[int] | str): G2.
             size (int): The shorter side in pixels.
@@ -158,13 +146,19 @@ class Explorer(OnnxModel):
             ndarray: The picture, (H, W, 3), RGB.
 
         Raises:
+            TimeoutError: As from :meth:`explore`.
             ValueError: As from :meth:`explore`.
         """
-        with self._lock:
-            images = self._load(path, g1, g2, size)
+        with self._request():
+            images, _ = self._load(path, g1, g2, size)
             tensor = torch.from_numpy(images)
+            height, width = read_image(path).shape[:2]
+            factor = enlargement(height, width)
             h, w = images.shape[2:]
-            place = min(w - 1, point[0] * w), min(h - 1, point[1] * h)
+            place = (
+                min(w - 1, point[0] * w / (factor * width)),
+                min(h - 1, point[1] * h / (factor * height)),
+            )
             normal = (tensor - self.graph.mean) / self.graph.std
             found = attend_from(self.backbone, normal, place)
         shown = images[0].transpose(1, 2, 0).astype(np.uint8)
@@ -175,9 +169,59 @@ class Explorer(OnnxModel):
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3]
 
-    def _load(self, path: str | os.PathLike, *settings) -> np.ndarray:
-        self._set(*settings)
-        return prepare(read_image(path), self.metadata)
+    @contextmanager
+    def _request(self) -> Iterator[None]:
+        """Wait for a turn, and end what takes too long between two blocks."""
+        if not self._lock.acquire(timeout=SECONDS):
+            raise TimeoutError('others use this model: try again')
+        end = time.monotonic() + SECONDS
+
+        def check(*_) -> None:
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f'it takes more than {SECONDS} s: choose a smaller size'
+                )
+
+        blocks = [block for stage in self.backbone.stages for block in stage]
+        hooks = [block.register_forward_pre_hook(check) for block in blocks]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._lock.release()
+
+    def _load(
+        self,
+        path: str | os.PathLike,
+        g1: Sequence[int],
+        g2: Sequence[int] | str,
+        size: int,
+    ) -> tuple[np.ndarray, int]:
+        """Read an image, and count what the model would compute for it."""
+        self.backbone.set_grids(g1, g2)
+        self.metadata['steps'] = self.steps
+        if size:
+            step = dict(
+                step='resize',
+                scale=(min(size, LONGEST), LONGEST),
+                keep_ratio=True,
+                interpolation='bilinear',
+                backend='cv2',
+            )
+            self.metadata['steps'] = [step]
+        with suppress(OSError), open_image(path, PIXELS):
+            pass  # read_image has the sentences for other errors
+        images = prepare(read_image(path), self.metadata)
+        operations = self._count(images.shape[2:])
+        if operations > OPERATIONS:
+            raise ValueError(
+                f'this needs {operations / 1e9:.0f} G multiply-accumulates, '
+                f'and the page computes up to {OPERATIONS / 1e9:.0f} G: '
+                'choose a smaller size of the image, a larger G2, or a '
+                'smaller G1'
+            )
+        return images, operations
 
     def _count(self, shape: Sequence[int]) -> int:
         cfg = self.cfg.copy()

@@ -3,9 +3,10 @@
 ``tools/demo_app.py`` serves it. This module alone imports gradio.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 
 import gradio
 
@@ -13,14 +14,18 @@ from ..deploy.images import summarize
 from .explorer import Exploration, Explorer
 
 LARGEST = 32  # G1 and G2
-SIZES = 32, 1024  # pixels
+SIZE = 1024  # pixels
 TEXT = """# HAT-Net
 
 G1 is the side of the windows of the local attention, and G2 that of the cells
 that are pooled for the global attention, both in tokens. Neither has weights:
-move them, or the size of the image, and see what changes. Click on the
-prediction to see the attention of that point.
+move them, or the size of the image, and compare with the configured setting.
+Click on the right prediction to see the attention of that point.
+
+These are small models, trained in hours on a CPU: they are often wrong.
 """
+# A folder at the start of a word, or after a quotation mark.
+FOLDER = re.compile(r'(?<![^\s\'"(])/(?:[^/\s]+/)+')
 
 
 @contextmanager
@@ -29,23 +34,22 @@ def _sentences() -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, ValueError) as error:
-        raise gradio.Error(str(error), print_exception=False) from error
+        # Folders of the server are nobody's business.
+        text = FOLDER.sub('', str(error))
+        raise gradio.Error(text, print_exception=False) from error
 
 
 def _upload() -> gradio.Image:
-    """Make an image whose errors are sentences."""
+    """Make an image that nothing decodes before its pixels are counted."""
     image = gradio.Image(
-        type='filepath', sources=['upload', 'clipboard'], label='image'
+        type='filepath',
+        image_mode=None,  # another one would be converted
+        sources=['upload', 'clipboard'],
+        label='image',
     )
-    read = image.preprocess
 
     def preprocess(payload):
-        try:
-            return read(payload)
-        except OSError as error:  # Pillow's, of a damaged file
-            raise gradio.Error(
-                'the file cannot be read as an image', print_exception=False
-            ) from error
+        return payload and payload.path
 
     # gradio writes a file beside this one for each subclass.
     image.preprocess = preprocess
@@ -71,13 +75,17 @@ def _describe(found: Exploration) -> str:
 
 
 def build_page(
-    models: Mapping[str, tuple[str, str | None]], examples: Sequence[str]
+    models: Mapping[str, tuple[str, str | None]],
+    examples: Sequence[str],
+    shown: Mapping[str, str],
 ) -> gradio.Blocks:
     """Build the page.
 
     Args:
         models (Mapping[str, tuple]): Name -> model and checkpoint.
         examples (Sequence[str]): Image files.
+        shown (Mapping[str, str]): Name -> the file that suits this model; the
+            page opens with the first model that has one.
     """
 
     @cache
@@ -86,24 +94,30 @@ def build_page(
 
     def choose(name):
         with _sentences():
-            model = explorer(name)
-        return *(n for grid in model.configured for n in grid), model.size
+            return *(n for g in explorer(name).configured for n in g), 0
+
+    @lru_cache(maxsize=32)
+    def configured(name, path):
+        model = explorer(name)
+        return model.explore(path, *model.configured, 0)
 
     def predict(name, path, *values):
         if not path:
-            return None, '', None
+            return None, '', None, '', None
         with _sentences():
             found = explorer(name).explore(path, *_split(values))
-        return found.picture, _describe(found), None
+            first = found
+            if values != choose(name):
+                first = configured(name, path)
+        outputs = (found.picture, _describe(found))
+        return first.picture, _describe(first), *outputs, None
 
     # gradio finds the event by its type.
-    def attend(event: gradio.SelectData, name, path, picture, *values):
-        h, w = picture.shape[:2]
-        point = event.index[0] / w, event.index[1] / h
+    def attend(event: gradio.SelectData, name, path, *values):
         with _sentences():
-            return explorer(name).attend(path, point, *_split(values))
+            return explorer(name).attend(path, event.index, *_split(values))
 
-    first = next(iter(models))
+    first = next((name for name in models if name in shown), [*models][0])
     start = choose(first)
     with gradio.Blocks(title='HAT-Net', analytics_enabled=False) as page:
         gradio.Markdown(TEXT)
@@ -115,57 +129,58 @@ def build_page(
                 image = _upload()
                 if examples:
                     gradio.Examples(list(examples), image)
-                sliders = []
-                for kind, values in (('G1', start[:3]), ('G2', start[3:6])):
-                    with gradio.Row():
-                        sliders += [
-                            gradio.Slider(
-                                1,
-                                LARGEST,
-                                value,
-                                step=1,
-                                min_width=120,
-                                label=f'{kind} of stage {stage}',
-                            )
-                            for stage, value in enumerate(values)
-                        ]
-                sliders.append(
-                    gradio.Slider(
-                        *SIZES,
-                        start[6],
-                        step=1,
-                        label='shorter side of the image in pixels',
+            pictures = []
+            for label in ('as configured', 'with the sliders below'):
+                with gradio.Column():
+                    picture = gradio.Image(
+                        label=label, interactive=False, buttons=[]
                     )
-                )
-            with gradio.Column():
-                picture = gradio.Image(
-                    label='prediction',
-                    show_label=False,
-                    interactive=False,
-                    buttons=[],
-                )
-                cost = gradio.Markdown()
-                attention = gradio.Image(
-                    label='attention of a point: click on the prediction',
-                    interactive=False,
-                )
+                    pictures += [picture, gradio.Markdown()]
+        sliders = []
+        for kind, values in (('G1', start[:3]), ('G2', start[3:6])):
+            with gradio.Row():
+                sliders += [
+                    gradio.Slider(
+                        1,
+                        LARGEST,
+                        value,
+                        step=1,
+                        min_width=120,
+                        label=f'{kind} of stage {stage}',
+                    )
+                    for stage, value in enumerate(values)
+                ]
+        size = gradio.Slider(
+            0,
+            SIZE,
+            0,
+            step=32,
+            label='shorter side of the image in pixels; 0: as configured',
+        )
+        sliders.append(size)
+        attention = gradio.Image(
+            label='attention of a point: click on the right prediction',
+            interactive=False,
+        )
         run = dict(
             fn=predict,
             inputs=[name, image, *sliders],
-            outputs=[picture, cost, attention],
-            show_progress_on=picture,
+            outputs=[*pictures, attention],
+            show_progress_on=pictures[2],
         )
         name.change(choose, name, sliders).success(**run)
         image.change(**run)
         for slider in sliders:
             slider.input(**run, trigger_mode='always_last')
-        picture.select(attend, [name, image, picture, *sliders], attention)
+        pictures[2].select(attend, [name, image, *sliders], attention)
+        page.load(lambda: shown.get(first), None, image)
     return page
 
 
 def serve(
     models: Mapping[str, tuple[str, str | None]],
     examples: Sequence[str],
+    shown: Mapping[str, str],
     host: str = '127.0.0.1',
     port: int | None = None,
 ) -> None:
@@ -174,6 +189,7 @@ def serve(
     Args:
         models (Mapping[str, tuple]): As for :func:`build_page`.
         examples (Sequence[str]): As for :func:`build_page`.
+        shown (Mapping[str, str]): As for :func:`build_page`.
         host (str): The address to listen on. Defaults to '127.0.0.1', this
             machine alone.
         port (int, optional): Defaults to None, a free one from 7860 on.
@@ -181,7 +197,7 @@ def serve(
     Raises:
         OSError: If the port is not free.
     """
-    build_page(models, examples).launch(
+    build_page(models, examples, shown).launch(
         server_name=host,
         server_port=port,
         share=False,

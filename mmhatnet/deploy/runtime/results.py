@@ -153,6 +153,19 @@ def caption(entry: dict) -> str:
     return f'{entry["name"]} {entry["score"]:.2f}'
 
 
+def enlargement(height: int, width: int) -> int:
+    """Get the factor by which pictures of small images are larger.
+
+    Args:
+        height (int): Of the image, in pixels.
+        width (int): Of the image, in pixels.
+
+    Returns:
+        int: At least 1.
+    """
+    return max(1, round(READABLE / max(height, width)))
+
+
 def _entry(label: int, classes: Sequence[str], **values) -> dict:
     known = 0 <= label < len(classes)
     name = classes[label] if known else str(label)
@@ -171,7 +184,7 @@ def _colour(label: int, palette: Sequence[Sequence[int]]) -> Colour:
 
 def _enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:
     """Make RGB of BGR, large enough for text: the picture and its factor."""
-    factor = max(1, round(READABLE / max(image.shape[:2])))
+    factor = enlargement(*image.shape[:2])
     size = [factor * side for side in image.shape[1::-1]]
     enlarged = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)
     return np.ascontiguousarray(enlarged[..., ::-1]), factor
