@@ -62,7 +62,12 @@ def read_config(filename: str | os.PathLike) -> Config:
         *_, (frame, _) = walk_tb(error.__traceback__)
         if not frame.f_globals.get('__name__', '').startswith('mmengine.'):
             raise  # of a config, which is a program
-        raise FileNotFoundError(f'cannot read {filename}: {error}') from error
+        # Only an installation and a clone that can be written to have links.
+        linked = Path(__file__).with_name('.mim').exists()
+        remedy = '' if linked else '; in the clone, run: pip install -e .'
+        raise FileNotFoundError(
+            f'cannot read {filename}: {error!s:.500}{remedy}'
+        ) from error
     if named:
         _drop_scope(list(cfg.values()))
     name_types(cfg)

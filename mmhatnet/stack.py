@@ -6,11 +6,14 @@ the same modules, but their distributions have different names.
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from threading import RLock
 
 from packaging.version import Version
+
+from .atomic import creating
 
 # Family -> module -> (distribution, oldest version that works, newest tested).
 FAMILIES = {
@@ -114,8 +117,21 @@ def register_configs() -> None:
     # The name of a module in mmhatnet's folder, because the original mmengine
     # does not find an editable installation by the name of its distribution.
     MODULE2PACKAGE['mmhatnet'] = 'mmhatnet.version'
+    _link_clone(Path(__file__).resolve().parent)
     if not _installed(FAMILIES['openmmlab']['mmseg'][0]):
         MODULE2PACKAGE['mmseg'] = 'mmseg'
+
+
+def _link_clone(package: Path) -> None:
+    """Make the links of an editable installation in a clone without one."""
+    names = 'configs', 'tools', 'model-index.yml'
+    mim = package / '.mim'
+    if mim.exists() or not (package.parent / names[-1]).exists():
+        return
+    # Without rights, or if another process is faster, nothing is lost here.
+    with suppress(OSError), creating(mim) as part:
+        for name in names:
+            (part / name).symlink_to(Path('..', '..', name))
 
 
 @contextmanager

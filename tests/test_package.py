@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from helpers import CONFIGS, ROOT, run_tool
+from helpers import CONFIGS, DEMOS, ROOT, run_tool
 from packaging.version import Version
 
 import mmhatnet
@@ -229,6 +229,91 @@ def test_mim_finds_configs_of_an_editable_install():
     mim = ROOT / 'mmhatnet' / '.mim'
     for name in ('configs', 'tools', 'model-index.yml'):
         assert (mim / name).resolve() == ROOT / name
+
+
+UNINSTALLED = """
+import sys
+from importlib import metadata
+
+finders = [x for x in sys.meta_path if 'editable' not in str(x)]
+sys.meta_path[:] = finders
+from_name = metadata.Distribution.from_name
+
+
+def hidden(name):
+    if name == 'mmhatnet':
+        raise metadata.PackageNotFoundError(name)
+    return from_name(name)
+
+
+metadata.Distribution.from_name = hidden
+"""
+READ_ONLY = """
+import os
+
+
+def refuse(*args, **kwargs):
+    raise PermissionError
+
+
+os.symlink = refuse
+"""
+IN_CLONE = """
+from importlib.metadata import PackageNotFoundError, distribution
+import pytest
+import mmhatnet
+from mmengine.config import Config
+
+with pytest.raises(PackageNotFoundError):
+    distribution('mmhatnet')
+print(mmhatnet.__file__)
+print(len(mmhatnet.list_models()) > 20)
+print(Config.fromfile('inheriting.py').model.type)
+"""
+
+
+@pytest.mark.parametrize('writable', [True, False])
+def test_clone_without_installation(writable, tmp_path):
+    """PYTHONPATH is enough; if it is read only, all but inheritance works."""
+    clone = tmp_path / 'clone'
+    ignored = shutil.ignore_patterns('.mim', '__pycache__')
+    for name in ('mmhatnet', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, clone / name, ignore=ignored)
+    shutil.copy(ROOT / 'model-index.yml', clone)
+    hook = UNINSTALLED + ('' if writable else READ_ONLY)
+    (tmp_path / 'sitecustomize.py').write_text(hook)
+    config = f'{DEMOS["Semantic Segmentation"]}.py'
+    (tmp_path / 'inheriting.py').write_text(
+        f"_base_ = 'mmhatnet::demo/{config}'"
+    )
+    env = dict(cwd=tmp_path, PYTHONPATH=f'{clone}:{tmp_path}')
+    code = 0 if writable else 1
+    output = run_tool('-c', IN_CLONE, code=code, **env)
+    assert f'{clone}/mmhatnet/__init__.py\nTrue\n' in output
+    tool = clone / 'tools' / 'analysis_tools' / 'get_flops.py'
+    output = run_tool(tool, 'inheriting.py', code=code, **env)
+    if writable:
+        assert 'Norms, in addition' in output
+    else:
+        assert output.splitlines()[-1].endswith('pip install -e .')
+        assert 'Traceback' not in output
+
+
+def test_text_is_utf8():
+    """The encoding of a system can be any other."""
+    folders = ROOT / 'mmhatnet', ROOT / 'tools'
+    paths = [path for folder in folders for path in folder.rglob('*.py')]
+    for path in [*paths, ROOT / 'setup.py', ROOT / 'hubconf.py']:
+        for call in ast.walk(ast.parse(path.read_text('utf-8'))):
+            if not isinstance(call, ast.Call):
+                continue
+            name = ast.unparse(call.func)
+            words = [*call.args, *(each.value for each in call.keywords)]
+            given = [ast.unparse(word) for word in words]
+            if name == 'open' or name.endswith(('.read_text', '.write_text')):
+                assert "'utf-8'" in given or any(
+                    re.fullmatch(r"'[rwxa+]*b[+]?'", word) for word in given
+                ), f'{path}:{call.lineno}: {name} without an encoding'
 
 
 def test_tools_without_a_clone(tmp_path):
