@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parent
 
 def requirements(name: str) -> list:
     """Read ``requirements/<name>.txt`` without comments."""
-    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    lines = (
+        (ROOT / 'requirements' / f'{name}.txt').read_text('utf-8').splitlines()
+    )
     return [line for line in lines if line and not line.startswith('#')]
 
 
@@ -66,7 +68,7 @@ def add_mim_extension() -> dict:
 if __name__ == '__main__':
     extension = add_mim_extension()
     version = {}
-    exec((ROOT / 'mmhatnet' / 'version.py').read_text(), version)
+    exec((ROOT / 'mmhatnet' / 'version.py').read_text('utf-8'), version)
     setup(
         name='mmhatnet',
         version=version['__version__'],

@@ -83,7 +83,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if self._outdated and self.last_ckpt:
             # mmengine has rewritten this file in place.
             with replacing(Path(runner.work_dir, 'last_checkpoint')) as part:
-                part.write_text(self.last_ckpt)
+                part.write_text(self.last_ckpt, 'utf-8')
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         used = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
         while self._outdated:

@@ -52,7 +52,7 @@ def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
     if record.is_file():
         # Checkpoints can be kept in another folder.
         paths.append(
-            Path(record.read_text(errors='replace').strip()).absolute()
+            Path(record.read_text('utf-8', 'replace').strip()).absolute()
         )
     for path in dict.fromkeys(paths):
         match = re.fullmatch(r'(best_.*)?(iter|epoch)_(\d+)\.pth', path.name)
@@ -121,7 +121,7 @@ def lock_work_dir(work_dir: str | os.PathLike) -> TextIO:
     """
     path = Path(work_dir, '.lock')
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, 'a+')  # noqa: SIM115
+    file = open(path, 'a+', encoding='utf-8')  # noqa: SIM115
     try:
         # Of the process, so that workers of data loaders do not keep it.
         fcntl and fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

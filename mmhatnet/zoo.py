@@ -41,10 +41,10 @@ def model_entries() -> dict[str, dict]:
     Returns:
         dict[str, dict]: The entry of each model by its name.
     """
-    index = yaml.safe_load((zoo_root() / 'model-index.yml').read_text())
+    index = yaml.safe_load((zoo_root() / 'model-index.yml').read_text('utf-8'))
     found = {}
     for metafile in index['Import']:
-        content = yaml.safe_load((zoo_root() / metafile).read_text())
+        content = yaml.safe_load((zoo_root() / metafile).read_text('utf-8'))
         found.update({model['Name']: model for model in content['Models']})
     return found
 
@@ -285,7 +285,7 @@ def _register_classifiers(module) -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'model-index.yml'
-        path.write_text(yaml.safe_dump(dict(Models=models)))
+        path.write_text(yaml.safe_dump(dict(Models=models)), 'utf-8')
         module.ModelHub.register_model_index(path, config_prefix=zoo_root())
 
 

@@ -47,7 +47,10 @@ def write_csv(
             lacks stays empty.
     """
     titles = {title: None for row in rows for title in row}
-    with replacing(path) as part, open(part, 'w', newline='') as file:
+    with (
+        replacing(path) as part,
+        open(part, 'w', newline='', encoding='utf-8') as file,
+    ):
         writer = csv.DictWriter(file, titles, lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
@@ -68,7 +71,7 @@ def read_csv(path: str | os.PathLike) -> list[dict[str, Any]]:
     """
     if not Path(path).exists():
         return []
-    with open(path, newline='') as file:
+    with open(path, newline='', encoding='utf-8') as file:
         return [
             {title: _parse(cell) for title, cell in row.items() if cell}
             for row in csv.DictReader(file)

@@ -117,12 +117,14 @@ def peak_memory(
         # Return freed memory to the system, because reusing it would not
         # show, and reset the peak.
         ctypes.CDLL(None).malloc_trim(0)
-        Path('/proc/self/clear_refs').write_text('5')
+        Path('/proc/self/clear_refs').write_text('5', 'utf-8')
     except (OSError, AttributeError):
         return None
 
     def kibibytes(key: str) -> int:
-        return int(status.read_text().partition(f'{key}:')[2].split()[0])
+        return int(
+            status.read_text('utf-8').partition(f'{key}:')[2].split()[0]
+        )
 
     before = kibibytes('VmRSS')
     step()

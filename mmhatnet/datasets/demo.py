@@ -223,7 +223,7 @@ def _make(root: Path, numbers: dict, size: tuple[int, int], seed: int) -> dict:
         )
         file = coco / 'annotations' / f'instances_{split}2017.json'
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(instances))
+        file.write_text(json.dumps(instances), 'utf-8')
         own = [a['category_id'] for a in annotations if not a['iscrowd']]
         summary[split] = dict(
             images=len(images),
@@ -242,7 +242,7 @@ def _make(root: Path, numbers: dict, size: tuple[int, int], seed: int) -> dict:
                     rng, photos, (64, 64), [label], (0.5, 0.9), 0.1
                 )
                 image.save(folder / f'{name}_{n}.JPEG', quality=95)
-    (root / MARKER).write_text(json.dumps(summary, indent=2))
+    (root / MARKER).write_text(json.dumps(summary, indent=2), 'utf-8')
     return summary
 
 

@@ -140,5 +140,5 @@ def _write_split(
         categories=[dict(id=1, name='tree')],
     )
     ann_file = folder / 'annotations' / f'{split}.json'
-    ann_file.write_text(json.dumps(content))
+    ann_file.write_text(json.dumps(content), 'utf-8')
     return len(images), len(annotations)

@@ -208,7 +208,7 @@ def predict_all(
         if labels is not None:
             _save(f'{target}_labels.png', _paint(labels, result['classes']))
         with replacing(f'{target}.json') as part:
-            part.write_text(text)
+            part.write_text(text, 'utf-8')
         say(f'{path}: {summarize(result)}')
     print(f'{len(paths) - skipped} results in {out_dir}')
     if skipped:

@@ -79,9 +79,11 @@ def write_report(
     rows, machine = [asdict(v) for v in verdicts], describe_machine(device)
     cells = [{**row, 'seconds': f'{row["seconds"]:.1f}'} for row in rows]
     report = dict(machine=machine, checks=rows)
-    (folder / 'report.json').write_text(json.dumps(report, indent=1) + '\n')
+    (folder / 'report.json').write_text(
+        json.dumps(report, indent=1) + '\n', 'utf-8'
+    )
     (folder / 'report.md').write_text(
-        f'# HAT-Net on {machine}\n\n{markdown_table(cells)}\n'
+        f'# HAT-Net on {machine}\n\n{markdown_table(cells)}\n', 'utf-8'
     )
 
 

@@ -49,7 +49,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
     points: dict[int, dict] = {}
     times = []
     for log in logs:
-        for line in log.read_text().splitlines():
+        for line in log.read_text('utf-8', 'replace').splitlines():
             entry = json.loads(line)
             if 'loss' in entry:
                 times.append(entry['time'])
@@ -117,7 +117,7 @@ def _iterations(cfg: Config, logs: list[Path]) -> int:
         return 1
     for log in logs:
         for text in log.parents[1].glob('*.log'):
-            match = PROGRESS.search(text.read_text())
+            match = PROGRESS.search(text.read_text('utf-8'))
             if match:
                 return int(match[1])
     raise ValueError(f'{logs[0].parents[1]} has no log of the training')

@@ -38,7 +38,9 @@ def read_metrics(work_dir: Path) -> dict[str, float]:
     if not logs:
         raise FileNotFoundError(f'no test in {work_dir}')
     # All processes write this file, one after the other or both at once.
-    metrics, _ = json.JSONDecoder().raw_decode(logs[-1].read_text().strip())
+    metrics, _ = json.JSONDecoder().raw_decode(
+        logs[-1].read_text('utf-8', 'replace').strip()
+    )
     return {
         key: value
         for key, value in metrics.items()
@@ -56,7 +58,7 @@ def read_result(path: Path) -> dict:
         dict: Its content; empty if it is absent or damaged.
     """
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text('utf-8'))
     except (OSError, ValueError):
         return {}
     return result if isinstance(result, dict) else {}
@@ -149,7 +151,7 @@ def measure_seconds(work_dir: Path) -> int:
             continue  # not mm's
         times = [
             datetime.strptime(text, '%Y/%m/%d %H:%M:%S')
-            for text in LINE.findall(log.read_text())
+            for text in LINE.findall(log.read_text('utf-8', 'replace'))
         ]
         if times:
             total += times[-1] - times[0]
@@ -167,7 +169,7 @@ def draw_curves(work_dir: Path) -> Figure | None:
     """
     curves: dict[str, dict[int, float]] = {}
     for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
+        for line in path.read_text('utf-8').splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:

@@ -229,7 +229,7 @@ def reproduce(
         raise ValueError('; '.join(obstacles))
     config = folder / 'config.py'
     with replacing(config) as part:
-        Path(part).write_text(cfg.pretty_text)
+        Path(part).write_text(cfg.pretty_text, 'utf-8')
     if not last:
         scale = () if smoke else ('--auto-scale-lr',)
         launch(
@@ -275,7 +275,7 @@ def reproduce(
         if figure:
             figure.savefig(folder / 'curves.png', dpi=100)
     with replacing(folder / 'result.json') as part:
-        Path(part).write_text(json.dumps(result, indent=1))
+        Path(part).write_text(json.dumps(result, indent=1), 'utf-8')
     return result
 
 

@@ -95,7 +95,7 @@ def main() -> None:
     table = args.out.with_suffix('.csv')
     rows = measure_cases(cases, table, args.device, args.rounds)
     command = shlex.join(['python', *sys.argv])
-    args.out.write_text(comparison_page(rows, command))
+    args.out.write_text(comparison_page(rows, command), 'utf-8')
     for case in cases:
         print(f'{case}\n{comparison_table(rows[str(case)])}\n')
     print(args.out)

@@ -52,7 +52,8 @@ def main() -> None:
     print(table)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(f"""\
+        args.out.write_text(
+            f"""\
 # Where the time of training goes
 
 Made by `{shlex.join(['python', *sys.argv])}` on \
@@ -62,7 +63,9 @@ is forward and backward, and *head* is everything after the backbone, with \
 the losses.
 
 {table}
-""")
+""",
+            'utf-8',
+        )
 
 
 if __name__ == '__main__':

@@ -99,7 +99,8 @@ def main() -> None:
     plot_sweep(rows, metric).savefig(args.out_dir / 'grids.png', dpi=100)
     command = shlex.join(['python', *sys.argv])
     page = args.out_dir / 'grids.md'
-    page.write_text(f"""\
+    page.write_text(
+        f"""\
 # G1 and G2 of {name}
 
 Made by `{command}`, without training. #FLOPs are multiply-accumulates of the \
@@ -111,7 +112,9 @@ Pareto front: no other setting is better in both.
 
 ![metric and cost of each setting](grids.png)
 
-{sweep_tables(rows, metric)}""")
+{sweep_tables(rows, metric)}""",
+        'utf-8',
+    )
     print(page)
 
 

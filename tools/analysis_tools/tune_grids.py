@@ -95,7 +95,7 @@ def write_config(
     tuned.merge_from_dict(dict(model=dict(backbone=grids)))
     print(tuned.pretty_text)
     with replacing(args.out_dir / 'tuned.py') as part:
-        part.write_text(tuned.pretty_text)
+        part.write_text(tuned.pretty_text, 'utf-8')
 
 
 def main() -> None:

@@ -154,7 +154,7 @@ def accuracy(name: str) -> float | None:
         package, _, config = name.partition('::')
         config = Path(get_installed_path(package), '.mim/configs', config)
         metafile = config.with_name('metafile.yml')
-        models = yaml.safe_load(metafile.read_text())['Models']
+        models = yaml.safe_load(metafile.read_text('utf-8'))['Models']
         models = [m for m in models if Path(m['Config']).name == config.name]
     else:
         models = []
@@ -231,7 +231,7 @@ def main() -> None:
     title = next(iter(rows))
     figure = plot_accuracy(title, rows[title])
     figure.savefig(args.out.with_name('benchmark.png'), dpi=100)
-    args.out.write_text(make_page(rows))
+    args.out.write_text(make_page(rows), 'utf-8')
     print(args.out)
 
 

@@ -255,7 +255,7 @@ def main() -> None:
             ),
         )
     with replacing(PAGE) as part:
-        Path(part).write_text(page)
+        Path(part).write_text(page, 'utf-8')
 
 
 if __name__ == '__main__':

@@ -87,7 +87,7 @@ needs no option. `tools/pages/evidence.py` made this page.
 
 def read_records(folder: Path, group: str) -> list[dict]:
     paths = sorted(folder.glob(f'{group}_*.json'))
-    records = [json.loads(path.read_text()) for path in paths]
+    records = [json.loads(path.read_text('utf-8')) for path in paths]
     return sorted(records, key=lambda record: record['seed'])
 
 
@@ -96,7 +96,7 @@ def use_times(records: list[dict], folder: Path, group: str) -> None:
     times = folder / f'times_{group}.json'
     if not times.exists():
         return
-    found = json.loads(times.read_text())
+    found = json.loads(times.read_text('utf-8'))
     for record in records:
         per_image = found['seconds per image'].get(record['config'])
         if per_image:
@@ -127,7 +127,7 @@ def measure_times(folder: Path, group: str, rounds: int = 3) -> None:
         'machine': describe_machine(),
     }
     with replacing(folder / f'times_{group}.json') as part:
-        Path(part).write_text(json.dumps(times, indent=1) + '\n')
+        Path(part).write_text(json.dumps(times, indent=1) + '\n', 'utf-8')
 
 
 def training_rows(records: list[dict], metric: str) -> Iterator[dict]:
@@ -390,7 +390,7 @@ def make_page(folder: Path) -> None:
         parts += dials(folder, group)
     parts += robustness(folder)
     with replacing(folder.with_suffix('.md')) as part:
-        Path(part).write_text('\n'.join(parts).rstrip() + '\n')
+        Path(part).write_text('\n'.join(parts).rstrip() + '\n', 'utf-8')
 
 
 def main() -> None:
@@ -438,7 +438,7 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         target = args.out / f'{group}_{record["name"]}.json'
         with replacing(target) as part:
-            Path(part).write_text(json.dumps(record, indent=1) + '\n')
+            Path(part).write_text(json.dumps(record, indent=1) + '\n', 'utf-8')
     if args.add_test:
         name, path = args.add_test
         check_test(name, path)

@@ -113,11 +113,11 @@ def main() -> None:
     parser.parse_args()
     docs = ROOT / 'docs'
     reports = [
-        json.loads(path.read_text())
+        json.loads(path.read_text('utf-8'))
         for path in sorted((docs / 'gpu').glob('*.json'))
     ]
     page = '\n'.join([TEXT + overview(reports), *map(section, reports)])
-    (docs / 'gpu.md').write_text(page.rstrip() + '\n')
+    (docs / 'gpu.md').write_text(page.rstrip() + '\n', 'utf-8')
 
 
 if __name__ == '__main__':

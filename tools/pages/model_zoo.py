@@ -39,7 +39,7 @@ PAGES = ('README.md', 'docs/model_zoo.md')
 
 
 def metafiles() -> list[Path]:
-    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text('utf-8'))
     return [ROOT / name for name in index['Import']]
 
 
@@ -48,14 +48,14 @@ def reproduced(name: str) -> dict[str, float]:
     path = RESULTS / f'{name}.json'
     if not path.exists():
         return {}
-    metrics = json.loads(path.read_text())['metrics']
+    metrics = json.loads(path.read_text('utf-8'))['metrics']
     return {key: value['measured'] for key, value in metrics.items()}
 
 
 def add_training(model: dict, cfg: Config) -> None:
     """Copy what the log of a training says to its entry and its config."""
     metadata = model['Metadata']
-    record = json.loads((ROOT / metadata['Training Log']).read_text())
+    record = json.loads((ROOT / metadata['Training Log']).read_text('utf-8'))
     metadata['Training Resources'] = record['machine']
     options = {'randomness.seed': record['seed']}
     if record['precision'] != precision_of(cfg):
@@ -153,7 +153,7 @@ def techniques(cfg: Config) -> list[str]:
 def readme(metafile: Path) -> str:
     """The page of a folder of configs."""
     folder = metafile.parent.name
-    first, *_ = yaml.safe_load(metafile.read_text())['Models']
+    first, *_ = yaml.safe_load(metafile.read_text('utf-8'))['Models']
     metadata = first['Metadata']
     command = metadata.get('Training Command')
     if not command:
@@ -184,7 +184,7 @@ python tools/analysis_tools/get_flops.py {first['Name']} --shape {shape}
 
 def table(metafile: Path, up: str) -> str:
     """Table of the models of a metafile; ``up`` leads to the root."""
-    models = yaml.safe_load(metafile.read_text())['Models']
+    models = yaml.safe_load(metafile.read_text('utf-8'))['Models']
     metrics = {
         name: None
         for model in models
@@ -228,7 +228,7 @@ def settings() -> str:
             'row': name,
             **{
                 key: f'{metric["printed"]}\\*; {metric["measured"]}'
-                for key, metric in json.loads(path.read_text())[
+                for key, metric in json.loads(path.read_text('utf-8'))[
                     'metrics'
                 ].items()
             },
@@ -259,7 +259,7 @@ def with_tables(page: Path) -> str:
     text = re.sub(
         r'(<!-- rows of Table 6 -->\n).*?(<!-- end -->)',
         lambda match: f'{match[1]}{settings()}\n{match[2]}',
-        page.read_text(),
+        page.read_text('utf-8'),
         flags=re.DOTALL,
     )
     return re.sub(
@@ -289,13 +289,13 @@ def main() -> None:
     changed = []
 
     def replace(path: Path, text: str) -> None:
-        if not path.exists() or text != path.read_text():
+        if not path.exists() or text != path.read_text('utf-8'):
             changed.append(str(path.relative_to(ROOT)))
             if not args.check:
-                path.write_text(text)
+                path.write_text(text, 'utf-8')
 
     for metafile in tqdm(metafiles(), unit='metafile'):
-        replace(metafile, update(metafile.read_text()))
+        replace(metafile, update(metafile.read_text('utf-8')))
         replace(metafile.with_name('README.md'), readme(metafile))
     for name in PAGES:
         replace(ROOT / name, with_tables(ROOT / name))

@@ -19,7 +19,7 @@ from mmhatnet.analysis.report import markdown_table, write_csv
 from mmhatnet.cli import one_line_errors
 from mmhatnet.zoo import load_backbone_config, load_model_config
 
-SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text())
+SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text('utf-8'))
 
 INTRODUCTION = """\
 # The paper's tables, measured
@@ -310,7 +310,7 @@ def main() -> None:
     rows = [measure_row(row) for row in tqdm(todo, unit='row')]
     if args.out:
         write_csv(args.out.with_suffix('.csv'), rows)
-        args.out.write_text(page(rows))
+        args.out.write_text(page(rows), 'utf-8')
         print(args.out)
     else:
         print(page(rows))

@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     for path in args.results:
         try:
-            result = json.loads(path.read_text())
+            result = json.loads(path.read_text('utf-8'))
         except ValueError as error:
             sys.exit(f'reproductions.py: error: {path}: {error}')
         if not isinstance(result, dict):
@@ -40,7 +40,7 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         target = args.out / f'{row.name}.json'
         with replacing(target) as part:
-            Path(part).write_text(json.dumps(result, indent=1))
+            Path(part).write_text(json.dumps(result, indent=1), 'utf-8')
         print(target)
 
 

@@ -287,7 +287,7 @@ def main() -> None:
             rows.sort(key=lambda row: row['size'])
             write_csv(table, rows)
     plot(rows).savefig(picture, dpi=100)
-    args.out.write_text(page(rows, picture.name))
+    args.out.write_text(page(rows, picture.name), 'utf-8')
     print(args.out)
 
 
