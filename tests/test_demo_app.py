@@ -175,13 +175,15 @@ class TestPage:
         )
         field.send_keys(str(path))
 
-    def cost(self, driver, other_than=None):
+    def costs(self, driver, text):
+        """Both settings, as configured and with the sliders."""
+
         def find(d):
-            found = re.search(
-                r'[\d.]+ G multiply-accumulates at \d+x\d+ pixels',
-                d.find_element('css selector', 'body').text,
+            body = d.find_element('css selector', 'body').text
+            found = re.findall(
+                r'[\d.]+ G multiply-accumulates at \d+x\d+ pixels', body
             )
-            return found and found[0] != other_than and found[0]
+            return len(found) == 2 and text in found[1] and found
 
         return self.wait(driver, find)
 
@@ -194,23 +196,31 @@ class TestPage:
 
     def click_on_prediction(self, driver):
         found = driver.find_elements('css selector', '.image-frame img')
-        if len(found) == 2:
-            found[1].click()
-        return len(found) == 2
+        if len(found) == 3:
+            found[2].click()
+        return len(found) == 3
 
     @pytest.mark.parametrize('width', [1300, 400])
     def test_explore(self, width, page, browser, photo):
         browser.set_window_size(width, 1400)
         browser.get(page)
+        self.wait(browser, lambda d: 'multiply-acc' in d.page_source)
+        browser.find_element(
+            'css selector', '[aria-label="Remove Image"]'
+        ).click()
         self.upload(browser, photo)
-        first = self.cost(browser)
-        assert '96x64' in first
+        first = self.costs(browser, '96x64')
+        assert first[0] == first[1]
         slider = browser.find_elements('css selector', 'input[type=range]')[6]
+        assert (
+            slider.location['y'] > self.pictures(browser, 3)[2].location['y']
+        )
         slider.send_keys('\ue014' * 4)  # the right arrow
-        second = self.cost(browser, other_than=first)
-        assert second != first
+        second = self.costs(browser, '192x128')
+        assert second[0] == first[0]
+        assert second[1] != first[1]
         self.wait(browser, self.click_on_prediction)
-        self.pictures(browser, 3)
+        self.pictures(browser, 4)
         wide = browser.execute_script(
             'return document.documentElement.scrollWidth'
         )
@@ -220,10 +230,15 @@ class TestPage:
         path = tmp_path / 'broken.png'
         path.write_bytes(b'\x89PNG\r\n\x1a\nnothing')
         browser.get(page)
+        self.wait(browser, lambda d: 'multiply-acc' in d.page_source)
+        browser.find_element(
+            'css selector', '[aria-label="Remove Image"]'
+        ).click()
         self.upload(browser, path)
         self.wait(
             browser,
             lambda d: (
-                'cannot be read' in d.find_element('css selector', 'body').text
+                'cannot identify'
+                in d.find_element('css selector', 'body').text
             ),
         )

@@ -20,7 +20,7 @@ TEXT = """# HAT-Net
 G1 is the side of the windows of the local attention, and G2 that of the cells
 that are pooled for the global attention, both in tokens. Neither has weights:
 move them, or the size of the image, and compare with the configured setting.
-Click on the right prediction to see the attention of that point.
+Click on the second prediction to see the attention of that point.
 
 These are small models, trained in hours on a CPU: they are often wrong.
 """
@@ -84,8 +84,8 @@ def build_page(
     Args:
         models (Mapping[str, tuple]): Name -> model and checkpoint.
         examples (Sequence[str]): Image files.
-        shown (Mapping[str, str]): Name -> the file that suits this model; the
-            page opens with the first model that has one.
+        shown (Mapping[str, str]): Name -> a file that suits this model; the
+            page opens with the first of them.
     """
 
     @cache
@@ -117,7 +117,7 @@ def build_page(
         with _sentences():
             return explorer(name).attend(path, event.index, *_split(values))
 
-    first = next((name for name in models if name in shown), [*models][0])
+    first = next((name for name in shown if name in models), [*models][0])
     start = choose(first)
     with gradio.Blocks(title='HAT-Net', analytics_enabled=False) as page:
         gradio.Markdown(TEXT)
@@ -132,8 +132,12 @@ def build_page(
             pictures = []
             for label in ('as configured', 'with the sliders below'):
                 with gradio.Column():
+                    gradio.Markdown(f'**{label}**')
                     picture = gradio.Image(
-                        label=label, interactive=False, buttons=[]
+                        label=label,
+                        show_label=False,  # it would hide captions
+                        interactive=False,
+                        buttons=[],
                     )
                     pictures += [picture, gradio.Markdown()]
         sliders = []
@@ -159,7 +163,7 @@ def build_page(
         )
         sliders.append(size)
         attention = gradio.Image(
-            label='attention of a point: click on the right prediction',
+            label='attention of a point: click on the second prediction',
             interactive=False,
         )
         run = dict(
