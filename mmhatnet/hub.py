@@ -1,11 +1,18 @@
 """The backbone on the Hugging Face hub; needs huggingface_hub."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import PyTorchModelHubMixin
 
 from .models import HATNet
+from .models.archs import check_plain
+from .weights.files import read_checkpoint, unwrap_state_dict
+from .weights.loading import check_weights
+
+ARGUMENTS = signature(HATNet).parameters
 
 
 class HubHATNet(
@@ -21,6 +28,11 @@ class HubHATNet(
     These are the methods of huggingface_hub's mixin. They read and write the
     arguments as JSON and the weights as safetensors. The arguments are those
     of :class:`~mmhatnet.models.HATNet`.
+
+    A folder may be a stranger's: ``from_pretrained`` takes plain arguments and
+    the names of well-known norms and activations from it, and weights that fit
+    in every key and shape and are finite, whatever ``strict`` is. Arguments of
+    the call may be anything.
     """
 
     def save_pretrained(
@@ -35,14 +47,56 @@ class HubHATNet(
         Args:
             save_directory (str | Path): The folder.
             config (Any, optional): The arguments. Defaults to None, those of
-                the constructor with the current G1 and G2.
+                the constructor with the current G1 and G2, without
+                ``init_cfg``.
             **kwargs: As in huggingface_hub.
 
         Returns:
             str, optional: The address of the commit, if there is one.
+
+        Raises:
+            ValueError: If an argument cannot be read from a file again, such
+                as a class. The message names it.
         """
         if config is None:
             arguments: Any = self._hub_mixin_config
             grids = dict(grid_sizes=self.grid_sizes, ds_ratios=self.ds_ratios)
-            config = dict(arguments, **grids)
+            config = dict(arguments, **grids, init_cfg=None)
+            check_plain(config, ARGUMENTS)
         return super().save_pretrained(save_directory, config=config, **kwargs)
+
+    @classmethod
+    def _is_jsonable(cls, value: Any) -> bool:
+        # The mixin would leave the others out of the file without a word.
+        return True
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, config: dict | None = None, **kwargs: Any
+    ) -> Any:
+        found = config or {}
+        # The mixin has added the file's arguments to those of the call.
+        check_plain(
+            {k: v for k, v in found.items() if kwargs.get(k, v) is v},
+            ARGUMENTS,
+        )
+        try:
+            with torch.device('meta'):  # a file may ask for any size
+                return super()._from_pretrained(**kwargs)
+        except (AssertionError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'illegal arguments for HATNet: {error!s:.200}'
+            ) from error
+
+    @classmethod
+    def _load_as_safetensor(
+        cls, model: Any, model_file: str, map_location: str, strict: bool
+    ) -> Any:
+        with torch.device('cpu'):
+            weights = unwrap_state_dict(read_checkpoint(model_file))
+            check_weights(weights, model.state_dict(), str(model_file))
+            model = cls(**model._hub_mixin_config)
+        model.load_state_dict(weights)
+        return model.to(map_location).eval()
+
+    _load_as_pickle = _load_as_safetensor  # by content; it never unpickles

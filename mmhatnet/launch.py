@@ -73,6 +73,7 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     notes = check_data(cfg, splits) + resume_intact(cfg)
     if 'train' in splits:
         _guard_checkpoints(cfg)
+        _move_pretrained(cfg)
     if get_device() == 'cpu':
         notes += adapt_to_cpu(cfg)
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
@@ -100,6 +101,31 @@ def _guard_checkpoints(cfg: Config) -> None:
     hook = hooks.setdefault('checkpoint', ConfigDict(type=usual[0]))
     if hook and hook.type in usual:
         hook.type = 'mmhatnet.AtomicCheckpointHook'
+
+
+def _move_pretrained(cfg: Config) -> None:
+    """Load checkpoints that a whole model names where they are checked.
+
+    mmengine would only log that no key of them matches.
+    """
+    model = cfg.model
+    backbone = model.get('backbone') or {}
+    old = model.get('pretrained')  # mm's key before init_cfg
+    if old and str(backbone.get('type')).endswith('HATNet'):
+        del model['pretrained']
+        init_cfg = ConfigDict(type='Pretrained', checkpoint=old)
+        whole = cfg.get('default_scope') == 'mmpretrain'
+        (model if whole else backbone)['init_cfg'] = init_cfg
+    init_cfg = model.get('init_cfg')
+    if (
+        isinstance(init_cfg, dict)
+        and init_cfg.get('type') == 'Pretrained'
+        and not init_cfg.get('prefix')
+        and not cfg.get('load_from')
+        and not cfg.get('resume')
+    ):
+        cfg.load_from = init_cfg['checkpoint']
+        del model['init_cfg']
 
 
 def _read_in_mm_layout(filename: str, map_location: str) -> dict:

@@ -4,8 +4,9 @@ Importing mmhatnet makes timm import this module, if it is installed.
 """
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
+from pathlib import Path
 
-from mmengine.model import initialize
 from timm.layers import ClassifierHead
 from timm.models import (
     build_model_with_cfg,
@@ -15,12 +16,23 @@ from timm.models import (
 from torch import Tensor, nn
 
 from .models import HATNet
+from .models.archs import check_plain
+from .models.base import draw_weights
 from .releases import RELEASES, load_from_hatnet
-from .weights.files import unwrap_state_dict
-from .weights.official import RELEASE_URL, from_official, is_official
+from .weights.files import read_checkpoint, unwrap_state_dict
+from .weights.loading import STEM, check_weights
+from .weights.official import (
+    BACKBONE,
+    HEAD,
+    RELEASE_URL,
+    from_official,
+    is_official,
+)
 
 # The keys of timm's pretrained_cfg that name weights.
 SOURCES = 'file', 'hf_hub_id', 'source', 'state_dict', 'url'
+# The names of the weights in timm's folders.
+FILES = 'model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth'
 
 
 class HATNetClassifier(nn.Module):
@@ -39,7 +51,14 @@ class HATNetClassifier(nn.Module):
         drop_path_rate (float): Stochastic depth. Defaults to 0.
         grid_sizes (Sequence[int]): G1. Defaults to that for 224x224 images.
         ds_ratios (Sequence[int] | str): G2. Defaults to that for 224x224.
-        **kwargs: Other arguments of the backbone.
+        output_stride (int, optional): 32 or None, since the strides are fixed.
+            Defaults to None.
+        **kwargs: Other arguments of the backbone. As timm may have read them
+            in a stranger's folder, norms and activations are classes, or names
+            of well-known ones.
+
+    Raises:
+        ValueError: If an argument is unknown or illegal.
     """
 
     def __init__(
@@ -53,9 +72,16 @@ class HATNetClassifier(nn.Module):
         drop_path_rate: float = 0.0,
         grid_sizes: Sequence[int] = (8, 7, 7),
         ds_ratios: Sequence[int] | str = (8, 4, 2),
+        output_stride: int | None = None,
         **kwargs,
     ) -> None:
         super().__init__()
+        check_plain(kwargs, signature(HATNet).parameters)
+        if output_stride not in (None, 32):
+            raise ValueError(
+                f'HATNet has no output_stride={output_stride}: use 32, or a '
+                'decoder that takes it, such as FPN'
+            )
         self.backbone = HATNet(
             arch,
             in_chans,
@@ -64,7 +90,6 @@ class HATNetClassifier(nn.Module):
             drop_path_rate=drop_path_rate,
             **kwargs,
         )
-        initialize(self.backbone, self.backbone.init_cfg)
         self.num_classes = num_classes
         self.num_features = self.backbone.embed_dims[-1]
         self.head_hidden_size = self.num_features
@@ -79,8 +104,7 @@ class HATNetClassifier(nn.Module):
         self.head = ClassifierHead(
             self.num_features, num_classes, global_pool, drop_rate
         )
-        if num_classes:
-            nn.init.trunc_normal_(self.head.fc.weight, std=0.02)
+        draw_weights(self.head)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the map of the last stage, (N, C, H / 32, W / 32)."""
@@ -155,6 +179,7 @@ class HATNetClassifier(nn.Module):
         """Make a new last layer."""
         self.num_classes = num_classes
         self.head.reset(num_classes, global_pool)
+        draw_weights(self.head)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute blocks in the backward pass instead of keeping maps."""
@@ -182,10 +207,59 @@ def _take(count: int, indices: int | Sequence[int] | None) -> list[int]:
     return [stages[i] for i in indices]
 
 
-def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:  # noqa: ARG001
-    """Give a checkpoint of the authors or of mm the keys of the model."""
+def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
+    """Give a checkpoint of the authors or of mm the keys of the model.
+
+    All is checked but what timm adapts itself: the channels of the images, and
+    a head with another number of classes.
+    """
     weights = unwrap_state_dict(checkpoint)
-    return from_official(weights) if is_official(weights) else weights
+    if is_official(weights):
+        weights = from_official(weights)
+    expected, found, cfg = (
+        model.state_dict(),
+        {**weights},
+        model.pretrained_cfg,
+    )
+    if model.num_classes != cfg['num_classes']:
+        for key in HEAD:
+            expected.pop(key, None)
+            found.pop(key, None)
+    stem = BACKBONE + STEM
+    channels = (cfg.get('input_size') or (3,))[0]
+    if stem in found and channels != expected[stem].shape[1]:
+        shape = expected[stem].shape
+        expected[stem] = expected[stem].new_empty(
+            shape[0], channels, *shape[2:]
+        )
+    check_weights(found, expected, 'the checkpoint')
+    return weights
+
+
+def _read(arch: str, cfg: Mapping) -> dict | None:
+    """Read pretrained weights without unpickling; None if timm has to.
+
+    Args:
+        arch (str): Of the authors' weights, if ``cfg`` names no others.
+        cfg (Mapping): timm's pretrained_cfg.
+
+    Returns:
+        dict, optional: The checkpoint; None for weights that are in memory
+        already, or on the hub of Hugging Face.
+
+    Raises:
+        FileNotFoundError: If there is no file.
+        ValueError: If it is no checkpoint.
+    """
+    if not any(cfg.get(key) for key in SOURCES):
+        return load_from_hatnet(f'hatnet://{arch}')
+    if cfg.get('source') == 'local-dir':
+        files = [Path(cfg['file'], name) for name in FILES]
+        return read_checkpoint(next(filter(Path.exists, files), files[0]))
+    if cfg.get('source') == 'hf-hub' or cfg.get('state_dict'):
+        return None
+    location = cfg.get('file') or (not cfg.get('hf_hub_id') and cfg.get('url'))
+    return read_checkpoint(location) if location else None
 
 
 def _create(
@@ -198,14 +272,15 @@ def _create(
     overlay = dict(pretrained_cfg_overlay or {})
     given = dict(pretrained_cfg if isinstance(pretrained_cfg, dict) else {})
     given.update(overlay)
-    own = pretrained and not any(given.get(key) for key in SOURCES)
-    if own:
-        overlay['state_dict'] = load_from_hatnet(f'hatnet://{arch}')[
-            'state_dict'
-        ]
+    content = _read(arch, given) if pretrained else None
+    if content is not None:
+        overlay.update(state_dict=content, source='')
     if kwargs.get('features_only'):  # the paper's choice for dense prediction
         kwargs.setdefault('grid_sizes', (8, 8, 8))
         kwargs.setdefault('ds_ratios', (16, 8, 4))
+    feature_cfg: dict = dict(out_indices=(0, 1, 2, 3), feature_cls='getter')
+    if 'hook' in str(kwargs.get('feature_cls')).lower():
+        feature_cfg.update(flatten_sequential=False, no_rewrite=True)
     model = build_model_with_cfg(
         HATNetClassifier,
         f'hatnet_{arch}',
@@ -213,12 +288,14 @@ def _create(
         pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=_to_mm,
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
+        feature_cfg=feature_cfg,
         arch=arch,
         **kwargs,
     )
-    if own:
-        getattr(model, 'model', model).pretrained_cfg.pop('state_dict')
+    if content is not None:
+        for part in {model, getattr(model, 'model', model)}:
+            part.pretrained_cfg.pop('state_dict')
+            part.pretrained_cfg['source'] = given.get('source')
     return model
 
 

@@ -6,11 +6,13 @@ from copy import deepcopy
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import wrapt
 import yaml
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
@@ -195,7 +197,8 @@ def get_model(
             config.
         pretrained (bool | str): True for the released weights, or a file, a
             URL or ``hatnet://NAME``, read without running code that it may
-            contain. Defaults to False, random weights.
+            contain. Defaults to False, random weights as at the start of a
+            training, also in the place of those that ``init_cfg`` names.
         device (str, optional): The device of the model. Defaults to None, the
             CPU.
         **kwargs: Settings that override the config's model, such as
@@ -228,7 +231,25 @@ def get_model(
     built.dataset_meta = meta
     if checkpoint:
         built.dataset_meta.update(load_weights(built, checkpoint))
+    else:
+        _draw_weights(built)
     return built.to(device or 'cpu').eval()
+
+
+def _draw_weights(model: nn.Module) -> None:
+    """Initialize as mmengine's Runner does, but load nothing."""
+    for module in model.modules():
+        cfgs = getattr(module, 'init_cfg', None) or []
+        cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
+        if any('checkpoint' in cfg for cfg in cfgs):
+            module.init_cfg = None
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')  # it would print a line for every parameter
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
 
 
 def find_test_dataset(cfg: Config) -> ConfigDict:
@@ -287,6 +308,19 @@ def _register_classifiers(module) -> None:
         path = Path(folder) / 'model-index.yml'
         path.write_text(yaml.safe_dump(dict(Models=models)), 'utf-8')
         module.ModelHub.register_model_index(path, config_prefix=zoo_root())
+
+
+@wrapt.when_imported('mmengine.analysis.complexity_analysis')
+def _count_fused_attention(module) -> None:
+    """Let mmengine's counter know the operator of fused attention."""
+    from mmengine.analysis.jit_handles import get_shape
+
+    def count(inputs: list, _: list) -> int:
+        *queries, channels = get_shape(inputs[0])
+        return 2 * prod(queries) * channels * get_shape(inputs[1])[-2]
+
+    operators = module._DEFAULT_SUPPORTED_FLOP_OPS
+    operators.setdefault('aten::scaled_dot_product_attention', count)
 
 
 @wrapt.when_imported('timm.models')

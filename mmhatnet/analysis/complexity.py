@@ -137,21 +137,39 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
 
     Returns:
         Complexity: The counts for one image.
+
+    Raises:
+        ValueError: If the model computes nothing from an image alone, such as
+            CondInst and PointRend, whose masks depend on what they find.
     """
     model = build_on_meta(cfg)
     params = sum(parameter.numel() for parameter in model.parameters())
     image = torch.empty(1, image_channels(cfg), *shape, device='meta')
-    if hasattr(getattr(model, 'rpn_head', None), 'prior_generator'):
-        counts = _count_two_stages(model, image)
-    elif any(hasattr(model, name) for name in READ_VALUES):
-        counts = _count_with_values(model, image)
-    elif hasattr(model, 'decode_head'):
-        counts = _count(lambda: _segment(model, image))
-    elif isinstance(model, BaseModel):
-        counts = _count(lambda: model(image, mode='tensor'))
-    else:
-        counts = _count(lambda: model(image))
+    try:
+        counts = _count_model(model, image)
+    except (
+        AssertionError,
+        AttributeError,
+        NotImplementedError,
+        TypeError,
+    ) as error:
+        raise ValueError(
+            f'the operations of {type(model).__name__} cannot be counted, as '
+            'its forward pass needs more than an image: count its backbone'
+        ) from error
     return Complexity(params, *counts)
+
+
+def _count_model(model: nn.Module, image: Tensor) -> tuple[int, ...]:
+    if hasattr(getattr(model, 'rpn_head', None), 'prior_generator'):
+        return _count_two_stages(model, image)
+    if any(hasattr(model, name) for name in READ_VALUES):
+        return _count_with_values(model, image)
+    if hasattr(model, 'decode_head'):
+        return _count(lambda: _segment(model, image))
+    if isinstance(model, BaseModel):
+        return _count(lambda: model(image, mode='tensor'))
+    return _count(lambda: model(image))
 
 
 def _count(forward: Callable[[], object]) -> tuple[int, int, int]:
@@ -180,6 +198,11 @@ def _segment(model: nn.Module, image: Tensor) -> object:
 
     features = model.extract_feat(image)
     head = model.decode_head
+    if isinstance(head, nn.ModuleList):  # a cascade
+        logits = head[0].forward(features)
+        for part in head[1:]:
+            logits = part.forward(features, logits)
+        return logits
     if 'batch_data_samples' not in signature(head.forward).parameters:
         return head.forward(features)
     # Mask2Former's head reads sizes from tensors, so it needs values. With

@@ -1,11 +1,13 @@
 """The sizes of HAT-Net (Table 1 of the paper), and checks of arguments."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import Parameter
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 STAGES = 4
 STRIDE = 32
+TOO_LARGE = 2**31  # for torch's pooling, and far beyond any map
 AUTO: Literal['auto'] = 'auto'  # G2 that grows with the image
 Ratio = int | Literal['auto']  # G2 of a stage
 
@@ -29,8 +31,103 @@ ARCHS = {
 ARCHS['micro'] = dict(zip(_COLUMNS, _MICRO, strict=True))
 
 
+# What a file may name: norms and activations of mmcv.
+NORMS = 'BN', 'BN2d', 'GN', 'IN', 'IN2d', 'SyncBN'
+ACTIVATIONS = (
+    'Clamp',
+    'Clip',
+    'ELU',
+    'GELU',
+    'HSigmoid',
+    'HSwish',
+    'LeakyReLU',
+    'PReLU',
+    'ReLU',
+    'ReLU6',
+    'SiLU',
+    'Sigmoid',
+    'Swish',
+    'Tanh',
+)
+LAYERS = dict(act_cfg=ACTIVATIONS, norm_cfg=NORMS, out_norm_cfg=NORMS)
+LARGEST = 4096  # an integer of a file; larger ones exhaust the memory
+
+
+def check_plain(arguments: Mapping, known: Mapping[str, Parameter]) -> None:
+    """Check arguments that may come from a stranger's file.
+
+    mm's registries import whatever a ``type`` names, and call it.
+
+    Args:
+        arguments (Mapping): Arguments of a HATNet. A class as a ``type``
+            passes, since no file can hold one.
+        known (Mapping[str, Parameter]): The arguments that there are.
+
+    Raises:
+        ValueError: If an argument is unknown, or is more than numbers, text
+            and lists, or names a layer that is not allowed, or a checkpoint.
+            The message names the argument.
+    """
+    for name, value in arguments.items():
+        if name not in known:
+            raise ValueError(
+                f"there is no argument '{name!s:.60}', but {', '.join(known)}"
+            )
+        default = known[name].default
+        if name == 'init_cfg':
+            valid = value is None
+        elif name in LAYERS:
+            optional = value is None and default is None
+            valid = optional or _is_layer(value, LAYERS[name])
+        elif name == 'arch' and isinstance(value, Mapping):
+            valid = all(_is_plain(part) for part in value.values())
+        else:
+            valid = _is_plain(value)
+        if isinstance(default, bool):
+            valid = isinstance(value, bool)
+        if not valid:
+            allowed = f' with type {", ".join(LAYERS.get(name, ()))}'
+            raise ValueError(
+                f'{name} from a file may not be {value!r:.200}; it may be '
+                + (
+                    f'a dict of numbers{allowed}'
+                    if name in LAYERS
+                    else 'None'
+                    if name == 'init_cfg'
+                    else f'plain, such as {default!r}'
+                )
+            )
+
+
+def _is_layer(cfg: object, names: Sequence[str]) -> bool:
+    if not isinstance(cfg, Mapping) or 'type' not in cfg:
+        return False
+    kind = cfg['type']
+    if isinstance(kind, type):
+        return True
+    return kind in names and all(
+        isinstance(value, bool | int | float) and _is_plain(value)
+        for key, value in cfg.items()
+        if key != 'type'
+    )
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is text, None, a number, or a list of such."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, int | float):
+        return -LARGEST <= value <= LARGEST
+    return value is None or isinstance(value, str)
+
+
+def as_plain(value: Any) -> Any:
+    """Convert an array or a tensor to a list or a number; keep the rest."""
+    return value.tolist() if hasattr(value, 'tolist') else value
+
+
 def as_integers(values: object) -> tuple[int, ...]:
-    """Convert the integers of a list, a tuple or an array.
+    """Convert the integers of a list, a tuple, an array or a tensor.
 
     Args:
         values (object): The integers.
@@ -38,9 +135,10 @@ def as_integers(values: object) -> tuple[int, ...]:
     Returns:
         tuple[int, ...]: The integers; empty if ``values`` is anything else.
     """
+    values = as_plain(values)
     if not isinstance(values, Iterable) or isinstance(values, bool | Mapping):
         return ()
-    values = tuple(values)
+    values = tuple(map(as_plain, values))
     if not all(map(is_integer, values)):
         return ()
     return tuple(map(int, values))
@@ -111,7 +209,7 @@ def check_ratios(values: Sequence[int | str]) -> tuple[Ratio, ...]:
         ValueError: If they are anything else.
     """
     auto = (AUTO,) * (STAGES - 1)
-    if values in (AUTO, auto, list(auto)):
+    if as_plain(values) in (AUTO, auto, list(auto)):
         return auto
     return check_grids("ds_ratios (G2), if it is not 'auto',", values)
 
@@ -130,10 +228,13 @@ def check_grids(name: str, values: Sequence[int | str]) -> tuple[int, ...]:
         ValueError: If they are anything else.
     """
     checked = as_integers(values)
-    if len(checked) != STAGES - 1 or min(checked) < 1:
+    if (
+        len(checked) != STAGES - 1
+        or not 1 <= min(checked) <= max(checked) < TOO_LARGE
+    ):
         raise ValueError(
-            f'{name} needs three positive integers, one for each stage with '
-            f'H-MHSA, such as (8, 8, 8); got {values!r}'
+            f'{name} needs three positive integers below 2**31, one for each '
+            f'stage with H-MHSA, such as (8, 8, 8); got {values!r:.200}'
         )
     return checked
 

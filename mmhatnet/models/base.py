@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from inspect import signature
 
+import torch
 from mmengine.model import BaseModule, PretrainedInit
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..weights.loading import adapt_backbone, adapt_classifier, load_backbone
@@ -16,9 +19,67 @@ from .archs import (
     check_ratios,
 )
 
+STD = 0.02  # of the initial weights
 INIT_CFG = dict(
-    type='TruncNormal', layer=['Conv2d', 'Linear'], std=0.02, bias=0.0
+    type='TruncNormal', layer=['Conv2d', 'Linear'], std=STD, bias=0.0
 )
+
+
+@torch.no_grad()
+def draw_weights(model: nn.Module) -> None:
+    """Give new layers the initial weights of the authors.
+
+    Convolutions and linear layers get normal weights with a standard
+    deviation of 0.02, up to five of it, and biases of zero. The layers must
+    have torch's own initial weights, which are uniform. Their quantiles are
+    taken, so that no further random numbers are drawn, and mm's trainings of
+    a seed stay as they are.
+
+    Args:
+        model (nn.Module): The layers; changed in place.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            weight = layer.weight
+            if weight.is_meta:
+                return  # there are no values
+            weight.mul_(weight[0].numel() ** 0.5).clamp_(-1, 1).erfinv_()
+            weight.mul_(STD * 2**0.5).clamp_(-5 * STD, 5 * STD)
+            if layer.bias is not None:
+                layer.bias.zero_()
+
+
+def _is_pretrained(cfg: Mapping) -> bool:
+    """Whether an entry of init_cfg names a checkpoint, and check its keys."""
+    keys = list(cfg) if isinstance(cfg, Mapping) else [cfg]
+    allowed = {*signature(load_backbone).parameters, 'type'} - {'model'}
+    named = 'checkpoint' in keys
+    found = named or not isinstance(cfg, Mapping) or 'type' not in cfg
+    if found or cfg['type'] in ('Pretrained', PretrainedInit):
+        kind = cfg.get('type', 'Pretrained') if named else None
+        if kind not in ('Pretrained', PretrainedInit) or set(keys) - allowed:
+            raise ValueError(
+                f'init_cfg of HATNet with {", ".join(map(str, keys))[:200]}: '
+                "a checkpoint needs type='Pretrained' and checkpoint=..., and "
+                f'takes {", ".join(sorted(allowed - {"type"}))} alone. On the '
+                'command line, model.backbone.init_cfg._delete_=True before '
+                'them drops what the config has'
+            )
+        return True
+    return False
+
+
+class Stage(nn.Sequential):
+    """Blocks, which share the masks of their windows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W)."""
+        masks: dict[bool, Tensor | None] = {}  # shifted or not -> mask
+        for block in self:
+            if block.attn.shifted not in masks:
+                masks[block.attn.shifted] = block.attn.window_mask(x)
+            x = block(x, masks[block.attn.shifted])
+        return x
 
 
 class BackboneBase(BaseModule):
@@ -132,15 +193,16 @@ class BackboneBase(BaseModule):
 
         mmengine's own loading only warns if nothing in a checkpoint matches,
         and unpickles whatever the file holds.
+
+        Raises:
+            ValueError: If ``init_cfg`` has an entry without a type or with
+                keys that do not belong together, or a checkpoint does not
+                fit.
         """
-        cfgs = self.init_cfg
+        cfgs = self.init_cfg or []
         if isinstance(cfgs, Mapping):
             cfgs = [cfgs]
-        pretrained = [
-            cfg
-            for cfg in cfgs
-            if cfg['type'] in ('Pretrained', PretrainedInit)
-        ]
+        pretrained = [cfg for cfg in cfgs if _is_pretrained(cfg)]
         if not pretrained:
             super().init_weights()
         for cfg in pretrained:

@@ -2,6 +2,8 @@ import torch
 from mmpretrain.models.heads import LinearClsHead
 from torch import nn
 
+from .base import draw_weights
+
 
 class HATNetClsHead(LinearClsHead):
     """Global average pooling, dropout and a linear layer (paper, Sec. 3.3).
@@ -33,6 +35,7 @@ class HATNetClsHead(LinearClsHead):
         )
         super().__init__(num_classes, in_channels, init_cfg=init_cfg, **kwargs)
         self.dropout = nn.Dropout(drop_rate)
+        draw_weights(self)
 
     def pre_logits(self, feats: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Pool the last feature map.

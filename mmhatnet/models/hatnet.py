@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
 from . import archs
-from .base import BackboneBase
+from .base import BackboneBase, Stage, draw_weights
 from .compiling import is_dynamic, settle
 from .fast import (
     build_depthwise,
@@ -397,7 +397,7 @@ class HATNet(BackboneBase):
             heads = dims[i] // self.arch_settings['head_dim']
             expansion = self.arch_settings['expansions'][i]
             kernel_size = self.arch_settings['kernel_sizes'][i]
-            blocks = nn.Sequential()
+            blocks = Stage()
             for j in range(self.depths[i]):
                 if i == archs.STAGES - 1:
                     attn = MHSA(dims[i], heads, **cfg)
@@ -418,6 +418,7 @@ class HATNet(BackboneBase):
             for i in self.out_indices:
                 norm = build_norm(out_norm_cfg, dims[i], fast)
                 self.out_norms[str(i)] = norm
+        draw_weights(self)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -438,12 +439,7 @@ class HATNet(BackboneBase):
         outs = []
         for i, stage in enumerate(self.stages):
             x = self.downsamples[i - 1](x) if i else self.stem(x)
-            x = to_memory_format(x, inner)  # some convolutions change it
-            masks = {}  # shifted or not -> mask, for all blocks
-            for block in stage:
-                if block.attn.shifted not in masks:
-                    masks[block.attn.shifted] = block.attn.window_mask(x)
-                x = block(x, masks[block.attn.shifted])
+            x = stage(to_memory_format(x, inner))  # convolutions change it
             if i in self.out_indices:
                 out = self.out_norms[str(i)](x) if self.out_norms else x
                 outs.append(to_memory_format(out, layout))

@@ -14,12 +14,31 @@ STEM = 'stem.0.weight'
 STEMS = ('adapt', 'random', 'strict')
 
 
+def check_weights(
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    source: str,
+) -> None:
+    """Check keys, shapes and values: the door of all weights for a model.
+
+    Args:
+        found (Mapping[str, Tensor]): The weights.
+        expected (Mapping[str, Tensor]): The model's own state dict.
+        source (str): The origin of ``found``, for the message.
+
+    Raises:
+        ValueError: As :func:`check_state_dict` and :func:`check_finite`.
+    """
+    check_state_dict(found, expected, source)
+    check_finite(found, source)
+
+
 def check_state_dict(
     found: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
     source: str,
 ) -> None:
-    """Check that a state dict has the keys and shapes of a model.
+    """Check that a state dict has the keys, shapes and kinds of a model's.
 
     Args:
         found (Mapping[str, Tensor]): The state dict.
@@ -27,8 +46,9 @@ def check_state_dict(
         source (str): The origin of ``found``, for the message.
 
     Raises:
-        ValueError: If keys are missing or unexpected, or shapes differ. The
-            message names the keys.
+        ValueError: If keys are missing or unexpected, shapes differ, or
+            values are integers in the place of reals. The message names the
+            keys.
     """
 
     def listing(problem: str, keys: list[str]) -> str:
@@ -45,6 +65,15 @@ def check_state_dict(
                 f'{tuple(value.shape)}'
                 for key, value in expected.items()
                 if key in found and found[key].shape != value.shape
+            ],
+        ),
+        listing(
+            'wrong type',
+            [
+                f'{key} {found[key].dtype}'
+                for key, value in expected.items()
+                if key in found
+                and found[key].is_floating_point() != value.is_floating_point()
             ],
         ),
     ]
@@ -68,6 +97,8 @@ def check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:
         ValueError: If a value is not finite. The message names its key.
     """
     for key, value in state_dict.items():
+        if value.is_floating_point() and value.element_size() == 1:
+            value = value.float()  # torch cannot tell in eight bits
         if not value.isfinite().all():
             raise ValueError(f'{source}: {key} has values that are not finite')
 
@@ -217,7 +248,7 @@ def load_backbone(
     source = str(checkpoint)
     content = read_checkpoint(checkpoint, map_location)
     weights = to_backbone(content, model, source, prefix, stem)
-    check_finite(weights, source)
+    check_weights(weights, model.state_dict(), source)
     model.load_state_dict(weights)
 
 
@@ -242,8 +273,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
     state_dict = unwrap_state_dict(content)
     if is_official(state_dict):
         state_dict = from_official(state_dict)
-    check_state_dict(state_dict, model.state_dict(), str(checkpoint))
-    check_finite(state_dict, str(checkpoint))
+    check_weights(state_dict, model.state_dict(), str(checkpoint))
     model.load_state_dict(state_dict)
     meta = strip_checkpoint(content)['meta'].get('dataset_meta') or {}
     return {key.lower(): value for key, value in meta.items()}
