@@ -1,5 +1,6 @@
 """The backbone on the Hugging Face hub; needs huggingface_hub."""
 
+import json
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,17 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 
 from .models import HATNet
-from .models.archs import check_plain
+from .models.archs import as_plain, check_plain
 from .weights.files import read_checkpoint, unwrap_state_dict
 from .weights.loading import check_weights
 
 ARGUMENTS = signature(HATNet).parameters
+
+
+def _encode(value: object) -> object:
+    """Give JSON the content of an array, or the name of anything else."""
+    plain = as_plain(value)
+    return repr(value) if plain is value else plain
 
 
 class HubHATNet(
@@ -62,6 +69,7 @@ class HubHATNet(
             arguments: Any = self._hub_mixin_config
             grids = dict(grid_sizes=self.grid_sizes, ds_ratios=self.ds_ratios)
             config = dict(arguments, **grids, init_cfg=None)
+            config = json.loads(json.dumps(config, default=_encode))
             check_plain(config, ARGUMENTS)
         return super().save_pretrained(save_directory, config=config, **kwargs)
 

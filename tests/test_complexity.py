@@ -233,3 +233,50 @@ def test_tool():
     assert 'Input:       96x64' in output
     found = re.search(r'Operations: +([\d.]+) G', output)[1]
     assert found == f'{expected.operations / 1e9:.2f}'
+
+
+@pytest.mark.parametrize('fast', [True, False])
+def test_counter_of_mmengine(fast):
+    """It knows fused attention, as soon as mmhatnet is imported."""
+    model = HATNet('tiny', **CLS_GRIDS, fast=fast).eval()
+    found = FlopAnalyzer(model, torch.rand(1, 3, 224, 224)).total()
+    cfg = load_model_config(CLASSIFIER)
+    cfg.model = dict(type='mmhatnet.HATNet', arch='tiny', **CLS_GRIDS)
+    expected = measure_complexity(cfg, (224, 224))
+    assert found == expected.operations + expected.norms
+
+
+def test_cascades():
+    """OCRNet: the backbone, and both heads after each other."""
+    pytest.importorskip('mmseg')
+    cfg = load_model_config(
+        'mmseg::ocrnet/ocrnet_hr18_4xb4-80k_ade20k-512x512.py'
+    )
+    whole = measure_complexity(cfg, (64, 64)).operations
+    cfg.model.update(
+        type='EncoderDecoder', decode_head=cfg.model.decode_head[0]
+    )
+    del cfg.model['num_stages']
+    first = measure_complexity(cfg, (64, 64)).operations
+    tokens, classes, channels, inner = 16 * 16, 150, 512, 256
+    bottleneck = 9 * tokens * 270 * channels
+    gather = tokens * classes * channels
+    query = tokens * (channels * inner + inner**2)
+    key = classes * (channels * inner + inner**2)
+    value = classes * channels * inner
+    attention = 2 * tokens * classes * inner
+    out = tokens * (inner * channels + 2 * channels**2 + channels * classes)
+    second = bottleneck + gather + query + key + value + attention + out
+    assert whole == first + second
+
+
+@pytest.mark.parametrize(
+    'source',
+    [
+        'mmdet::condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py',
+        'mmseg::point_rend/pointrend_r50_4xb4-160k_ade20k-512x512.py',
+    ],
+)
+def test_what_cannot_be_counted(source):
+    with pytest.raises(ValueError, match='cannot be counted'):
+        measure_complexity(load_model_config(source), (64, 64))

@@ -416,3 +416,90 @@ def test_dropout_in_evaluation():
     mlp.drop.register_forward_hook(lambda *_: calls.append(1))
     model(x)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ('values', 'expected'),
+    [
+        (np.array([16, 8, 4]), (16, 8, 4)),
+        (torch.tensor([16, 8, 4]), (16, 8, 4)),
+        ([torch.tensor(16), np.int64(8), 4], (16, 8, 4)),
+        (np.array(['auto'] * 3), ('auto',) * 3),
+        ([2**31 - 1] * 3, (2**31 - 1,) * 3),
+    ],
+)
+@pytest.mark.parametrize('fast', [True, False])
+def test_forms_of_grids(values, expected, fast):
+    model = HATNet(SMALL_ARCH, ds_ratios=values, fast=fast).eval()
+    assert model.ds_ratios == expected
+    image = torch.rand(1, 3, 70, 50)
+    with torch.no_grad():
+        found = model(image)
+        if expected[0] == 2**31 - 1:  # like any that exceeds the map
+            expected = (64, 64, 64)
+        model.set_grids(ds_ratios=expected)
+        torch.testing.assert_close(found, model(image))
+    if expected[0] == 16:
+        model.set_grids(grid_sizes=values)
+        assert model.grid_sizes == expected
+
+
+@pytest.mark.parametrize('name', ['grid_sizes', 'ds_ratios'])
+@pytest.mark.parametrize(
+    'values',
+    [[2**31] * 3, [2**70] * 3, np.array(8), torch.tensor([8.0, 8, 8])],
+)
+def test_illegal_forms_of_grids(name, values):
+    with pytest.raises(ValueError, match=rf'^{name} .*below 2\*\*31'):
+        HATNet(SMALL_ARCH, **{name: values})
+
+
+@pytest.mark.parametrize('fast', [True, False])
+@pytest.mark.parametrize('with_cp', [True, False])
+def test_hooks_of_named_modules(fast, with_cp):
+    """Each fires once, with the features of its stage."""
+    model = HATNet(SMALL_ARCH, fast=fast, with_cp=with_cp)
+    calls = {}
+    names = [f'stages.{i}' for i in range(4)]
+    names += ['stem', *(f'downsamples.{i}' for i in range(3)), 'stages.0.1']
+    for name in names:
+        model.get_submodule(name).register_forward_hook(
+            lambda _, __, out, name=name: calls.setdefault(name, []).append(
+                out
+            )
+        )
+    outs = model(torch.rand(1, 3, 70, 50))
+    assert {name: len(found) for name, found in calls.items()} == (
+        dict.fromkeys(names, 1)
+    )
+    for i, out in enumerate(outs):
+        assert torch.equal(calls[f'stages.{i}'][0], out)
+
+
+def test_initial_weights_draw_no_numbers(monkeypatch):
+    """Trainings of a seed stay as they are."""
+
+    def build():
+        torch.manual_seed(3)
+        model = HATNet(SMALL_ARCH)
+        after = torch.rand(1)
+        model.init_weights()
+        return model.state_dict(), after
+
+    found = build()
+    monkeypatch.setattr('mmhatnet.models.hatnet.draw_weights', lambda _: None)
+    torch.testing.assert_close(build(), found, rtol=0, atol=0)
+
+
+def test_initial_weights():
+    weights = torch.cat(
+        [
+            layer.weight.flatten()
+            for layer in HATNet('tiny').modules()
+            if isinstance(layer, torch.nn.Conv2d)
+        ]
+    )
+    assert abs(weights.std() - 0.02) < 1e-4
+    kurtosis = (weights**4).mean() / (weights**2).mean() ** 2
+    assert abs(kurtosis - 3) < 0.05  # of a normal distribution
+    assert weights.abs().max() <= 0.1

@@ -1,8 +1,13 @@
 """torch.hub and the Hugging Face hub, without a network."""
 
+import json
+import subprocess
+
 import pytest
 import torch
 from helpers import CLS_GRIDS, ROOT, SMALL_ARCH
+from safetensors.torch import load, save_file
+from torch import nn
 
 IMAGE = torch.rand(1, 3, 70, 50)
 
@@ -12,17 +17,17 @@ def assert_equal(model, expected):
         torch.testing.assert_close(model.eval()(IMAGE), expected.eval()(IMAGE))
 
 
-def load(name, *args, **kwargs):
+def load_from_hub(name, *args, **kwargs):
     return torch.hub.load(str(ROOT), name, *args, source='local', **kwargs)
 
 
 def test_torch_hub(tmp_path):
-    classifier = load('hatnet_tiny')
+    classifier = load_from_hub('hatnet_tiny')
     with torch.no_grad():
         assert classifier(IMAGE).shape == (1, 1000)
     path = tmp_path / 'classifier.pth'
     torch.save(classifier.state_dict(), path)
-    backbone = load('hatnet', 'tiny', str(path), out_indices=-1)
+    backbone = load_from_hub('hatnet', 'tiny', str(path), out_indices=-1)
     backbone.set_grids(*CLS_GRIDS.values())
     with torch.no_grad():
         expected = classifier.extract_feat(IMAGE, stage='backbone')
@@ -51,3 +56,227 @@ def test_timm_folder(tmp_path):
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     found = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
     assert_equal(found, model)
+
+
+NORM = dict(type='GN', num_groups=1, eps=1e-6)
+
+
+@pytest.fixture
+def hub_folder(tmp_path):
+    """A folder of HubHATNet, and a function that changes its arguments."""
+    pytest.importorskip('huggingface_hub')
+    from mmhatnet.hub import HubHATNet
+
+    HubHATNet(SMALL_ARCH).save_pretrained(tmp_path)
+
+    def write(**arguments):
+        path = tmp_path / 'config.json'
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), **arguments})
+        )
+        return tmp_path
+
+    return HubHATNet, write
+
+
+def stranger(name, folder):
+    """An argument that runs a command wherever a registry resolves it."""
+    return {name: dict(type='subprocess.Popen', args=['touch', f'{folder}/x'])}
+
+
+@pytest.mark.parametrize(
+    'name', ['act_cfg', 'norm_cfg', 'out_norm_cfg', 'init_cfg']
+)
+def test_folder_that_names_a_command(name, hub_folder, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        subprocess, 'Popen', lambda *args, **_: started.append(args)
+    )
+    cls, write = hub_folder
+    folder = write(**stranger(name, '.'))
+    with pytest.raises(ValueError, match=f'^{name} from a file'):
+        cls.from_pretrained(folder)
+    assert not started
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(typo=1), "no argument 'typo'"),
+        (dict(init_cfg=dict(type='Pretrained', checkpoint='x')), '^init_cfg'),
+        (dict(act_cfg=dict(type='torch.nn.ReLU')), '^act_cfg'),
+        (dict(act_cfg=dict(type='ReLU', inplace='x')), '^act_cfg'),
+        (dict(act_cfg=None), '^act_cfg'),
+        (dict(norm_cfg=dict(NORM, eps=float('nan'))), '^norm_cfg'),
+        (dict(norm_cfg=dict(NORM, typo=1)), 'typo'),
+        (dict(norm_cfg=dict(type='SiLU')), '^norm_cfg'),
+        (dict(fast='yes'), '^fast'),
+        (dict(in_channels=dict(a=1)), '^in_channels'),
+        (dict(arch=dict(SMALL_ARCH, depths=[10**9] * 4)), '^arch'),
+        (dict(arch=dict(SMALL_ARCH, embed_dims=[4096] * 4)), 'does not fit'),
+        (dict(arch='tiny'), 'does not fit'),
+    ],
+)
+def test_arguments_of_a_folder(arguments, message, hub_folder):
+    cls, write = hub_folder
+    with pytest.raises(ValueError, match=message):
+        cls.from_pretrained(write(**arguments))
+
+
+def test_arguments_that_stay_free(hub_folder, tmp_path):
+    """Known layers of a folder, and whatever a caller passes."""
+    cls, write = hub_folder
+    folder = write(act_cfg=dict(type='ReLU', inplace=False))
+    assert isinstance(cls.from_pretrained(folder).stem[2], nn.ReLU)
+    own = cls.from_pretrained(folder, act_cfg=dict(type=nn.Mish))
+    assert isinstance(own.stem[2], nn.Mish)
+    with pytest.raises(ValueError, match='^act_cfg from a file'):
+        own.save_pretrained(tmp_path / 'own')
+
+
+def test_what_is_saved(tmp_path):
+    hub = pytest.importorskip('mmhatnet.hub')
+    init_cfg = dict(type='Pretrained', checkpoint='gone.pth')
+    indices = torch.tensor([1, 3])  # as an array
+    model = hub.HubHATNet(SMALL_ARCH, out_indices=indices, init_cfg=init_cfg)
+    model.save_pretrained(tmp_path)
+    assert_equal(hub.HubHATNet.from_pretrained(tmp_path), model)
+
+
+def read(path):
+    """Weights in memory, so that their file can be replaced."""
+    return load(path.read_bytes())
+
+
+def damage(weights, kind):
+    key, value = next(iter(weights.items()))
+    if kind == 'renamed':
+        weights['typo.weight'] = weights.pop(key)
+        return 'missing: .*unexpected: .*typo'
+    if kind == 'shape':
+        weights[key] = value[:1].clone()
+        return 'wrong shape'
+    if kind == 'integers':
+        weights[key] = value.long()
+        return 'wrong type'
+    weights[key] = value.clone()
+    weights[key].flatten()[-1] = float(kind)
+    return 'not finite'
+
+
+DAMAGES = ['renamed', 'shape', 'integers', 'nan', 'inf']
+
+
+@pytest.mark.parametrize('kind', DAMAGES)
+def test_weights_of_a_folder(kind, hub_folder):
+    cls, write = hub_folder
+    path = write() / 'model.safetensors'
+    weights = read(path)
+    message = damage(weights, kind)
+    save_file(weights, path)
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=message):
+            cls.from_pretrained(path.parent, strict=strict)
+
+
+def test_pickle_of_a_folder(hub_folder):
+    """By its content, as our reader reads it."""
+    cls, write = hub_folder
+    path = write() / 'model.safetensors'
+    weights = read(path)
+    torch.save(weights, path)
+    found = cls.from_pretrained(path.parent).state_dict()
+    torch.testing.assert_close(found, weights)
+    torch.save(dict(weights, other=subprocess.Popen), path)
+    cls.from_pretrained(path.parent)  # what is not data is left out
+
+
+@pytest.fixture
+def timm_folder(tmp_path):
+    timm = pytest.importorskip('timm')
+    model = timm.create_model('hatnet_tiny', num_classes=4)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    return timm, tmp_path
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (stranger('act_cfg', '.'), '^act_cfg from a file'),
+        (stranger('norm_cfg', '.'), '^norm_cfg from a file'),
+        (
+            dict(init_cfg=dict(type='Pretrained', checkpoint='x')),
+            '^init_cfg from a file',
+        ),
+        (dict(typo=1), "no argument 'typo'"),
+    ],
+)
+def test_arguments_of_a_timm_folder(
+    arguments, message, timm_folder, monkeypatch
+):
+    timm, folder = timm_folder
+    started = []
+    monkeypatch.setattr(
+        subprocess, 'Popen', lambda *args, **_: started.append(args)
+    )
+    path = folder / 'config.json'
+    content = json.loads(path.read_text())
+    content['model_args'] = {**content.get('model_args', {}), **arguments}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        timm.create_model(f'local-dir:{folder}')
+    assert not started
+
+
+@pytest.mark.parametrize('kind', DAMAGES)
+@pytest.mark.parametrize('classes', [4, 9])
+def test_weights_of_a_timm_folder(kind, classes, timm_folder):
+    timm, folder = timm_folder
+    path = folder / 'model.safetensors'
+    weights = read(path)
+    message = damage(weights, kind)
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=message):
+        timm.create_model(
+            f'local-dir:{folder}', pretrained=True, num_classes=classes
+        )
+
+
+def test_timm_folder_with_a_pickle(timm_folder):
+    timm, folder = timm_folder
+    weights = read(folder / 'model.safetensors')
+    (folder / 'model.safetensors').unlink()
+    torch.save(dict(weights, x=subprocess.Popen), folder / 'pytorch_model.bin')
+    found = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    torch.testing.assert_close(found.state_dict(), weights)
+    assert found.pretrained_cfg['source'] == 'local-dir'
+
+
+def has_initial_weights(model):
+    """Whether all layers have the authors' distribution."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    weights = torch.cat([layer.weight.flatten() for layer in layers])
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    weights = [weights, *(head.weight for head in heads)]
+    biases = [m.bias for m in (*layers, *heads) if m.bias is not None]
+    return all(
+        abs(each.std() - 0.02) < 0.001 and each.abs().max() < 0.2
+        for each in weights
+    ) and not any(bias.any() for bias in biases)
+
+
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda: load_from_hub('hatnet', 'tiny'),
+        lambda: load_from_hub('hatnet_tiny'),
+        lambda: pytest.importorskip('mmhatnet.hub').HubHATNet('tiny'),
+        lambda: pytest.importorskip('timm').create_model('hatnet_tiny'),
+    ],
+)
+def test_initial_weights(build):
+    model = build()
+    assert has_initial_weights(model)
+    if hasattr(model, 'reset_classifier'):
+        model.reset_classifier(1000)
+        assert has_initial_weights(model)

@@ -184,3 +184,25 @@ def test_segmentation_models(kind):
     ).eval()
     with torch.no_grad():
         assert model(torch.randn(1, 3, 64, 96)).shape == (1, 4, 64, 96)
+
+
+@torch.no_grad()
+def test_features_by_hooks(image):
+    """timm's features by the names in feature_info."""
+    model = timm.create_model(TINY, features_only=True, feature_cls='hook')
+    backbone = HATNet('tiny').eval()
+    weights = model.eval().body.backbone.state_dict()
+    backbone.load_state_dict(weights)
+    torch.testing.assert_close(tuple(model(image)), backbone(image))
+
+
+def test_output_stride():
+    assert timm.create_model(TINY, output_stride=32)
+    with pytest.raises(ValueError, match='no output_stride=16: use 32'):
+        timm.create_model(TINY, output_stride=16)
+
+
+def test_own_layers():
+    """A class is a caller's own, which no file can hold."""
+    model = timm.create_model(TINY, act_cfg=dict(type=torch.nn.Mish))
+    assert isinstance(model.backbone.stem[2], torch.nn.Mish)
