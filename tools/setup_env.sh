@@ -244,7 +244,7 @@ trap 'rm -rf "$scratch"' EXIT
 installed() {
   local now
   now=$(megabytes)
-  echo "$((now - before)) MB fetched and unpacked in $((SECONDS - since)) s"
+  echo "$((now - before)) MB on the disk after $((SECONDS - since)) s"
 }
 megabytes() {
   { du -scm "$venv" "$scratch" 2>/dev/null || true; } | tail -n 1 | cut -f 1
