@@ -544,3 +544,41 @@ def test_config_without_a_checkpoint_hook(small_config, tmp_path):
 def test_keys_of_all_configs():
     for config in CONFIGS:
         check_keys(open_config(config))
+
+
+@pytest.mark.parametrize('key', ['pretrained', 'init_cfg'])
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmseg', 'mmdet'])
+def test_weights_of_the_whole_model(key, scope):
+    """The runner reads them where their keys are checked."""
+    named = dict(type='Pretrained', checkpoint='x.pth')
+    cfg = Config(
+        dict(
+            default_scope=scope,
+            load_from=None,
+            model={
+                'backbone': dict(type='mmhatnet.HATNet', init_cfg=None),
+                key: 'x.pth' if key == 'pretrained' else named,
+            },
+        )
+    )
+    launch._move_pretrained(cfg)
+    if key == 'pretrained' and scope != 'mmpretrain':
+        assert cfg.load_from is None
+        assert cfg.model.backbone.init_cfg == named
+    else:
+        assert cfg.load_from == 'x.pth'
+        assert cfg.model.backbone.init_cfg is None
+    assert key not in cfg.model
+
+
+def test_official_file_for_the_whole_model(
+    demo_folder, small_config, official_file, tmp_path, monkeypatch
+):
+    """A segmentor would load none of its keys, and mmengine go on."""
+    cfg = Config.fromfile(small_config)
+    cfg.work_dir = str(tmp_path)
+    monkeypatch.chdir(demo_folder)
+    monkeypatch.setenv('RECORD', str(tmp_path))
+    cfg.model.init_cfg = dict(type='Pretrained', checkpoint=official_file())
+    with pytest.raises(ValueError, match='use model.backbone.init_cfg'):
+        launch.build_runner(cfg, ('train',)).train()

@@ -277,3 +277,37 @@ class TestClassifier:
         torch.save(weights, path)
         with pytest.raises(ValueError, match='unexpected: layer1.0.conv1'):
             load_checkpoint(build_classifier(), path)
+
+
+@pytest.mark.parametrize(
+    ('init_cfg', 'problem'),
+    [
+        (dict(type='Pretrained', checkpoint='x', std=0.02), 'std'),
+        (
+            dict(type='TruncNormal', std=0.02, checkpoint='x'),
+            'TruncNormal|std',
+        ),
+        (dict(type='Pretrained'), 'type'),
+        (dict(std=0.02), 'std'),
+        ('x.pth', 'x.pth'),
+        ([dict(type='Pretrained', checkpoint='x', typo=1)], 'typo'),
+    ],
+)
+def test_keys_of_init_cfg(init_cfg, problem):
+    """As options of a command line merge them into those of a config."""
+    model = HATNet(SMALL_ARCH, init_cfg=init_cfg)
+    with pytest.raises(ValueError, match=problem) as error:
+        model.init_weights()
+    assert 'checkpoint, map_location, prefix, stem' in str(error.value)
+    assert '_delete_=True' in str(error.value)
+
+
+@pytest.mark.parametrize('several', [True, False])
+@pytest.mark.parametrize('kind', [dict(type='Pretrained'), {}])
+def test_forms_of_init_cfg(several, kind, tmp_path):
+    model = HATNet(SMALL_ARCH)
+    torch.save(model.state_dict(), tmp_path / 'x.pth')
+    init_cfg = dict(kind, checkpoint=str(tmp_path / 'x.pth'))
+    found = HATNet(SMALL_ARCH, init_cfg=[init_cfg] if several else init_cfg)
+    found.init_weights()
+    torch.testing.assert_close(found.state_dict(), model.state_dict())

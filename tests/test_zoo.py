@@ -1,3 +1,4 @@
+import math
 import re
 import sys
 from copy import deepcopy
@@ -272,3 +273,15 @@ class TestWeights:
         for get in (mmhatnet.get_model, mmhatnet.get_inferencer):
             with pytest.raises(ValueError, match=message):
                 get(name, path)
+
+
+def test_initial_weights():
+    """As the runner draws them, without the weights that a config names."""
+    name = DEMOS['Object Detection']
+    cfg = zoo.load_model_config(name)
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='gone')
+    model = zoo.get_model(cfg)
+    bias = model.bbox_head.retina_cls.bias
+    torch.testing.assert_close(bias, torch.full_like(bias, -math.log(99)))
+    weight = model.backbone.stages[3][0].mlp.fc1.weight
+    assert abs(weight.std() - 0.02) < 1e-3

@@ -200,7 +200,7 @@ class BackboneBase(BaseModule):
                 fit.
         """
         cfgs = self.init_cfg or []
-        if isinstance(cfgs, Mapping):
+        if isinstance(cfgs, Mapping | str):
             cfgs = [cfgs]
         pretrained = [cfg for cfg in cfgs if _is_pretrained(cfg)]
         if not pretrained:
