@@ -349,8 +349,8 @@ def _read_sample(
     if wrong and classes:
         more = ', ...' if len(wrong) > 10 else ''
         problems.append(
-            f'{path!s:.300}: labels {wrong[:10]}{more}, but there are {classes} '
-            'classes'
+            f'{path!s:.300}: labels {wrong[:10]}{more}, but there are '
+            f'{classes} classes'
         )
     return _Sample(problems, counts, set(values), turned)
 
