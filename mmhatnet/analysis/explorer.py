@@ -31,7 +31,7 @@ from .timing import peak_memory, time_once
 LONGEST = 2048  # pixels of a side
 # What one request can take, so that others need not wait: pixels of the image,
 # multiply-accumulates of the model, and seconds, also for its turn.
-PIXELS, OPERATIONS, SECONDS = 40_000_000, 150 * 10**9, 30
+PIXELS, OPERATIONS, SECONDS = 40_000_000, 100 * 10**9, 30
 
 
 @dataclass(frozen=True)

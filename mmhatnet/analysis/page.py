@@ -4,11 +4,13 @@
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from typing import Any
 
 import gradio
+import numpy as np
 
 from ..deploy.images import summarize
 from .explorer import Exploration, Explorer
@@ -22,10 +24,16 @@ that are pooled for the global attention, both in tokens. Neither has weights:
 move them, or the size of the image, and compare with the configured setting.
 Click on the second prediction to see the attention of that point.
 
-These are small models, trained in hours on a CPU: they are often wrong.
+These are small models, trained in hours on a CPU: they are often wrong;
+`docs/evidence.md` says how often.
+"""
+# On a small screen, scroll the figure instead of making it unreadable.
+STYLE = """
+#attention .image-frame { overflow-x: auto; justify-content: safe center }
+#attention img { min-width: 50rem }
 """
 # A folder at the start of a word, or after a quotation mark.
-FOLDER = re.compile(r'(?<![^\s\'"(])/(?:[^/\s]+/)+')
+FOLDER = re.compile(r'(?<![^\s\'"(])(?:[A-Z]:)?[\\/](?:[^\\/\s]+[\\/])+')
 
 
 @contextmanager
@@ -74,6 +82,21 @@ def _describe(found: Exploration) -> str:
     )
 
 
+def _show(
+    explore: Callable[..., Exploration], *args: Any
+) -> tuple[np.ndarray | None, str]:
+    """Make a picture and its text, or the sentence of an error.
+
+    One setting can fail where the other does not.
+    """
+    try:
+        with _sentences():
+            found = explore(*args)
+    except gradio.Error as error:
+        return None, error.message
+    return found.picture, _describe(found)
+
+
 def build_page(
     models: Mapping[str, tuple[str, str | None]],
     examples: Sequence[str],
@@ -96,7 +119,7 @@ def build_page(
         with _sentences():
             return *(n for g in explorer(name).configured for n in g), 0
 
-    @lru_cache(maxsize=32)
+    @lru_cache(maxsize=4)  # pictures can be large
     def configured(name, path):
         model = explorer(name)
         return model.explore(path, *model.configured, 0)
@@ -104,13 +127,10 @@ def build_page(
     def predict(name, path, *values):
         if not path:
             return None, '', None, '', None
-        with _sentences():
-            found = explorer(name).explore(path, *_split(values))
-            first = found
-            if values != choose(name):
-                first = configured(name, path)
-        outputs = (found.picture, _describe(found))
-        return first.picture, _describe(first), *outputs, None
+        second = _show(explorer(name).explore, path, *_split(values))
+        if values == choose(name):
+            return *second, *second, None
+        return *_show(configured, name, path), *second, None
 
     # gradio finds the event by its type.
     def attend(event: gradio.SelectData, name, path, *values):
@@ -162,9 +182,14 @@ def build_page(
             label='shorter side of the image in pixels; 0: as configured',
         )
         sliders.append(size)
+        gradio.Markdown(
+            '**attention of a point: click on the second prediction**'
+        )
         attention = gradio.Image(
-            label='attention of a point: click on the second prediction',
+            show_label=False,
             interactive=False,
+            buttons=['download', 'fullscreen'],
+            elem_id='attention',
         )
         run = dict(
             fn=predict,
@@ -207,6 +232,7 @@ def serve(
         share=False,
         max_file_size='20mb',
         allowed_paths=list(examples),
+        css=STYLE,
         # The default fonts are those of a server.
         theme=gradio.themes.Default(font='sans-serif', font_mono='monospace'),
     )
