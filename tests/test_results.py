@@ -18,9 +18,10 @@ PALETTE = [(200, 0, 0), (255, 255, 200)]
 def test_scores_as_people_write_them():
     result, *_ = classification(None, [0.612, 0.388], NAMES)
     assert summarize(result) == 'tree 0.61, Größe 0.39'
-    labels = np.array([[0, 1], [1, 1]])
+    labels = np.array([[0, 1], [1, 1]] * 100)
+    labels[0, 0] = 2
     result, *_ = segmentation(None, labels, [], [])
-    assert summarize(result) == '1 75 %, 0 25 %'
+    assert summarize(result) == '1 75 %, 0 25 %, 2 <1 %'
 
 
 @pytest.mark.parametrize('size', [(40, 30), (400, 500), (32, 900)])

@@ -149,7 +149,8 @@ def caption(entry: dict) -> str:
         str: The name, and the score from 0 to 1 or the share in percent.
     """
     if 'share' in entry:
-        return f'{entry["name"]} {100 * entry["share"]:.0f} %'
+        percent = f'{100 * entry["share"]:.0f}'
+        return f'{entry["name"]} {"<1" if percent == "0" else percent} %'
     return f'{entry["name"]} {entry["score"]:.2f}'
 
 
