@@ -7,14 +7,13 @@ import os
 import warnings
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
 
 from .checks import find_device
-from .deploy.runtime.files import unreadable
+from .deploy.runtime.files import decode, unreadable
 from .deploy.runtime.results import (
     Result,
     classification,
@@ -30,6 +29,8 @@ from .zoo import (
     get_model,
     load_model_config,
 )
+
+LONGEST = 1000  # times the shorter side of an image of a classifier
 
 
 @one_thread_at_a_time()
@@ -147,11 +148,17 @@ def _classify(inferencer, path: str, top: int) -> Result:
     # Calling the inferencer would display a progress bar for each image, and
     # read three channels of any.
     image = load_image(inferencer.model.cfg, path)
+    h, w = image.shape[:2]
+    if max(h, w) > LONGEST * min(h, w):  # pipelines enlarge the shorter side
+        raise ValueError(
+            f'{path}: {w}x{h} pixels: a side may be {LONGEST} times as long '
+            'as the other; crop the image first'
+        )
     (batch,) = inferencer.preprocess([image])
     (sample,) = inferencer.forward(batch)
     scores = sample.pred_score.tolist()
     classes, _ = _names(inferencer)
-    return classification(_read_picture(path), scores, classes, top)
+    return classification(decode(path), scores, classes, top)
 
 
 def load_image(cfg: Config, path: str) -> np.ndarray:
@@ -170,18 +177,10 @@ def load_image(cfg: Config, path: str) -> np.ndarray:
     return np.atleast_3d(image)
 
 
-def _read_picture(path: str) -> np.ndarray | None:
-    """Read what a picture shows; None if it has no three channels."""
-    try:
-        return cv2.imread(path)
-    except cv2.error:
-        return None
-
-
 def _segment(inferencer, path: str) -> Result:
     sample = inferencer(path, return_datasamples=True)
     labels = sample.pred_sem_seg.data[0].cpu().numpy()
-    return segmentation(_read_picture(path), labels, *_names(inferencer))
+    return segmentation(decode(path), labels, *_names(inferencer))
 
 
 def _detect(inferencer, path: str, score_thr: float) -> Result:
@@ -195,7 +194,7 @@ def _detect(inferencer, path: str, score_thr: float) -> Result:
         found.bboxes = mask2bbox(found.masks)  # SOLO finds masks alone
     found = found.numpy()
     masks = iter(found.masks) if 'masks' in found else None
-    image = _read_picture(path)
+    image = decode(path)
     if image is not None and image.shape[:2] != sample.ori_shape:
         image = None  # OpenCV reads another one of several in the file
     objects = found.bboxes, found.scores, found.labels, masks

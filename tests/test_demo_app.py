@@ -60,6 +60,15 @@ class TestExplorer:
         assert picture.std() > 10
 
     @pytest.mark.parametrize(
+        'point',
+        [None, 5, [], [1], [1, 2, 3], ['a', 'b'], [[0], 0], [10**400, 0]]
+        + [[float('nan'), 0], [-1, 0], [True, 0]],
+    )
+    def test_points_of_a_stranger(self, point, explorer, photo):
+        with pytest.raises(ValueError, match='two coordinates'):
+            explorer.attend(photo, point, *explorer.configured, 0)
+
+    @pytest.mark.parametrize(
         ('size', 'shape'), [(5000, (64, 2048)), (48, (48, 1536))]
     )
     def test_long_images(self, size, shape, explorer, tmp_path):
@@ -81,7 +90,7 @@ class TestExplorer:
         path = tmp_path / 'large.png'
         Image.new('1', (13000, 13000)).save(path)
         monkeypatch.setattr(Image.Image, 'load', None)
-        with pytest.raises(ValueError, match='up to 40 million'):
+        with pytest.raises(ValueError, match='up to 40,000,000'):
             explorer.explore(path, *explorer.configured, 64)
 
     def test_too_much_to_compute(self, explorer, photo, monkeypatch):

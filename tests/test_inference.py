@@ -4,6 +4,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 import mmhatnet
-from mmhatnet.deploy.images import find_images, unique_names
-from mmhatnet.deploy.runtime.files import unreadable
+from mmhatnet.deploy.images import find_images, predict_all, unique_names
+from mmhatnet.deploy.runtime.arrays import apply_step
+from mmhatnet.deploy.runtime.files import read_image, unreadable
 from mmhatnet.inference import predict
 from mmhatnet.zoo import load_model_config
 
@@ -107,6 +109,22 @@ def test_predictions_of_the_libraries_inferencers(
             assert ('mask' in found) == (task == 'Instance Segmentation')
         fewer, *_ = predict(inferencer, image, score_thr=sorted(scores)[-2])
         assert len(fewer['objects']) == 2
+
+
+def test_long_strip(get_inferencer, tmp_path):
+    """Pipelines that enlarge the shorter side would need gigabytes."""
+    path = tmp_path / 'strip.png'
+    Image.new('RGB', (20000, 1)).save(path)
+    with pytest.raises(ValueError, match='times as long'):
+        predict(get_inferencer('Image Classification'), path)
+    step = dict(
+        step='resize_short_edge',
+        scale=256,
+        interpolation='bicubic',
+        backend='cv2',
+    )
+    with pytest.raises(ValueError, match='would become 5120000x256'):
+        apply_step(np.zeros((1, 20000, 3), np.uint8), step)
 
 
 def test_threads(image, get_inferencer):
@@ -276,7 +294,7 @@ class TestImages:
         Image.new('1', (14000, 14000)).save(path)
         with monkeypatch.context() as patch:
             patch.setattr(Image.Image, 'load', None)
-            assert 'of up to 89 million are read' in unreadable(path)
+            assert 'of up to 89,000,000 are read' in unreadable(path)
         monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 89_478_485)
         monkeypatch.setenv('MMHATNET_MAX_PIXELS', '196000000')
         assert unreadable(path) is None
@@ -284,6 +302,40 @@ class TestImages:
         assert unreadable(path).startswith('14000x14000 pixels: images of')
         monkeypatch.setenv('MMHATNET_MAX_PIXELS', '-1')
         assert 'not a number of pixels' in unreadable(path)
+
+    @pytest.mark.parametrize(
+        ('name', 'content'),
+        [
+            ('eps.png', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n'),
+            ('hdr.tif', b'#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n'),
+        ],
+    )
+    def test_formats(self, name, content, tmp_path):
+        """No other program reads EPS, and OpenCV nothing unknown to Pillow."""
+        path = tmp_path / name
+        path.write_bytes(content + bytes(99))
+        assert 'cannot identify' in unreadable(path)
+
+    def test_names_that_are_no_text(self, image, tmp_path, capsys):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b'/\xff\x1b[2J.png'))
+        shutil.copy(image, path)
+        long = tmp_path / f'{"n" * 250}.png'
+        shutil.copy(image, long)
+        expected = np.array(Image.open(image))[..., ::-1]
+        assert (read_image(path) == expected).all()
+        found = dict(classes=[dict(label=0, name='a', score=0.5)])
+        predict_all(
+            lambda: lambda _: (found, expected, None),
+            [str(tmp_path)],
+            tmp_path / 'out',
+        )
+        printed = capsys.readouterr()
+        assert r'/\udcff\x1b[2J.png: a 0.50' in printed.out + printed.err
+        assert len(os.listdir(tmp_path / 'out')) == 4
+
+    def test_home_of_nobody(self):
+        with pytest.raises(FileNotFoundError, match='no image at'):
+            find_images(['~nobody-has-this-name/a.png'])
 
     def test_other_files_of_a_folder(self, image, tmp_path, capsys):
         for name in ('a.png', 'b.gif', 'c.gif', 'README'):

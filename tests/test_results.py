@@ -54,6 +54,15 @@ def test_captions_have_contrast():
         assert (pixels == text).all(1).any()
 
 
+def test_label_255():
+    """It is the largest of 8 bits, and one more overflows."""
+    labels = np.full(GREY.shape[:2], 255, np.uint8)
+    result, picture, found = segmentation(GREY, labels, NAMES, PALETTE)
+    assert result['classes'][0]['name'] == '255'
+    assert picture.shape == GREY.shape
+    assert (found == 255).all()
+
+
 def test_masks():
     masks = np.zeros((2, 400, 500), bool)
     masks[0, 100:150, 100:150] = True

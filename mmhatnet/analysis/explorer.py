@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..deploy.export import describe
 from ..deploy.graphs import make_graph
 from ..deploy.runtime import OnnxModel
 from ..deploy.runtime.arrays import check_size, prepare
-from ..deploy.runtime.files import open_image, read_image
+from ..deploy.runtime.files import read_image
 from ..deploy.runtime.metadata import OUTPUTS
 from ..deploy.runtime.results import enlargement
 from ..deploy.verification import as_arrays
@@ -69,6 +69,8 @@ class Explorer(OnnxModel):
             :func:`~mmhatnet.deploy.graphs.make_graph`.
     """
 
+    _lock = threading.Lock()  # of all models, which share the cores
+
     def __init__(self, model: str, checkpoint: str | None = None) -> None:
         self.cfg = load_model_config(model)
         found = get_model(self.cfg, checkpoint or find_weights(model))
@@ -77,7 +79,6 @@ class Explorer(OnnxModel):
         self.backbone = self.graph.model.backbone
         self.configured = self.backbone.grid_sizes, self.backbone.ds_ratios
         self.steps = self.metadata['steps']
-        self._lock = threading.Lock()
 
     def run(self, images: np.ndarray, names: Sequence[str] = ()) -> list:
         """Run the graph; see :meth:`OnnxModel.run`."""
@@ -113,8 +114,8 @@ class Explorer(OnnxModel):
                 OPERATIONS.
         """
         with self._request():
-            images, operations = self._load(path, g1, g2, size)
-            result, picture, _ = self.predict(path)
+            image, images, operations = self._load(path, g1, g2, size)
+            result, picture, _ = self.predict(image)
             return Exploration(
                 result,
                 picture,
@@ -149,10 +150,19 @@ class Explorer(OnnxModel):
             TimeoutError: As from :meth:`explore`.
             ValueError: As from :meth:`explore`.
         """
+        # A browser sends the point.
+        if (
+            not isinstance(point, list | tuple)
+            or len(point) != 2
+            or not all(
+                type(x) in (int, float) and 0 <= x < 2**31 for x in point
+            )
+        ):
+            raise ValueError('a point has two coordinates in the picture')
         with self._request():
-            images, _ = self._load(path, g1, g2, size)
+            image, images, _ = self._load(path, g1, g2, size)
             tensor = torch.from_numpy(images)
-            height, width = read_image(path).shape[:2]
+            height, width = image.shape[:2]
             factor = enlargement(height, width)
             h, w = images.shape[2:]
             place = (
@@ -173,7 +183,7 @@ class Explorer(OnnxModel):
     def _request(self) -> Iterator[None]:
         """Wait for a turn, and end what takes too long between two blocks."""
         if not self._lock.acquire(timeout=SECONDS):
-            raise TimeoutError('others use this model: try again')
+            raise TimeoutError('others use the page: try again')
         end = time.monotonic() + SECONDS
 
         def check(*_) -> None:
@@ -197,8 +207,8 @@ class Explorer(OnnxModel):
         g1: Sequence[int],
         g2: Sequence[int] | str,
         size: int,
-    ) -> tuple[np.ndarray, int]:
-        """Read an image, and count what the model would compute for it."""
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Read an image, prepare it, and count what a model would compute."""
         self.backbone.set_grids(g1, g2)
         self.metadata['steps'] = self.steps
         if size:
@@ -210,9 +220,8 @@ class Explorer(OnnxModel):
                 backend='cv2',
             )
             self.metadata['steps'] = [step]
-        with suppress(OSError), open_image(path, PIXELS):
-            pass  # read_image has the sentences for other errors
-        images = prepare(read_image(path), self.metadata)
+        image = read_image(path, PIXELS)
+        images = prepare(image, self.metadata)
         operations = self._count(images.shape[2:])
         if operations > OPERATIONS:
             raise ValueError(
@@ -221,7 +230,7 @@ class Explorer(OnnxModel):
                 'choose a smaller size of the image, a larger G2, or a '
                 'smaller G1'
             )
-        return images, operations
+        return image, images, operations
 
     def _count(self, shape: Sequence[int]) -> int:
         cfg = self.cfg.copy()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from traceback import clear_frames
 from typing import Any
 
 import gradio
@@ -44,6 +45,7 @@ def _sentences() -> Iterator[None]:
     except (ImportError, OSError, ValueError) as error:
         # Folders of the server are nobody's business.
         text = FOLDER.sub('', str(error))
+        clear_frames(error.__traceback__)  # they hold images
         raise gradio.Error(text, print_exception=False) from error
 
 
@@ -139,7 +141,9 @@ def build_page(
 
     first = next((name for name in shown if name in models), [*models][0])
     start = choose(first)
-    with gradio.Blocks(title='HAT-Net', analytics_enabled=False) as page:
+    with gradio.Blocks(
+        title='HAT-Net', analytics_enabled=False, delete_cache=(3600, 3600)
+    ) as page:
         gradio.Markdown(TEXT)
         with gradio.Row():
             with gradio.Column():
@@ -157,6 +161,7 @@ def build_page(
                         label=label,
                         show_label=False,  # it would hide captions
                         interactive=False,
+                        format='png',  # WebP ends at 16383 pixels
                         buttons=[],
                     )
                     pictures += [picture, gradio.Markdown()]
@@ -189,6 +194,7 @@ def build_page(
             show_label=False,
             interactive=False,
             buttons=['download', 'fullscreen'],
+            format='png',
             elem_id='attention',
         )
         run = dict(
@@ -226,7 +232,9 @@ def serve(
     Raises:
         OSError: If the port is not free.
     """
-    build_page(models, examples, shown).launch(
+    page = build_page(models, examples, shown)
+    page.queue(max_size=20, api_open=False)
+    page.launch(
         server_name=host,
         server_port=port,
         share=False,

@@ -82,7 +82,7 @@ def find_images(places: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for place in places:
-        path = Path(place).expanduser()
+        path = Path(os.path.expanduser(place))  # also of an unknown user
         if path.is_file():
             here = [path]
         elif path.is_dir():
@@ -130,7 +130,9 @@ def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
     taken = {path.resolve() for path in paths}
     for path in paths:
         for number in count(1):
-            name = path.stem + (f'_{number}' if number > 1 else '')
+            # Names have up to 255 bytes, and results longer suffixes.
+            stem = os.fsdecode(os.fsencode(path.stem)[:200])
+            name = stem + (f'_{number}' if number > 1 else '')
             targets = {
                 (out_dir / f'{name}{suffix}').resolve() for suffix in SUFFIXES
             }
@@ -199,7 +201,7 @@ def predict_all(
             reason = f'{type(error).__name__}: {error}'
             if type(error) is ValueError:  # ours, for the most part
                 reason = str(error).removeprefix(f'{path}: ')
-            say(f'{path}: skipped: {reason}', file=sys.stderr)
+            say(f'{printable(path)}: skipped: {reason}', file=sys.stderr)
             skipped += 1
             continue
         target = out_dir / name
@@ -209,11 +211,24 @@ def predict_all(
             _save(f'{target}_labels.png', _paint(labels, result['classes']))
         with replacing(f'{target}.json') as part:
             part.write_text(text, 'utf-8')
-        say(f'{path}: {summarize(result)}')
+        say(f'{printable(path)}: {summarize(result)}')
     print(f'{len(paths) - skipped} results in {out_dir}')
     if skipped:
         return f'{skipped} of {len(paths)} images were skipped'
     return None
+
+
+def printable(path: Path) -> str:
+    """Write a name without what controls a terminal or is no text.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        str: The name, with escapes for such characters.
+    """
+    text = str(path)
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def to_json(result: dict) -> str:

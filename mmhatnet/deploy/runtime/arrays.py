@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 SMALLEST = 32  # pixels of a side
+LARGEST = 2**27  # pixels after a step, which need a gigabyte and a half
 INTERPOLATION = dict(
     nearest=cv2.INTER_NEAREST,
     bilinear=cv2.INTER_LINEAR,
@@ -56,6 +57,9 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
 
     Returns:
         ndarray: The image.
+
+    Raises:
+        ValueError: If it would have more than LARGEST pixels.
     """
     h, w = image.shape[:2]
     if step['step'] == 'center_crop':
@@ -76,6 +80,11 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
         size = tuple(max(1, int(side * factor + 0.5)) for side in (w, h))
     else:
         size = tuple(step['scale'])
+    if size[0] * size[1] > LARGEST:
+        raise ValueError(
+            f'{w}x{h} pixels would become {size[0]}x{size[1]}: crop the image '
+            'first'
+        )
     if step['backend'] == 'pillow':
         from PIL import Image
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,11 @@ CHANNELS = {'.npy', '.tif', '.tiff'}
 # The environment variable with the largest number of pixels of an image, and
 # its default. Small files can have many pixels, which need gigabytes.
 LIMIT, PIXELS = 'MMHATNET_MAX_PIXELS', 89_000_000
+# What OpenCV reads as well. Pillow runs another program for some formats.
+FORMATS = (
+    *('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO'),
+    *('PNG', 'PPM', 'SUN', 'TIFF', 'WEBP'),
+)
 
 
 def check_seal(path: str | os.PathLike) -> None:
@@ -66,11 +71,14 @@ def check_data(path: str | os.PathLike, found: Mapping[str, str]) -> None:
         raise ValueError(f'{data} is damaged or missing: export it again')
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike, limit: int | None = None
+) -> np.ndarray:
     """Read an image.
 
     Args:
         path (str | PathLike): The file.
+        limit (int, optional): As for :func:`open_image`. Defaults to None.
 
     Returns:
         ndarray: (H, W, 3), BGR, 8 bits.
@@ -78,20 +86,44 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     Raises:
         ValueError: If it cannot be read.
     """
-    reason = unreadable(path)
-    image = None if reason else cv2.imread(str(path))
+    reason = unreadable(path, limit, channels=())
+    image = None if reason else decode(path)
     if image is None:
         raise ValueError(f'{path}: {reason or "OpenCV cannot read it"}')
     return image
 
 
-def unreadable(path: str | os.PathLike) -> str | None:
+def decode(path: str | os.PathLike) -> np.ndarray | None:
+    """Read three channels of an image that :func:`unreadable` has checked.
+
+    Args:
+        path (str | PathLike): The file. Its name may be no text, for which
+            OpenCV's own ``imread`` crashes.
+
+    Returns:
+        ndarray, optional: (H, W, 3), BGR, 8 bits; None if OpenCV cannot.
+    """
+    try:
+        contents = np.fromfile(path, np.uint8)
+        return cv2.imdecode(contents, cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+
+
+def unreadable(
+    path: str | os.PathLike,
+    limit: int | None = None,
+    channels: Collection[str] = CHANNELS,
+) -> str | None:
     """Find the reason why a file cannot be read as an image.
 
     OpenCV does not report it: of a truncated file it returns the first part.
 
     Args:
         path (str | PathLike): The file.
+        limit (int, optional): As for :func:`open_image`. Defaults to None.
+        channels (Collection[str]): Suffixes of files that other libraries may
+            read. Defaults to CHANNELS.
 
     Returns:
         str, optional: The reason; None if the image can be read, or if only
@@ -102,10 +134,13 @@ def unreadable(path: str | os.PathLike) -> str | None:
     if not os.path.getsize(path):
         return 'the file is empty'
     try:
-        with open_image(path) as image:
+        with open_image(path, limit) as image:
             image.load()
     except UnidentifiedImageError as error:
-        return None if Path(path).suffix.lower() in CHANNELS else str(error)
+        with open(path, 'rb') as file:
+            known = file.read(4) in (b'II*\0', b'MM\0*', b'II+\0', b'\x93NUM')
+        other = known and Path(path).suffix.lower() in channels
+        return None if other else str(error)
     except (
         OSError,
         SyntaxError,  # of damaged PNG files
@@ -137,7 +172,8 @@ def open_image(
         Image.MAX_IMAGE_PIXELS = most  # else Pillow warns below the limit
     remedy = '' if limit else f'; {LIMIT}=N changes the limit'
     try:
-        image = Image.open(path)
+        Image.init()
+        image = Image.open(path, formats=list(Image.OPEN.keys() & {*FORMATS}))
     except Image.DecompressionBombError:  # twice as many as Pillow's limit
         size, pixels = 'too many', most + 1
     else:
@@ -145,8 +181,7 @@ def open_image(
         pixels = image.width * image.height
     if pixels > most:
         raise ValueError(
-            f'{size} pixels: images of up to {most / 1e6:g} million are '
-            f'read{remedy}'
+            f'{size} pixels: images of up to {most:,} are read{remedy}'
         )
     return image
 

@@ -16,6 +16,7 @@ OUTPUTS = dict(
 )
 LARGEST = 8192  # pixels of a side
 LONGEST = 1000  # characters of the name of a class
+MOST_STEPS = 8  # before a model
 # The arguments of the steps before a model, with an example of each.
 STEPS: dict[str, dict[str, object]] = dict(
     center_crop=dict(size=1),
@@ -55,9 +56,13 @@ def read_metadata(text: str) -> dict:
     found = json.loads(text)
     classes, steps = found['classes'], found['steps']
     if found['kind'] not in OUTPUTS or found['channels'] not in ('RGB', 'BGR'):
-        raise ValueError(f'kind {found["kind"]}, channels {found["channels"]}')
+        raise ValueError(
+            f'kind {found["kind"]!r:.60}, channels {found["channels"]!r:.60}'
+        )
     if not all(isinstance(each, list) for each in (classes, steps)):
         raise TypeError('classes and steps are lists')
+    if len(steps) > MOST_STEPS:
+        raise ValueError(f'{len(steps)} steps')
     for name in classes:
         # Others may control or fill the terminal.
         if not name.isprintable() or len(name) > LONGEST:
@@ -88,7 +93,9 @@ def check_step(step: dict) -> None:
     """
     name = step['step']
     if name not in STEPS:
-        raise ValueError(f"no step '{name}': the file is of a newer mmhatnet")
+        raise ValueError(
+            f'no step {name!r:.60}: the file is of a newer mmhatnet'
+        )
     for argument, example in STEPS[name].items():
         if type(step[argument]) is not type(example):
             raise TypeError(f'{argument} of the step {name}')

@@ -130,12 +130,16 @@ class OnnxModel:
         return self.session.run(list(names) or None, dict(images=images))
 
     def predict(
-        self, path: str | os.PathLike, score_thr: float = 0.3, top: int = 5
+        self,
+        path: str | os.PathLike | np.ndarray,
+        score_thr: float = 0.3,
+        top: int = 5,
     ) -> tuple[dict, np.ndarray, np.ndarray | None]:
         """Predict for one image.
 
         Args:
-            path (str | PathLike): The image.
+            path (str | PathLike | ndarray): The image, a file or (H, W, 3),
+                BGR, 8 bits.
             score_thr (float): Lowest score of a detected object. Defaults to
                 0.3.
             top (int): Number of classes of a classifier. Defaults to 5.
@@ -148,7 +152,7 @@ class OnnxModel:
         Raises:
             ValueError: If the image cannot be read, or is too small.
         """
-        image = read_image(path)
+        image = path if isinstance(path, np.ndarray) else read_image(path)
         images = prepare(image, self.metadata)
         if self.metadata['kind'] == 'classification':
             return self._classify(image, images, top)

@@ -73,7 +73,7 @@ def segmentation(
     ]
     picture = None
     if image is not None and image.shape[:2] == labels.shape:
-        colours = np.zeros((labels.max() + 1, 3), np.uint8)
+        colours = np.zeros((int(labels.max()) + 1, 3), np.uint8)
         for entry in entries:
             colours[entry['label']] = entry['color']
         mixed = cv2.addWeighted(
