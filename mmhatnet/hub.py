@@ -79,6 +79,43 @@ class HubHATNet(
         return True
 
     @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> Any:
+        """Load a folder or a repository, as the mixin does.
+
+        Args:
+            pretrained_model_name_or_path (str | Path): The folder, or the name
+                of the repository.
+            **kwargs: As in huggingface_hub, and arguments of HATNet in the
+                place of those of the folder.
+
+        Returns:
+            HubHATNet: The model, in eval mode.
+
+        Raises:
+            ValueError: If ``config`` is given, or an argument or a weight in
+                the folder is not as it should be.
+        """
+        if 'config' in kwargs:  # the mixin would not tell what the file has
+            raise ValueError('give arguments by their names, not as config')
+        try:
+            return super().from_pretrained(
+                pretrained_model_name_or_path, **kwargs
+            )
+        except (
+            ArithmeticError,
+            AttributeError,
+            IsADirectoryError,
+            RecursionError,
+            RuntimeError,
+        ) as error:
+            raise ValueError(
+                f'{pretrained_model_name_or_path!s:.200} cannot be loaded, '
+                f'{type(error).__name__}: {error!s:.200}'
+            ) from error
+
+    @classmethod
     def _from_pretrained(
         cls, *, config: dict | None = None, **kwargs: Any
     ) -> Any:

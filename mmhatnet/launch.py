@@ -30,6 +30,7 @@ from .weights.files import read_checkpoint, unwrap_state_dict
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 CPU_INFO = Path('/proc/cpuinfo')
+PRETRAINED = 'Pretrained', "PretrainedInit'>"  # also as a class
 SYNC_BN = 'SyncBN', 'MMSyncBN', 'torch.nn.modules.batchnorm.SyncBatchNorm'
 # Launcher -> the variable from which mmengine takes the GPU of a process.
 LOCAL_RANKS = dict(
@@ -117,9 +118,12 @@ def _move_pretrained(cfg: Config) -> None:
         whole = cfg.get('default_scope') == 'mmpretrain'
         (model if whole else backbone)['init_cfg'] = init_cfg
     init_cfg = model.get('init_cfg')
+    if isinstance(init_cfg, list | tuple) and len(init_cfg) == 1:
+        (init_cfg,) = init_cfg
     if (
         isinstance(init_cfg, dict)
-        and init_cfg.get('type') == 'Pretrained'
+        and 'checkpoint' in init_cfg
+        and str(init_cfg.get('type')).rpartition('.')[2] in PRETRAINED
         and not init_cfg.get('prefix')
         and not cfg.get('load_from')
         and not cfg.get('resume')

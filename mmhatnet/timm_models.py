@@ -16,7 +16,7 @@ from timm.models import (
 from torch import Tensor, nn
 
 from .models import HATNet
-from .models.archs import check_plain
+from .models.archs import check_plain, is_integer
 from .models.base import draw_weights
 from .releases import RELEASES, load_from_hatnet
 from .weights.files import read_checkpoint, unwrap_state_dict
@@ -31,6 +31,7 @@ from .weights.official import (
 
 # The keys of timm's pretrained_cfg that name weights.
 SOURCES = 'file', 'hf_hub_id', 'source', 'state_dict', 'url'
+MOST_CLASSES = 2**17  # more in a stranger's folder exhaust the memory
 # The names of the weights in timm's folders.
 FILES = 'model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth'
 
@@ -76,7 +77,13 @@ class HATNetClassifier(nn.Module):
         **kwargs,
     ) -> None:
         super().__init__()
-        check_plain(kwargs, signature(HATNet).parameters)
+        sizes = dict(in_channels=in_chans, drop_path_rate=drop_path_rate)
+        check_plain(dict(kwargs, **sizes), signature(HATNet).parameters)
+        if not is_integer(num_classes) or not 0 <= num_classes <= MOST_CLASSES:
+            raise ValueError(
+                f'num_classes is an integer from 0 to {MOST_CLASSES}, not '
+                f'{num_classes!r:.60}'
+            )
         if output_stride not in (None, 32):
             raise ValueError(
                 f'HATNet has no output_stride={output_stride}: use 32, or a '

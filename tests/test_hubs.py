@@ -108,7 +108,11 @@ def test_folder_that_names_a_command(name, hub_folder, monkeypatch):
         (dict(act_cfg=dict(type='ReLU', inplace='x')), '^act_cfg'),
         (dict(act_cfg=None), '^act_cfg'),
         (dict(norm_cfg=dict(NORM, eps=float('nan'))), '^norm_cfg'),
-        (dict(norm_cfg=dict(NORM, typo=1)), 'typo'),
+        (dict(norm_cfg=dict(NORM, typo=1)), '^norm_cfg'),
+        (dict(norm_cfg=dict(NORM, eps=-1)), '^norm_cfg'),
+        (dict(norm_cfg=dict(NORM, num_groups=1.0)), '^norm_cfg'),
+        (dict(norm_cfg=dict(NORM, num_groups=0)), '^norm_cfg'),
+        (dict(norm_cfg=dict(type='GN')), 'arguments'),
         (dict(norm_cfg=dict(type='SiLU')), '^norm_cfg'),
         (dict(fast='yes'), '^fast'),
         (dict(in_channels=dict(a=1)), '^in_channels'),
@@ -121,6 +125,24 @@ def test_arguments_of_a_folder(arguments, message, hub_folder):
     cls, write = hub_folder
     with pytest.raises(ValueError, match=message):
         cls.from_pretrained(write(**arguments))
+
+
+@pytest.mark.parametrize('config', [None, {}, dict(arch='micro')])
+def test_config_of_the_call(config, hub_folder):
+    """With it, the mixin would not tell what the file has."""
+    cls, write = hub_folder
+    folder = write(**stranger('act_cfg', '.'))
+    with pytest.raises(ValueError, match='by their names'):
+        cls.from_pretrained(folder, config=config)
+
+
+@pytest.mark.parametrize('text', ['[]', '3', '"x"', '[' * 10**5])
+def test_config_that_is_no_dict(text, hub_folder):
+    cls, write = hub_folder
+    folder = write()
+    (folder / 'config.json').write_text(text)
+    with pytest.raises(ValueError, match='cannot be loaded'):
+        cls.from_pretrained(folder)
 
 
 def test_arguments_that_stay_free(hub_folder, tmp_path):
@@ -156,15 +178,21 @@ def damage(weights, kind):
     if kind == 'shape':
         weights[key] = value[:1].clone()
         return 'wrong shape'
-    if kind == 'integers':
-        weights[key] = value.long()
+    if kind in ('long', 'complex64'):
+        weights[key] = value.to(getattr(torch, kind))
         return 'wrong type'
+    if kind == 'prefix':
+        weights[f'module.{key}'] = value + 1
+        return 'prefix'
+    if kind == '1e300':  # infinity in the model
+        value = value.double()
     weights[key] = value.clone()
     weights[key].flatten()[-1] = float(kind)
     return 'not finite'
 
 
-DAMAGES = ['renamed', 'shape', 'integers', 'nan', 'inf']
+DAMAGES = ['renamed', 'shape', 'long', 'complex64', 'prefix']
+DAMAGES += ['nan', 'inf', '1e300']
 
 
 @pytest.mark.parametrize('kind', DAMAGES)
@@ -209,6 +237,8 @@ def timm_folder(tmp_path):
             '^init_cfg from a file',
         ),
         (dict(typo=1), "no argument 'typo'"),
+        (dict(num_classes=10**7), 'num_classes is an integer'),
+        (dict(in_chans=10**7), '^in_channels from a file'),
     ],
 )
 def test_arguments_of_a_timm_folder(

@@ -26,6 +26,7 @@ from helpers import (
 )
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from mmengine.runner import CheckpointLoader
 
@@ -544,6 +545,16 @@ def test_config_without_a_checkpoint_hook(small_config, tmp_path):
 def test_keys_of_all_configs():
     for config in CONFIGS:
         check_keys(open_config(config))
+
+
+@pytest.mark.parametrize('kind', ['mmengine.Pretrained', PretrainedInit])
+@pytest.mark.parametrize('listed', [True, False])
+def test_forms_of_pretrained(kind, listed):
+    named = dict(type=kind, checkpoint='x.pth')
+    model = dict(init_cfg=[named] if listed else named)
+    cfg = Config(dict(default_scope='mmseg', model=model))
+    launch._move_pretrained(cfg)
+    assert cfg.load_from == 'x.pth'
 
 
 @pytest.mark.parametrize('key', ['pretrained', 'init_cfg'])

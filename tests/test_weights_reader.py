@@ -41,6 +41,57 @@ def text(value):
     return b'X' + struct.pack('<I', len(value)) + value.encode()
 
 
+DEEP = b'})' + b'\x85' * 10**5  # a dict, and a tuple of tuples
+HOSTILE = dict(
+    key=DEEP + b'Ns.',
+    memo=b'})q\x00' + b'h\x00\x85q\x00' * 10**5 + b'h\x00Ns.',
+    marks=b'}' + b'(' * 10**5 + b't' * 10**5 + b'Ns.',
+    member=b'\x80\x04\x8f(' + DEEP[1:] + b'\x90.',
+)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+@pytest.mark.parametrize('name', HOSTILE)
+def test_deep_tuples(name, form, tmp_path):
+    """Python would recurse in C to hash them, and crash."""
+    path = tmp_path / 'deep.pth'
+    write_pickle(HOSTILE[name], path, form)
+    with pytest.raises(ValueError, match='nested too deeply'):
+        read_file(path)
+
+
+def test_overlapping_parts(tmp_path):
+    path = tmp_path / 'overlap.pth'
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('archive/data.pkl', pickle.dumps({}))
+        archive.writestr('archive/data/0', bytes(10**5))
+        archive.filelist += archive.filelist[-1:]
+    with pytest.raises(ValueError, match='overlap'):
+        read_file(path)
+
+
+@pytest.mark.parametrize('form', FORMATS)
+def test_repeated_data(form, tmp_path, monkeypatch):
+    """A small file must not become gigabytes in a model."""
+    path = tmp_path / 'repeated.pth'
+    monkeypatch.setattr(reader, 'MAX_EXPANDED', 10**4)
+    monkeypatch.setattr(reader, 'MAX_BYTES', 10**4)
+    data = torch.ones(100, 100)
+    for repeated in (
+        [torch.ones(1).expand(3000)] * 1 + [torch.ones(1).expand(9000)],
+        [data[:50].clone(), *[data.view(-1)[i:] for i in range(4)]],
+    ):
+        save(dict(enumerate(repeated)), path, form)
+        with pytest.raises(ValueError, match='repeats its data'):
+            read_file(path)
+    save(dict(enumerate([data, data.clone(), data[0]])), path, form)
+    assert read_file(path)[1].shape == (100, 100)
+    array = np.zeros(4000, np.uint8)
+    save(dict(enumerate(array.copy() for _ in range(3))), path, form)
+    with pytest.raises(ValueError, match='repeats its data'):
+        read_file(path)
+
+
 @pytest.fixture
 def content():
     """What checkpoints of DeiT, timm and mm hold."""

@@ -49,6 +49,16 @@ ACTIVATIONS = (
     'Swish',
     'Tanh',
 )
+# The options of these that a file may set, and their types.
+OPTIONS: dict[str, type] = dict(
+    **dict.fromkeys(('num_groups', 'num_parameters'), int),
+    **dict.fromkeys(('affine', 'inplace', 'track_running_stats'), bool),
+    **dict.fromkeys(('eps', 'momentum', 'negative_slope', 'alpha'), float),
+    **dict.fromkeys(('requires_grad',), bool),
+    **dict.fromkeys(('init', 'min', 'max', 'min_value', 'max_value'), float),
+    **dict.fromkeys(('bias', 'divisor'), float),
+)
+POSITIVE = 'num_groups', 'num_parameters', 'eps', 'divisor'
 LAYERS = dict(act_cfg=ACTIVATIONS, norm_cfg=NORMS, out_norm_cfg=NORMS)
 LARGEST = 4096  # an integer of a file; larger ones exhaust the memory
 
@@ -99,17 +109,22 @@ def check_plain(arguments: Mapping, known: Mapping[str, Parameter]) -> None:
             )
 
 
-def _is_layer(cfg: object, names: Sequence[str]) -> bool:
+def _is_layer(cfg: Any, names: Sequence[str]) -> bool:
     if not isinstance(cfg, Mapping) or 'type' not in cfg:
         return False
     kind = cfg['type']
     if isinstance(kind, type):
         return True
     return kind in names and all(
-        isinstance(value, bool | int | float) and _is_plain(value)
-        for key, value in cfg.items()
-        if key != 'type'
+        _is_option(key, cfg[key]) for key in cfg if key != 'type'
     )
+
+
+def _is_option(name: str, value: Any) -> bool:
+    kind = OPTIONS.get(name)
+    if type(value) is not kind and (kind, type(value)) != (float, int):
+        return False
+    return _is_plain(value) and (name not in POSITIVE or value > 0)
 
 
 def _is_plain(value: object) -> bool:

@@ -292,7 +292,8 @@ def is_bare(layer: nn.Module | None) -> bool:
     """Whether a call of a layer does nothing but the paper's computation.
 
     Args:
-        layer (nn.Module, optional): A convolution or an activation of an MLP.
+        layer (nn.Module, optional): A convolution, an activation or the
+            dropout of an MLP, if it drops nothing.
 
     Returns:
         bool: False with hooks, or where a user has replaced the layer, its
@@ -308,7 +309,7 @@ def is_bare(layer: nn.Module | None) -> bool:
         or any(getattr(torch_module, f'_global{hooks}') for hooks in HOOKS)
     ):
         return False
-    return type(layer) is nn.SiLU or (
+    return type(layer) in (nn.SiLU, nn.Dropout2d) or (
         type(layer) in (nn.Conv2d, PointwiseConv)
         and layer.bias is None
         and layer.kernel_size[0] == layer.kernel_size[1]

@@ -238,7 +238,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
         x = self.norm1(x)
-        layers = self.fc1, self.dw_conv, self.fc2, self.act
+        layers = self.fc1, self.dw_conv, self.fc2, self.act, self.drop
         drops = self.drop.training and self.drop.p
         if self.fast and not drops and all(map(is_bare, layers)):
             x = inverted_bottleneck(x, self.fc1, self.dw_conv, self.fc2)

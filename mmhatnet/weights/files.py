@@ -191,6 +191,8 @@ def unwrap_state_dict(checkpoint: Mapping) -> dict[str, Tensor]:
         for key, value in checkpoint.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
+    if len(found) < sum(isinstance(x, Tensor) for x in checkpoint.values()):
+        raise ValueError('two keys of the checkpoint differ by a prefix alone')
     if not found:
         entries = ', '.join(
             f'{str(key)[:60]} ({type(value).__name__})'

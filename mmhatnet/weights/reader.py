@@ -9,14 +9,16 @@ containers. torch never sees the file.
 import io
 import json
 import math
+import os
 import pickle
 import pickletools
 import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from pickletools import markobject
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -42,9 +44,10 @@ DTYPES = {
     'ComplexFloatStorage': torch.complex64,
     'ComplexDoubleStorage': torch.complex128,
 }
-# Limits that no checkpoint reaches: levels of containers, objects in all, and
-# elements of a tensor that repeats those of its storage.
+# Limits that no checkpoint reaches: levels of containers, objects in all,
+# elements of tensors that repeat those of storages, bytes of other data.
 MAX_DEPTH, MAX_OBJECTS, MAX_EXPANDED = 100, 10**7, 10**8
+MAX_BYTES = 2**30
 # The start of torch's format before 1.6.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PLAIN = str, bytes, int, float, complex, type(None)
@@ -143,6 +146,9 @@ class _Tensor(Unknown):
     def value(self, resolve):
         args = map(resolve, self.args)
         storage, offset, size, stride, _, _, *metadata = args
+        # Products with text would repeat it.
+        if any(type(x) is not int for x in (offset, *size, *stride)):
+            raise ValueError('a tensor with a size that is no integer')
         if math.prod(size) > max(storage.numel(), MAX_EXPANDED):
             raise ValueError(f'a tensor of {size} is much too large')
         # The check of as_strided overflows in torch 2.1.
@@ -150,12 +156,11 @@ class _Tensor(Unknown):
         last = offset + (sum(steps) if 0 not in size else -1)
         if min(offset, *size, *stride, 0) < 0 or last >= storage.numel():
             raise ValueError(f'a tensor of {size} is outside its storage')
-        tensor = storage.as_strided(size, stride, offset)
-        for name in metadata and metadata[0]:
+        for name in dict(metadata[0] if metadata else {}):
             if name not in ('conj', 'neg'):
-                raise ValueError(f'a tensor with {name}')
-            tensor = tensor.conj() if name == 'conj' else -tensor
-        return tensor
+                raise ValueError(f'a tensor with {name!s:.60}')
+            storage = storage.conj() if name == 'conj' else -storage
+        return storage.as_strided(size, stride, offset)
 
 
 class _Parameter(Unknown):
@@ -298,12 +303,18 @@ def _read_zip(file: BinaryIO) -> object:
             raise ValueError(f'{info.filename} is compressed')
         return archive.read(info)  # verifies the checksum
 
-    @cache
-    def elements(dtype: torch.dtype, key: str) -> _Storage:
-        return _Storage(lambda: _elements(read(f'data/{key}'), dtype))
+    size = os.fstat(file.fileno()).st_size
+    if sum(info.file_size for info in archive.infolist()) > size:
+        raise ValueError('parts of it overlap')
+    storages: dict[str, tuple[torch.dtype, _Storage]] = {}
 
     def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
-        return elements(dtype, key)
+        if key not in storages:
+            read_it = partial(_read_elements, read, key, dtype)
+            storages[key] = dtype, _Storage(cache(read_it))
+        if storages[key][0] != dtype:
+            raise ValueError('a storage has two types')
+        return storages[key][1]
 
     return _unpickle(io.BytesIO(read('data.pkl')), storage)
 
@@ -340,12 +351,50 @@ def _read_legacy(file: BinaryIO) -> object:
     return content
 
 
+def _read_elements(read: Callable, key: str, dtype: torch.dtype) -> Tensor:
+    return _elements(read(f'data/{key}'), dtype)
+
+
+def _check_opcodes(file: BinaryIO) -> None:
+    """Refuse a pickle whose run would exhaust the memory or the C stack.
+
+    Python recurses into tuples to hash them. So this follows the levels of
+    tuples on the stack and in the memo of the pickle.
+    """
+    stack: list[int | None] = []  # None is a mark
+    memo: dict[int, int] = {}
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        name, before = opcode.name, opcode.stack_before
+        index: Any = len(memo) if name == 'MEMOIZE' else argument
+        # The memo is an array, as large as its last index.
+        if name.endswith('PUT') and index > count:
+            raise ValueError('it asks for too much memory')
+        if name.endswith('PUT') or name == 'MEMOIZE':
+            memo[index] = stack[-1] or 0
+            continue
+        if name.endswith('GET'):
+            stack.append(memo[index])
+            continue
+        taken = []
+        if markobject in before:
+            while (level := stack.pop()) is not None:
+                taken.append(level)
+            before = before[: before.index(markobject)]
+        taken += [stack.pop() or 0 for _ in before]
+        level = 0
+        if name == 'DUP':
+            level = taken[0]
+        elif name.startswith('TUPLE') or name == 'FROZENSET':
+            level = 1 + max(taken, default=0)
+        if level > MAX_DEPTH:
+            raise ValueError('it is nested too deeply')
+        mark = markobject in opcode.stack_after
+        stack += [None if mark else level] * len(opcode.stack_after)
+
+
 def _unpickle(file: BinaryIO, storage: Callable) -> object:
     start = file.tell()
-    # An index of the memo, which is an array, can ask for any size of it.
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if opcode.name.endswith('PUT') and (argument or 0) > count:
-            raise ValueError('it asks for too much memory')
+    _check_opcodes(file)
     size = file.tell() - start  # other data may follow
     file.seek(start)
     return _Unpickler(io.BytesIO(file.read(size)), storage).load()
@@ -359,7 +408,21 @@ def _elements(data: bytes, dtype: torch.dtype) -> Tensor:
 
 def _resolve(content: object, device: str | torch.device) -> object:
     """Put data, with tensors on a device, in the place of placeholders."""
-    count = 0
+    count = made = elements = 0
+    storages: dict[int, int] = {}  # the elements of each
+
+    def limit(value: object) -> None:
+        """Refuse a small file whose parts are used again and again."""
+        nonlocal made, elements
+        if isinstance(value, bytes | np.ndarray):
+            made += len(value) if isinstance(value, bytes) else value.nbytes
+        elif isinstance(value, Tensor):
+            held = value.untyped_storage()
+            storages[held.data_ptr()] = held.nbytes() // value.element_size()
+            elements += value.numel()
+        allowed = sum(storages.values()) if elements > MAX_EXPANDED else 0
+        if made > MAX_BYTES or elements > allowed + MAX_EXPANDED:
+            raise ValueError('it repeats its data too often')
 
     def resolve(item: object, depth: int = 0) -> object:
         nonlocal count
@@ -382,7 +445,10 @@ def _resolve(content: object, device: str | torch.device) -> object:
             if item.resolved is None:
                 value = type(item).value(item, inner)
                 if isinstance(item, _Tensor):
+                    limit(value)
                     value = value.to(device)
+                elif not isinstance(value, Tensor):
+                    limit(value)
                 item.resolved = value
             return item.resolved
         return item if isinstance(item, PLAIN) else Unknown()
