@@ -24,6 +24,7 @@ from .datasets.inspection import (
     build_dataset,
     find_quick_problems,
     inspect_dataset,
+    loads_masks,
 )
 
 # Folder that the configs expect -> how to get the data set.
@@ -188,7 +189,10 @@ def find_problems(
         return  # the run will show the error of the class
     yield from _find_misfits(cfg, built, dataset)
     yield from find_quick_problems(
-        built, split != 'test', _reads_label_maps(cfg, dataset)
+        built,
+        split != 'test',
+        _reads_label_maps(cfg, dataset),
+        loads_masks(dataset),
     )
 
 

@@ -193,6 +193,13 @@ class ResumeHook(Hook):
             )
         # mmengine would run it, to look for the number of GPUs.
         meta.pop('config', None)
+        for done, unit in (('epoch', 'max_epochs'), ('iter', 'max_iters')):
+            last = (runner.cfg.get('train_cfg') or {}).get(unit)
+            if last and meta[done] >= last:
+                runner.logger.warning(
+                    f'{source} is of {done} {meta[done]} of {last}, and '
+                    f'nothing is left: a larger train_cfg.{unit} goes on'
+                )
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             return
         info = record.get('runtime_info', {})

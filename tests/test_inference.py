@@ -388,7 +388,7 @@ class TestTool:
                 assert (colours == found['color']).all()
         with Image.open(out / 'image.png') as saved:
             assert np.array(saved).shape == picture.shape
-        assert '1 results in' in printed
+        assert '1 result in' in printed
 
     def test_unreadable_images(self, image, trained, tmp_path):
         folder = tmp_path / 'images'

@@ -132,6 +132,7 @@ class TestLabelMaps:
         [
             (lambda x: x.astype(np.uint16) + 256, 'has one channel of 8 bits'),
             (lambda x: x * 0 + 8, r'labels \[7\], but there are 7 classes'),
+            (lambda x: x[:-4], '64x60 pixels, but the image has 64x64'),
         ],
     )
     def test_wrong_before_a_training(self, change, reason, folder):
@@ -260,8 +261,12 @@ class TestCoco:
                 "needs the order of its categories: 'cross', 'ring'",
             ),
             (
-                lambda c: [x.update(file_name='no.jpg') for x in c['images']],
-                'there is no data/demo/coco/train2017/no.jpg, its first image',
+                lambda c: c['images'][-1].update(file_name='no.jpg'),
+                'no data/demo/coco/train2017/no.jpg, one of its images',
+            ),
+            (
+                lambda c: c['annotations'][-1].update(segmentation=[]),
+                'has no segmentation, and the pipeline loads masks',
             ),
         ],
     )

@@ -44,7 +44,7 @@ def write(path, lines):
 def test_whole_quickstart(clone):
     """It ends well, says what is true, and names commands that run."""
     pytest.importorskip('skimage', reason='the demo data need scikit-image')
-    work = clone / 'work_dirs' / 'quickstart'
+    work = clone / 'work_dirs' / 'fpn_hatnet-tiny_2xb4-400_demo'
     for folder in ('first', 'test/29991231_235959'):  # of an earlier call
         (work / folder).mkdir(parents=True)
         (work / folder / 'zebra.json').write_text('{"classes": []}')
@@ -53,7 +53,7 @@ def test_whole_quickstart(clone):
     printed = re.search(r'never saw: +(\S+) %', output)[1]
     assert float(printed) == round(json.loads(result.read_text())['mIoU'], 1)
     for name in ('shape-segmentor.png', 'predictions.png'):
-        assert f'work_dirs/quickstart/{name}\n' in output
+        assert f'work_dirs/fpn_hatnet-tiny_2xb4-400_demo/{name}\n' in output
         assert min(Image.open(work / name).size) > 500
     folder = re.search('truth on the left: +(.+)', output)[1]
     assert len(list((clone / folder).glob('*.png'))) == 60
@@ -75,7 +75,7 @@ def test_failure(clone):
     tool.write_text('print("first\\n" * 99)\nraise OSError("disk full")')
     output = run_tool('tools/quickstart.sh', cwd=clone, code=1)
     assert 'OSError: disk full\n' in output
-    assert 'the log is work_dirs/quickstart/quickstart.log' in output
+    assert '_demo/quickstart.log' in output
     assert '2/4' not in output
     assert len(output.splitlines()) < 25
 

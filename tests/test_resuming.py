@@ -234,6 +234,13 @@ class TestAnotherBatchSize:
         meta = torch.load(folder / 'epoch_3.pth', weights_only=False)['meta']
         assert (meta['epoch'], meta['iter']) == (3, 3 * batches)
 
+    def test_nothing_is_left(self, train, first):
+        path = first('Runner')
+        _, output = train(
+            'end', 12, 'train_cfg.max_epochs=1', resume=('--resume', path)
+        )
+        assert f'{path} is of epoch 1 of 1, and nothing is left' in output
+
     def test_inside_an_epoch(self, train):
         """Its batches would be repeated, of which the last is the worst."""
         folder, _ = train(

@@ -13,7 +13,7 @@ predictions of a small segmentor whose weights are in the package, trains the
 Semantic FPN demo from scratch, on all GPUs or in two processes on the CPU,
 evaluates it and draws its predictions beside the truth. A second call continues
 where the first was interrupted. What the libraries print is in
-work_dirs/quickstart/quickstart.log.
+work_dirs/fpn_hatnet-tiny_2xb4-400_demo/quickstart.log.
 
   --cfg-options  settings of the demo's config to override, as for tools/train.py;
                  train_cfg.max_iters=20 only shows that everything runs
@@ -29,7 +29,7 @@ venv=$(tools/setup_env.sh --path)
 export PYTHON=$venv/bin/python
 config=configs/demo/fpn_hatnet-tiny_2xb4-400_demo.py
 images=data/demo/ade/ADEChallengeData2016/images/validation
-work=work_dirs/quickstart
+work=work_dirs/fpn_hatnet-tiny_2xb4-400_demo # as tools/train.py has it
 log=$work/quickstart.log
 mkdir -p $work
 : >$log

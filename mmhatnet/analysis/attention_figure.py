@@ -64,7 +64,7 @@ class _Sheet:
                 1.0,
                 self.LOCAL,
                 'Local attention: over the G1 x G1 tokens of the window\n'
-                'around the point (cross).',
+                'that has the point (cross).',
             ),
             (
                 0.7,

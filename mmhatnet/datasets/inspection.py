@@ -83,7 +83,10 @@ def build_dataset(cfg: ConfigDict, scope: str | None) -> BaseDataset:
 
 
 def find_quick_problems(
-    dataset: BaseDataset, labelled: bool = True, label_maps: bool = False
+    dataset: BaseDataset,
+    labelled: bool = True,
+    label_maps: bool = False,
+    masks: bool = False,
 ) -> Iterator[str]:
     """Find problems in seconds, however large the data set is.
 
@@ -92,6 +95,8 @@ def find_quick_problems(
         labelled (bool): The data set has labels. Defaults to True.
         label_maps (bool): Read some of the label maps, as mmseg reads them.
             Defaults to False.
+        masks (bool): The pipeline loads the masks of objects. Defaults to
+            False.
 
     Yields:
         str: What is wrong, and where.
@@ -105,7 +110,7 @@ def find_quick_problems(
     if _is_coco(dataset):
         if os.path.getsize(dataset.ann_file) <= QUICK_BYTES:
             try:
-                _read_coco(dataset, labelled)
+                _read_coco(dataset, labelled, masks)
             except ValueError as error:
                 yield str(error)
     elif hasattr(dataset, 'img_suffix'):
@@ -140,8 +145,9 @@ def _find_odd_label_maps(dataset: BaseDataset) -> Iterator[str]:
     for number, info in enumerate(infos[::step]):
         if number >= QUICK_MAPS and values != {0, IGNORED}:
             break
-        path = info.get('seg_map_path')
-        sample = _read_sample(dict(seg_map_path=path), len(classes), mapping)
+        keys = ('img_path', 'seg_map_path')[number >= QUICK_MAPS :]
+        files = {key: info[key] for key in keys if key in info}
+        sample = _read_sample(files, len(classes), mapping)
         yield from sample.problems
         values |= sample.values
     yield from _find_no_objects(dataset, values)
@@ -205,7 +211,13 @@ def _find_no_files(
     )
 
 
-def _read_coco(dataset: BaseDataset, labelled: bool) -> dict:
+def loads_masks(cfg: ConfigDict) -> bool:
+    """Whether the pipeline of a data set loads the masks of objects."""
+    steps = cfg.get('pipeline') or ()
+    return any(isinstance(x, dict) and x.get('with_mask') for x in steps)
+
+
+def _read_coco(dataset: BaseDataset, labelled: bool, masks: bool) -> dict:
     """Read a JSON that fits its data set; ValueError if it does not."""
     path = dataset.ann_file
     try:
@@ -217,14 +229,20 @@ def _read_coco(dataset: BaseDataset, labelled: bool) -> dict:
     except (RecursionError, ValueError) as error:
         raise ValueError(f'{path}: {error}') from None
     folder = dataset.data_prefix.get('img') or ''
-    first = [
-        os.path.join(folder, image['file_name'])
-        for image in content['images'][:10]
-    ]
-    if not any(map(os.path.exists, first)):
-        raise ValueError(
-            f'{path}: there is no {first[0]:.300}, its first image'
-        )
+    some = content['images'][:: max(1, len(content['images']) // 1000)]
+    for image in some:
+        name = os.path.join(folder, image['file_name'])
+        if not os.path.exists(name):
+            raise ValueError(
+                f'{path}: there is no {name:.300}, one of its images'
+            )
+    for annotation in (content.get('annotations') or ()) if masks else ():
+        if not annotation.get('segmentation'):
+            raise ValueError(
+                f'{path}: annotation {annotation["id"]} has no segmentation, '
+                'and the pipeline loads masks: set with_mask=False in its '
+                'LoadAnnotations if the model needs none'
+            )
     return content
 
 
@@ -246,7 +264,7 @@ def inspect_dataset(
     try:
         dataset = build_dataset(cfg, scope)
         if _is_coco(dataset):
-            content = _read_coco(dataset, labelled)
+            content = _read_coco(dataset, labelled, loads_masks(cfg))
             for severe, line in find_odd_annotations(content):
                 lines = found.problems if severe else found.notes
                 lines.append(f'{dataset.ann_file}: {line}')

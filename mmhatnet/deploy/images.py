@@ -212,7 +212,8 @@ def predict_all(
         with replacing(f'{target}.json') as part:
             part.write_text(text, 'utf-8')
         say(f'{printable(path)}: {summarize(result)}')
-    print(f'{len(paths) - skipped} results in {out_dir}')
+    count = len(paths) - skipped
+    print(f'{count} result{"s" * (count != 1)} in {out_dir}')
     if skipped:
         return f'{skipped} of {len(paths)} images were skipped'
     return None

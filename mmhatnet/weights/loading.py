@@ -81,7 +81,10 @@ def check_state_dict(
         ),
     ]
     if any(problems):
-        matched = len(found.keys() & expected.keys())
+        matched = sum(
+            key in found and found[key].shape == value.shape
+            for key, value in expected.items()
+        )
         raise ValueError(
             f'{source} does not fit the model ({matched} of '
             f'{len(expected)} keys match): '
