@@ -157,8 +157,10 @@ def browser():
 
 @pytest.fixture
 def page(photo):
+    """The page where there are no demo data, which opens with a classifier."""
     pytest.importorskip('gradio')
-    process = start_tool(APP, '--images', photo)
+    pytest.importorskip('skimage', reason='for the photograph at the start')
+    process = start_tool(APP, '--images', photo, cwd=photo.parent)
     for line in process.stdout:
         if address := re.search(r'http://127\.0\.0\.1:\d+', line):
             break
@@ -224,7 +226,7 @@ class TestPage:
             'css selector', '[aria-label="Remove Image"]'
         ).click()
         self.upload(browser, photo)
-        first = self.costs(browser, '96x64')
+        first = self.costs(browser, '64x64')
         assert first[0] == first[1]
         slider = browser.find_elements('css selector', 'input[type=range]')[6]
         assert (
