@@ -16,7 +16,6 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache, partial
 from pathlib import Path
 from pickletools import markobject
 from typing import Any, BinaryIO
@@ -310,8 +309,8 @@ def _read_zip(file: BinaryIO) -> object:
 
     def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
         if key not in storages:
-            read_it = partial(_read_elements, read, key, dtype)
-            storages[key] = dtype, _Storage(cache(read_it))
+            part = _Storage(lambda: _elements(read(f'data/{key}'), dtype))
+            storages[key] = dtype, part
         if storages[key][0] != dtype:
             raise ValueError('a storage has two types')
         return storages[key][1]
@@ -349,10 +348,6 @@ def _read_legacy(file: BinaryIO) -> object:
             raise ValueError('it ends too early')
         storages[key].state = _elements(data, dtype)
     return content
-
-
-def _read_elements(read: Callable, key: str, dtype: torch.dtype) -> Tensor:
-    return _elements(read(f'data/{key}'), dtype)
 
 
 def _check_opcodes(file: BinaryIO) -> None:
@@ -444,11 +439,10 @@ def _resolve(content: object, device: str | torch.device) -> object:
         if isinstance(item, Unknown):
             if item.resolved is None:
                 value = type(item).value(item, inner)
+                if isinstance(item, _Tensor) or not isinstance(value, Tensor):
+                    limit(value)
                 if isinstance(item, _Tensor):
-                    limit(value)
                     value = value.to(device)
-                elif not isinstance(value, Tensor):
-                    limit(value)
                 item.resolved = value
             return item.resolved
         return item if isinstance(item, PLAIN) else Unknown()
