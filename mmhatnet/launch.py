@@ -25,6 +25,7 @@ from .checks import check_data, iter_datasets
 from .config import name_types
 from .config import read_config as read_config  # a documented name
 from .hooks import FiniteLossHook, MatchingKeysHook, ResumeHook
+from .provenance import ProvenanceHook
 from .resuming import find_checkpoints, lock_work_dir, resume_intact
 from .weights.files import read_checkpoint, unwrap_state_dict
 
@@ -87,6 +88,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
         setattr(runner, name, _reading_safely()(getattr(runner, name)))
     if cfg.get('resume'):
         runner.register_hook(ResumeHook())
+    if 'train' in splits:
+        runner.register_hook(ProvenanceHook(), 'VERY_LOW')
     runner.register_hook(MatchingKeysHook(strict='train' not in splits))
     if cfg.get('check_loss', True):
         runner.register_hook(FiniteLossHook())

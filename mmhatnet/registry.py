@@ -39,3 +39,9 @@ TRANSFORMS = Registry(
     scope='mmhatnet',
     locations=['mmhatnet.datasets.corruption'],
 )
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer',
+    parent=registry.WEIGHT_INITIALIZERS,
+    scope='mmhatnet',
+    locations=['mmhatnet.models'],
+)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .models import HATNet
 from .models.archs import check_plain, is_integer
-from .models.base import draw_weights
+from .models.initialization import draw_weights
 from .releases import RELEASES, load_from_hatnet
 from .weights.files import read_checkpoint, unwrap_state_dict
 from .weights.loading import STEM, check_weights

@@ -346,19 +346,6 @@ class TestTraining:
         ]
         assert depths == sorted(depths)
 
-    def test_initialization(self):
-        model = HATNet('tiny')
-        model.init_weights()
-        weight = model.stages[3][0].mlp.fc1.weight
-        assert weight.std().item() == pytest.approx(0.02, rel=0.01)
-        assert weight.abs().max() > 0.06
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                assert not module.bias.any()
-            if isinstance(module, nn.GroupNorm):
-                assert (module.weight == 1).all()
-                assert not module.bias.any()
-
 
 def test_fuse_conv_bn():
     """Every batch norm is fused with the convolution before it, or kept."""
@@ -474,32 +461,3 @@ def test_hooks_of_named_modules(fast, with_cp):
     )
     for i, out in enumerate(outs):
         assert torch.equal(calls[f'stages.{i}'][0], out)
-
-
-def test_initial_weights_draw_no_numbers(monkeypatch):
-    """Trainings of a seed stay as they are."""
-
-    def build():
-        torch.manual_seed(3)
-        model = HATNet(SMALL_ARCH)
-        after = torch.rand(1)
-        model.init_weights()
-        return model.state_dict(), after
-
-    found = build()
-    monkeypatch.setattr('mmhatnet.models.hatnet.draw_weights', lambda _: None)
-    torch.testing.assert_close(build(), found, rtol=0, atol=0)
-
-
-def test_initial_weights():
-    weights = torch.cat(
-        [
-            layer.weight.flatten()
-            for layer in HATNet('tiny').modules()
-            if isinstance(layer, torch.nn.Conv2d)
-        ]
-    )
-    assert abs(weights.std() - 0.02) < 1e-4
-    kurtosis = (weights**4).mean() / (weights**2).mean() ** 2
-    assert abs(kurtosis - 3) < 0.05  # of a normal distribution
-    assert weights.abs().max() <= 0.1

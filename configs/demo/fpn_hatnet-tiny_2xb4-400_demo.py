@@ -7,8 +7,12 @@ _base_ = [
 
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
-    # The maps are as small as in classification, so use its G2.
-    backbone=dict(init_cfg=None, drop_path_rate=0.0, ds_ratios=(8, 4, 2)),
+    backbone=dict(
+        init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit'),
+        drop_path_rate=0.0,
+        # The maps are as small as in classification, so use its G2.
+        ds_ratios=(8, 4, 2),
+    ),
     neck=dict(out_channels=128),
     decode_head=dict(in_channels=[128] * 4, num_classes=7),
 )

@@ -7,7 +7,9 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(drop_path_rate=0.0),
+    backbone=dict(
+        drop_path_rate=0.0, init_cfg=dict(type='mmhatnet.FanOutInit')
+    ),
     head=dict(num_classes=6, topk=1),
     # No Mixup and CutMix: mixtures of such small crops are hard to learn.
     train_cfg=None,

@@ -8,7 +8,11 @@ _base_ = [
 
 model = dict(
     # The maps are as small as in classification, so use its G2.
-    backbone=dict(init_cfg=None, drop_path_rate=0.0, ds_ratios=(8, 4, 2)),
+    backbone=dict(
+        init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit'),
+        drop_path_rate=0.0,
+        ds_ratios=(8, 4, 2),
+    ),
     roi_head=dict(
         bbox_head=dict(num_classes=6), mask_head=dict(num_classes=6)
     ),

@@ -331,19 +331,37 @@ def check_frozen_stages(
     return int(frozen_stages)
 
 
-def check_image_size(height: int, width: int) -> None:
+def check_stem_stride(stem_stride: int) -> int:
+    """Check the stride of the stem: 2 or 4.
+
+    Args:
+        stem_stride (int): The stride.
+
+    Returns:
+        int: The stride.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not is_integer(stem_stride) or stem_stride not in (2, 4):
+        raise ValueError(f'stem_stride is 2 or 4, got {stem_stride!r:.200}')
+    return int(stem_stride)
+
+
+def check_image_size(height: int, width: int, stride: int = STRIDE) -> None:
     """Check that the last stage has at least one token.
 
     Args:
         height (int): Of the image in pixels.
         width (int): Of the image in pixels.
+        stride (int): Of the last stage. Defaults to 32.
 
     Raises:
-        ValueError: If one of them is less than 32.
+        ValueError: If one of them is less than the stride.
     """
-    if height < STRIDE or width < STRIDE:
+    if height < stride or width < stride:
         raise ValueError(
-            f'HATNet needs images of at least {STRIDE}x{STRIDE} pixels, got '
+            f'HATNet needs images of at least {stride}x{stride} pixels, got '
             f'{height}x{width} (H x W)'
         )
 

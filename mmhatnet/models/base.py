@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
 
-import torch
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,36 +16,9 @@ from .archs import (
     check_grids,
     check_out_indices,
     check_ratios,
+    check_stem_stride,
 )
-
-STD = 0.02  # of the initial weights
-INIT_CFG = dict(
-    type='TruncNormal', layer=['Conv2d', 'Linear'], std=STD, bias=0.0
-)
-
-
-@torch.no_grad()
-def draw_weights(model: nn.Module) -> None:
-    """Give new layers the initial weights of the authors.
-
-    Convolutions and linear layers get normal weights with a standard
-    deviation of 0.02, up to five of it, and biases of zero. The layers must
-    have torch's own initial weights, which are uniform. Their quantiles are
-    taken, so that no further random numbers are drawn, and mm's trainings of
-    a seed stay as they are.
-
-    Args:
-        model (nn.Module): The layers; changed in place.
-    """
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            weight = layer.weight
-            if weight.is_meta:
-                return  # there are no values
-            weight.mul_(weight[0].numel() ** 0.5).clamp_(-1, 1).erfinv_()
-            weight.mul_(STD * 2**0.5).clamp_(-5 * STD, 5 * STD)
-            if layer.bias is not None:
-                layer.bias.zero_()
+from .initialization import INIT_CFG
 
 
 def _is_pretrained(cfg: Mapping) -> bool:
@@ -95,6 +67,7 @@ class BackboneBase(BaseModule):
         out_indices (Sequence[int] | int): Stages whose features are returned.
         frozen_stages (int): What to freeze.
         norm_eval (bool): Keep batch norms in eval mode.
+        stem_stride (int): Stride of the stem.
         init_cfg (dict | list[dict], optional): Initialization config.
 
     Raises:
@@ -109,6 +82,7 @@ class BackboneBase(BaseModule):
         out_indices: Sequence[int] | int,
         frozen_stages: int,
         norm_eval: bool,
+        stem_stride: int,
         init_cfg: dict | list[dict] | None,
     ) -> None:
         super().__init__(init_cfg or INIT_CFG)
@@ -123,6 +97,7 @@ class BackboneBase(BaseModule):
             frozen_stages, self.out_indices
         )
         self.norm_eval = norm_eval
+        self.stem_stride = check_stem_stride(stem_stride)
 
     def set_grids(
         self,

@@ -2,7 +2,7 @@ import torch
 from mmpretrain.models.heads import LinearClsHead
 from torch import nn
 
-from .base import draw_weights
+from .initialization import draw_weights
 
 
 class HATNetClsHead(LinearClsHead):

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
 from . import archs
-from .base import BackboneBase, Stage, draw_weights
+from .base import BackboneBase, Stage
 from .compiling import is_dynamic, settle
 from .fast import (
     build_depthwise,
@@ -26,6 +26,7 @@ from .fast import (
     memory_format_of,
     to_memory_format,
 )
+from .initialization import draw_weights, is_fan_out
 from .windows import average_cells, cut_windows, join_windows, window_mask
 
 
@@ -332,14 +333,18 @@ class HATNet(BackboneBase):
         fast (bool): Use fused attention, channels_last memory and, on a CPU,
             chunks that fit its cache. False computes the equations as they
             stand in the paper, with equal results. Defaults to True.
+        stem_stride (int): 4, as in the paper, or 2, for images as small as
+            those of CIFAR; it has the same weights. Defaults to 4.
         init_cfg (dict | list[dict], optional): Initialization config. With
             ``dict(type='Pretrained', checkpoint=...)`` the checkpoint is a
             file or URL of the authors or of mm, or ``'hatnet://small'``; see
-            :func:`mmhatnet.weights.loading.load_backbone`. Defaults to a
-            truncated normal with a standard deviation of 0.02.
+            :func:`mmhatnet.weights.loading.load_backbone`. With
+            ``dict(type='mmhatnet.FanOutInit')`` short trainings from scratch
+            learn faster. Defaults to the authors' normal weights of 0.02.
 
     Raises:
-        ValueError: If an argument is illegal or an image under 32x32 pixels.
+        ValueError: If an argument is illegal or an image under 32x32 pixels
+            (16x16 with a stem of stride 2).
 
     Examples:
         >>> import torch
@@ -370,16 +375,17 @@ class HATNet(BackboneBase):
         norm_eval: bool = False,
         with_cp: bool = False,
         fast: bool = True,
+        stem_stride: int = 4,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        others = out_indices, frozen_stages, norm_eval, init_cfg
+        others = out_indices, frozen_stages, norm_eval, stem_stride, init_cfg
         super().__init__(arch, grid_sizes, ds_ratios, *others)
         self.fast = fast
         attn_types = archs.check_attn_types(attn_types)
         archs.check_numbers(in_channels, drop_rate, drop_path_rate)
         dims = self.embed_dims
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, self.STEM_DIMS, 3, stride=2, padding=1),
+            nn.Conv2d(in_channels, self.STEM_DIMS, 3, stem_stride // 2, 1),
             build_norm(norm_cfg, self.STEM_DIMS, fast),
             build_activation_layer(act_cfg),
             nn.Conv2d(self.STEM_DIMS, dims[0], 3, stride=2, padding=1),
@@ -393,10 +399,10 @@ class HATNet(BackboneBase):
         )
         cfg: dict = dict(drop_rate=drop_rate, norm_cfg=norm_cfg, fast=fast)
         self.stages = nn.ModuleList()
+        table = self.arch_settings
         for i in range(self.num_stages):
-            heads = dims[i] // self.arch_settings['head_dim']
-            expansion = self.arch_settings['expansions'][i]
-            kernel_size = self.arch_settings['kernel_sizes'][i]
+            heads = dims[i] // table['head_dim']
+            sizes = table['expansions'][i], table['kernel_sizes'][i]
             blocks = Stage()
             for j in range(self.depths[i]):
                 if i == archs.STAGES - 1:
@@ -408,7 +414,7 @@ class HATNet(BackboneBase):
                     grid = self.grid_sizes[i], self.ds_ratios[i]
                     attn = HMHSA(dims[i], heads, *grid, **cfg)
                 mlp_cfg: dict = dict(dw_conv=dw_conv, act_cfg=act_cfg, **cfg)
-                mlp = MLP(dims[i], expansion, kernel_size, **mlp_cfg)
+                mlp = MLP(dims[i], *sizes, **mlp_cfg)
                 depth = sum(self.depths[:i]) + j
                 rate = drop_path_rate * depth / max(1, sum(self.depths) - 1)
                 blocks.append(HATNetBlock(attn, mlp, rate, with_cp))
@@ -418,21 +424,21 @@ class HATNet(BackboneBase):
             for i in self.out_indices:
                 norm = build_norm(out_norm_cfg, dims[i], fast)
                 self.out_norms[str(i)] = norm
-        draw_weights(self)
+        draw_weights(self, is_fan_out(init_cfg))
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the features of the stages in ``out_indices``.
 
         Args:
-            x (Tensor): Images, (N, in_channels, H, W), H and W at least 32.
+            x (Tensor): Images, (N, in_channels, H, W).
 
         Returns:
-            tuple[Tensor]: (N, C_i, H_i, W_i) for each stage i, where H_i is H
-            / (4 * 2**i) rounded up, and W_i likewise; in channels_last memory
-            if the images are, else contiguous.
+            tuple[Tensor]: (N, C_i, H_i, W_i) for each stage i; H_i is H /
+            (stem_stride * 2**i) rounded up, and W_i likewise. The memory is
+            channels_last if that of the images is, else contiguous.
         """
-        archs.check_image_size(*x.shape[-2:])
+        archs.check_image_size(*x.shape[-2:], self.stem_stride * 8)
         layout = memory_format_of(x)
         inner = torch.channels_last if self.fast else torch.contiguous_format
         x = to_memory_format(x, inner)

@@ -1,5 +1,4 @@
-# CIFAR-10, enlarged from 32x32 to 64x64 pixels; made by
-# tools/dataset_converters/cifar10.py.
+# CIFAR-10, 32x32 pixels; made by tools/dataset_converters/cifar10.py.
 data_preprocessor = dict(
     num_classes=10,
     mean=[125.3, 123.0, 113.9],
@@ -26,7 +25,6 @@ train_dataloader = dict(
                 padding_mode='reflect',
             ),
             dict(type='RandomFlip', prob=0.5),
-            dict(type='Resize', scale=64, interpolation='bicubic'),
             dict(type='PackInputs'),
         ],
     ),
@@ -42,7 +40,7 @@ val_dataloader = dict(
         data_root='data/cifar10/test',
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=64, interpolation='bicubic'),
+            dict(type='Resize', scale=32, interpolation='bicubic'),
             dict(type='PackInputs'),
         ],
     ),
