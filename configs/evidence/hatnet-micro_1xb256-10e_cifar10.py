@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/hatnet_cls.py',
     '../_base_/datasets/cifar10_32x32.py',
-    '../_base_/schedules/cifar10_adamw_10e.py',
+    '../_base_/schedules/cifar10_muon_10e.py',
     '../_base_/mmpretrain_runtime.py',
 ]
 

@@ -1,4 +1,4 @@
-# PVTv2-B0, whose operations are 0.9 of those of hatnet-micro.
+# PVTv2-B0, whose operations are 0.8 of those of hatnet-micro.
 _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(
@@ -7,7 +7,8 @@ model = dict(
         type='mmdet.PyramidVisionTransformerV2',
         embed_dims=32,
         num_layers=[2, 2, 2, 2],
-        drop_path_rate=0.05,
+        strides=[2, 2, 2, 2],
+        drop_path_rate=0.0,
     ),
     head=dict(in_channels=256),
 )

@@ -4,11 +4,12 @@ _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 model = dict(
     backbone=dict(
         _delete_=True,
-        type='ResNet',
+        type='ResNet_CIFAR',
         depth=18,
         stem_channels=36,
         base_channels=36,
         expansion=1,
+        strides=(2, 2, 2, 2),
     ),
     head=dict(in_channels=288),
 )

@@ -7,10 +7,11 @@ model = dict(
         _delete_=True,
         type='SwinTransformer',
         arch=dict(embed_dims=32, depths=[2, 2, 6, 2], num_heads=[1, 2, 4, 8]),
-        img_size=64,
+        img_size=32,
+        patch_size=2,
         window_size=4,
         pad_small_map=True,
-        drop_path_rate=0.05,
+        drop_path_rate=0.0,
     ),
     head=dict(in_channels=256),
 )
