@@ -152,7 +152,10 @@ class ElasticGridsHook(Hook):
         if self.scale == 1:
             return
         images = data['inputs']
-        size = [max(32, round(side * self.scale)) for side in images.shape[2:]]
+        size = [
+            max(self.backbone.stride, round(side * self.scale))
+            for side in images.shape[2:]
+        ]
         data['inputs'] = F.interpolate(
             images, size, mode='bilinear', antialias=True
         )

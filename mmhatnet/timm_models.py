@@ -103,7 +103,7 @@ class HATNetClassifier(nn.Module):
         self.feature_info = [
             dict(
                 num_chs=channels,
-                reduction=4 * 2**i,
+                reduction=self.backbone.stem_stride * 2**i,
                 module=f'backbone.stages.{i}',
             )
             for i, channels in enumerate(self.backbone.embed_dims)
@@ -114,7 +114,7 @@ class HATNetClassifier(nn.Module):
         draw_weights(self.head)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute the map of the last stage, (N, C, H / 32, W / 32)."""
+        """Compute the map of the last stage, (N, C, h, w)."""
         return self.backbone(x)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

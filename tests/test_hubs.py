@@ -290,7 +290,7 @@ def has_initial_weights(model):
     weights = [weights, *(head.weight for head in heads)]
     biases = [m.bias for m in (*layers, *heads) if m.bias is not None]
     return all(
-        abs(each.std() - 0.02) < 0.001 and each.abs().max() < 0.2
+        abs(each.std() - 0.0176) < 0.001 and each.abs().max() <= 0.04
         for each in weights
     ) and not any(bias.any() for bias in biases)
 

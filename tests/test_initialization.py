@@ -1,54 +1,122 @@
 """The initial weights, and the signal that they let through."""
 
+from itertools import chain, repeat
+
 import pytest
 import torch
-from helpers import SMALL_ARCH, init_silently
+from helpers import SMALL_ARCH
+from mmengine.registry import DefaultScope
 from torch import nn
 
+from mmhatnet import get_model
 from mmhatnet.models import HATNet
 from mmhatnet.models.archs import ARCHS
 from mmhatnet.models.hatnet import MLP
-from mmhatnet.models.initialization import MLP_LAYERS, FanOutInit
+from mmhatnet.models.initialization import BOUND, MLP_LAYERS, STD, FanOutInit
 
 FAN_OUT = dict(type='mmhatnet.FanOutInit')
-VARIANTS = [name for name in ARCHS if len(name) > 1]
 
 
-def signals(model, initialize=False):
+@torch.no_grad()
+def signals(model):
     """Standard deviations behind the layers of all MLPs, of normal maps."""
-    torch.manual_seed(0)
     found = []
     for mlp in model.modules():
-        if not isinstance(mlp, MLP):
-            continue
-        x = torch.randn(1, mlp.norm1.num_channels, 16, 16)
-        row = []
-        for name in MLP_LAYERS:
-            x = getattr(mlp, name)(x)
-            row.append(x.std().item())
-            x = mlp.act(x)
-        found.append(row)
+        if isinstance(mlp, MLP):
+            x = torch.randn(1, mlp.fc1.in_channels, 16, 16)
+            found.append([])
+            for name in MLP_LAYERS:
+                x = getattr(mlp, name)(x)
+                found[-1].append(x.std())
+                x = mlp.act(x)
     return torch.tensor(found)
 
 
-@pytest.mark.parametrize('arch', VARIANTS)
-@torch.no_grad()
+def is_drawn_by_fan_out(model):
+    return signals(model)[:, 2].min() > 0.5
+
+
+@pytest.mark.parametrize('arch', [name for name in ARCHS if len(name) > 1])
 def test_signal_in_mlps(arch):
-    """It stays of the order of 1; the authors' weights shrink it."""
+    """With the authors' weights, the activations are linear at the start."""
+    torch.manual_seed(0)
     found = signals(HATNet(arch, init_cfg=FAN_OUT))
-    expansions = torch.tensor(
-        [
-            expansion
-            for expansion, depth in zip(
-                ARCHS[arch]['expansions'], ARCHS[arch]['depths'], strict=True
-            )
-            for _ in range(depth)
-        ]
+    settings = zip(
+        ARCHS[arch]['expansions'], ARCHS[arch]['depths'], strict=True
     )
-    # Behind fc1: C * 2 / (E * C) of a normalized map.
-    expected = (2 / expansions) ** 0.5
-    torch.testing.assert_close(found[:, 0], expected, rtol=0.1, atol=0)
-    assert 0.2 < found.min()
-    assert found.max() < 3
-    official = signals(HATNet(arch))
-    assert official[:, 2].max() < 0.02
+    expansions = chain(*(repeat(e, depth) for e, depth in settings))
+    # C inputs of variance 1, with weights of variance 2 / (E * C)
+    expected = torch.tensor([(2 / e) ** 0.5 for e in expansions])
+    torch.testing.assert_close(found[:, 0], expected, rtol=0.05, atol=0)
+    assert 0.33 < found[:, 1].min() < found[:, 1].max() < 0.57
+    assert 0.7 < found[:, 2].min() < found[:, 2].max() < 0.93
+    assert signals(HATNet(arch))[:, 1:].max() < 0.02
+
+
+@pytest.mark.parametrize('init_cfg', [None, FAN_OUT])
+def test_distributions(init_cfg):
+    """In the constructor and in mmengine's initialization."""
+    model = HATNet('tiny', init_cfg=init_cfg)
+    for initialize in (lambda: None, model.init_weights):
+        initialize()
+        for name, layer in model.named_modules():
+            if not isinstance(layer, nn.Conv2d):
+                continue
+            weight, std = layer.weight, STD
+            assert layer.bias is None or not layer.bias.any()
+            if init_cfg and name.endswith(MLP_LAYERS):
+                area = weight[0, 0].numel()
+                fan_out = area * layer.out_channels / layer.groups
+                assert weight.std().item() == pytest.approx(
+                    (2 / fan_out) ** 0.5, rel=0.06
+                )
+            else:
+                assert weight.abs().max() <= BOUND * std + 1e-9
+                assert weight.std().item() == pytest.approx(
+                    0.88 * std, rel=0.1
+                )
+
+
+@pytest.mark.parametrize(
+    'init_cfg', [FAN_OUT, dict(type=FanOutInit), [FAN_OUT]]
+)
+def test_ways_to_ask(init_cfg):
+    model = HATNet(SMALL_ARCH, init_cfg=init_cfg)
+    assert is_drawn_by_fan_out(model)
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model.init_weights()
+    assert is_drawn_by_fan_out(model)
+    assert not is_drawn_by_fan_out(HATNet(SMALL_ARCH))
+
+
+def test_of_a_model():
+    """The configs from scratch have it, those of the paper have not."""
+    assert is_drawn_by_fan_out(get_model('hatnet-tiny_2xb16-6e_demo'))
+    paper = get_model('hatnet-tiny_8xb128_in1k')
+    assert not is_drawn_by_fan_out(paper)
+    assert is_drawn_by_fan_out(
+        get_model('hatnet-tiny_8xb128_in1k', backbone=dict(init_cfg=FAN_OUT))
+    )
+
+
+@pytest.mark.parametrize('stem_stride', [2, 4])
+@pytest.mark.parametrize('size', [(32, 32), (37, 50)])
+def test_stem_stride(stem_stride, size):
+    model = HATNet(SMALL_ARCH, stem_stride=stem_stride).eval()
+    with torch.no_grad():
+        found = model(torch.rand(1, 3, *size))
+    for i, out in enumerate(found):
+        stride = stem_stride * 2**i
+        assert out.shape[2:] == tuple(-(-side // stride) for side in size)
+    with pytest.raises(ValueError, match=f'at least {8 * stem_stride}x'):
+        model(torch.rand(1, 3, 8 * stem_stride - 1, 64))
+    state_dict = HATNet(SMALL_ARCH).state_dict()
+    model.load_state_dict(state_dict)
+
+
+@pytest.mark.parametrize('stem_stride', [1, 8, '4', 2.0, True, None])
+def test_illegal_stem_stride(stem_stride):
+    with pytest.raises(ValueError, match='stem_stride is 2 or 4'):
+        HATNet(SMALL_ARCH, stem_stride=stem_stride)

@@ -119,7 +119,7 @@ def test_tool(trained, demo_folder, tmp_path):
 
 def test_needs_a_valid_setting(tmp_path):
     cfg = load_model_config(CLASSIFIER)
-    with pytest.raises(ValueError, match='images of 32x32 or more'):
+    with pytest.raises(ValueError, match='at least 32x32'):
         measure_robustness(
             cfg, 'absent.pth', [], tmp_path / 'x.csv', scales=[16]
         )

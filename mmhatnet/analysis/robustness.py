@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
 from ..checks import iter_datasets
-from ..models.archs import STRIDE
+from ..models.archs import check_image_size
 from .report import write_csv
 from .sweep import (
     Grids,
@@ -113,9 +113,10 @@ def measure_robustness(
         ValueError: If a setting or a size is not valid, or the file belongs
             to another config or checkpoint.
     """
-    if any(scale < STRIDE for scale in scales):
-        raise ValueError(f'HATNet needs images of {STRIDE}x{STRIDE} or more')
-    grids = complete_grids(build_hatnet(cfg), grids)
+    backbone = build_hatnet(cfg)
+    for scale in scales:
+        check_image_size(scale, scale, backbone.stride)
+    grids = complete_grids(backbone, grids)
     rows, fingerprint = read_rows(path, cfg, checkpoint)
     tests = [
         (kind, scale, resize(corrupt(cfg, kind), scale))

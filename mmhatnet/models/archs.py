@@ -6,7 +6,6 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 STAGES = 4
-STRIDE = 32
 TOO_LARGE = 2**31  # for torch's pooling, and far beyond any map
 AUTO: Literal['auto'] = 'auto'  # G2 that grows with the image
 Ratio = int | Literal['auto']  # G2 of a stage
@@ -60,6 +59,7 @@ OPTIONS: dict[str, type] = dict(
 )
 POSITIVE = 'num_groups', 'num_parameters', 'eps', 'divisor'
 LAYERS = dict(act_cfg=ACTIVATIONS, norm_cfg=NORMS, out_norm_cfg=NORMS)
+INITIALIZATION = dict(type='mmhatnet.FanOutInit')
 LARGEST = 4096  # an integer of a file; larger ones exhaust the memory
 
 
@@ -85,7 +85,7 @@ def check_plain(arguments: Mapping, known: Mapping[str, Parameter]) -> None:
             )
         default = known[name].default
         if name == 'init_cfg':
-            valid = value is None
+            valid = value in (None, INITIALIZATION)
         elif name in LAYERS:
             optional = value is None and default is None
             valid = optional or _is_layer(value, LAYERS[name])
@@ -102,7 +102,7 @@ def check_plain(arguments: Mapping, known: Mapping[str, Parameter]) -> None:
                 + (
                     f'a dict of numbers{allowed}'
                     if name in LAYERS
-                    else 'None'
+                    else f'None or {INITIALIZATION}'
                     if name == 'init_cfg'
                     else f'plain, such as {default!r}'
                 )
@@ -348,13 +348,13 @@ def check_stem_stride(stem_stride: int) -> int:
     return int(stem_stride)
 
 
-def check_image_size(height: int, width: int, stride: int = STRIDE) -> None:
+def check_image_size(height: int, width: int, stride: int) -> None:
     """Check that the last stage has at least one token.
 
     Args:
         height (int): Of the image in pixels.
         width (int): Of the image in pixels.
-        stride (int): Of the last stage. Defaults to 32.
+        stride (int): Of the last stage.
 
     Raises:
         ValueError: If one of them is less than the stride.

@@ -98,6 +98,7 @@ class BackboneBase(BaseModule):
         )
         self.norm_eval = norm_eval
         self.stem_stride = check_stem_stride(stem_stride)
+        self.stride = stem_stride * 2 ** (STAGES - 1)  # of the last stage
 
     def set_grids(
         self,

@@ -2,7 +2,7 @@ import torch
 from mmpretrain.models.heads import LinearClsHead
 from torch import nn
 
-from .initialization import draw_weights
+from .initialization import INIT_CFG, draw_weights
 
 
 class HATNetClsHead(LinearClsHead):
@@ -15,9 +15,8 @@ class HATNetClsHead(LinearClsHead):
         in_channels (int): Channels of the backbone's last stage.
         drop_rate (float): Dropout before the linear layer. Defaults to 0.2, as
             in the official model.
-        init_cfg (dict, optional): Initialization config. Defaults to a
-            truncated normal with a standard deviation of 0.02, as in the
-            official model.
+        init_cfg (dict, optional): Initialization config. Defaults to the
+            backbone's, as in the official model.
         **kwargs: ``loss``, ``topk`` and ``cal_acc``, as in mmpretrain's
             ``LinearClsHead``.
     """
@@ -30,9 +29,7 @@ class HATNetClsHead(LinearClsHead):
         init_cfg: dict | None = None,
         **kwargs,
     ) -> None:
-        init_cfg = init_cfg or dict(
-            type='TruncNormal', layer='Linear', std=0.02
-        )
+        init_cfg = init_cfg or INIT_CFG
         super().__init__(num_classes, in_channels, init_cfg=init_cfg, **kwargs)
         self.dropout = nn.Dropout(drop_rate)
         draw_weights(self)

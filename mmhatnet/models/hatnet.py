@@ -333,14 +333,13 @@ class HATNet(BackboneBase):
         fast (bool): Use fused attention, channels_last memory and, on a CPU,
             chunks that fit its cache. False computes the equations as they
             stand in the paper, with equal results. Defaults to True.
-        stem_stride (int): 4, as in the paper, or 2, for images as small as
-            those of CIFAR; it has the same weights. Defaults to 4.
+        stem_stride (int): 4, or 2 for images like CIFAR's. Defaults to 4.
         init_cfg (dict | list[dict], optional): Initialization config. With
             ``dict(type='Pretrained', checkpoint=...)`` the checkpoint is a
             file or URL of the authors or of mm, or ``'hatnet://small'``; see
             :func:`mmhatnet.weights.loading.load_backbone`. With
             ``dict(type='mmhatnet.FanOutInit')`` short trainings from scratch
-            learn faster. Defaults to the authors' normal weights of 0.02.
+            learn faster. Defaults to normal weights as the authors'.
 
     Raises:
         ValueError: If an argument is illegal or an image under 32x32 pixels
@@ -399,10 +398,10 @@ class HATNet(BackboneBase):
         )
         cfg: dict = dict(drop_rate=drop_rate, norm_cfg=norm_cfg, fast=fast)
         self.stages = nn.ModuleList()
-        table = self.arch_settings
         for i in range(self.num_stages):
-            heads = dims[i] // table['head_dim']
-            sizes = table['expansions'][i], table['kernel_sizes'][i]
+            heads = dims[i] // self.arch_settings['head_dim']
+            keys = 'expansions', 'kernel_sizes'
+            sizes = [self.arch_settings[key][i] for key in keys]
             blocks = Stage()
             for j in range(self.depths[i]):
                 if i == archs.STAGES - 1:
@@ -434,11 +433,10 @@ class HATNet(BackboneBase):
             x (Tensor): Images, (N, in_channels, H, W).
 
         Returns:
-            tuple[Tensor]: (N, C_i, H_i, W_i) for each stage i; H_i is H /
-            (stem_stride * 2**i) rounded up, and W_i likewise. The memory is
-            channels_last if that of the images is, else contiguous.
+            tuple[Tensor]: (N, C_i, H_i, W_i) for each stage i, in the images'
+            memory format; H_i is H / (stem_stride * 2**i) rounded up.
         """
-        archs.check_image_size(*x.shape[-2:], self.stem_stride * 8)
+        archs.check_image_size(*x.shape[-2:], self.stride)
         layout = memory_format_of(x)
         inner = torch.channels_last if self.fast else torch.contiguous_format
         x = to_memory_format(x, inner)
