@@ -14,3 +14,9 @@ model = dict(
     ),
 )
 train_dataloader = dict(batch_size=8)
+# Muon for the matrices, AdamW for the rest (pip install 'timm>=1.0.21').
+optim_wrapper = dict(
+    optimizer=dict(
+        _delete_=True, type='timm.optim.Muon', lr=4e-3, weight_decay=0.05
+    )
+)
