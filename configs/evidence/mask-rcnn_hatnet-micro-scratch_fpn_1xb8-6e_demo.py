@@ -1,6 +1,7 @@
-# From random weights, to see what pretraining is worth.
-_base_ = 'mask-rcnn_hatnet-micro_fpn_1xb8-6e_demo.py'
+# An instance segmentor of shapes on photographs, from random weights.
+_base_ = '../demo/mask-rcnn_hatnet-tiny_fpn_2xb4-6e_demo.py'
 
 model = dict(
-    backbone=dict(init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit'))
+    backbone=dict(arch='micro'), neck=dict(in_channels=[32, 64, 128, 192])
 )
+train_dataloader = dict(batch_size=8)

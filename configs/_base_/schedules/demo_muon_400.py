@@ -1,0 +1,14 @@
+# Muon for the matrices, AdamW for the rest (pip install 'timm>=1.0.21').
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='timm.optim.Muon', lr=4e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, end=20, by_epoch=False),
+    dict(type='PolyLR', power=0.9, begin=20, end=400, by_epoch=False),
+]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=100)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+auto_scale_lr = dict(enable=False, base_batch_size=8)
