@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import subprocess
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from mmengine.config import Config
@@ -21,6 +24,14 @@ from .weights.download import sha256_of, without_password
 FILE = 'provenance.json'
 # What changes a training; other files of a clone do not.
 CODE = 'mmhatnet', 'configs', 'tools'
+# What git is told of another repository, as in a hook of git.
+OTHER_REPOSITORY = {'GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE'}
+# Limits of what is read of a clone, so that a training starts soon.
+MAX_SECONDS, MAX_BYTES = 20, 2**28
+# What describe_run finds, and the rest of a start.
+RUN = 'versions', 'commit', 'changes', 'machine'
+SETTINGS = 'seed', 'precision', 'processes', 'batch_size', 'lr'
+KEYS = {*RUN, *SETTINGS, 'started', 'step', 'config', 'weights'}
 
 
 def read_provenance(work_dir: str | Path) -> list[dict]:
@@ -38,7 +49,7 @@ def read_provenance(work_dir: str | Path) -> list[dict]:
     except (OSError, ValueError):
         return []
     plain = isinstance(starts, list) and all(
-        isinstance(start, dict) for start in starts
+        isinstance(start, dict) and start.keys() >= KEYS for start in starts
     )
     return starts if plain else []
 
@@ -70,29 +81,60 @@ def describe_code(clone: Path) -> dict[str, str | None]:
         clone (Path): The folder of the clone.
 
     Returns:
-        dict[str, str | None]: Both None if git knows nothing of the folder.
+        dict[str, str | None]: Both None if git cannot tell both.
     """
+    env = {k: v for k, v in os.environ.items() if k not in OTHER_REPOSITORY}
+    env |= dict(GIT_TERMINAL_PROMPT='0', GIT_OPTIONAL_LOCKS='0')
 
     def git(*arguments: str) -> bytes:
-        found = subprocess.run(
-            ['git', *arguments], cwd=clone, capture_output=True
-        )
-        return found.stdout if found.returncode == 0 else b''
+        # Programs that git starts can keep a pipe open, but not a file.
+        with TemporaryFile() as file:
+            subprocess.run(
+                ['git', '-c', 'core.fsmonitor=false', *arguments],
+                cwd=clone,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.DEVNULL,
+                check=True,
+                timeout=MAX_SECONDS,
+            )
+            file.seek(0)
+            return file.read()
 
     try:
-        commit = git('rev-parse', 'HEAD').decode().strip()
-    except OSError:  # no git
-        commit = ''
-    top = git('rev-parse', '--show-toplevel') if commit else b''
-    if Path(top.decode().strip() or '.') != clone:
+        found = git('rev-parse', '--show-toplevel', 'HEAD')
+        top, _, commit = found.removesuffix(b'\n').rpartition(b'\n')
+        if not os.path.samefile(top, clone):
+            return dict(commit=None, changes=None)
+        listed = git(
+            *('diff', 'HEAD', '--name-only', '--no-renames', '-z'),
+            *('--', *CODE),
+        ) + git(
+            *('ls-files', '--others', '--exclude-standard', '-z'),
+            *('--', *CODE),
+        )
+    except (OSError, subprocess.SubprocessError):
         return dict(commit=None, changes=None)
-    changes = git('diff', 'HEAD', '--binary', '--', *CODE)
-    new = git('ls-files', '-z', '--others', '--exclude-standard', '--', *CODE)
-    for name in filter(None, new.split(b'\0')):
-        path = clone / name.decode()
-        changes += name + (path.read_bytes() if path.is_file() else b'')
-    digest = hashlib.sha256(changes).hexdigest() if changes else None
-    return dict(commit=commit, changes=digest)
+    names = sorted({*listed.split(b'\0')} - {b''})
+    changes = _hash_files(clone, names) if names else None
+    return dict(commit=commit.decode(), changes=changes)
+
+
+def _hash_files(folder: Path, names: list[bytes]) -> str:
+    """Hash the names, sizes and first contents of files, which may be gone."""
+    digest, left = hashlib.sha256(), MAX_BYTES
+    for name in names:
+        # A name need not be text.
+        path, size, content = os.path.join(os.fsencode(folder), name), -1, b''
+        with suppress(OSError):
+            if os.path.isfile(path):
+                size = os.path.getsize(path)
+                with open(path, 'rb') as file:
+                    content = file.read(left)
+        left -= len(content)
+        digest.update(b'%b\0%d\0' % (name, size) + content)
+    return digest.hexdigest()
 
 
 def precision_of(cfg: Config) -> str:
@@ -109,7 +151,8 @@ def precision_of(cfg: Config) -> str:
         'OptimWrapper': 'float32',
         'mmhatnet.BFloat16OptimWrapper': 'bfloat16',
     }
-    found = types.get(wrapper.get('type')) or wrapper.get('dtype', 'float16')
+    found = types.get(wrapper.get('type', 'OptimWrapper'))
+    found = found or wrapper.get('dtype') or 'float16'
     return str(found).removeprefix('torch.')
 
 
@@ -120,10 +163,13 @@ def describe_weights(location: str) -> dict[str, str | None]:
         location (str): A file, URL or name.
 
     Returns:
-        dict[str, str | None]: ``name``, without folders and passwords, and
-        ``sha256``, None if mmengine alone can find the file.
+        dict[str, str | None]: ``name``, without folders, passwords and the
+        query of a URL, and ``sha256``, None if mmengine alone can find the
+        file.
     """
-    name = without_password(location) if '://' in location else location
+    name = location
+    if '://' in location:
+        name = without_password(location).partition('?')[0]
     if '://' not in location or location.startswith('file:'):
         name = Path(location).name
     try:
@@ -144,12 +190,32 @@ class ProvenanceHook(Hook):
         Args:
             runner (Runner): The runner, which has loaded its checkpoint.
         """
+        # All processes do, since a download makes them wait for each other.
+        start = self.describe(runner)
         if not is_main_process():
             return
-        starts = read_provenance(runner.work_dir) if runner._resume else []
+        starts = [*self.find_earlier(runner), start]
         with replacing(Path(runner.work_dir, FILE)) as part:
-            text = json.dumps([*starts, self.describe(runner)], indent=1)
-            Path(part).write_text(text + '\n', 'utf-8')
+            Path(part).write_text(json.dumps(starts, indent=1) + '\n', 'utf-8')
+
+    @staticmethod
+    def find_earlier(runner: Runner) -> list[dict]:
+        """Find the earlier starts of a training that goes on.
+
+        Args:
+            runner (Runner): The runner.
+
+        Returns:
+            list[dict]: Those of the checkpoint's folder, or else of the
+            work_dir, since checkpoints can be kept in another folder.
+        """
+        if not runner.iter:
+            return []
+        source = runner._load_from or ''
+        folders = [Path(runner.work_dir)]
+        if source and '://' not in source:
+            folders.insert(0, Path(source).parent)
+        return next(filter(None, map(read_provenance, folders)), [])
 
     @staticmethod
     def describe(runner: Runner) -> dict:
@@ -161,22 +227,29 @@ class ProvenanceHook(Hook):
         Returns:
             dict: ``started`` (the time), ``step`` (iterations done before),
             ``seed``, ``precision``, ``processes``, ``batch_size`` (of all
-            processes, with accumulated batches), ``lr`` (the largest, at its
-            peak), ``config`` and ``config_sha256``, ``weights`` (what it
-            starts or goes on from), and those of :func:`describe_run`.
+            processes, with accumulated batches; None if unknown), ``lr`` (the
+            largest, at its peak), ``config``, ``config_sha256``, ``weights``
+            (what it starts or goes on from), and those of
+            :func:`describe_run`.
         """
         cfg, wrapper = runner.cfg, runner.optim_wrapper
-        backbone = cfg.model.get('backbone') or {}
-        init_cfg = backbone.get('init_cfg') or {}
         sources = [runner._load_from]
-        if not runner._resume and isinstance(init_cfg, dict):
-            sources.append(init_cfg.get('checkpoint'))
+        if not runner.iter:
+            backbone = cfg.model.get('backbone') or {}
+            found = backbone.get('init_cfg') or []
+            parts = [found] if isinstance(found, dict) else found
+            sources += [part.get('checkpoint') for part in parts]
         text = cfg.pretty_text
+        # A loader with a sampler of batches, as mmdet's, has no batch_size.
+        sampler = getattr(runner.train_dataloader, 'batch_sampler', None)
+        size = getattr(sampler, 'batch_size', None)
         parallel = get_world_size() * getattr(
             wrapper, '_accumulative_counts', 1
         )
         groups = getattr(wrapper, 'param_groups', [])
-        rates = [group.get('initial_lr', group['lr']) for group in groups]
+        if isinstance(groups, dict):  # several optimizers
+            groups = [x for each in groups.values() for x in each]
+        rates = [float(x.get('initial_lr', x['lr'])) for x in groups]
         device = next(runner.model.parameters()).device
         return dict(
             started=datetime.now().astimezone().isoformat(timespec='seconds'),
@@ -184,7 +257,7 @@ class ProvenanceHook(Hook):
             seed=runner.seed,
             precision=precision_of(cfg),
             processes=get_world_size(),
-            batch_size=runner.train_dataloader.batch_size * parallel,
+            batch_size=size and size * parallel,
             lr=max(rates, default=None),
             config=Path(cfg.filename or 'config.py').stem,
             config_sha256=hashlib.sha256(text.encode()).hexdigest(),

@@ -1,0 +1,251 @@
+"""What is recorded of a training when it starts and goes on."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TOOLS, call_tool, run_tool
+
+from mmhatnet.provenance import (
+    FILE,
+    describe_code,
+    describe_weights,
+    read_provenance,
+)
+from mmhatnet.weights.download import sha256_of
+
+NOTHING = dict(commit=None, changes=None)
+
+
+def git(folder, *arguments):
+    command = 'git', '-c', 'user.name=x', '-c', 'user.email=x@x', *arguments
+    found = subprocess.run(command, cwd=folder, capture_output=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.decode().strip()
+
+
+@pytest.fixture
+def clone(tmp_path):
+    folder = tmp_path / 'clone'
+    for name in ('mmhatnet/a.py', 'configs/b.py', 'docs/c.md'):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text('1\n')
+    git(folder, 'init', '--quiet')
+    git(folder, 'add', '.')
+    git(folder, 'commit', '--quiet', '--message', 'x')
+    return folder
+
+
+class TestCode:
+    def test_clean(self, clone):
+        commit = git(clone, 'rev-parse', 'HEAD')
+        assert describe_code(clone) == dict(commit=commit, changes=None)
+        (clone / 'docs' / 'c.md').write_text('2\n')
+        (clone / 'new.py').write_text('2\n')
+        os.utime(clone / 'mmhatnet' / 'a.py', (1, 1))
+        assert describe_code(clone) == dict(commit=commit, changes=None)
+
+    def test_changes(self, clone):
+        """Each change has its own digest, which comes back with it."""
+        code, new = clone / 'mmhatnet' / 'a.py', clone / 'configs' / 'new.py'
+        odd = os.fsencode(clone) + b'/configs/\xff\n'
+
+        def digest():
+            return describe_code(clone)['changes']
+
+        found = []
+        for text in ('2\n', '3\n', ''):
+            code.write_text(text)
+            found.append(digest())
+        code.unlink()
+        found.append(digest())
+        git(clone, 'reset', '--hard')
+        for text in ('2\n', '3\n'):
+            new.write_text(text)
+            found.append(digest())
+        new.unlink()
+        git(clone, 'mv', 'configs/b.py', 'configs/c.py')
+        found.append(digest())
+        git(clone, 'reset', '--hard')
+        Path(os.fsdecode(odd)).write_text('2\n')
+        found.append(digest())
+        os.unlink(odd)
+        assert all(len(each) == 64 for each in found)
+        assert len({*found}) == len(found)
+        code.write_text('2\n')
+        assert digest() == found[0]
+
+    def test_settings_of_git(self, clone, monkeypatch):
+        """Neither those of a user nor those of git's own hooks count."""
+        (clone / 'mmhatnet' / 'a.py').write_text('2\n')
+        expected = describe_code(clone)
+        git(clone, 'config', 'color.ui', 'always')
+        git(clone, 'config', 'diff.external', 'false')
+        monkeypatch.setenv('GIT_DIR', '/nowhere')
+        assert describe_code(clone) == expected
+
+    def test_folders(self, clone):
+        """A repository inside is one of the names."""
+        git(clone.parent, 'clone', '--quiet', 'clone', 'clone/configs/x')
+        assert len(describe_code(clone)['changes']) == 64
+        git(clone, 'add', 'configs/x')
+        git(clone, 'commit', '--quiet', '--message', 'x')
+        assert describe_code(clone)['changes'] is None
+        (clone / 'configs' / 'b.py').write_text('2\n')
+        assert len(describe_code(clone)['changes']) == 64
+
+    def test_no_clone(self, clone, tmp_path):
+        assert describe_code(tmp_path) == NOTHING
+        assert describe_code(tmp_path / 'absent') == NOTHING
+        # A package that is installed inside another repository.
+        assert describe_code(clone / 'mmhatnet') == NOTHING
+
+    def test_broken_clone(self, clone):
+        (clone / '.git' / 'index').write_bytes(b'x')
+        assert describe_code(clone) == NOTHING
+        shutil.rmtree(clone / '.git' / 'objects')
+        assert describe_code(clone) == NOTHING
+
+    def test_no_git(self, clone, tmp_path, monkeypatch):
+        monkeypatch.setenv('PATH', str(tmp_path))
+        assert describe_code(clone) == NOTHING
+
+    def test_git_that_hangs(self, clone, tmp_path, monkeypatch):
+        """Nor does what it started keep us."""
+        (tmp_path / 'git').write_text('#!/bin/sh\n/bin/sleep 60 & wait\n')
+        (tmp_path / 'git').chmod(0o755)
+        monkeypatch.setenv('PATH', str(tmp_path))
+        monkeypatch.setattr('mmhatnet.provenance.MAX_SECONDS', 0.2)
+        assert describe_code(clone) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ('location', 'name'),
+    [
+        ('/home/me/x.pth', 'x.pth'),
+        ('file:///home/me/x.pth', 'x.pth'),
+        ('https://me:secret@x.org/x.pth?token=1', 'https://x.org/x.pth'),
+        ('hatnet://absent', 'hatnet://absent'),
+    ],
+)
+def test_names_of_weights(location, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr('pooch.HTTPDownloader.__call__', raise_os_error)
+    assert describe_weights(location) == dict(name=name, sha256=None)
+
+
+def raise_os_error(*args):
+    raise OSError('no network')
+
+
+@pytest.mark.parametrize('content', ['', '{}', '[1]', '[{}]', '\xff', None])
+def test_damaged(content, tmp_path):
+    if content is not None:
+        (tmp_path / FILE).write_text(content, 'latin-1')
+    assert read_provenance(tmp_path) == []
+
+
+class TestTraining:
+    @pytest.fixture
+    def train(self, demo_folder, small_config):
+        def call(work_dir, *options, length=2, arguments=()):
+            call_tool(
+                *(TOOLS / 'train.py', small_config, '--work-dir', work_dir),
+                *(
+                    *arguments,
+                    '--cfg-options',
+                    f'train_cfg.max_iters={length}',
+                ),
+                *('train_cfg.val_interval=9', *options),
+                cwd=demo_folder,
+            )
+            return read_provenance(work_dir)
+
+        return call
+
+    def test_starts(self, train, tmp_path):
+        """A training that goes on adds to it; a new one replaces it."""
+        folder = tmp_path / 'a'
+        (first,) = train(folder)
+        assert first['step'] == 0
+        assert first['seed'] == 1
+        assert first['precision'] == 'float32'
+        assert first['batch_size'] == 2
+        assert first['lr'] > 0
+        assert first['processes'] == 1
+        assert first['config'] == 'small'
+        assert first['weights'] == []
+        assert first['machine']
+        assert (
+            first['versions']['torch'] == torch.__version__.partition('+')[0]
+        )
+        resume = dict(length=4, arguments=['--resume'])
+        found = train(folder, **resume)
+        assert found[0] == first
+        assert found[1]['step'] == 2
+        assert found[1]['weights'] == [
+            dict(name='iter_2.pth', sha256=sha256_of(folder / 'iter_2.pth'))
+        ]
+        assert found[1]['lr'] == first['lr']
+        # It goes on in another folder.
+        moved = train(
+            tmp_path / 'b',
+            length=5,
+            arguments=['--resume', folder / 'iter_4.pth'],
+        )
+        assert [start['step'] for start in moved] == [0, 2, 4]
+        (again,) = train(folder, 'optim_wrapper.accumulative_counts=2')
+        assert again['step'] == 0
+        assert again['batch_size'] == 4
+        text = (folder / FILE).read_text() + json.dumps(moved)
+        assert str(tmp_path) not in text
+
+    def test_pretrained(self, train, tmp_path):
+        train(tmp_path / 'a')
+        source = tmp_path / 'a' / 'iter_2.pth'
+        (start,) = train(
+            tmp_path / 'b',
+            'model.backbone.init_cfg.type=Pretrained',
+            f'model.backbone.init_cfg.checkpoint={source}',
+            'model.backbone.init_cfg.prefix=backbone.',
+        )
+        expected = dict(name='iter_2.pth', sha256=sha256_of(source))
+        assert start['weights'] == [expected]
+
+    def test_batches_of_a_sampler(self, train, tmp_path):
+        """A loader with one, as in the configs of COCO, has no batch size."""
+        sampler = 'train_dataloader.batch_sampler'
+        (start,) = train(
+            tmp_path,
+            f'{sampler}.type=torch.utils.data.BatchSampler',
+            f'{sampler}.drop_last=True',
+        )
+        assert start['batch_size'] == 2
+
+
+@pytest.mark.slow
+def test_download_in_two_processes(
+    demo_folder, small_config, single_run, server, tmp_path
+):
+    """Both wait for it as often as the other; its password stays secret."""
+    source = single_run / 'iter_6.pth'
+    os.link(source, server.release / 'small.pth')
+    url = f'{server.url}/small.pth'
+    run_tool(
+        *(TOOLS / 'dist_train.sh', small_config, 2, '--work-dir', tmp_path),
+        *('--cfg-options', 'train_cfg.max_iters=2'),
+        f'load_from={url.replace("//", "//me:secret@")}',
+        cwd=demo_folder,
+        RECORD=tmp_path / 'record',
+        TORCH_HOME=tmp_path,
+        timeout=120,
+    )
+    (start,) = read_provenance(tmp_path)
+    assert start['weights'] == [dict(name=url, sha256=sha256_of(source))]
+    assert start['processes'] == 2
+    assert start['batch_size'] == 4
+    assert 'secret' not in (tmp_path / FILE).read_text()
