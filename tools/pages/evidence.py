@@ -4,42 +4,77 @@
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from mmhatnet.analysis.report import markdown_table, read_csv
-from mmhatnet.analysis.robustness import CLEAN
-from mmhatnet.analysis.sweep import name_of, pareto_front
+from mmhatnet.analysis.dial import check_test, dials, robustness, save_figure
+from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.timing import describe_machine
 from mmhatnet.analysis.training_profile import profile_training
 from mmhatnet.atomic import replacing
 from mmhatnet.cli import one_line_errors
 from mmhatnet.config import read_config
-from mmhatnet.reproduction.record import precision_of, record_training
+from mmhatnet.provenance import precision_of
+from mmhatnet.reproduction.record import record_training
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'docs' / 'evidence'
 CONFIGS = ROOT / 'configs' / 'evidence'
-# Group -> title, metric, size of the images, what was trained.
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A value of the metric to reach in all trainings of a config."""
+
+    config: str
+    value: float
+    cpu_minutes: float = float('inf')
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trainings that are compared."""
+
+    title: str
+    metric: str  # mm's name
+    shape: tuple[int, int]  # height and width of the images in pixels
+    text: str
+    base: str  # the config with which the others are compared
+    goals: tuple[Goal, ...] = ()
+    shared: str = ''  # records of another group that belong here, too
+
+
+MICRO = 'hatnet-micro_1xb256-10e_cifar10'
+SCRATCH = 'fpn_hatnet-micro-scratch_1xb8-400_demo'
+SEGMENTOR = 'fpn_hatnet-micro_1xb8-400_demo'
+DETECTOR = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees'
 GROUPS = {
-    'cifar10': (
+    'cifar10': Group(
         'Classification from scratch: CIFAR-10',
         'accuracy/top1',
-        (64, 64),
-        'All 50,000 images of CIFAR-10, enlarged to 64x64; accuracy on the '
-        '10,000 test images. All models have the same pipeline, optimizer and '
-        'number of images. *elastic* saw several G1, G2 and sizes of images. '
-        'Neither goal is met, 92 % and HAT-Net ahead of the others: ten '
-        'epochs are what a CPU trains in an hour or two, and PVTv2-B0 and the '
-        'ResNet learn more in them. The learning rate was chosen for HAT-Net, '
-        'and for no other model. The weights of PVTv2-B0 were trained in '
-        'channels_last memory, which changes rounding alone.',
+        (32, 32),
+        'All 50,000 images of CIFAR-10; accuracy on the 10,000 test images. '
+        'All models have the same pipeline, optimizer, schedule, precision '
+        'and number of images, and each the learning rate that the search '
+        'below found for it.',
+        MICRO,
+        (Goal(MICRO, 84, 60),),
     ),
-    'trees': (
+    'search': Group(
+        'The recipe of CIFAR-10: a search',
+        'accuracy/top1',
+        (32, 32),
+        'Two epochs instead of ten, one seed: what the settings do that are '
+        'given, everything else being as in the config.',
+        MICRO,
+    ),
+    'trees': Group(
         'Transfer: a detector of tree crowns',
         'coco/bbox_mAP_50',
         (400, 400),
@@ -48,47 +83,72 @@ GROUPS = {
         'the site of the training. Tiles overlap, so some trees count twice. '
         'At most 100 trees of a tile count. *scratch* starts from random '
         'weights, the other from the classifier of CIFAR-10.',
+        DETECTOR,
+        (Goal(DETECTOR, 0.4),),
     ),
-    'fpn': (
+    'fpn': Group(
         'Transfer: a segmentor of the demo data',
         'mIoU',
         (160, 192),
         'Semantic FPN on shapes that hide in photographs. *scratch* starts '
         'from random weights, the others from the classifier of CIFAR-10.',
+        SEGMENTOR,
+        (Goal(SEGMENTOR, 80),),
+        'ablation_scratch*.json',
     ),
-    'mask-rcnn': (
-        'Transfer: an instance segmentor of the demo data',
-        'coco/segm_mAP',
-        (160, 192),
-        'Mask R-CNN on shapes that hide in photographs. *scratch* starts from '
-        'random weights, the other from the classifier of CIFAR-10.',
-    ),
-    'ablation': (
+    'ablation': Group(
         'Ablations in miniature: a segmentor of the demo data',
         'mIoU',
         (160, 192),
         'Semantic FPN from random weights, with the designs of Table 5 and '
-        'the ablations of Sec. 4.4. *scratch* is HAT-Net itself, design 4.',
+        'the ablations of Sec. 4.4. *scratch* is HAT-Net itself, design 4; '
+        '*official* starts from the initial weights of the authors.',
+        SCRATCH,
     ),
 }
 TEXT = """# Evidence
 
 Trainings and tests on real data; the demo data are shapes on photographs. The
-curves and seeds are in `docs/evidence/`, with the versions, the commit and the
-machine with which a training was recorded; a commit with *-dirty* had changed
-files. A training is `python tools/train.py configs/evidence/CONFIG.py
---cfg-options randomness.seed=SEED`, with the config and the seed of the table.
-For bfloat16 where the config has none, add `optim_wrapper.type=AmpOptimWrapper
-optim_wrapper.dtype=bfloat16`. For float32 where the config has bfloat16, add
-`optim_wrapper.dtype=float32` on a CPU; one without instructions for bfloat16
-needs no option. `tools/pages/evidence.py` made this page.
+curves and seeds are in `docs/evidence/`, with what each training wrote about
+itself when it started: versions, commit, machine, batch and learning rate. A
+training is `python tools/train.py configs/evidence/CONFIG.py --cfg-options
+randomness.seed=SEED`, with the config and the seed of the table. Where two
+configs are compared, the trainings of a pair have the same seed.
+`tools/pages/evidence.py` made this page, its conclusions included.
 """
+# What a machine or a length of training changes.
+IGNORED = ('optim_wrapper.type', 'optim_wrapper.dtype', 'param_scheduler')
 
 
 def read_records(folder: Path, group: str) -> list[dict]:
+    shared = GROUPS[group].shared
     paths = sorted(folder.glob(f'{group}_*.json'))
+    paths += sorted(folder.glob(shared)) if shared else []
     records = [json.loads(path.read_text('utf-8')) for path in paths]
     return sorted(records, key=lambda record: record['seed'])
+
+
+def flatten(cfg: object, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    if isinstance(cfg, Mapping):
+        for key, value in cfg.items():
+            yield from flatten(value, f'{prefix}.{key}' if prefix else key)
+    else:
+        yield prefix, cfg
+
+
+def find_options(work_dir: Path, config: Path) -> dict[str, Any]:
+    """Find the settings in which a training differs from its config."""
+    keys = 'model', 'optim_wrapper', 'train_dataloader', 'custom_hooks'
+    trained = read_config(work_dir / config.name)
+    here, there = (
+        dict(flatten({key: cfg.get(key) for key in keys}))
+        for cfg in (trained, read_config(config))
+    )
+    return {
+        key: here.get(key)
+        for key in here | there
+        if here.get(key) != there.get(key) and not key.startswith(IGNORED)
+    }
 
 
 def use_times(records: list[dict], folder: Path, group: str) -> None:
@@ -130,16 +190,38 @@ def measure_times(folder: Path, group: str, rounds: int = 3) -> None:
         Path(part).write_text(json.dumps(times, indent=1) + '\n', 'utf-8')
 
 
-def training_rows(records: list[dict], metric: str) -> Iterator[dict]:
+def results(records: list[dict], metric: str) -> dict[str, dict[int, float]]:
+    """The last value of each training: config -> seed -> metric."""
+    found: dict[str, dict[int, float]] = {}
+    for record in records:
+        value = record['curve'][-1][metric]
+        found.setdefault(record['config'], {})[record['seed']] = value
+    return found
+
+
+def span(values: list[float]) -> str:
+    return f'{min(values):.3g} to {max(values):.3g}'
+
+
+def pairs(found: dict, base: str, other: str) -> list[float]:
+    """How far the base is ahead of another config, seed by seed."""
+    mine = found.get(base, {})
+    return [mine[k] - v for k, v in found[other].items() if k in mine]
+
+
+def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
     """One row for each config; its seeds share a cell."""
-    for config in dict.fromkeys(record['config'] for record in records):
+    found = results(records, group.metric)
+    for config, values in found.items():
         here = [record for record in records if record['config'] == config]
-        last = [record['curve'][-1] for record in here]
         first = here[0]
-        minutes = f'{mean(point["seconds"] for point in last) / 60:.3g}'
+        seconds = [record['curve'][-1]['seconds'] for record in here]
+        minutes = f'{mean(seconds) / 60:.3g}'
         timed = first.get('timed in', first['precision'])
         if timed != first['precision']:
             minutes += f' in {timed}'
+        ahead = pairs(found, group.base, config)
+        several = len(values) > 1
         yield {
             'config': f'`{config}`',
             'parameters (M)': f'{first["parameters"] / 1e6:.2f}',
@@ -148,29 +230,77 @@ def training_rows(records: list[dict], metric: str) -> Iterator[dict]:
             'precision': ', '.join(
                 dict.fromkeys(record['precision'] for record in here)
             ),
-            'images seen': f'{last[0]["images"]}',
+            'lr': ', '.join(
+                dict.fromkeys(f'{record["lr"]:.2g}' for record in here)
+            ),
+            'images seen': f'{first["curve"][-1]["images"]}',
             'minutes': minutes,
-            'seeds': ', '.join(str(record['seed']) for record in here),
-            metric: ', '.join(f'{point[metric]:.4g}' for point in last),
+            'seeds': ', '.join(map(str, values)),
+            group.metric: ', '.join(f'{v:.4g}' for v in values.values()),
+            'mean': f'{mean(values.values()):.4g}',
+            'deviation': f'{stdev(values.values()):.2g}' if several else '',
+            'base ahead by': (
+                f'{mean(ahead):.3g} ({span(ahead)})'
+                if ahead and config != group.base
+                else ''
+            ),
         }
 
 
-def spread(records: list[dict], metric: str) -> str:
-    """How far trainings of one config differ, where there are several."""
-    found = {}
-    for record in records:
-        found.setdefault(record['config'], []).append(
-            record['curve'][-1][metric]
+def search_rows(records: list[dict], group: Group) -> Iterator[dict]:
+    """One row for each training, with the settings that it was given."""
+    for record in sorted(records, key=lambda record: record['name']):
+        settings = [
+            f'{key.removeprefix("optim_wrapper.").removeprefix("model.")}='
+            f'{value}'
+            for key, value in record['options'].items()
+        ]
+        yield {
+            'config': f'`{record["config"]}`',
+            'settings': ', '.join(f'`{text}`' for text in settings),
+            'lr': f'{record["lr"]:.2g}',
+            group.metric: f'{record["curve"][-1][group.metric]:.4g}',
+        }
+
+
+def verdicts(records: list[dict], group: Group) -> Iterator[str]:
+    """What the trainings show, in sentences."""
+    found = results(records, group.metric)
+    spreads = [max(v.values()) - min(v.values()) for v in found.values()]
+    if any(len(values) > 1 for values in found.values()):
+        yield (
+            f'The seeds of one config differ by up to {max(spreads):.2g} in '
+            f'{group.metric}.'
         )
-    spreads = [max(v) - min(v) for v in found.values() if len(v) > 1]
-    if len(found) < 2:
-        return ''
-    if not spreads:
-        return '\nOne training of each: small differences show nothing.\n'
-    return (
-        f'\nTrainings of one config differ by up to {max(spreads):.2g} in '
-        f'{metric}; smaller differences between configs show nothing.\n'
-    )
+    for goal in group.goals:
+        if goal.config not in found:
+            continue
+        values = list(found[goal.config].values())
+        here = next(r for r in records if r['config'] == goal.config)
+        threads = int(here['machine'].split()[0])
+        spent = here['curve'][-1]['seconds'] / 60 * threads
+        limit = goal.cpu_minutes
+        met = min(values) >= goal.value and spent <= limit
+        within = f' in {limit:g} CPU minutes' if limit < 1e9 else ''
+        yield (
+            f'The goal of {goal.value:g}{within} for `{goal.config}` is '
+            f'{"met" if met else "missed"}: {span(values)} in {spent:.0f} CPU '
+            'minutes.'
+        )
+    for config in found:
+        ahead = pairs(found, group.base, config)
+        if config == group.base or not ahead:
+            continue
+        size = sorted(map(abs, ahead))
+        if len(ahead) < 3:
+            text = f'{len(ahead)} pair of seeds: it decides nothing'
+        elif min(ahead) > 0:
+            text = f'behind in all {len(ahead)} pairs, by {span(size)}'
+        elif max(ahead) < 0:
+            text = f'ahead in all {len(ahead)} pairs, by {span(size)}'
+        else:
+            text = f'ahead and behind, by {span(ahead)} in {len(ahead)} pairs'
+        yield f'`{config}` against `{group.base}`: {text}.'
 
 
 def plot_trainings(records: list[dict], metric: str) -> Figure:
@@ -210,176 +340,35 @@ def plot_trainings(records: list[dict], metric: str) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> str:
-    with replacing(path) as part:
-        figure.savefig(part, format='png', dpi=100)
-    return f'({path.parent.name}/{path.name})'
-
-
-def trainings(folder: Path, group: str) -> Iterator[str]:
+def trainings(folder: Path, name: str) -> Iterator[str]:
     """The section of a group, if it has trainings."""
-    title, metric, shape, text = GROUPS[group]
-    records = read_records(folder, group)
+    group = GROUPS[name]
+    records = read_records(folder, name)
     if not records:
         return
-    use_times(records, folder, group)
-    image = save(plot_trainings(records, metric), folder / f'{group}.png')
+    yield f'## {group.title}\n\n{group.text}\n'
+    if name == 'search':
+        yield markdown_table(list(search_rows(records, group))) + '\n'
+        return
+    use_times(records, folder, name)
+    image = save_figure(
+        plot_trainings(records, group.metric), folder / f'{name}.png'
+    )
     machines = ', '.join({record['machine']: None for record in records})
+    height, width = group.shape
     yield (
-        f'## {title}\n\n{text} *operations* are multiply-accumulates with the '
-        'configured G1 and G2, and *kept* is what the backbone keeps for the '
-        f'backward pass in float32, for one image of {shape[0]}x{shape[1]}. '
-        f'*minutes* are the images times the time of a step, on {machines}.'
-        '\n\n'
-        f'{markdown_table(list(training_rows(records, metric)))}\n'
-        f'{spread(records, metric)}\n'
-        f'![{metric} over images, operations and time]{image}\n'
+        '*operations* are multiply-accumulates with the configured G1 and G2, '
+        'and *kept* is what the backbone keeps for the backward pass in '
+        f'float32, for one image of {height}x{width}. *minutes* are the '
+        f'images times the time of a step, on {machines}. *base* is '
+        f'`{group.base}`; it is ahead by the mean (and the least to the most) '
+        'of the differences in pairs of seeds.\n\n'
+        f'{markdown_table(list(training_rows(records, group)))}\n'
     )
-
-
-def grids_options(rows: list[dict]) -> str:
-    """Write the options with which a tool measured all these settings."""
-    options = []
-    for option, key in ('--g1', 'G1'), ('--g2', 'G2'):
-        values = dict.fromkeys(','.join(map(str, row[key])) for row in rows)
-        options.append(' '.join([option, *values]))
-    return ' '.join(options)
-
-
-def dials(folder: Path, group: str) -> Iterator[str]:
-    """Sweeps over G1 and G2 of one model with several trainings."""
-    sweeps = {
-        path.stem.removeprefix(f'sweep_{group}_'): read_csv(path)
-        for path in sorted(folder.glob(f'sweep_{group}_*.csv'))
-    }
-    if not sweeps:
-        return
-    metric = GROUPS[group][1]
-    figure = Figure(figsize=(10, 4), layout='constrained')
-    panels = figure.subplots(1, 2, sharey=True)
-    table, ratios = {}, {}
-    for colour, (name, rows) in enumerate(sweeps.items()):
-        for panel, cost, unit in zip(
-            panels, ('operations', 'latency_ratio'), (1e6, 1), strict=True
-        ):
-            points = [(row[cost] / unit, row[metric]) for row in rows]
-            panel.plot(*zip(*points, strict=True), f'C{colour}o', alpha=0.4)
-            front = [points[i] for i in pareto_front(points)]
-            panel.plot(*zip(*front, strict=True), f'C{colour}.-', label=name)
-        for row in rows:
-            setting = name_of(row)
-            ratios.setdefault(setting, []).append(row['latency_ratio'])
-            cells = table.setdefault(setting, {'G1; G2': setting})
-            cells['operations (M)'] = f'{row["operations"] / 1e6:.1f}'
-            cells['time'] = f'{mean(ratios[setting]):.2f}'
-            cells[name] = f'{row[metric]:.4g}'
-    panels[0].set(ylabel=metric, xlabel='multiply-accumulates (M)')
-    panels[1].set(xlabel='time of the backbone, configured = 1')
-    panels[0].legend()
-    for panel in panels:
-        panel.grid(alpha=0.3)
-    image = save(figure, folder / f'sweep_{group}.png')
-    configured = next(row for row in rows if row['configured'])
-    noise = max(max(found) - min(found) for found in ratios.values())
-    shape = f'{configured["height"]} {configured["width"]}'
-    yield (
-        f'## The dial, trained: {GROUPS[group][0].split(": ")[-1]}\n\n'
-        f'{metric} of trained weights with other G1 and G2, without further '
-        f'training; the configured ones are {name_of(configured)}. *elastic* '
-        'weights saw several G1, G2 and sizes of images in training, with the '
-        'same number of images. *time* is that of the backbone relative to '
-        'the configured setting, the mean of the sweeps; they differ by up to '
-        f'{noise:.2f}, and smaller differences in time show nothing. Lines '
-        'are Pareto fronts, a point where one setting is the best and the '
-        'cheapest. The command, with the config of a training and its last '
-        'checkpoint or, of the same training, the float16 weights of the '
-        'package:\n\n'
-        '```bash\npython tools/analysis_tools/sweep_grids.py '
-        f'CONFIG CHECKPOINT --shape {shape} '
-        f'{grids_options(rows)}\n```\n\n'
-        f'{markdown_table(list(table.values()))}\n\n'
-        f'![{metric} over the cost of settings of G1 and G2]{image}\n'
-    )
-
-
-def robustness(folder: Path) -> Iterator[str]:
-    """Corruptions and sizes, as functions of the dial."""
-    tests = {
-        path.stem.removeprefix('robustness_'): read_csv(path)
-        for path in sorted(folder.glob('robustness_*.csv'))
-    }
-    if not tests:
-        return
-    metric = GROUPS['cifar10'][1]
-    figure = Figure(figsize=(13, 4.5), layout='constrained')
-    sizes, kinds = figure.subplots(1, 2, width_ratios=(1, 2), sharey=True)
-    table = {}
-    for name, rows in tests.items():
-        for setting in dict.fromkeys(map(name_of, rows)):
-            here = [row for row in rows if name_of(row) == setting]
-            by_size = [
-                (row['scale'] or GROUPS['cifar10'][2][0], row[metric])
-                for row in here
-                if row['corruption'] == CLEAN
-            ]
-            sizes.plot(*zip(*sorted(by_size), strict=True), marker='.')
-            by_kind = {
-                row['corruption']: row[metric]
-                for row in here
-                if not row['scale']
-            }
-            kinds.plot(
-                list(by_kind),
-                list(by_kind.values()),
-                'o',
-                label=f'{name}: {setting}',
-            )
-            cells = {'weights': name, 'G1; G2': setting}
-            cells |= {kind: f'{v:.4g}' for kind, v in by_kind.items()}
-            cells |= {
-                f'{size} pixels': f'{value:.4g}'
-                for size, value in sorted(by_size)
-            }
-            table[name, setting] = cells
-    sizes.set(xlabel='side of the test images in pixels', ylabel=metric)
-    kinds.tick_params('x', rotation=30)
-    for panel in (sizes, kinds):
-        panel.grid(alpha=0.3)
-    figure.legend(loc='outside right upper', fontsize='small')
-    image = save(figure, folder / 'robustness.png')
-    scales = ' '.join(
-        dict.fromkeys(str(row['scale']) for row in rows if row['scale'])
-    )
-    yield (
-        '## Robustness: corruptions, sizes and the dial\n\n'
-        f'{metric} on CIFAR-10 with corrupted test images and with test '
-        'images of other sizes, without further training. *fixed* are the '
-        'weights of the package, in float16, trained with images of 64 '
-        'pixels; *elastic* saw 48, 64 and 80 pixels. The command, with the '
-        'default corruptions:\n\n'
-        '```bash\npython tools/analysis_tools/robustness.py '
-        f'CONFIG CHECKPOINT {grids_options(rows)} '
-        f'--scales {scales}\n```\n\n'
-        f'{markdown_table(list(table.values()))}\n\n'
-        f'![{metric} over sizes and corruptions]{image}\n'
-    )
-
-
-def check_test(name: str, path: str) -> None:
-    """Refuse what the page could not show."""
-    kind, _, rest = name.partition('_')
-    columns = {'robustness': ['corruption', GROUPS['cifar10'][1]]}
-    for group, (_, metric, *_) in GROUPS.items():
-        prefix = f'sweep_{group}_'
-        if name.startswith(prefix) and name != prefix:
-            columns['sweep'] = ['latency_ratio', metric]
-    if kind not in columns or not rest:
-        raise ValueError(
-            f"'{name}' is neither sweep_GROUP_NAME nor robustness_NAME"
-        )
-    rows = read_csv(path)
-    if not rows or not rows[0].keys() >= set(columns[kind]):
-        raise ValueError(f'{path} lacks {" or ".join(columns[kind])}')
+    sentences = [f'- {text}' for text in verdicts(records, group)]
+    if sentences:
+        yield '\n'.join(sentences) + '\n'
+    yield f'![{group.metric} over images, operations and time]{image}\n'
 
 
 def make_page(folder: Path) -> None:
@@ -387,8 +376,10 @@ def make_page(folder: Path) -> None:
     for group in GROUPS:
         parts += trainings(folder, group)
     for group in GROUPS:
-        parts += dials(folder, group)
-    parts += robustness(folder)
+        title = GROUPS[group].title.split(': ')[-1]
+        parts += dials(folder, group, GROUPS[group].metric, title)
+    cifar10 = GROUPS['cifar10']
+    parts += robustness(folder, cifar10.metric, cifar10.shape[0])
     with replacing(folder.with_suffix('.md')) as part:
         Path(part).write_text('\n'.join(parts).rstrip() + '\n', 'utf-8')
 
@@ -432,16 +423,19 @@ def main() -> None:
             parser.error(
                 f"no group '{group}': choose from {', '.join(GROUPS)}"
             )
-        record = record_training(work_dir, GROUPS[group][2])
-        if not (CONFIGS / f'{record["config"]}.py').exists():
+        record = record_training(work_dir, GROUPS[group].shape)
+        config = CONFIGS / f'{record["config"]}.py'
+        if not config.exists():
             parser.error(f'{record["config"]} is not in {CONFIGS}')
+        record['options'] = find_options(Path(work_dir), config)
         args.out.mkdir(parents=True, exist_ok=True)
         target = args.out / f'{group}_{record["name"]}.json'
         with replacing(target) as part:
             Path(part).write_text(json.dumps(record, indent=1) + '\n', 'utf-8')
     if args.add_test:
         name, path = args.add_test
-        check_test(name, path)
+        metrics = {key: group.metric for key, group in GROUPS.items()}
+        check_test(name, path, metrics)
         args.out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, args.out / f'{name}.csv')
     if args.time:
