@@ -13,7 +13,12 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmhatnet.analysis import forms, side_by_side
-from mmhatnet.analysis.comparison import compare_rows, comparison_page
+from mmhatnet.analysis.comparison import (
+    compare_rows,
+    comparison_page,
+    comparison_table,
+    format_ratios,
+)
 from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.forms import COPIED, COPY, PRODUCT, Case
 from mmhatnet.analysis.report import read_csv
@@ -290,6 +295,66 @@ def test_goals_of_measured_backbones(pages):
     assert not pages.check_goals({str(case): rows[:2]})
 
 
+@pytest.mark.parametrize(
+    ('seconds', 'measured', 'met', 'sentence'),
+    [
+        ((4.0, 4.1, 4.4), '2.05 (2.00 to 2.20)', 'yes', '0 of 1 goals are'),
+        (
+            (3.74, 4.1, 4.4),
+            '2.05 (1.87 to 2.20)',
+            'in 2 of 3 rounds',
+            '1 of 1 goals are missed, 1 of them in some rounds only',
+        ),
+        (
+            (3.74, 3.8, 3.9),
+            '1.90 (1.87 to 1.95)',
+            'no',
+            '1 of 1 goals are missed, 0 of them in some rounds only',
+        ),
+    ],
+)
+def test_goals_are_met_in_every_round(
+    seconds, measured, met, sentence, pages, monkeypatch
+):
+    """A median above the goal is not enough."""
+    case = Case(('plain:a', 'a'), (64, 96), 1)
+    goals = [pages.Goal('speed', 'a', 'plain:a', 2.0)]
+    monkeypatch.setattr(pages, 'SUITE', {case: goals})
+    rows = [
+        dict(
+            backbone=name,
+            seconds=times,
+            operations=operations,
+            machine='A',
+            batch=1,
+        )
+        for name, times, operations in (
+            ('plain:a', seconds, 6),
+            ('a', (2, 2, 2), 6),
+            (PRODUCT, (1, 1, 1), 6),
+        )
+    ]
+    (cell,) = pages.check_goals({str(case): rows})
+    assert (cell['measured'], cell['met']) == (measured, met)
+    low, middle, high = (f'{second:.2f}' for second in seconds)
+    assert cell['limit'] == f'{middle} ({low} to {high})'
+    page = pages.make_page({str(case): rows})
+    assert sentence in page
+    assert f'| {measured} |' in comparison_table(rows)
+    assert comparison_table(rows) in page
+
+
+def test_goals_of_memory(pages, monkeypatch):
+    """They have one number, and it may be the bound."""
+    case = Case(('plain:a', 'a'), (64, 96), 1)
+    goals = [pages.Goal('memory', 'a', 'plain:a', x) for x in (0.25, 0.2)]
+    monkeypatch.setattr(pages, 'SUITE', {case: goals})
+    rows = [dict(backbone='plain:a', memory=4), dict(backbone='a', memory=1)]
+    cells = pages.check_goals({str(case): rows})
+    assert [cell['met'] for cell in cells] == ['yes', 'no']
+    assert cells[0]['measured'] == '0.25'
+
+
 def test_goals_are_about_the_backbones_of_their_case(pages):
     for case, goals in pages.SUITE.items():
         for goal in goals:
@@ -298,14 +363,18 @@ def test_goals_are_about_the_backbones_of_their_case(pages):
 
 
 def test_compare_rows():
-    """The speed is the median of the ratios of each round."""
+    """Each round has its ratio."""
     rows = [
         dict(backbone='a', seconds=(2, 30, 8), operations=6, memory=4),
         dict(backbone='b', seconds=(1, 10, 2), operations=8, memory=1),
     ]
-    assert compare_rows(rows, 'b', 'a', 'speed') == 3
-    assert compare_rows(rows, 'b', 'a', 'memory') == 0.25
-    assert compare_rows(rows, 'b', 'a', 'share') == (8 / 2) / (6 / 8)
+    assert compare_rows(rows, 'b', 'a', 'speed') == [2, 3, 4]
+    assert compare_rows(rows, 'b', 'a', 'memory') == [0.25]
+    shares = compare_rows(rows, 'b', 'a', 'share')
+    assert shares == pytest.approx([8 / 3, 4, 16 / 3])
+    assert format_ratios([2, 4, 3]) == '3.00 (2.00 to 4.00)'
+    assert format_ratios([0.75, 0.5], '.0%') == '62% (50% to 75%)'
+    assert format_ratios([1, 1]) == '1.00'
 
 
 def test_accuracy_of_a_metafile(pages):

@@ -38,7 +38,7 @@ def gflops(row: Mapping) -> float:
 
 def compare_rows(
     rows: Sequence[Mapping], backbone: str, base: str, column: str
-) -> float:
+) -> list[float]:
     """Compare two rows of a case.
 
     Args:
@@ -48,20 +48,35 @@ def compare_rows(
         column (str): 'speed', 'memory', or 'share' for the rate.
 
     Returns:
-        float: The ratio of the backbone to the base. For speed, it is the
-        median of the ratios of each round; NaN if memory was not measured.
+        list[float]: The ratios of the backbone to the base, one for each
+        round; for memory, a single one, NaN if it was not measured.
     """
     row, other = (
         next(row for row in rows if row['backbone'] == name)
         for name in (backbone, base)
     )
-    if column == 'share':
-        return gflops(row) / gflops(other)
     if column == 'memory':
-        return row.get('memory', math.nan) / other.get('memory', math.nan)
-    return median(
-        x / y for x, y in zip(other['seconds'], row['seconds'], strict=True)
-    )
+        return [row.get('memory', math.nan) / other.get('memory', math.nan)]
+    times = 1.0
+    if column == 'share':
+        times = row['operations'] / other['operations']
+    pairs = zip(other['seconds'], row['seconds'], strict=True)
+    return [times * x / y for x, y in pairs]
+
+
+def format_ratios(ratios: Sequence[float], style: str = '.2f') -> str:
+    """Write the ratios of all rounds.
+
+    Args:
+        ratios (Sequence[float]): The ratios.
+        style (str): How each number is written. Defaults to '.2f'.
+
+    Returns:
+        str: Their median, with the smallest and the largest if they differ.
+    """
+    low, high = min(ratios), max(ratios)
+    text = f'{median(ratios):{style}}'
+    return text if low == high else f'{text} ({low:{style}} to {high:{style}})'
 
 
 def comparison_table(rows: Sequence[Mapping]) -> str:
@@ -83,15 +98,17 @@ def comparison_table(rows: Sequence[Mapping]) -> str:
             'backbone': f'`{short_name(name)}`',
             'time (s)': f'{seconds:.3f}',
             'images/s': f'{row["batch"] / seconds:.2f}',
-            'speed': f'{compare_rows(rows, name, first, "speed"):.2f}',
+            'speed': format_ratios(compare_rows(rows, name, first, 'speed')),
             'operations (G)': f'{row["operations"] / 1e9:.1f}',
             'GFLOP/s': f'{gflops(row):.0f}',
-            'of the peak': f'{compare_rows(rows, name, PRODUCT, "share"):.0%}',
+            'of the peak': format_ratios(
+                compare_rows(rows, name, PRODUCT, 'share'), '.0%'
+            ),
         }
         if 'memory' in row:
             ratio = compare_rows(rows, name, first, 'memory')
             cell['memory (MiB)'] = f'{row["memory"] / 2**20:.0f}'
-            cell['memory'] = f'{ratio:.2f}'
+            cell['memory'] = format_ratios(ratio)
         if compiled:
             cell['start (s)'] = f'{row["start"]:.0f}' if 'start' in row else ''
         cells.append(cell)
@@ -150,7 +167,8 @@ def comparison_page(
         '- The backbones of a table take turns, each in a process of its own. '
         f'*time* is the median of {len(every[0]["seconds"])} rounds, in each '
         'the second of two steps. *speed* is relative to the first backbone: '
-        '2 is twice as fast. It is the median of the ratios of each round.',
+        '2 is twice as fast. Ratios of times are medians of the ratios of '
+        'each round, with their smallest and largest in brackets.',
         '- *operations* are the multiply-accumulates of the whole batch. A '
         'training step counts as three times the inference. One '
         'multiply-accumulate is two FLOPs.',

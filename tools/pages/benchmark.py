@@ -13,6 +13,7 @@ from mmengine.utils import get_installed_path
 from mmhatnet.analysis.comparison import (
     compare_rows,
     comparison_page,
+    format_ratios,
     short_name,
 )
 from mmhatnet.analysis.forms import PRODUCT, Case, split_forms
@@ -124,13 +125,15 @@ def check_goals(rows: dict[str, list[dict]]) -> list[dict[str, str]]:
         for column, backbone, base, bound in goals:
             if not {backbone, base} <= {row['backbone'] for row in found}:
                 continue
-            value = compare_rows(found, backbone, base, column)
+            ratios = compare_rows(found, backbone, base, column)
             less = column == 'memory'
-            met = value <= bound if less else value >= bound
+            met = [x <= bound if less else x >= bound for x in ratios]
             limit = ''
             if not less:
-                share = compare_rows(found, backbone, PRODUCT, 'share')
-                limit = f'{value / share:.2f}'
+                shares = compare_rows(found, backbone, PRODUCT, 'share')
+                limit = format_ratios(
+                    [x / y for x, y in zip(ratios, shares, strict=True)]
+                )
             cells.append(
                 {
                     'case': str(case),
@@ -138,9 +141,13 @@ def check_goals(rows: dict[str, list[dict]]) -> list[dict[str, str]]:
                     'backbone': f'`{short_name(backbone)}`',
                     'relative to': f'`{short_name(base)}`',
                     'goal': f'{"≤" if less else "≥"} {bound:g}',
-                    'measured': f'{value:.2f}',
+                    'measured': format_ratios(ratios),
                     'limit': limit,
-                    'met': 'yes' if met else 'no',
+                    'met': 'yes'
+                    if all(met)
+                    else f'in {sum(met)} of {len(met)} rounds'
+                    if any(met)
+                    else 'no',
                 }
             )
     return cells
@@ -185,15 +192,17 @@ def plot_accuracy(title: str, rows: list[dict]) -> Figure:
 
 def make_page(rows: dict[str, list[dict]]) -> str:
     goals = check_goals(rows)
-    missed = sum(goal['met'] == 'no' for goal in goals)
+    verdicts = [goal['met'] for goal in goals]
+    missed = len(goals) - verdicts.count('yes')
     sections = [
         '## Goals\n',
-        f'{missed} of {len(goals)} goals are missed. *limit* is the speed '
+        f'{missed} of {len(goals)} goals are missed, '
+        f'{missed - verdicts.count("no")} of them in some rounds only: a goal '
+        'is met only if every round meets it. *limit* is the speed '
         'without any loss: all operations at the rate of the matrix product, '
         'and norms, activations, sums, copies and new pages of memory in no '
         'time. The profile below each table shows the losses: layers and '
-        'attention that run below the peak, and the *rest*. A trick that '
-        'gains less than 3 % was left out for shorter code.\n',
+        'attention that run below the peak, and the *rest*.\n',
         markdown_table(goals),
         '',
         '## Accuracy and time\n',

@@ -84,8 +84,9 @@ def section(report: dict) -> str:
             ]
         ),
         '\nBackbones with random weights, measured once by a script that is '
-        'not part of mmhatnet, in one process and in turns; medians. *speed* '
-        'and *memory* are relative to the plain equations in NCHW '
+        'not part of mmhatnet, in one process and in turns; medians. The '
+        'script kept no rounds, so no ratio has its smallest and largest. '
+        '*speed* and *memory* are relative to the plain equations in NCHW '
         '(`fast=False`), as the authors compute them. float32 has '
         "torch's defaults: TF32 in convolutions, not in matrix products.\n",
     ]
