@@ -15,6 +15,12 @@ MODELS = Registry(
     scope='mmhatnet',
     locations=['mmhatnet.models'],
 )
+OPTIMIZERS = Registry(
+    'optimizer',
+    parent=registry.OPTIMIZERS,
+    scope='mmhatnet',
+    locations=['mmhatnet.muon'],
+)
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=registry.OPTIM_WRAPPERS,

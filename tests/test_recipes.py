@@ -218,7 +218,7 @@ MASK2FORMER = dict(
     decay=mask2former_decay,
     length=160000,
 )
-MUON = dict(optimizer='timm.optim.Muon', lr=4e-3)
+MUON = dict(optimizer='mmhatnet.Muon', lr=4e-3)
 DEMO = dict(
     preprocessor=RGB,
     grids=((8, 8, 8), (8, 4, 2)),
@@ -253,19 +253,14 @@ DEMO_FPN = dict(
     test=[LOAD, *SEG_TRAIN[1:2], *SEG_TRAIN[6:]],
     preprocessor=dict(RGB, bgr_to_rgb=True, size=(128, 128)),
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    lr=4e-4,
     epoch=1,
     rates={
-        0: 4e-6,
-        20: 4e-4,
-        210: poly(4e-4, 210, 0.9, 20, 400),
-        399: poly(4e-4, 399, 0.9, 20, 400),
+        0: 4e-5,
+        20: 4e-3,
+        210: poly(4e-3, 210, 0.9, 20, 400),
+        399: poly(4e-3, 399, 0.9, 20, 400),
     },
     length=400,
-)
-MICRO_FPN = dict(
-    DEMO_FPN,
-    rates={iteration: 10 * lr for iteration, lr in DEMO_FPN['rates'].items()},
     **MUON,
 )
 DEMO_DET = dict(
@@ -350,11 +345,11 @@ RECIPES = {
     'demo/fpn*': DEMO_FPN,
     'demo/*': DEMO_DET,
     'shipped/cifar10*': CIFAR10,
-    'shipped/shape*': MICRO_FPN,
+    'shipped/shape*': DEMO_FPN,
     'shipped/tree*': TREES,
     'evidence/hatnet*': CIFAR10,
     'evidence/retinanet*': TREES,
-    'evidence/fpn*': MICRO_FPN,
+    'evidence/fpn*': DEMO_FPN,
     'evidence/mask-rcnn*': DEMO_DET,
     'evidence/resnet*': dict(CIFAR10, grids=None, drop_path=None),
     'evidence/*': dict(CIFAR10, grids=None),

@@ -2,6 +2,7 @@
 _base_ = [
     '../_base_/models/fpn_hatnet.py',
     '../_base_/datasets/demo_semantic.py',
+    '../_base_/schedules/demo_muon_400.py',
     '../_base_/mmseg_runtime.py',
 ]
 
@@ -16,18 +17,5 @@ model = dict(
     neck=dict(out_channels=128),
     decode_head=dict(in_channels=[128] * 4, num_classes=7),
 )
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=4e-4, weight_decay=0.05),
-    clip_grad=dict(max_norm=5.0),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, end=20, by_epoch=False),
-    dict(type='PolyLR', power=0.9, begin=20, end=400, by_epoch=False),
-]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=100)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-auto_scale_lr = dict(enable=False, base_batch_size=8)
 default_hooks = dict(checkpoint=dict(interval=100), logger=dict(interval=10))
 visualizer = dict(alpha=0.5)

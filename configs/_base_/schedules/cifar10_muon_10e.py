@@ -3,7 +3,7 @@
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     dtype='bfloat16',
-    optimizer=dict(type='timm.optim.Muon', lr=4e-3, weight_decay=0.05),
+    optimizer=dict(type='mmhatnet.Muon', lr=4e-3, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [

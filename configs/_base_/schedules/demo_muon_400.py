@@ -1,7 +1,7 @@
 # Muon for the matrices, AdamW for the rest (pip install 'timm>=1.0.21').
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='timm.optim.Muon', lr=4e-3, weight_decay=0.05),
+    optimizer=dict(type='mmhatnet.Muon', lr=4e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
