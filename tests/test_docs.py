@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 import torch
 from helpers import DEMOS, ROOT, call_tool
-from mmengine.registry import DATASETS, DefaultScope, init_default_scope
+from mmengine.registry import (
+    DATASETS,
+    DefaultScope,
+    Registry,
+    init_default_scope,
+)
 from PIL import Image
 
 import mmhatnet
+from mmhatnet import registry
 from mmhatnet.analysis.complexity import image_channels
 from mmhatnet.config import read_config
-from mmhatnet.registry import (
-    HOOKS,
-    MODELS,
-    OPTIM_WRAPPER_CONSTRUCTORS,
-    TRANSFORMS,
-)
 from mmhatnet.weights.download import sha256_of
 
-REGISTRIES = (HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS)
+REGISTRIES = [x for x in vars(registry).values() if isinstance(x, Registry)]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
 
@@ -63,7 +63,7 @@ ON_DEMO_DATA = (
 # Page -> the lines of each of its blocks of commands.
 BLOCKS = {
     page: [
-        block.splitlines()
+        block.replace('\\\n', '').splitlines()
         for block in re.findall(r'```bash\n(.*?)```', page.read_text(), re.S)
     ]
     for page in PAGES
@@ -340,7 +340,7 @@ def test_names_exist():
             if name == 'mmhatnet.hub' and not find_spec('huggingface_hub'):
                 continue
             if re.match(r'mmhatnet\.[A-Z]', name):
-                assert any(registry.get(name) for registry in REGISTRIES), name
+                assert any(known.get(name) for known in REGISTRIES), name
             else:
                 resolve_name(name)
             checked += 1

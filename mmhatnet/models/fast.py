@@ -28,10 +28,9 @@ MAX_WINDOWS = 65535
 # Values of a map from which one block of a GPU is too slow for the statistics.
 LARGE = 2**18
 # Bytes of the MLP's hidden map in a chunk of rows on a CPU. Two chunks must
-# fit in the cache (24 MiB took 1 to 10 % more time at 224x224, with a cache of
-# 32 MiB); smaller chunks recompute more overlapping rows (12 MiB took 1 to
-# 4 % more). Chunks of whole images do not overlap and have half the size, for
-# which glibc keeps the freed memory (16 MiB took 20 % more time in Tiny).
+# fit in the cache, and smaller chunks recompute more overlapping rows. Chunks
+# of whole images do not overlap and have half the size, for which glibc keeps
+# the freed memory.
 CHUNK = 16 * 2**20
 HOOKS = (
     '_forward_pre_hooks',
@@ -207,8 +206,8 @@ class SingleGroupNorm(nn.GroupNorm):
 
 
 def _has_slow_backward(q: Tensor, k: Tensor) -> bool:
-    # In half precision, torch's CPU kernel takes 2 to 10 times as long as
-    # explicit products for the windows and pooled tokens of the configs.
+    # In half precision, torch's CPU kernel takes longer than explicit
+    # products for the windows and pooled tokens of the configs.
     return (
         not makes_graph()
         and q.is_cpu

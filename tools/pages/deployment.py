@@ -236,7 +236,7 @@ def start_of(name: str, folder: Path, rounds: int) -> Iterator[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Measure exported files: precision, speed and start, and '
-        'write docs/deployment_costs.md. Takes about an hour.'
+        'write docs/deployment_costs.md.'
     )
     parser.add_argument('--rounds', type=int, default=15)
     args = parser.parse_args()
