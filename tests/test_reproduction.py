@@ -1,9 +1,11 @@
 """The rows of the paper, and the way from a config to a comparison."""
 
+import hashlib
 import importlib.util
 import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,21 +16,24 @@ from mmengine.config import utils as mmengine_utils
 
 from mmhatnet.analysis.report import write_csv
 from mmhatnet.datasets import make_demo_data
+from mmhatnet.provenance import precision_of, read_provenance
 from mmhatnet.reproduction.experiments import (
     SETTINGS,
     TABLE_6,
     find_experiment,
     list_experiments,
 )
-from mmhatnet.reproduction.record import precision_of, record_training
+from mmhatnet.reproduction.record import record_training
 from mmhatnet.reproduction.result import (
     compare,
     draw_curves,
     measure_seconds,
+    read_curve,
     read_metrics,
 )
 from mmhatnet.reproduction.run import (
     compare_configs,
+    count_test_images,
     find_obstacles,
     last_checkpoint,
     reproduce,
@@ -170,6 +175,58 @@ def test_time_and_curves_of_a_killed_training(tmp_path):
     (tmp_path / 'part' / 'part.log').rename(tmp_path / 'part' / 'slurm.log')
     assert measure_seconds(tmp_path) == 40
     assert draw_curves(tmp_path)
+    assert read_curve(tmp_path) == [dict(step=1, loss=1.5)]
+
+
+def test_curve(tmp_path):
+    """All validations and some losses, as they were after a resume."""
+    for part, first in ('1', 1), ('2', 500):
+        folder = tmp_path / part / 'vis_data'
+        folder.mkdir(parents=True)
+        lines = [
+            dict(loss=float(part), lr=0.1, epoch=1, time=1.0, step=step)
+            for step in range(first, first + 501)
+        ]
+        lines[0]['loss'] = float('nan')
+        for step in 1, 2:
+            lines.append({'mIoU': step, 'note': 'x', 'time': 1, 'step': step})
+        text = '\n'.join(map(json.dumps, lines))
+        (folder / 'scalars.json').write_text(text)
+    curve = read_curve(tmp_path)
+    assert curve[:2] == [dict(step=1, mIoU=1), dict(step=2, mIoU=2)]
+    losses = curve[2:]
+    assert 100 <= len(losses) <= 200
+    assert losses[-1] == dict(step=1000, loss=2.0, lr=0.1, epoch=1)
+    assert [x['step'] for x in losses] == sorted(x['step'] for x in losses)
+    assert {x['loss'] for x in losses if 'loss' in x} == {1.0, 2.0}
+    titles = [axis.get_title() for axis in draw_curves(tmp_path).axes]
+    assert titles == ['loss', 'lr', 'mIoU']
+
+
+@pytest.mark.parametrize('row', SMALLEST)
+def test_number_of_test_images(row, demo_folder, tmp_path, monkeypatch):
+    """As a test of it counts them, also of images without objects."""
+    monkeypatch.chdir(demo_folder)
+    cfg = shrink(find_experiment(row).config())
+    loader = cfg.test_dataloader
+    loader.dataset.indices = [0]
+    assert count_test_images(cfg) == 1
+    del loader.dataset.indices
+    images = len([*Path('data/demo/coco/val2017').iterdir()])
+    if cfg.default_scope == 'mmpretrain':
+        images = len([*Path('data/demo/imagenet/val').rglob('*.*')])
+    if cfg.default_scope == 'mmdet':
+        (path,) = Path('data/demo/coco/annotations').glob('*val*.json')
+        content = json.loads(path.read_text())
+        content['annotations'] = []
+        empty = tmp_path / 'empty.json'
+        empty.write_text(json.dumps(content))
+        loader.dataset.ann_file = str(empty)
+        loader.dataset.filter_cfg = dict(filter_empty_gt=True, min_size=999)
+    assert count_test_images(cfg) == images
+    both = [loader.dataset, loader.dataset]
+    loader.dataset = dict(type='ConcatDataset', datasets=both)
+    assert count_test_images(cfg) == 2 * images
 
 
 def test_only_a_training_that_has_ended_counts(tmp_path):
@@ -221,9 +278,28 @@ def test_smoke(row, tmp_path):
     assert (folder / result['published']).is_file()
     assert (folder / 'curves.png').is_file()
     assert result['seconds'] > 0
+    checkpoint = folder / result['checkpoint']
+    hashes = {
+        key: hashlib.sha256(path.read_bytes()).hexdigest()
+        for key, path in (
+            ('config', folder / 'config.py'),
+            ('checkpoint', checkpoint),
+        )
+    }
+    assert result['sha256'] == dict(hashes, pretrained=None)
+    assert result['test_images'] == 8
+    (start,) = read_provenance(folder / 'train')
+    assert result['training'] == [start]
+    assert (start['step'], start['processes']) == (0, 2)
+    for key in ('versions', 'commit', 'changes', 'machine'):
+        assert result[key] == start[key]
+    (validation,) = (x for x in result['curve'] if 'loss' not in x)
+    assert result['all_metrics'].keys() == validation.keys() - {'step'}
+    losses = [x['step'] for x in result['curve'] if 'loss' in x]
+    assert losses == list(range(1, len(losses) + 1))
     if row != next(iter(SMALLEST)):
         return
-    before = (folder / result['checkpoint']).stat().st_mtime
+    before = checkpoint.stat().st_mtime
     # A second call neither trains nor tests.
     output = run_tool(
         *(REPRODUCE, row, '--smoke', '--gpus', 1),
@@ -233,7 +309,19 @@ def test_smoke(row, tmp_path):
     )
     assert 'dist_t' not in output
     assert f'{SMALLEST[row]}: ' in output
-    assert (folder / result['checkpoint']).stat().st_mtime == before
+    assert checkpoint.stat().st_mtime == before
+    # A test alone knows nothing of a training.
+    run_tool(
+        *(REPRODUCE, row, '--smoke', '--gpus', 1, '--test-only', checkpoint),
+        cwd=tmp_path,
+        PYTHONPATH=str(ROOT),
+        timeout=600,
+    )
+    folder = folder.with_name(f'{folder.name}_test-only')
+    tested = json.loads((folder / 'result.json').read_text())
+    assert tested['training'] == tested['curve'] == []
+    assert tested['sha256']['checkpoint'] == hashes['checkpoint']
+    assert tested['machine']
 
 
 class TestResultsOfOthers:
@@ -249,7 +337,13 @@ class TestResultsOfOthers:
             smoke=False,
             seconds=3600,
             metrics=compare(row.printed, measured),
+            all_metrics=measured | {'coco/bbox_mAP_50': 0.6},
+            test_images=5000,
+            curve=[dict(step=1, loss=0.5), {'step': 1, **measured}],
+            training=[dict(step=0)],
+            sha256=dict(config='a' * 64, checkpoint='0' * 64, pretrained=None),
             commit='1',
+            changes=None,
             machine='8 GPUs',
             versions={},
             gpus=8,
@@ -280,6 +374,26 @@ class TestResultsOfOthers:
             (dict(options=dict(a=1)), "options is {'a': 1} and not"),
             (dict(machine=None), 'has no machine, or an odd one'),
             (dict(gpus='8'), 'has no gpus, or an odd one'),
+            (dict(changes='1'), 'has no changes, or an odd one'),
+            (dict(sha256={}), 'has no sha256, or an odd one'),
+            (
+                dict(sha256=dict(config=1, checkpoint=None, pretrained=None)),
+                'has no sha256, or an odd one',
+            ),
+            (dict(test_images=0), 'has no test_images, or an odd one'),
+            (dict(test_images=True), 'has no test_images, or an odd one'),
+            (dict(training=[1]), 'has no training, or an odd one'),
+            (dict(curve=[1]), 'has no curve, or an odd one'),
+            (dict(curve=[dict(loss=1)]), 'has no curve, or an odd one'),
+            (
+                dict(curve=[dict(step=1, loss='1')]),
+                'has no curve, or an odd one',
+            ),
+            (
+                dict(all_metrics=dict(a=float('nan'))),
+                'has no all_metrics, or an odd one',
+            ),
+            (dict(all_metrics={'coco/bbox_mAP': 0.5}), 'do not fit'),
         ],
     )
     def test_refused(self, change, message, result, tmp_path):
@@ -287,15 +401,23 @@ class TestResultsOfOthers:
         del result['commit']
         assert 'has no commit' in self.store(result, tmp_path, code=1)
 
-    @pytest.mark.parametrize('measured', [-1.0, 101.0, float('inf')])
-    def test_metrics_that_cannot_be(self, measured, result, tmp_path):
+    @pytest.mark.parametrize(
+        ('measured', 'message'),
+        [
+            (-1.0, 'do not fit'),
+            (101.0, 'do not fit'),
+            (float('inf'), 'has no all_metrics, or an odd one'),
+        ],
+    )
+    def test_metrics_that_cannot_be(self, measured, message, result, tmp_path):
         row = find_experiment(TABLE_6)
         values = {
             'coco/bbox_mAP': measured / 100,
             'coco/segm_mAP': 0.4155,
         }
         result['metrics'] = compare(row.printed, values)
-        assert 'do not fit' in self.store(result, tmp_path, code=1)
+        result['all_metrics'] = values
+        assert message in self.store(result, tmp_path, code=1)
 
     @pytest.mark.parametrize('content', ['3', '[1]', 'null', '{', ''])
     def test_no_result(self, content, tmp_path):
@@ -331,6 +453,7 @@ class TestResultsOfOthers:
         result.update(row=name, table=row.table, options=row.options)
         values = {'coco/bbox_mAP': 0.4499, 'coco/segm_mAP': 0.4155}
         result['metrics'] = compare(row.printed, values)
+        result['all_metrics'] = values
         self.store(result, tmp_path)
         assert f'| {name} | 45.1\\*; 44.99 |' in zoo.settings()
 
@@ -385,35 +508,49 @@ class TestTool:
         assert 'give a row' in call_tool(REPRODUCE, code=2)
 
 
-def test_page_of_evidence(tmp_path):
-    page, folder = TOOLS / 'pages' / 'evidence.py', tmp_path / 'evidence'
-    folder.mkdir()
-    for name, best in ('a', 50.0), ('b', 61.25):
+MICRO = 'hatnet-micro_1xb256-10e_cifar10'
+
+
+def add_records(folder, group, config, values, **others):
+    """Write records of trainings with the seeds 1, 2, ..."""
+    for seed, value in enumerate(values, 1):
         record = dict(
-            name=name,
-            config=f'config-{name}',
-            seed=1,
+            name=f'{config}-{seed}',
+            config=config,
+            seed=seed,
             parameters=2_480_000,
             operations=49_500_000,
             kept_memory=2**20,
             precision='float32',
+            lr=4e-3,
             machine='2 CPU threads',
+            options={},
             curve=[
                 {
                     'images': 1000 * k,
                     'seconds': 60 * k,
-                    'accuracy/top1': best / 2 * k,
+                    'accuracy/top1': value / 2 * k,
                 }
                 for k in (1, 2)
             ],
         )
-        (folder / f'cifar10_{name}.json').write_text(json.dumps(record))
-        # The second seed of b was a little better.
-        if name == 'b':
-            record['seed'] = 2
-            record['curve'][-1]['accuracy/top1'] += 0.5
-            path = folder / f'cifar10_{name}-seed2.json'
-            path.write_text(json.dumps(record))
+        path = folder / f'{group}_{config}-{seed}.json'
+        path.write_text(json.dumps(record | others))
+
+
+def test_page_of_evidence(tmp_path):
+    page, folder = TOOLS / 'pages' / 'evidence.py', tmp_path / 'evidence'
+    folder.mkdir()
+    for config, *values in (
+        (MICRO, 84.5, 85.0, 86.0),
+        ('a', 84.0, 84.75, 85.5),
+        ('b', 86.5, 84.5, 85.5),
+        ('c', 90.0),
+        ('d', 85.0, 86.0, 86.25),
+    ):
+        add_records(folder, 'cifar10', config, values)
+    options = {'model.backbone.init_cfg': None, 'optim_wrapper.x': 3}
+    add_records(folder, 'search', MICRO, [60.5], options=options)
     write_csv(
         tmp_path / 'grids.csv',
         [
@@ -432,16 +569,29 @@ def test_page_of_evidence(tmp_path):
     sweep = '--add-test', 'sweep_cifar10_fixed', tmp_path / 'grids.csv'
     call_tool(page, '--out', folder, *sweep)
     text = (tmp_path / 'evidence.md').read_text()
-    rows = [
-        line.strip(' |').split(' | ')
-        for line in re.findall(r'^\| `.*$', text, re.M)
+    rows = {
+        cells[1]: cells[7:-1]
+        for cells in (
+            [cell.strip() for cell in line.split('|')]
+            for line in re.findall(r'^\| `.*$', text, re.M)
+        )
+    }
+    assert rows['`a`'] == [
+        *('2000', '2', '1, 2, 3', '84, 84.75, 85.5', '84.75', '0.75'),
+        '0.417 (0.25 to 0.5)',
     ]
-    assert [row[-2:] for row in rows] == [
-        ['1', '50'],
-        ['1, 2', '61.25, 61.75'],
-    ]
-    assert [row[4:6] for row in rows] == [['float32', '2000']] * 2
-    assert 'differ by up to 0.5 in accuracy/top1;' in text
+    assert rows['`c`'][2:] == ['1', '90', '90', '', '-5.5 (-5.5 to -5.5)']
+    for sentence in (
+        'The seeds of one config differ by up to 2 in accuracy/top1.',
+        f'The goal of 84 in 60 CPU minutes for `{MICRO}` is met: 84.5 to 86 '
+        'in 4 CPU minutes.',
+        f'`a` against `{MICRO}`: behind in all 3 pairs, by 0.25 to 0.5.',
+        f'`b` against `{MICRO}`: ahead and behind, by -2 to 0.5 in 3 pairs.',
+        f'`c` against `{MICRO}`: 1 pair of seeds: it decides nothing.',
+        f'`d` against `{MICRO}`: ahead in all 3 pairs, by 0.25 to 1.',
+    ):
+        assert f'- {sentence}\n' in text
+    assert '`backbone.init_cfg=None`, `x=3` | 0.004 | 60.5 |' in text
     assert '| 8, 4, 4; 4, 2, 1 | 49.5 | 1.00 | 50 |' in text
     assert '--shape 64 64 --g1 8,4,4 --g2 4,2,1' in text
     for name in ('cifar10', 'sweep_cifar10'):
@@ -508,10 +658,30 @@ def test_record_of_a_training(tmp_path):
     with pytest.raises(FileNotFoundError, match='no training in'):
         record_training(work_dir, (64, 64))
     cfg.dump(work_dir / 'config.py')
-    with pytest.raises(ValueError, match='has no randomness.seed'):
+    message = 'mine has no provenance.json: train it with this version'
+    with pytest.raises(ValueError, match=message):
         record_training(work_dir, (64, 64))
-    cfg.randomness = dict(seed=3)
-    cfg.dump(work_dir / 'config.py')
+    start = dict(
+        started='2026-01-01T00:00:00+00:00',
+        step=50,
+        seed=3,
+        precision='float16',
+        processes=2,
+        batch_size=256,
+        lr=0.1,
+        config='config',
+        weights=[],
+        versions={},
+        commit='1',
+        changes=None,
+        machine='a',
+    )
+    provenance = work_dir / 'provenance.json'
+    provenance.write_text(json.dumps([start]))
+    with pytest.raises(ValueError, match='mine has no start of the training'):
+        record_training(work_dir, (64, 64))
+    starts = [start | dict(step=0), start]
+    provenance.write_text(json.dumps(starts))
     with pytest.raises(ValueError, match='no validation after 4 of its'):
         record_training(work_dir, (64, 64))
     cfg.train_cfg.max_epochs = 3
@@ -520,16 +690,25 @@ def test_record_of_a_training(tmp_path):
     assert record['name'] == 'mine'
     assert record['seed'] == 3
     assert record['precision'] == 'float16'
+    assert (record['commit'], record['machine']) == ('1', 'a')
+    assert (record['batch_size'], record['lr']) == (256, 0.1)
+    assert record['starts'] == 2
+    assert 'training' not in record
     assert record['parameters'] == 12_650_152  # as in the metafile
     assert record['kept_memory'] > 2**20
     assert record['curve'] == [
         {
-            'images': 12_800 * x,
+            'images': 2 * 12_800 * x,
             'seconds': 150.0 * x,
             'accuracy/top1': 10.0 * x,
         }
         for x in (1, 2, 3)
     ]
+    starts[1]['changes'] = 'f' * 64
+    provenance.write_text(json.dumps(starts))
+    record = record_training(work_dir, (64, 64))
+    assert record['training'] == starts
+    assert record['changes'] is None
 
 
 @pytest.mark.parametrize(

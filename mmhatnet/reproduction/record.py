@@ -1,6 +1,5 @@
 """Small records of trainings, of which the page of evidence is made."""
 
-import json
 import re
 from pathlib import Path
 from statistics import median
@@ -12,15 +11,17 @@ from mmengine.registry import MODELS
 from ..analysis.complexity import measure_complexity
 from ..analysis.timing import kept_memory
 from ..config import read_config
+from ..provenance import FILE, RUN, SETTINGS, read_provenance
+from ..provenance import precision_of as precision_of  # a documented name
 from ..zoo import load_backbone_config
-from .result import describe_run
+from .result import keep_numbers, read_logs
 
 # [epoch][iteration/iterations of an epoch], or [iteration/iterations].
 PROGRESS = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
 
 
 def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
-    """Summarize a training of one process from the logs that mm keeps.
+    """Summarize a training from its provenance and the logs that mm keeps.
 
     Args:
         work_dir (str | Path): The folder of the training; all resumed parts
@@ -29,16 +30,19 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
             operations.
 
     Returns:
-        dict: ``name``, ``config``, ``seed``, ``precision`` (the dtype of
-        training), ``parameters``, ``operations`` (multiply-accumulates),
-        ``kept_memory`` (of the backbone for one image in float32, in bytes),
-        ``curve`` (a dict for each validation with the number of ``images``
-        seen so far, the ``seconds`` of training and the metrics), and
-        versions, commit and machine as in ``result.json``.
+        dict: ``name``, ``config``, ``parameters``, ``operations``
+        (multiply-accumulates), ``kept_memory`` (of the backbone for one image
+        in float32, in bytes), ``curve`` (a dict for each validation with the
+        number of ``images`` seen so far, the ``seconds`` of training and the
+        metrics), the number of ``starts``, and of the first one the settings
+        and the run, such as ``seed`` and ``commit``, as in
+        ``provenance.json``. If later ones differ in these, ``training`` has
+        them all.
 
     Raises:
         FileNotFoundError: If there is no config or no log.
-        ValueError: If the training had no seed, or did not reach its end.
+        ValueError: If the start of the training was not recorded, or it did
+            not reach its end.
     """
     work_dir = Path(work_dir)
     configs = sorted(work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
@@ -46,38 +50,30 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
     if not configs or not logs:
         raise FileNotFoundError(f'no training in {work_dir}')
     cfg = read_config(configs[-1])
-    points: dict[int, dict] = {}
-    times = []
-    for log in logs:
-        for line in log.read_text('utf-8', 'replace').splitlines():
-            entry = json.loads(line)
-            if 'loss' in entry:
-                times.append(entry['time'])
-            elif 'step' in entry:
-                step = entry.pop('step')
-                points[step] = {
-                    key: value
-                    for key, value in entry.items()
-                    if isinstance(value, int | float) and 'time' not in key
-                }
-    seed = cfg.get('randomness', {}).get('seed')
-    if seed is None:
-        raise ValueError(f'the training in {work_dir} has no randomness.seed')
+    starts = read_provenance(work_dir)
+    if not starts or starts[0]['step']:
+        lacks = 'start of the training in ' if starts else ''
+        raise ValueError(
+            f'{work_dir} has no {lacks}{FILE}: train it with this version'
+        )
+    described = [{key: x[key] for key in (*SETTINGS, *RUN)} for x in starts]
+    differ = any(start != described[0] for start in described)
+    points, losses = read_logs(work_dir)
     end = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
     if end not in points:
         raise ValueError(
             f'{work_dir} has no validation after {end} of its steps: resume it'
         )
     iterations = _iterations(cfg, logs)
-    batch_size = cfg.train_dataloader.batch_size
+    # Without those that are accumulated, which are iterations of their own.
+    batch_size = cfg.train_dataloader.batch_size * starts[0]['processes']
+    seconds = median(point['time'] for point in losses.values())
     complexity = measure_complexity(cfg, shape)
     backbone = MODELS.build({**load_backbone_config(cfg), 'init_cfg': None})
     backbone.train()  # returns nothing in some of the libraries
     return dict(
         name=work_dir.name,
         config=configs[-1].stem,
-        seed=seed,
-        precision=precision_of(cfg),
         parameters=complexity.params,
         operations=complexity.operations,
         shape=list(shape),
@@ -85,30 +81,15 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         curve=[
             dict(
                 images=step * iterations * batch_size,
-                seconds=round(step * iterations * median(times), 1),
-                **metrics,
+                seconds=round(step * iterations * seconds, 1),
+                **keep_numbers(point),
             )
-            for step, metrics in sorted(points.items())
+            for step, point in sorted(points.items())
         ],
-        **describe_run(),
+        starts=len(starts),
+        **described[0],
+        **(dict(training=starts) if differ else {}),
     )
-
-
-def precision_of(cfg: Config) -> str:
-    """Find the dtype of a training.
-
-    Args:
-        cfg (Config): The config, as the training wrote it.
-
-    Returns:
-        str: 'float32', 'float16' or 'bfloat16'.
-    """
-    wrapper = cfg.optim_wrapper
-    types = {
-        'OptimWrapper': 'float32',
-        'mmhatnet.BFloat16OptimWrapper': 'bfloat16',
-    }
-    return types.get(wrapper.get('type')) or wrapper.get('dtype', 'float16')
 
 
 def _iterations(cfg: Config, logs: list[Path]) -> int:

@@ -2,24 +2,36 @@
 
 import json
 import re
-import subprocess
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
-from ..analysis.timing import describe_machine
-from ..stack import describe_versions
 from .experiments import METRICS, Experiment
 
 # The time of a line of mm's logs.
 LINE = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ', re.M)
 # What others have to send with their metrics.
 KINDS = dict(
-    commit=str | None, machine=str, versions=dict, gpus=int, seconds=int | None
+    commit=str | None,
+    changes=str | None,
+    machine=str,
+    versions=dict,
+    gpus=int,
+    seconds=int | None,
+    training=list,
+    sha256=dict,
+    test_images=int,
+    all_metrics=dict,
+    curve=list,
 )
+HASHED = {'config', 'checkpoint', 'pretrained'}
+DIGEST = re.compile('[0-9a-f]{64}')
+# So many points of the loss show its curve.
+MAX_LOSSES = 200
 
 
 def read_metrics(work_dir: Path) -> dict[str, float]:
@@ -109,15 +121,18 @@ def check_result(result: dict, experiment: Experiment, source: str) -> None:
     """
     if result.get('smoke') is not False:
         raise ValueError(f'{source} is of a smoke test')
+    for key in _find_odd(result):
+        raise ValueError(f'{source} has no {key}, or an odd one')
     metrics: Any = result.get('metrics')
     try:
         measured = {
             METRICS[name][0]: entry['measured'] / METRICS[name][1]
             for name, entry in metrics.items()
         }
-        fits = compare(experiment.printed, measured) == metrics and all(
-            0 <= entry['measured'] <= 100 for entry in metrics.values()
-        )
+        fits = all(
+            compare(experiment.printed, found) == metrics
+            for found in (measured, result['all_metrics'])
+        ) and all(0 <= entry['measured'] <= 100 for entry in metrics.values())
     except (AttributeError, KeyError, TypeError):
         fits = False
     if not fits:
@@ -131,9 +146,39 @@ def check_result(result: dict, experiment: Experiment, source: str) -> None:
             raise ValueError(
                 f'{source}: {key} is {result.get(key)!r} and not {value!r}'
             )
+
+
+def _find_odd(result: dict) -> Iterator[str]:
+    """Find what others have to send and did not, or not as it should be."""
+
+    def are_digests(values: Iterable) -> bool:
+        return all(
+            value is None
+            or (isinstance(value, str) and DIGEST.fullmatch(value))
+            for value in values
+        )
+
+    def have_numbers(points: Iterable) -> bool:
+        return all(
+            isinstance(point, dict) and all(map(_is_number, point.values()))
+            for point in points
+        )
+
     for key, kinds in KINDS.items():
         if not isinstance(result.get(key, ...), kinds):
-            raise ValueError(f'{source} has no {key}, or an odd one')
+            yield key
+            return
+    sha256, count = result['sha256'], result['test_images']
+    fine = dict(
+        changes=are_digests([result['changes']]),
+        sha256=sha256.keys() == HASHED and are_digests(sha256.values()),
+        test_images=_is_number(count) and count > 0,
+        training=all(isinstance(start, dict) for start in result['training']),
+        all_metrics=have_numbers([result['all_metrics']]),
+        curve=have_numbers(result['curve'])
+        and all('step' in point for point in result['curve']),
+    )
+    yield from (key for key, right in fine.items() if not right)
 
 
 def measure_seconds(work_dir: Path) -> int:
@@ -158,6 +203,77 @@ def measure_seconds(work_dir: Path) -> int:
     return round(total.total_seconds())
 
 
+def read_logs(work_dir: Path) -> tuple[dict[int, dict], dict[int, dict]]:
+    """Read what a training logged, over its resumed parts.
+
+    Args:
+        work_dir (Path): The folder of the training.
+
+    Returns:
+        tuple[dict[int, dict], dict[int, dict]]: What the validations found,
+        by iterations or, if the training counts epochs, by epochs; and the
+        losses, by iterations.
+    """
+    validations: dict[int, dict] = {}
+    losses: dict[int, dict] = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text('utf-8', 'replace').splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # what a kill left of a line
+            if isinstance(entry, dict) and 'step' in entry:
+                points = losses if 'loss' in entry else validations
+                points[entry.pop('step')] = entry
+    return validations, losses
+
+
+def read_curve(work_dir: Path) -> list[dict]:
+    """Read the curve of a training, as numbers.
+
+    Args:
+        work_dir (Path): The folder of the training.
+
+    Returns:
+        list[dict]: ``step`` and the metrics of each validation, then ``step``,
+        ``loss``, ``lr`` and ``epoch``, if there are epochs, of some steps. A
+        step is as in :func:`read_logs`.
+    """
+    validations, losses = read_logs(work_dir)
+    every = max(1, -(-len(losses) // MAX_LOSSES))
+    some = sorted(losses)[::-every][::-1]  # with the last
+    shown = [
+        {key: losses[step].get(key) for key in ('loss', 'lr', 'epoch')}
+        for step in some
+    ]
+    points = [*sorted(validations.items()), *zip(some, shown, strict=True)]
+    return [dict(step=step, **keep_numbers(point)) for step, point in points]
+
+
+def keep_numbers(entry: dict) -> dict[str, float]:
+    """Keep the metrics of an entry of mm's logs.
+
+    Args:
+        entry (dict): The entry.
+
+    Returns:
+        dict[str, float]: The finite numbers, without times.
+    """
+    return {
+        key: value
+        for key, value in entry.items()
+        if _is_number(value) and 'time' not in key
+    }
+
+
+def _is_number(value: object) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -inf < value < inf
+    )
+
+
 def draw_curves(work_dir: Path) -> Figure | None:
     """Draw the loss and the metrics of a training, over its resumed parts.
 
@@ -167,18 +283,14 @@ def draw_curves(work_dir: Path) -> Figure | None:
     Returns:
         Figure, optional: None if there are no logs.
     """
+    validations, losses = read_logs(work_dir)
+    names = [metric[0] for metric in METRICS.values()]
     curves: dict[str, dict[int, float]] = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text('utf-8').splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # what a kill left of a line
-            step = entry.get('step')
-            keys = {metric[0] for metric in METRICS.values()}
-            for key in ('loss', 'lr', *keys):
-                if step is not None and key in entry:
-                    curves.setdefault(key, {})[step] = entry[key]
+    for points, keys in (losses, ['loss', 'lr']), (validations, names):
+        for key in keys:
+            found = {step: x[key] for step, x in points.items() if key in x}
+            if found:
+                curves[key] = found
     if not curves:
         return None
     figure = Figure(figsize=(4 * len(curves), 3), layout='constrained')
@@ -188,31 +300,3 @@ def draw_curves(work_dir: Path) -> Figure | None:
         axis.set(title=key, xlabel='step')
         axis.grid(alpha=0.3)
     return figure
-
-
-def describe_run() -> dict:
-    """Describe the versions, the commit and the machine of a result.
-
-    Returns:
-        dict: ``versions``, ``commit`` (None outside of a clone; it ends with
-        '-dirty' if files were changed) and ``machine``.
-    """
-    git = subprocess.run(
-        [
-            'git',
-            'describe',
-            '--always',
-            '--abbrev=40',
-            '--exclude=*',
-            '--dirty',
-        ],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return dict(
-        versions=describe_versions(),
-        commit=git.stdout.strip() or None,
-        machine=describe_machine(device),
-    )

@@ -18,10 +18,18 @@ import torch
 from mmengine.config import Config
 
 from ..atomic import replacing
-from ..checks import check_data
+from ..checks import check_data, iter_datasets
 from ..config import read_config
+from ..datasets.inspection import build_dataset
 from ..launch import die_with_parent
+from ..provenance import (
+    RUN,
+    describe_run,
+    describe_weights,
+    read_provenance,
+)
 from ..resuming import find_checkpoints, is_intact
+from ..weights.download import sha256_of
 from ..weights.files import (
     read_checkpoint,
     save_checkpoint,
@@ -30,10 +38,12 @@ from ..weights.files import (
 from ..zoo import find_model, zoo_root
 from .experiments import Experiment, find_experiment
 from .result import (
+    KINDS,
     compare,
-    describe_run,
     draw_curves,
+    keep_numbers,
     measure_seconds,
+    read_curve,
     read_metrics,
     read_result,
 )
@@ -101,6 +111,21 @@ def find_obstacles(
     if gpus > available and (train or available):
         found.append(f'{gpus} GPUs: this machine has {available or "none"}')
     return list(dict.fromkeys(found))
+
+
+def count_test_images(cfg: Config) -> int:
+    """Count the images of the test data set.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        int: Their number, with ``indices`` and filters as in a test.
+    """
+    return sum(
+        len(build_dataset(dataset, cfg.default_scope))
+        for dataset in iter_datasets(cfg.test_dataloader.dataset)
+    )
 
 
 def last_checkpoint(cfg: Config, work_dir: Path) -> Path | None:
@@ -197,11 +222,13 @@ def reproduce(
     Raises:
         ValueError: If something is missing; the message names all of it.
     """
+    starts: list[dict] = []
     if experiment.trained_as and not work_dir and not checkpoint:
         base = find_experiment(experiment.trained_as)
         at = folder.with_name(folder.name.replace(experiment.name, base.name))
         found = reproduce(base, at, gpus, slurm, smoke=smoke)
         checkpoint = str(at / found['checkpoint'])
+        starts = found['training']
     cfg = make_config(experiment, smoke)
     given, work_dir = work_dir, work_dir or folder / 'train'
     last = checkpoint or last_checkpoint(cfg, work_dir)
@@ -242,30 +269,49 @@ def reproduce(
         if not last:
             raise ValueError(f'the training in {work_dir} has no checkpoint')
     local = Path(last).exists()
-    source = os.path.relpath(last, folder) if local else str(last)
+    weights = describe_weights(str(last))
+    source = os.path.relpath(last, folder) if local else weights['name']
+    tested = [source, Path(last).stat().st_mtime] if local else None
     done = read_result(folder / 'result.json')
-    if local and done.get('tested') == [source, Path(last).stat().st_mtime]:
+    # An older version of this wrote less.
+    if local and done.get('tested') == tested and done.keys() >= KINDS.keys():
         print(f'{folder} has the result of {source}', flush=True)
         return done
+    if not checkpoint:
+        starts = read_provenance(work_dir)
+    images = count_test_images(cfg)
     tests = folder / 'test'
     launch(
         *('test', config, str(last), '--work-dir', tests),
         gpus=gpus,
         slurm=slurm,
     )
+    metrics = read_metrics(tests)
+    fresh = starts and not starts[0]['step']
+    pretrained = starts[0]['weights'] if fresh else []
     result = dict(
         row=experiment.name,
         table=experiment.table,
         model=experiment.model,
         options=experiment.options,
         smoke=smoke,
-        metrics=compare(experiment.printed, read_metrics(tests)),
+        metrics=compare(experiment.printed, metrics),
+        all_metrics=keep_numbers(metrics),
+        test_images=images,
+        curve=[] if checkpoint else read_curve(work_dir),
         seconds=None if checkpoint else measure_seconds(work_dir),
         gpus=gpus,
         checkpoint=source,
-        tested=[source, Path(last).stat().st_mtime] if local else None,
+        tested=tested,
+        sha256=dict(
+            config=sha256_of(config),
+            checkpoint=weights['sha256'],
+            pretrained=pretrained[0]['sha256'] if pretrained else None,
+        ),
         differences=differences,
-        **describe_run(),
+        training=starts,
+        # Of the training or, if that is unknown, of this test.
+        **({x: starts[0][x] for x in RUN} if starts else describe_run()),
     )
     if not checkpoint:
         content = strip_checkpoint(read_checkpoint(str(last)))
