@@ -13,7 +13,7 @@ def requirements(name: str) -> list:
     lines = (
         (ROOT / 'requirements' / f'{name}.txt').read_text('utf-8').splitlines()
     )
-    return [line for line in lines if line and not line.startswith('#')]
+    return [line for line in lines if line and line[0] not in '#-']
 
 
 def add_mim_extension() -> dict:
@@ -90,7 +90,7 @@ if __name__ == '__main__':
         extras_require={
             'onedl': requirements('mminstall'),
             'openmmlab': requirements('mminstall_openmmlab'),
-            'tests': requirements('tests'),
+            'tests': [*requirements('tests'), *requirements('timm')],
             'optional': requirements('optional'),
             'deploy': requirements('deploy'),
             'timm': requirements('timm'),

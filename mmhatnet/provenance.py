@@ -15,8 +15,8 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from .analysis.timing import describe_machine
 from .atomic import replacing
+from .checks import find_device
 from .releases import locate_weights
 from .stack import describe_versions
 from .weights.download import sha256_of, without_password
@@ -72,6 +72,30 @@ def describe_run(device: str | torch.device | None = None) -> dict:
         **describe_code(Path(__file__).resolve().parents[1]),
         machine=describe_machine(device),
     )
+
+
+def describe_machine(device: str | torch.device = 'cpu') -> str:
+    """Describe the machine of a measurement.
+
+    Args:
+        device (str | torch.device): The device measured on. Defaults to
+            'cpu'.
+
+    Returns:
+        str: The device and the version of torch.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    device = find_device(device)
+    if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+    elif device.type != 'cpu':
+        name = device.type
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        name = f'{torch.get_num_threads()} CPU threads with {capability}'
+    return f'{name}, torch {torch.__version__}'
 
 
 def describe_code(clone: Path) -> dict[str, str | None]:

@@ -28,12 +28,12 @@ from mmhatnet.analysis.side_by_side import (
     rows_by_case,
 )
 from mmhatnet.analysis.timing import (
-    describe_machine,
     peak_memory,
     time_in_turns,
     time_once,
 )
 from mmhatnet.models import HATNet
+from mmhatnet.provenance import describe_machine
 from mmhatnet.zoo import load_model_config
 
 TOOL = TOOLS / 'analysis_tools' / 'benchmark.py'

@@ -347,6 +347,12 @@ RECIPES = {
     'shipped/cifar10*': CIFAR10,
     'shipped/shape*': DEMO_FPN,
     'shipped/tree*': TREES,
+    'evidence/hatnet*-60e*': dict(
+        CIFAR10,
+        mixing=[('CutMix', 1.0)],
+        length=60,
+        rates={0: 4e-5, 10: 4e-3, 305: 2e-3},
+    ),
     'evidence/hatnet*': CIFAR10,
     'evidence/retinanet*': TREES,
     'evidence/fpn*': DEMO_FPN,

@@ -38,7 +38,7 @@ def test_every_file_has_an_entry():
             (ROOT / model['Metadata']['Training Log']).read_text()
         )
         assert log['config'] in model['Metadata']['Training Command']
-        assert log['commit'] == model['Metadata']['Recorded At Commit']
+        assert log['commit'] == model['Metadata']['Trained At Commit']
         digest = sha256_of(releases.list_shipped()[model['Name']])
         assert digest == model['Metadata']['SHA256']
 

@@ -57,7 +57,8 @@ def dials(folder: Path, group: str, metric: str, title: str) -> Iterator[str]:
         return
     figure = Figure(figsize=(10, 4), layout='constrained')
     panels = figure.subplots(1, 2, sharey=True)
-    table, ratios = {}, {}
+    table: dict[str, dict[str, str]] = {}
+    ratios: dict[str, list[float]] = {}
     for colour, (name, rows) in enumerate(sweeps.items()):
         for panel, cost, unit in zip(
             panels, ('operations', 'latency_ratio'), (1e6, 1), strict=True

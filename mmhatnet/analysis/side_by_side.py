@@ -18,6 +18,7 @@ from mmengine.logging import MMLogger
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from ..provenance import describe_machine
 from .forms import (
     COMPILED,
     PRODUCT,
@@ -31,7 +32,7 @@ from .forms import (
     subject_of,
 )
 from .report import read_csv, write_csv
-from .timing import describe_machine, peak_memory, time_once
+from .timing import peak_memory, time_once
 
 # Untimed steps at the start, while memory grows.
 WARMUP = 2

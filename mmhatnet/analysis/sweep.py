@@ -24,12 +24,13 @@ from tqdm import tqdm
 from ..launch import build_runner
 from ..models import HATNet
 from ..models.archs import Ratio
+from ..provenance import describe_machine
 from ..releases import locate_weights
 from ..weights.download import sha256_of
 from ..zoo import load_backbone_config
 from .complexity import measure_complexity
 from .report import markdown_table, read_csv, write_csv
-from .timing import describe_machine, peak_memory, time_in_turns
+from .timing import peak_memory, time_in_turns
 
 # G1 and G2 of the stages 0 to 2.
 Grids = tuple[tuple[int, ...], tuple[Ratio, ...]]

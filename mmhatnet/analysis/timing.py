@@ -8,32 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checks import find_device
-
-
-def describe_machine(device: str | torch.device = 'cpu') -> str:
-    """Describe the machine of a measurement.
-
-    Args:
-        device (str | torch.device): The device measured on. Defaults to
-            'cpu'.
-
-    Returns:
-        str: The device and the version of torch.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    device = find_device(device)
-    if device.type == 'cuda':
-        name = torch.cuda.get_device_name(device)
-    elif device.type != 'cpu':
-        name = device.type
-    else:
-        capability = torch.backends.cpu.get_cpu_capability()
-        name = f'{torch.get_num_threads()} CPU threads with {capability}'
-    return f'{name}, torch {torch.__version__}'
-
 
 def _synchronize(device: torch.device) -> None:
     if device.type == 'cuda':

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from mmhatnet.analysis.report import markdown_table
-from mmhatnet.analysis.timing import describe_machine
 from mmhatnet.analysis.training_profile import profile_training
 from mmhatnet.cli import (
     add_cfg_options,
@@ -14,6 +13,7 @@ from mmhatnet.cli import (
     one_line_errors,
     positive,
 )
+from mmhatnet.provenance import describe_machine
 from mmhatnet.zoo import load_model_config
 
 

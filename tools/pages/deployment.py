@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
 from mmhatnet.analysis.sweep import main_metric
-from mmhatnet.analysis.timing import describe_machine, time_in_turns
+from mmhatnet.analysis.timing import time_in_turns
 from mmhatnet.atomic import replacing
 from mmhatnet.cli import one_line_errors
 from mmhatnet.deploy.evaluation import evaluate_exported
@@ -34,6 +34,7 @@ from mmhatnet.deploy.precision import TOLERANCES
 from mmhatnet.deploy.runtime import OnnxModel
 from mmhatnet.deploy.verification import as_arrays, check_errors, verify
 from mmhatnet.inference import get_inferencer, predict
+from mmhatnet.provenance import describe_machine
 from mmhatnet.releases import list_shipped
 from mmhatnet.zoo import find_weights, get_model, load_model_config
 

@@ -79,8 +79,7 @@ def add_training(model: dict, cfg: Config) -> None:
         f'work_dirs/{record["config"]}/{step}.pth mmhatnet/weights/shipped '
         f'--name {model["Name"]} --half'
     )
-    # Later than the training, if files were committed in between.
-    metadata['Recorded At Commit'] = record['commit']
+    metadata['Trained At Commit'] = record['commit']
     metadata['SHA256'] = sha256_of(list_shipped()[model['Name']])
     last = record['curve'][-1]
     for result in model['Results']:

@@ -17,11 +17,11 @@ from tqdm import tqdm
 from mmhatnet.analysis.complexity import Complexity, measure_complexity
 from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
 from mmhatnet.analysis.timing import (
-    describe_machine,
     peak_memory,
     time_in_turns,
 )
 from mmhatnet.cli import one_line_errors
+from mmhatnet.provenance import describe_machine
 from mmhatnet.zoo import load_backbone_config
 
 HATNET = 'mask-rcnn_hatnet-small_fpn_8xb2-1x_coco'
