@@ -211,8 +211,8 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
 
 
 def _computes_bfloat16() -> bool:
-    # Elsewhere, a step takes 2 (AVX512) to 12 times (AVX2) as long as in
-    # float32. The flags are avx512_bf16, amx_bf16, and bf16 of ARM.
+    # Elsewhere, a step takes several times as long as in float32. The flags
+    # are avx512_bf16, amx_bf16, and bf16 of ARM.
     try:
         return 'bf16' in CPU_INFO.read_text('utf-8')
     except OSError:  # not Linux

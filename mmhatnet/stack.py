@@ -148,7 +148,7 @@ def explain_missing_operators() -> Iterator[None]:
             raise
         raise ImportError(
             "detectors need mmcv's compiled operators, which the installed "
-            'mmcv lacks: run tools/setup_env.sh (10 minutes on 2 cores '
+            'mmcv lacks: run tools/setup_env.sh (minutes '
             'without a wheel, seconds with one)'
         ) from error
 

@@ -131,7 +131,7 @@ def test_segformer_head():
 @pytest.mark.slow
 @pytest.mark.parametrize('groups', [1, 2])
 def test_norm_of_large_maps(groups, tmp_path):
-    """onnxruntime's own norm has an error of 3e-3 here."""
+    """onnxruntime's own norm adds so many values one by one."""
     onnx = pytest.importorskip('onnx')
     onnxruntime = pytest.importorskip('onnxruntime')
     norm = torch.nn.GroupNorm(groups, 4, eps=1e-6).eval()

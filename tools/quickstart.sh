@@ -62,7 +62,7 @@ run : "$PYTHON" tools/visualization/vis_predictions.py shape-segmentor \
 echo "  image, prediction and truth: $work/shape-segmentor.png"
 
 n=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 2)')
-say "3/4 training $config in $n processes (6 minutes on two cores)"
+say "3/4 training $config in $n processes (minutes)"
 use progress tools/dist_train.sh $config "$n" --work-dir $work --resume
 
 say '4/4 evaluating, and drawing predictions (1 minute on two cores)'

@@ -7,9 +7,8 @@ def translations() -> dict[Callable, Callable]:
     """Get what replaces torch's own translations.
 
     torch makes a group norm from InstanceNormalization. That of onnxruntime
-    adds all values of a group one by one, and is wrong by 3e-3 for the
-    16 million of a large map. Here rows are averaged, then their means,
-    then those of channels.
+    adds all values of a group one by one, and rounding grows with the map.
+    Here rows are averaged, then their means, then those of channels.
 
     Returns:
         dict[Callable, Callable]: For ``torch.onnx.export``'s

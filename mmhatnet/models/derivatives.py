@@ -151,7 +151,7 @@ class SiLUConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        # By torch.nn.grad, the depthwise one takes four times as long.
+        # By torch.nn.grad, the depthwise one takes longer.
         x_grad, weight_grad, _ = torch.ops.aten.convolution_backward(
             grad,
             F.silu(x),
