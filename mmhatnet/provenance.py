@@ -94,7 +94,8 @@ def describe_machine(device: str | torch.device = 'cpu') -> str:
         name = device.type
     else:
         capability = torch.backends.cpu.get_cpu_capability()
-        name = f'{torch.get_num_threads()} CPU threads with {capability}'
+        threads = torch.get_num_threads()
+        name = f'{threads} CPU thread{"s" * (threads > 1)} with {capability}'
     return f'{name}, torch {torch.__version__}'
 
 
