@@ -226,7 +226,7 @@ class TestPage:
             'css selector', '[aria-label="Remove Image"]'
         ).click()
         self.upload(browser, photo)
-        first = self.costs(browser, '64x64')
+        first = self.costs(browser, '32x32')
         assert first[0] == first[1]
         slider = browser.find_elements('css selector', 'input[type=range]')[6]
         assert (
