@@ -122,7 +122,9 @@ def update(text: str) -> str:
 def techniques(cfg: Config) -> list[str]:
     """Name what a recipe does, as mm's metafiles name it."""
     wrapper, model = cfg.optim_wrapper, cfg.model
-    found = [wrapper.optimizer.type, 'Weight Decay']
+    found = [wrapper.optimizer.type.rpartition('.')[2], 'Weight Decay']
+    if 'EMAHook' in str(cfg.get('custom_hooks')):
+        found.append('EMA')
     if wrapper.get('clip_grad'):
         found.append('Gradient Clipping')
     if wrapper.get('type') == 'AmpOptimWrapper':
