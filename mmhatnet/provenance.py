@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,10 @@ MAX_SECONDS, MAX_BYTES = 20, 2**28
 # What describe_run finds, and the rest of a start.
 RUN = 'versions', 'commit', 'changes', 'machine'
 SETTINGS = 'seed', 'precision', 'processes', 'batch_size', 'lr'
-KEYS = {*RUN, *SETTINGS, 'started', 'step', 'config', 'weights'}
+KEYS = {
+    *(*RUN, *SETTINGS, 'started', 'step', 'config', 'config_sha256'),
+    'weights',
+}
 
 
 def read_provenance(work_dir: str | Path) -> list[dict]:
@@ -48,10 +52,14 @@ def read_provenance(work_dir: str | Path) -> list[dict]:
         starts = json.loads(Path(work_dir, FILE).read_text('utf-8'))
     except (OSError, ValueError):
         return []
-    plain = isinstance(starts, list) and all(
-        isinstance(start, dict) and start.keys() >= KEYS for start in starts
+    return starts if are_starts(starts) else []
+
+
+def are_starts(value: object) -> bool:
+    """Whether a value of JSON can be what :func:`read_provenance` returns."""
+    return isinstance(value, list) and all(
+        isinstance(start, dict) and start.keys() >= KEYS for start in value
     )
-    return starts if plain else []
 
 
 def describe_run(device: str | torch.device | None = None) -> dict:
@@ -172,13 +180,12 @@ def precision_of(cfg: Config) -> str:
         str: 'float32', 'float16' or 'bfloat16'.
     """
     wrapper = cfg.optim_wrapper
-    types = {
-        'OptimWrapper': 'float32',
-        'mmhatnet.BFloat16OptimWrapper': 'bfloat16',
-    }
-    found = types.get(wrapper.get('type', 'OptimWrapper'))
-    found = found or wrapper.get('dtype') or 'float16'
-    return str(found).removeprefix('torch.')
+    name = str(wrapper.get('type', '')).rpartition('.')[2]
+    if name == 'BFloat16OptimWrapper':
+        return 'bfloat16'
+    if not name.startswith(('Amp', 'Apex')):
+        return 'float32'
+    return str(wrapper.get('dtype') or 'float16').removeprefix('torch.')
 
 
 def describe_weights(location: str) -> dict[str, str | None]:
@@ -203,6 +210,17 @@ def describe_weights(location: str) -> dict[str, str | None]:
         return dict(name=name, sha256=None)
 
 
+def _find_checkpoints(cfg: object) -> Iterator[str]:
+    """Find what the ``init_cfg`` of any part of a model loads."""
+    if isinstance(cfg, Mapping):
+        if 'checkpoint' in cfg and 'Pretrained' in str(cfg.get('type')):
+            yield cfg['checkpoint']
+        cfg = list(cfg.values())
+    if isinstance(cfg, list | tuple):
+        for part in cfg:
+            yield from _find_checkpoints(part)
+
+
 class ProvenanceHook(Hook):
     """Writes ``provenance.json`` into the work_dir when a training starts.
 
@@ -216,9 +234,10 @@ class ProvenanceHook(Hook):
             runner (Runner): The runner, which has loaded its checkpoint.
         """
         # All processes do, since a download makes them wait for each other.
-        start = self.describe(runner)
+        weights = [describe_weights(x) for x in self.find_sources(runner)]
         if not is_main_process():
             return
+        start = self.describe(runner, weights)
         starts = [*self.find_earlier(runner), start]
         with replacing(Path(runner.work_dir, FILE)) as part:
             Path(part).write_text(json.dumps(starts, indent=1) + '\n', 'utf-8')
@@ -243,27 +262,36 @@ class ProvenanceHook(Hook):
         return next(filter(None, map(read_provenance, folders)), [])
 
     @staticmethod
-    def describe(runner: Runner) -> dict:
-        """Describe a start.
+    def find_sources(runner: Runner) -> list[str]:
+        """Find the checkpoints that a training starts or goes on from.
 
         Args:
             runner (Runner): The runner.
 
         Returns:
+            list[str]: Files, URLs or names.
+        """
+        sources = [runner._load_from]
+        if not runner.iter:
+            sources += _find_checkpoints(runner.cfg.model)
+        return [str(source) for source in sources if source]
+
+    @staticmethod
+    def describe(runner: Runner, weights: list[dict]) -> dict:
+        """Describe a start.
+
+        Args:
+            runner (Runner): The runner.
+            weights (list[dict]): What it starts or goes on from.
+
+        Returns:
             dict: ``started`` (the time), ``step`` (iterations done before),
             ``seed``, ``precision``, ``processes``, ``batch_size`` (of all
             processes, with accumulated batches; None if unknown), ``lr`` (the
-            largest, at its peak), ``config``, ``config_sha256``, ``weights``
-            (what it starts or goes on from), and those of
-            :func:`describe_run`.
+            largest, at its peak), ``config``, ``config_sha256``, ``weights``,
+            and those of :func:`describe_run`.
         """
         cfg, wrapper = runner.cfg, runner.optim_wrapper
-        sources = [runner._load_from]
-        if not runner.iter:
-            backbone = cfg.model.get('backbone') or {}
-            found = backbone.get('init_cfg') or []
-            parts = [found] if isinstance(found, dict) else found
-            sources += [part.get('checkpoint') for part in parts]
         text = cfg.pretty_text
         # A loader with a sampler of batches, as mmdet's, has no batch_size.
         sampler = getattr(runner.train_dataloader, 'batch_sampler', None)
@@ -275,7 +303,7 @@ class ProvenanceHook(Hook):
         if isinstance(groups, dict):  # several optimizers
             groups = [x for each in groups.values() for x in each]
         rates = [float(x.get('initial_lr', x['lr'])) for x in groups]
-        device = next(runner.model.parameters()).device
+        parameter = next(runner.model.parameters(), None)
         return dict(
             started=datetime.now().astimezone().isoformat(timespec='seconds'),
             step=runner.iter,
@@ -286,6 +314,6 @@ class ProvenanceHook(Hook):
             lr=max(rates, default=None),
             config=Path(cfg.filename or 'config.py').stem,
             config_sha256=hashlib.sha256(text.encode()).hexdigest(),
-            weights=[describe_weights(str(x)) for x in sources if x],
-            **describe_run(device),
+            weights=weights,
+            **describe_run(None if parameter is None else parameter.device),
         )

@@ -84,7 +84,7 @@ class HATNetClassifier(nn.Module):
                 f'num_classes is an integer from 0 to {MOST_CLASSES}, not '
                 f'{num_classes!r:.60}'
             )
-        if output_stride not in (None, 32):
+        if output_stride not in (None, 8 * kwargs.get('stem_stride', 4)):
             raise ValueError(
                 f'HATNet has no output_stride={output_stride}: use 32, or a '
                 'decoder that takes it, such as FPN'

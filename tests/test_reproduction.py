@@ -16,7 +16,7 @@ from mmengine.config import utils as mmengine_utils
 
 from mmhatnet.analysis.report import write_csv
 from mmhatnet.datasets import make_demo_data
-from mmhatnet.provenance import precision_of, read_provenance
+from mmhatnet.provenance import KEYS, precision_of, read_provenance
 from mmhatnet.reproduction.experiments import (
     SETTINGS,
     TABLE_6,
@@ -340,7 +340,7 @@ class TestResultsOfOthers:
             all_metrics=measured | {'coco/bbox_mAP_50': 0.6},
             test_images=5000,
             curve=[dict(step=1, loss=0.5), {'step': 1, **measured}],
-            training=[dict(step=0)],
+            training=[dict.fromkeys(KEYS, 0)],
             sha256=dict(config='a' * 64, checkpoint='0' * 64, pretrained=None),
             commit='1',
             changes=None,
@@ -383,6 +383,10 @@ class TestResultsOfOthers:
             (dict(test_images=0), 'has no test_images, or an odd one'),
             (dict(test_images=True), 'has no test_images, or an odd one'),
             (dict(training=[1]), 'has no training, or an odd one'),
+            (
+                dict(training=[dict(step=0)]),
+                'has no training, or an odd one',
+            ),
             (dict(curve=[1]), 'has no curve, or an odd one'),
             (dict(curve=[dict(loss=1)]), 'has no curve, or an odd one'),
             (
@@ -524,6 +528,7 @@ def add_records(folder, group, config, values, **others):
             precision='float32',
             lr=4e-3,
             machine='2 CPU threads',
+            processes=1,
             options={},
             curve=[
                 {
@@ -550,6 +555,7 @@ def test_page_of_evidence(tmp_path):
     ):
         add_records(folder, 'cifar10', config, values)
     options = {'model.backbone.init_cfg': None, 'optim_wrapper.x': 3}
+    options['train_cfg.max_epochs'] = 2
     add_records(folder, 'search', MICRO, [60.5], options=options)
     write_csv(
         tmp_path / 'grids.csv',
@@ -580,14 +586,16 @@ def test_page_of_evidence(tmp_path):
         *('2000', '2', '1, 2, 3', '84, 84.75, 85.5', '84.75', '0.75'),
         '0.417 (0.25 to 0.5)',
     ]
-    assert rows['`c`'][2:] == ['1', '90', '90', '', '-5.5 (-5.5 to -5.5)']
+    assert rows['`c`'][2:] == ['1', '90', '90', '', '-5.5 (-5.5)']
     for sentence in (
         'The seeds of one config differ by up to 2 in accuracy/top1.',
         f'The goal of 84 in 60 CPU minutes for `{MICRO}` is met: 84.5 to 86 '
         'in 4 CPU minutes.',
         f'`a` against `{MICRO}`: behind in all 3 pairs, by 0.25 to 0.5.',
-        f'`b` against `{MICRO}`: ahead and behind, by -2 to 0.5 in 3 pairs.',
-        f'`c` against `{MICRO}`: 1 pair of seeds: it decides nothing.',
+        f'`b` against `{MICRO}`: from 0.5 behind to 2 ahead in 3 pairs, which '
+        'decides nothing.',
+        f'`c` against `{MICRO}`: fewer than three pairs of seeds, which '
+        'decide nothing.',
         f'`d` against `{MICRO}`: ahead in all 3 pairs, by 0.25 to 1.',
     ):
         assert f'- {sentence}\n' in text
@@ -670,6 +678,7 @@ def test_record_of_a_training(tmp_path):
         batch_size=256,
         lr=0.1,
         config='config',
+        config_sha256='0' * 64,
         weights=[],
         versions={},
         commit='1',

@@ -62,10 +62,10 @@ run : "$PYTHON" tools/visualization/vis_predictions.py shape-segmentor \
 echo "  image, prediction and truth: $work/shape-segmentor.png"
 
 n=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 2)')
-say "3/4 training $config in $n processes (minutes)"
+say "3/4 training $config in $n processes (this takes minutes)"
 use progress tools/dist_train.sh $config "$n" --work-dir $work --resume
 
-say '4/4 evaluating, and drawing predictions (1 minute on two cores)'
+say '4/4 evaluating, and drawing predictions'
 checkpoint=$work/$(basename "$(cat $work/last_checkpoint)")
 rm -rf $work/test $work/pictures # its results, of an earlier call
 use progress "$PYTHON" tools/test.py $config "$checkpoint" --work-dir $work/test \

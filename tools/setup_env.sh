@@ -18,7 +18,7 @@ changes nothing.
   --python 3.12      make the environment with this installed Python, a version
                      or a command, instead of PYTHON
   --lite             leave out mmcv's compiled operators, which only detectors
-                     need: no compiler, and minutes less where there is no
+                     need: no compiler, and saves minutes if there is no
                      wheel; a later call without --lite adds them (onedl only)
   --isolated         install the tested torch even if PYTHON already has a
                      torch; openmmlab always does this, because it does not work
@@ -262,7 +262,7 @@ install() {
 if "$py" -c 'import torch' 2>/dev/null; then
   say "2/5 keeping torch $("$py" -c 'import torch; print(torch.__version__)')"
 else
-  say "2/5 installing torch $(pinned torch) (up to 7 GB when unpacked; minutes)"
+  say "2/5 installing torch $(pinned torch) (up to 7 GB when unpacked)"
   if [ $gpu = 0 ] && [ "$(uname -sm)" = 'Linux x86_64' ]; then
     cat <<EOF
   There is no GPU here, and this torch brings about 4 GB of CUDA libraries. For
@@ -315,7 +315,7 @@ build_mmcv() {
     tar xzf "$wheels"/*.tar.gz -C "$wheels/src.part" --strip-components 1
     mv "$wheels/src.part" "$wheels/src"
   fi
-  echo "  building from source: minutes, longer for CUDA; the log is $log"
+  echo "  building from source, which takes minutes, longer for CUDA; the log is $log"
   # -O1 without debug symbols takes a third of the time of the default flags.
   if ! PATH="$venv/bin:$PATH" MMCV_WITH_OPS=1 CFLAGS="-g0 -O1" \
       "$py" -m pip wheel -v --no-deps --no-build-isolation -w "$wheels/new" \

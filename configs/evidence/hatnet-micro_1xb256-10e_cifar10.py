@@ -1,4 +1,4 @@
-# HAT-Net with 2.5 M parameters, which a CPU trains in half an hour.
+# HAT-Net with 2.5 M parameters, small enough to train on a CPU.
 _base_ = [
     '../_base_/models/hatnet_cls.py',
     '../_base_/datasets/cifar10_32x32.py',
@@ -17,6 +17,6 @@ model = dict(
         init_cfg=dict(type='mmhatnet.FanOutInit'),
     ),
     head=dict(num_classes=10, in_channels=192, drop_rate=0.0, topk=(1,)),
-    # No Mixup and CutMix: a short training does not even fit the images.
+    # No Mixup and CutMix: a short training does not fit even the plain images.
     train_cfg=None,
 )

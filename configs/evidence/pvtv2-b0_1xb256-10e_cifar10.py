@@ -1,4 +1,4 @@
-# PVTv2-B0, whose operations are 0.8 of those of hatnet-micro.
+# PVTv2-B0, with about the operations of hatnet-micro.
 _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(

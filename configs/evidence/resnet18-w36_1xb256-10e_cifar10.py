@@ -1,4 +1,5 @@
-# ResNet-18 with 36 channels instead of 64, the operations of hatnet-micro.
+# ResNet-18 with 36 channels instead of 64, about the operations of
+# hatnet-micro.
 _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(

@@ -1,5 +1,5 @@
-# Swin-T with 32 channels instead of 96 and windows for the small images, the
-# operations of hatnet-micro.
+# Swin-T with 32 channels instead of 96 and windows for the small images, about
+# the operations of hatnet-micro.
 _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(

@@ -339,7 +339,7 @@ class HATNet(BackboneBase):
             file or URL of the authors or of mm, or ``'hatnet://small'``; see
             :func:`mmhatnet.weights.loading.load_backbone`. With
             ``dict(type='mmhatnet.FanOutInit')`` short trainings from scratch
-            learn faster. Defaults to normal weights as the authors'.
+            learn faster. Defaults to the authors' normal weights.
 
     Raises:
         ValueError: If an argument is illegal or an image under 32x32 pixels
@@ -400,8 +400,8 @@ class HATNet(BackboneBase):
         self.stages = nn.ModuleList()
         for i in range(self.num_stages):
             heads = dims[i] // self.arch_settings['head_dim']
-            keys = 'expansions', 'kernel_sizes'
-            sizes = [self.arch_settings[key][i] for key in keys]
+            table = self.arch_settings
+            sizes = table['expansions'][i], table['kernel_sizes'][i]
             blocks = Stage()
             for j in range(self.depths[i]):
                 if i == archs.STAGES - 1:

@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..provenance import are_starts
 from .experiments import METRICS, Experiment
 
 # The time of a line of mm's logs.
@@ -173,7 +174,7 @@ def _find_odd(result: dict) -> Iterator[str]:
         changes=are_digests([result['changes']]),
         sha256=sha256.keys() == HASHED and are_digests(sha256.values()),
         test_images=_is_number(count) and count > 0,
-        training=all(isinstance(start, dict) for start in result['training']),
+        training=are_starts(result['training']),
         all_metrics=have_numbers([result['all_metrics']]),
         curve=have_numbers(result['curve'])
         and all('step' in point for point in result['curve']),

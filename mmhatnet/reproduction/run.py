@@ -356,5 +356,5 @@ def compare_configs(cfg: Config, work_dir: Path) -> list[str]:
         name
         for key in COMPARED
         for name in differ(cfg.get(key), trained.get(key), key)
-        if '.init_cfg' not in name
+        if not name.endswith('.init_cfg.checkpoint')
     ]

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
@@ -33,7 +34,7 @@ class Goal:
 
     config: str
     value: float
-    cpu_minutes: float = float('inf')
+    cpu_minutes: float = inf
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,12 @@ randomness.seed=SEED`, with the config and the seed of the table. Where two
 configs are compared, the trainings of a pair have the same seed.
 `tools/pages/evidence.py` made this page, its conclusions included.
 """
-# What a machine or a length of training changes.
-IGNORED = ('optim_wrapper.type', 'optim_wrapper.dtype', 'param_scheduler')
+# What decides about a training, but for what a machine changes.
+COMPARED = (
+    *('model', 'optim_wrapper', 'param_scheduler', 'train_cfg'),
+    *('train_dataloader', 'test_dataloader', 'custom_hooks'),
+)
+IGNORED = 'optim_wrapper.type', 'optim_wrapper.dtype', 'train_cfg.val_interval'
 
 
 def read_records(folder: Path, group: str) -> list[dict]:
@@ -138,16 +143,15 @@ def flatten(cfg: object, prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 def find_options(work_dir: Path, config: Path) -> dict[str, Any]:
     """Find the settings in which a training differs from its config."""
-    keys = 'model', 'optim_wrapper', 'train_dataloader', 'custom_hooks'
     trained = read_config(work_dir / config.name)
     here, there = (
-        dict(flatten({key: cfg.get(key) for key in keys}))
+        dict(flatten({key: cfg.get(key) for key in COMPARED}))
         for cfg in (trained, read_config(config))
     )
     return {
         key: here.get(key)
         for key in here | there
-        if here.get(key) != there.get(key) and not key.startswith(IGNORED)
+        if here.get(key) != there.get(key) and key not in IGNORED
     }
 
 
@@ -195,12 +199,19 @@ def results(records: list[dict], metric: str) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for record in records:
         value = record['curve'][-1][metric]
-        found.setdefault(record['config'], {})[record['seed']] = value
+        values = found.setdefault(record['config'], {})
+        if record['seed'] in values:
+            raise ValueError(
+                f'two trainings of {record["config"]} have the seed '
+                f'{record["seed"]}: remove one'
+            )
+        values[record['seed']] = value
     return found
 
 
 def span(values: list[float]) -> str:
-    return f'{min(values):.3g} to {max(values):.3g}'
+    ends = f'{min(values):.4g}', f'{max(values):.4g}'
+    return ' to '.join(dict.fromkeys(ends))
 
 
 def pairs(found: dict, base: str, other: str) -> list[float]:
@@ -254,6 +265,7 @@ def search_rows(records: list[dict], group: Group) -> Iterator[dict]:
             f'{key.removeprefix("optim_wrapper.").removeprefix("model.")}='
             f'{value}'
             for key, value in record['options'].items()
+            if not key.startswith(('param_scheduler', 'train_cfg'))
         ]
         yield {
             'config': f'`{record["config"]}`',
@@ -261,6 +273,15 @@ def search_rows(records: list[dict], group: Group) -> Iterator[dict]:
             'lr': f'{record["lr"]:.2g}',
             group.metric: f'{record["curve"][-1][group.metric]:.4g}',
         }
+
+
+def cpu_minutes(record: dict) -> float:
+    """Minutes times threads of all processes; infinite with a GPU."""
+    threads = record['machine'].split()
+    if threads[1] != 'CPU':
+        return inf
+    minutes = record['curve'][-1]['seconds'] / 60
+    return minutes * int(threads[0]) * record.get('processes', 1)
 
 
 def verdicts(records: list[dict], group: Group) -> Iterator[str]:
@@ -276,30 +297,35 @@ def verdicts(records: list[dict], group: Group) -> Iterator[str]:
         if goal.config not in found:
             continue
         values = list(found[goal.config].values())
-        here = next(r for r in records if r['config'] == goal.config)
-        threads = int(here['machine'].split()[0])
-        spent = here['curve'][-1]['seconds'] / 60 * threads
         limit = goal.cpu_minutes
+        spent = max(
+            cpu_minutes(record)
+            for record in records
+            if record['config'] == goal.config
+        )
         met = min(values) >= goal.value and spent <= limit
-        within = f' in {limit:g} CPU minutes' if limit < 1e9 else ''
+        within = f' in {limit:g} CPU minutes' if limit < inf else ''
         yield (
             f'The goal of {goal.value:g}{within} for `{goal.config}` is '
-            f'{"met" if met else "missed"}: {span(values)} in {spent:.0f} CPU '
-            'minutes.'
+            f'{"met" if met else "missed"}: {span(values)}'
+            + (f' in {spent:.0f} CPU minutes.' if spent < inf else '.')
         )
     for config in found:
         ahead = pairs(found, group.base, config)
         if config == group.base or not ahead:
             continue
-        size = sorted(map(abs, ahead))
+        size = [abs(value) for value in ahead]
         if len(ahead) < 3:
-            text = f'{len(ahead)} pair of seeds: it decides nothing'
+            text = 'fewer than three pairs of seeds, which decide nothing'
         elif min(ahead) > 0:
             text = f'behind in all {len(ahead)} pairs, by {span(size)}'
         elif max(ahead) < 0:
             text = f'ahead in all {len(ahead)} pairs, by {span(size)}'
         else:
-            text = f'ahead and behind, by {span(ahead)} in {len(ahead)} pairs'
+            text = (
+                f'from {max(ahead):.3g} behind to {-min(ahead):.3g} ahead in '
+                f'{len(ahead)} pairs, which decides nothing'
+            )
         yield f'`{config}` against `{group.base}`: {text}.'
 
 
@@ -428,6 +454,13 @@ def main() -> None:
         if not config.exists():
             parser.error(f'{record["config"]} is not in {CONFIGS}')
         record['options'] = find_options(Path(work_dir), config)
+        if record['options'] and group != 'search':
+            parser.error(
+                f'{work_dir} was trained with other settings than '
+                f'{config.name}: {", ".join(record["options"])}'
+            )
+        if GROUPS[group].metric not in record['curve'][-1]:
+            parser.error(f'{work_dir} has no last {GROUPS[group].metric}')
         args.out.mkdir(parents=True, exist_ok=True)
         target = args.out / f'{group}_{record["name"]}.json'
         with replacing(target) as part:

@@ -85,7 +85,7 @@ def section(report: dict) -> str:
         ),
         '\nBackbones with random weights, measured once by a script that is '
         'not part of mmhatnet, in one process and in turns; medians. The '
-        'script kept no rounds, so no ratio has its smallest and largest. '
+        'script kept no rounds, so the ratios have no ranges. '
         '*speed* and *memory* are relative to the plain equations in NCHW '
         '(`fast=False`), as the authors compute them. float32 has '
         "torch's defaults: TF32 in convolutions, not in matrix products.\n",

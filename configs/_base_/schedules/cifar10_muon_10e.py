@@ -18,7 +18,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-# Tested are means of the weights of the last 100 iterations or so.
+# The tests use a running mean of the weights, over about 100 iterations.
 custom_hooks = [dict(type='EMAHook', momentum=0.01)]
 train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=2)
 val_cfg = dict()
