@@ -2,7 +2,11 @@
 _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(
-    train_cfg=dict(augments=[dict(type='CutMix', alpha=1.0)], probs=[0.5])
+    train_cfg=dict(
+        _delete_=True,
+        augments=[dict(type='CutMix', alpha=1.0)],
+        probs=[0.5],
+    )
 )
 param_scheduler = [
     dict(
