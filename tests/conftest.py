@@ -207,6 +207,11 @@ train_dataloader = dict(
 )
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = dict(num_workers=0, persistent_workers=False)
+# Muon makes large updates of small gradients, where sums of processes round
+# in another way.
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=4e-4, weight_decay=0.05)
+)
 param_scheduler = [dict(type='PolyLR', end={ITERS}, by_epoch=False)]
 train_cfg = dict(max_iters={ITERS}, val_interval={ITERS})
 default_hooks = dict(checkpoint=dict(interval=2))

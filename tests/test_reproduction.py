@@ -634,6 +634,8 @@ def test_times_of_the_evidence(tmp_path, demo_folder):
         kept_memory=1,
         precision='float32',
         machine='busy',
+        lr=4e-3,
+        options={},
         curve=[{'images': 3200, 'seconds': 9e9, 'mIoU': 50.0}],
     )
     (tmp_path / 'fpn_a.json').write_text(json.dumps(record))
