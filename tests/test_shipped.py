@@ -53,6 +53,7 @@ def test_files_hold_no_more_than_weights(name):
     content = read_checkpoint(f'hatnet://{name}')
     assert content.keys() == {'meta', 'state_dict'}
     assert str(ROOT) not in str(content['meta'])
+    assert "\nwork_dir = '/" not in content['meta']['cfg']
     assert {str(v.dtype) for v in content['state_dict'].values()} <= {
         'torch.float16',
         'torch.int64',

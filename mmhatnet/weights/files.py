@@ -19,6 +19,8 @@ from .official import RELEASE_URL
 from .reader import META, read_file
 
 PREFIXES = re.compile(r'^(module\.|_orig_mod\.)+')
+# In the text of a config; the folder says where its author works.
+WORK_DIR = re.compile(r"^work_dir = '.*/(.*)'$", re.M)
 URLS = ('http://', 'https://', 'file://')
 
 
@@ -148,8 +150,11 @@ def strip_checkpoint(checkpoint: Mapping) -> dict:
         return value is None or isinstance(value, str | int | float)
 
     meta = checkpoint.get('meta') or {}
+    meta = {key: value for key, value in meta.items() if is_plain(value)}
+    if isinstance(meta.get('cfg'), str):
+        meta['cfg'] = WORK_DIR.sub(r"work_dir = 'work_dirs/\1'", meta['cfg'])
     return dict(
-        meta={key: value for key, value in meta.items() if is_plain(value)},
+        meta=meta,
         state_dict=unwrap_state_dict(checkpoint),
     )
 
