@@ -84,11 +84,6 @@ class HATNetClassifier(nn.Module):
                 f'num_classes is an integer from 0 to {MOST_CLASSES}, not '
                 f'{num_classes!r:.60}'
             )
-        if output_stride not in (None, 8 * kwargs.get('stem_stride', 4)):
-            raise ValueError(
-                f'HATNet has no output_stride={output_stride}: use 32, or a '
-                'decoder that takes it, such as FPN'
-            )
         self.backbone = HATNet(
             arch,
             in_chans,
@@ -97,6 +92,12 @@ class HATNetClassifier(nn.Module):
             drop_path_rate=drop_path_rate,
             **kwargs,
         )
+        stride = self.backbone.stride
+        if output_stride not in (None, stride):
+            raise ValueError(
+                f'HATNet has no output_stride={output_stride}: use {stride}, '
+                'or a decoder that takes it, such as FPN'
+            )
         self.num_classes = num_classes
         self.num_features = self.backbone.embed_dims[-1]
         self.head_hidden_size = self.num_features

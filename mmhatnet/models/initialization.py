@@ -16,8 +16,8 @@ from torch import nn
 from ..registry import WEIGHT_INITIALIZERS
 
 STD = 0.02
-# In standard deviations. The authors' formula has none within reach, and gives
-# single weights of a hundred.
+# In standard deviations. The authors cut at a hundred, where their formula
+# gives single weights. Weights that are cut vary a little less.
 BOUND = 2
 # The standard deviation of a normal distribution that is cut there.
 TRUNCATED_STD = (
@@ -42,7 +42,7 @@ class FanOutInit:
     of the signal and its gradient: their weights have a standard deviation of
     sqrt(2 / fan_out), where fan_out is kernel area * output channels / groups
     (He et al., https://arxiv.org/abs/1502.01852, Eq. 14). All other layers
-    get the authors' truncated normal of 0.02.
+    are drawn as by default.
 
     Examples:
         >>> from mmhatnet.models import HATNet

@@ -12,7 +12,6 @@ from ..analysis.complexity import measure_complexity
 from ..analysis.timing import kept_memory
 from ..config import read_config
 from ..provenance import FILE, RUN, SETTINGS, read_provenance
-from ..provenance import precision_of as precision_of  # a documented name
 from ..zoo import load_backbone_config
 from .result import keep_numbers, read_logs
 

@@ -83,7 +83,8 @@ GROUPS = {
         'others, two of them of other sites; most of the test boxes are of '
         'the site of the training. Tiles overlap, so some trees count twice. '
         'At most 100 trees of a tile count. *scratch* starts from random '
-        'weights, the other from the classifier of CIFAR-10.',
+        'weights, the other from an earlier classifier of CIFAR-10. These '
+        'trainings are older than the record of a start.',
         DETECTOR,
         (Goal(DETECTOR, 0.4),),
     ),

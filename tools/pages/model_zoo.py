@@ -15,9 +15,9 @@ from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.cli import one_line_errors
 from mmhatnet.config import read_config
+from mmhatnet.provenance import precision_of
 from mmhatnet.releases import list_shipped
 from mmhatnet.reproduction.experiments import METRICS, list_experiments
-from mmhatnet.reproduction.record import precision_of
 from mmhatnet.weights.download import sha256_of
 
 ROOT = Path(__file__).resolve().parents[2]
