@@ -1,10 +1,12 @@
 """HAT-Net (Vision Transformers with Hierarchical Attention) for OpenMMLab."""
 
+from .operators import install_operators
 from .stack import check_versions, register_configs
 from .version import __version__
 
 check_versions()
 register_configs()
+install_operators()
 
 # These imports come after the check, whose error names what to install.
 # Importing releases registers the names and URLs of the authors' files.

@@ -2,6 +2,7 @@
 
 from mmengine.utils.dl_utils import collect_env as collect_base_env
 
+from .operators import describe_operators
 from .stack import describe_versions
 
 
@@ -11,7 +12,11 @@ def collect_env() -> dict[str, str]:
     Returns:
         dict[str, str]: As mm's functions of this name.
     """
-    return {**collect_base_env(), **describe_versions()}
+    return {
+        **collect_base_env(),
+        **describe_versions(),
+        'operators of mmcv.ops': describe_operators(),
+    }
 
 
 def main() -> None:

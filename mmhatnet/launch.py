@@ -25,6 +25,7 @@ from .checks import check_data, iter_datasets
 from .config import name_types
 from .config import read_config as read_config  # a documented name
 from .hooks import FiniteLossHook, MatchingKeysHook, ResumeHook
+from .operators import NAME, describe_operators
 from .provenance import ProvenanceHook
 from .resuming import find_checkpoints, lock_work_dir, resume_intact
 from .weights.files import read_checkpoint, unwrap_state_dict
@@ -95,6 +96,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
         runner.register_hook(FiniteLossHook())
     for note in notes:
         runner.logger.warning(note)
+    if NAME in sys.modules:  # the model, or its data, need them
+        runner.logger.info(f'operators of mmcv.ops: {describe_operators()}')
     return runner
 
 

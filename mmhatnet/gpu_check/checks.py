@@ -26,6 +26,7 @@ from ..datasets.random_batch import make_batch
 from ..launch import lacks_bfloat16
 from ..models import HATNet
 from ..models.compiling import capture_cuda_graph
+from ..operators import describe_operators
 from ..stack import describe_versions
 from ..zoo import load_model_config
 
@@ -122,7 +123,7 @@ def _driver() -> str:
 
 
 def check_operators(device: torch.device) -> str:
-    """Operators that mmcv compiles."""
+    """Operators that mmcv compiles, or those in their place."""
     try:
         from mmcv.ops import nms, roi_align
     except ImportError as error:
@@ -134,7 +135,7 @@ def check_operators(device: torch.device) -> str:
     region = torch.tensor([[0.0, 0, 0, 4, 4]], device=device)
     out = roi_align(maps, region, 1, 1.0, 4, 'avg', True)
     assert abs(out.item() - 7.5) < 1e-5, f'roi_align made {out.item()}'
-    return 'nms and roi_align are right'
+    return f'nms and roi_align of {describe_operators()} are right'
 
 
 def check_parity(

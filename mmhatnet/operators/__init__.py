@@ -1,0 +1,76 @@
+"""mmcv's operators without compiling: torchvision's and plain torch.
+
+``mmcv.ops`` is Python over one compiled module, ``mmcv._ext``. Where an mmcv
+lacks it, Python finds :mod:`.ext` under its name. The environment variable
+``MMHATNET_OPERATORS`` chooses one of both instead.
+"""
+
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, spec_from_file_location
+from pathlib import Path
+
+VARIABLE = 'MMHATNET_OPERATORS'
+CHOICES = 'torchvision', 'mmcv'
+NAME = 'mmcv._ext'
+FILE = Path(__file__).with_name('ext.py')
+# These import mmcv.ops, or go on without it, when they are imported.
+USERS = 'mmdet.structures', 'mmdet.models', 'mmseg.models'
+
+
+class Finder:
+    """Finds our operators under the name of mmcv's, and nothing else."""
+
+    @staticmethod
+    def find_spec(name: str, *args: object) -> ModuleSpec | None:
+        """Find a module, as Python's import system asks.
+
+        Args:
+            name (str): The module.
+            *args (object): Not used.
+
+        Returns:
+            ModuleSpec | None: That of our operators, None for other modules.
+        """
+        return spec_from_file_location(name, FILE) if name == NAME else None
+
+
+def install_operators() -> None:
+    """Let ``mmcv.ops`` find operators; this imports nothing.
+
+    Raises:
+        ImportError: If the user chose torchvision's, but mmcv's are in use.
+        ValueError: If the user chose others.
+    """
+    choice = os.environ.get(VARIABLE, '')
+    if choice not in ('', *CHOICES):
+        raise ValueError(
+            f'{VARIABLE}={choice} is neither {" nor ".join(CHOICES)}'
+        )
+    if choice == 'mmcv' or Finder in sys.meta_path:
+        return
+    late = next(filter(sys.modules.__contains__, (NAME, *USERS)), None)
+    if choice == 'torchvision' and late:
+        raise ImportError(
+            f'{VARIABLE}={choice} comes too late, after {late}: import '
+            'mmhatnet first, or start the program with python -m '
+            'mmhatnet.operators'
+        )
+    # Python asks one after the other, and so the last if no other finds it.
+    sys.meta_path.insert(0 if choice else len(sys.meta_path), Finder)
+
+
+def describe_operators() -> str:
+    """Say which operators ``mmcv.ops`` uses, or would use.
+
+    Returns:
+        str: 'torchvision', 'mmcv' or 'none'.
+    """
+    try:
+        spec = find_spec(NAME)
+    except ModuleNotFoundError:  # no mmcv at all
+        spec = None
+    if not spec:
+        return 'none'
+    return 'torchvision' if spec.origin == str(FILE) else 'mmcv'

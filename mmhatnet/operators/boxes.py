@@ -1,0 +1,164 @@
+"""Operators on boxes (x1, y1, x2, y2)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .common import float32, widen
+
+
+def nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int
+) -> Tensor:
+    """Suppress boxes that overlap better ones.
+
+    Args:
+        boxes (Tensor): (N, 4).
+        scores (Tensor): (N,).
+        iou_threshold (float): Boxes that overlap more are suppressed.
+        offset (int): 1 if a box from 0 to 9 is 10 wide.
+
+    Returns:
+        Tensor: Indices of the boxes that are kept, best first.
+    """
+    (boxes,) = widen(boxes)
+    # torchvision would order equal scores, and those of another dtype, in
+    # another way than mmcv.
+    order = scores.sort(dim=0, descending=True)[1]
+    boxes = boxes[order]
+    if offset:
+        boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    falling = torch.arange(
+        len(boxes), 0, -1, dtype=boxes.dtype, device=boxes.device
+    )
+    kept = torch.ops.torchvision.nms(boxes, falling, float32(iou_threshold))
+    return order[kept]
+
+
+def _areas(boxes: np.ndarray, offset: int) -> np.ndarray:
+    sides = boxes[:, 2:4] - boxes[:, :2] + offset
+    return sides[:, 0] * sides[:, 1]
+
+
+def _overlaps(
+    boxes: np.ndarray, areas: np.ndarray, offset: int = 0
+) -> np.ndarray:
+    """The overlaps of the first box with each of the others."""
+    upper = np.maximum(boxes[0, :2], boxes[1:, :2])
+    lower = np.minimum(boxes[0, 2:4], boxes[1:, 2:4])
+    sides = np.maximum(lower - upper + offset, 0)
+    common = sides[:, 0] * sides[:, 1]
+    # Boxes without an area have no overlap, as in mmcv.
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return common / (areas[0] + areas[1:] - common)
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Lower the scores of boxes that overlap better ones, on the CPU.
+
+    Args:
+        boxes (Tensor): (N, 4).
+        scores (Tensor): (N,).
+        dets (Tensor): (N, 5), gets the kept boxes with their new scores.
+        iou_threshold (float): The methods 0 and 1 need this overlap.
+        sigma (float): Width of method 2.
+        min_score (float): Boxes with lower scores are dropped.
+        method (int): 0 to suppress, 1 for linear, 2 for gaussian weights.
+        offset (int): As in :func:`nms`.
+
+    Returns:
+        Tensor: Indices of the boxes in dets.
+    """
+    wide = widen(boxes)[0]
+    rows = torch.cat([wide, scores[:, None].to(wide)], dim=1).numpy().copy()
+    areas, found = _areas(rows, offset), np.arange(len(rows))
+    threshold, sigma = float32(iou_threshold), float32(sigma)
+    start = 0
+    while start < len(rows):
+        left = rows[start:, 4]
+        if not np.isnan(left[0]):  # NaN is neither above nor below it
+            swap = [start, start + np.nanargmax(left)]
+            for column in (rows, areas, found):
+                column[swap] = column[swap[::-1]]
+        overlaps = _overlaps(rows[start:], areas[start:], offset)
+        if method == 2:
+            weights = np.exp(-(overlaps**2) / sigma)
+        else:
+            weights = np.where(
+                overlaps >= threshold, (1 - overlaps) * method, 1
+            )
+        start += 1
+        rows[start:, 4] *= weights
+        # The last boxes take the places of dropped ones, which matters for
+        # equal scores.
+        keep = ~(rows[start:, 4] < float32(min_score))
+        count = keep.sum()
+        places = np.arange(count)
+        places[~keep[:count]] = count + np.flatnonzero(keep[count:])[::-1]
+        places = np.concatenate([np.arange(start), start + places])
+        rows, areas, found = rows[places], areas[places], found[places]
+    dets[: len(rows)] = torch.from_numpy(rows)
+    return torch.from_numpy(found)
+
+
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """Group boxes by the one that suppresses them, on the CPU.
+
+    Args:
+        dets (Tensor): (N, 5), boxes with scores.
+        iou_threshold (float): Boxes that overlap as much are suppressed.
+
+    Returns:
+        list[list[int]]: Indices, the suppressing box first.
+    """
+    rows = widen(dets)[0].numpy()
+    order = dets[:, 4].sort(dim=0, descending=True)[1].numpy()
+    groups = []
+    while len(order):
+        ordered = rows[order]
+        overlaps = _overlaps(ordered, _areas(ordered, 0))
+        near = overlaps >= float32(iou_threshold)
+        groups.append([order[0], *order[1:][near]])
+        order = order[1:][~near]
+    return [[int(index) for index in group] for group in groups]
+
+
+def bbox_overlaps(
+    bboxes1: Tensor,
+    bboxes2: Tensor,
+    ious: Tensor,
+    mode: int,
+    aligned: bool,
+    offset: int,
+) -> None:
+    """Compute overlaps.
+
+    Args:
+        bboxes1 (Tensor): (M, 4).
+        bboxes2 (Tensor): (N, 4).
+        ious (Tensor): Gets the result, (M, N), or (M,) if aligned.
+        mode (int): 0 to divide by the union, 1 by the first area.
+        aligned (bool): Whether each box is compared to one other.
+        offset (int): As in :func:`nms`.
+    """
+    if not aligned:
+        bboxes1 = bboxes1[:, None]
+    upper = torch.max(bboxes1[..., :2], bboxes2[..., :2])
+    lower = torch.min(bboxes1[..., 2:], bboxes2[..., 2:])
+    common = (lower - upper + offset).clamp(min=0).prod(-1)
+    base, other = (
+        (boxes[..., 2:] - boxes[..., :2] + offset).prod(-1)
+        for boxes in (bboxes1, bboxes2)
+    )
+    if mode == 0:
+        base = base + other - common
+    ious.copy_(common / base)

@@ -1,0 +1,35 @@
+"""What the operators share."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def float32(number: float) -> float:
+    """Round a number to float32, as mmcv's functions do with arguments.
+
+    An overlap of exactly 0.6 is above 0.6 otherwise.
+
+    Args:
+        number (float): A finite number.
+
+    Returns:
+        float: The nearest one of 24 bits.
+    """
+    # torch.compile does not follow struct, numpy or Tensor.item().
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(mantissa * 2**24), exponent - 24)
+
+
+def widen(*tensors: Tensor) -> list[Tensor]:
+    """Make the half precisions float32, which all kernels have.
+
+    Args:
+        *tensors (Tensor): Any tensors.
+
+    Returns:
+        list[Tensor]: Those of other dtypes as they are.
+    """
+    halves = torch.float16, torch.bfloat16
+    return [x.float() if x.dtype in halves else x for x in tensors]

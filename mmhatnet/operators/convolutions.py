@@ -1,0 +1,295 @@
+"""Deformable and masked convolutions."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from .common import widen
+
+# The arguments of a convolution in the words of deform_conv, and in those of
+# modulated_deform_conv.
+SETTINGS = (
+    ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW'),
+    ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w'),
+)
+
+
+def _settings(given: dict[str, int]) -> list[int]:
+    """Stride, padding, dilation and groups, as torchvision orders them."""
+    names = next(names for names in SETTINGS if names[0] in given)
+    return [given[name] for name in (*names, 'group', 'deformable_group')]
+
+
+def _forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    given: dict[str, int],
+) -> Tensor:
+    input, weight, offset = widen(input, weight, offset)
+    empty = input.new_zeros(0)
+    return torch.ops.torchvision.deform_conv2d(
+        input,
+        weight,
+        offset,
+        empty if mask is None else widen(mask)[0],
+        input.new_zeros(len(weight)) if bias is None else widen(bias)[0],
+        *_settings(given),
+        mask is not None,
+    )
+
+
+def _backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    given: dict[str, int],
+) -> tuple[Tensor, ...]:
+    """The gradients of input, weight, offset, mask and bias."""
+    grad, input, weight, offset = widen(grad, input, weight, offset)
+    settings = _settings(given)
+    found = torch.ops.torchvision._deform_conv2d_backward(
+        grad,
+        input,
+        weight,
+        offset,
+        input.new_zeros(0) if mask is None else widen(mask)[0],
+        input.new_zeros(len(weight)),
+        *settings,
+        mask is not None,
+    )
+    inside = _inside(offset, input, weight, settings)
+    return (*found[:2], found[2] * inside, *found[3:])
+
+
+def _inside(
+    offset: Tensor, input: Tensor, weight: Tensor, settings: list[int]
+) -> Tensor:
+    """Whether samples are inside the padded map, in the shape of offset.
+
+    Exactly at -1, as on the padded edge without offsets, torchvision has a
+    gradient, and mmcv has none.
+    """
+    places = offset.view(
+        len(offset), -1, *weight.shape[2:], 2, *offset.shape[2:]
+    )
+    valid = torch.ones_like(places[:, :, :, :, 0], dtype=torch.bool)
+    for axis in (0, 1):
+        stride, padding, dilation = settings[axis:6:2]
+        taps = torch.arange(weight.shape[2 + axis], device=offset.device)
+        steps = torch.arange(offset.shape[2 + axis], device=offset.device)
+        taps = taps.view((-1, 1, 1, 1) if axis == 0 else (-1, 1, 1))
+        steps = steps[:, None] if axis == 0 else steps
+        start = steps * stride - padding + taps * dilation
+        valid &= start + places[:, :, :, :, axis] > -1
+    return valid[:, :, :, :, None].expand_as(places).reshape(offset.shape)
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    **given: int,
+) -> None:
+    """Convolve at offsets.
+
+    Args:
+        input (Tensor): (N, C, H, W).
+        weight (Tensor): (C', C / groups, h, w).
+        offset (Tensor): (N, deformable groups * h * w * 2, H', W').
+        output (Tensor): (N, C', H', W'), gets the result.
+        columns (Tensor): Not used.
+        ones (Tensor): Not used.
+        **given (int): kW, kH, dW (stride), dH, padW, padH, dilationW,
+            dilationH, group, deformable_group and im2col_step.
+    """
+    output.copy_(_forward(input, weight, offset, None, None, given))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,  # noqa: N803 (mmcv's name)
+    gradInput: Tensor,  # noqa: N803
+    gradOffset: Tensor,  # noqa: N803
+    weight: Tensor,
+    columns: Tensor,
+    **given: int,
+) -> None:
+    """Compute the gradients of input and offset.
+
+    Args:
+        input (Tensor): As in the forward pass.
+        offset (Tensor): As in the forward pass.
+        gradOutput (Tensor): As output.
+        gradInput (Tensor): Gets the gradient of input.
+        gradOffset (Tensor): Gets the gradient of offset.
+        weight (Tensor): As in the forward pass.
+        columns (Tensor): Not used.
+        **given (int): As in the forward pass.
+    """
+    found = _backward(gradOutput, input, weight, offset, None, given)
+    gradInput.copy_(found[0])
+    gradOffset.copy_(found[2])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    gradOutput: Tensor,  # noqa: N803
+    gradWeight: Tensor,  # noqa: N803
+    columns: Tensor,
+    ones: Tensor,
+    scale: float,
+    **given: int,
+) -> None:
+    """Add the gradient of weight.
+
+    Args:
+        input (Tensor): As in the forward pass.
+        offset (Tensor): As in the forward pass.
+        gradOutput (Tensor): As output.
+        gradWeight (Tensor): Gets the gradient of weight.
+        columns (Tensor): Not used.
+        ones (Tensor): Not used.
+        scale (float): A factor.
+        **given (int): As in the forward pass.
+    """
+    # The gradient does not depend on the weight, of which gradWeight has the
+    # shape.
+    found = _backward(gradOutput, input, gradWeight, offset, None, given)
+    gradWeight.add_(found[1] * scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    with_bias: bool,
+    **given: int,
+) -> None:
+    """Convolve at offsets, with weights of the samples.
+
+    Args:
+        input (Tensor): (N, C, H, W).
+        weight (Tensor): (C', C / groups, h, w).
+        bias (Tensor): (C',) if with_bias.
+        ones (Tensor): Not used.
+        offset (Tensor): (N, deformable groups * h * w * 2, H', W').
+        mask (Tensor): (N, deformable groups * h * w, H', W').
+        output (Tensor): (N, C', H', W'), gets the result.
+        columns (Tensor): Not used.
+        with_bias (bool): Whether there is a bias.
+        **given (int): kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w,
+            dilation_h, dilation_w, group and deformable_group.
+    """
+    chosen = bias if with_bias else None
+    output.copy_(_forward(input, weight, offset, mask, chosen, given))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    with_bias: bool,
+    **given: int,
+) -> None:
+    """Compute the gradients of all inputs.
+
+    Args:
+        input (Tensor): As in the forward pass.
+        weight (Tensor): As in the forward pass.
+        bias (Tensor): As in the forward pass.
+        ones (Tensor): Not used.
+        offset (Tensor): As in the forward pass.
+        mask (Tensor): As in the forward pass.
+        columns (Tensor): Not used.
+        grad_input (Tensor): Gets the gradient of input.
+        grad_weight (Tensor): Gets that of weight.
+        grad_bias (Tensor): Gets that of bias if with_bias.
+        grad_offset (Tensor): Gets that of offset.
+        grad_mask (Tensor): Gets that of mask.
+        grad_output (Tensor): As output.
+        with_bias (bool): Whether there is a bias.
+        **given (int): As in the forward pass.
+    """
+    found = _backward(grad_output, input, weight, offset, mask, given)
+    targets = [grad_input, grad_weight, grad_offset, grad_mask]
+    targets += [grad_bias] if with_bias else []
+    for target, gradient in zip(targets, found, strict=False):
+        target.copy_(gradient)
+
+
+def masked_im2col_forward(
+    im: Tensor,
+    mask_h_idx: Tensor,
+    mask_w_idx: Tensor,
+    col: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    pad_h: int,
+    pad_w: int,
+) -> None:
+    """Collect the neighbours of some pixels.
+
+    Args:
+        im (Tensor): (1, C, H, W).
+        mask_h_idx (Tensor): (K,), rows of pixels.
+        mask_w_idx (Tensor): (K,), columns of pixels.
+        col (Tensor): (C * kernel_h * kernel_w, K), gets the values.
+        kernel_h (int): Rows of a neighbourhood.
+        kernel_w (int): Columns of a neighbourhood.
+        pad_h (int): Rows above the pixel in its neighbourhood.
+        pad_w (int): Columns left of it.
+    """
+    padded = F.pad(im[0], (pad_w, kernel_w, pad_h, kernel_h))
+    rows, columns = (
+        torch.arange(count, device=im.device)[:, None] + index
+        for count, index in ((kernel_h, mask_h_idx), (kernel_w, mask_w_idx))
+    )
+    col.copy_(padded[:, rows[:, None], columns].reshape(col.shape))
+
+
+def masked_col2im_forward(
+    col: Tensor,
+    mask_h_idx: Tensor,
+    mask_w_idx: Tensor,
+    im: Tensor,
+    height: int,
+    width: int,
+    channels: int,
+) -> None:
+    """Set some pixels.
+
+    Args:
+        col (Tensor): (C, K), values.
+        mask_h_idx (Tensor): (K,), rows of pixels.
+        mask_w_idx (Tensor): (K,), columns of pixels.
+        im (Tensor): (1, C, H, W), gets the values.
+        height (int): H.
+        width (int): W.
+        channels (int): C.
+    """
+    im[0, :, mask_h_idx, mask_w_idx] = col

@@ -1,0 +1,84 @@
+"""What stands in for the compiled module ``mmcv._ext``.
+
+The functions have its names and arguments, and write into the tensors that
+they are given. What mmdet and mmseg need is here; CornerPool and
+CrissCrossAttention are plain torch in mmcv, too.
+"""
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+
+# Absolute, since Python runs this file as a part of mmcv.
+try:
+    import torchvision
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "detectors need torchvision, or mmcv's compiled operators: install "
+        'the torchvision of your torch, see https://pytorch.org'
+    ) from error
+
+from mmhatnet.operators.boxes import (  # noqa: F401
+    bbox_overlaps,
+    nms,
+    nms_match,
+    softnms,
+)
+from mmhatnet.operators.convolutions import (  # noqa: F401
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    deform_conv_forward,
+    masked_col2im_forward,
+    masked_im2col_forward,
+    modulated_deform_conv_backward,
+    modulated_deform_conv_forward,
+)
+from mmhatnet.operators.gathering import (  # noqa: F401
+    carafe_backward,
+    carafe_forward,
+    carafe_naive_backward,
+    carafe_naive_forward,
+    ms_deform_attn_backward,
+    ms_deform_attn_forward,
+    psamask_backward,
+    psamask_forward,
+)
+from mmhatnet.operators.losses import (  # noqa: F401
+    sigmoid_focal_loss_backward,
+    sigmoid_focal_loss_forward,
+    softmax_focal_loss_backward,
+    softmax_focal_loss_forward,
+)
+from mmhatnet.operators.regions import (  # noqa: F401
+    border_align_backward,
+    border_align_forward,
+    roi_align_backward,
+    roi_align_forward,
+    roi_pool_backward,
+    roi_pool_forward,
+)
+
+
+def get_compiler_version() -> str:
+    """Say what has compiled the operators."""
+    return f'none (operators of torchvision {torchvision.__version__})'
+
+
+def get_compiling_cuda_version() -> str:
+    """Say for which CUDA they are, as mmcv."""
+    return torch.version.cuda or 'not available'
+
+
+def __getattr__(name: str) -> Callable[..., NoReturn]:
+    """Stand in for the other operators, which mmcv.ops looks up at once."""
+    if name.startswith('_'):
+        raise AttributeError(name)
+
+    def missing(*args: object, **kwargs: object) -> NoReturn:
+        raise ImportError(
+            f"{name} needs mmcv's compiled operators: run tools/setup_env.sh, "
+            'and do not set MMHATNET_OPERATORS=torchvision'
+        )
+
+    return missing

@@ -1,0 +1,139 @@
+"""Focal losses; the formulas are those of mmcv's kernels."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from .common import widen
+
+SMALLEST = torch.finfo(torch.float32).tiny  # mmcv's FLT_MIN
+
+
+def _log(values: Tensor) -> Tensor:
+    return values.clamp(min=SMALLEST).log()
+
+
+def _factors(weight: Tensor, target: Tensor) -> Tensor | float:
+    """The weight of each target; that of the background is 1."""
+    return F.pad(weight, (0, 1), value=1)[target] if len(weight) else 1.0
+
+
+def _balance(
+    input: Tensor, target: Tensor, weight: Tensor, alpha: float
+) -> tuple[Tensor, Tensor]:
+    """Which scores are of the target's class, and the factor of each."""
+    classes = torch.arange(input.shape[1], device=input.device)
+    positive = target[:, None] == classes
+    factors = torch.where(positive, -alpha, alpha - 1).to(input)
+    if len(weight):
+        factors = factors * _factors(weight, target)[:, None]
+    return positive, factors
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Compute the focal loss of each score.
+
+    Args:
+        input (Tensor): (N, classes), logits.
+        target (Tensor): (N,), classes; their number is the background.
+        weight (Tensor): (classes,), or empty.
+        output (Tensor): (N, classes), gets the losses.
+        gamma (float): The focus.
+        alpha (float): The weight of positive scores.
+    """
+    input, weight = widen(input, weight)
+    positive, factors = _balance(input, target, weight, alpha)
+    p = input.sigmoid()
+    right = torch.where(positive, p, 1 - p)
+    output.copy_(factors * (1 - right).pow(gamma) * _log(right))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    grad_input: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Compute the derivative of each loss.
+
+    Args:
+        input (Tensor): As in the forward pass.
+        target (Tensor): As in the forward pass.
+        weight (Tensor): As in the forward pass.
+        grad_input (Tensor): (N, classes), gets the derivatives.
+        gamma (float): The focus.
+        alpha (float): The weight of positive scores.
+    """
+    input, weight = widen(input, weight)
+    positive, factors = _balance(input, target, weight, alpha)
+    p = input.sigmoid()
+    right = torch.where(positive, p, 1 - p)
+    slope = (1 - right).pow(gamma) * (1 - right - gamma * right * _log(right))
+    grad_input.copy_(factors * torch.where(positive, slope, -slope))
+
+
+def softmax_focal_loss_forward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    output: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Compute the focal loss of each row.
+
+    Args:
+        input (Tensor): (N, classes), probabilities.
+        target (Tensor): (N,), classes; negative ones have no loss.
+        weight (Tensor): (classes,), or empty.
+        output (Tensor): (N,), gets the losses.
+        gamma (float): The focus.
+        alpha (float): A factor.
+    """
+    input, weight = widen(input, weight)
+    label = target.clamp(min=0)
+    p = input.gather(1, label[:, None])[:, 0]
+    loss = -alpha * (1 - p).pow(gamma) * _log(p) * _factors(weight, label)
+    output.copy_(torch.where(target < 0, 0.0, loss))
+
+
+def softmax_focal_loss_backward(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    buff: Tensor,
+    grad_input: Tensor,
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Compute the derivatives of the logits.
+
+    Args:
+        input (Tensor): As in the forward pass.
+        target (Tensor): As in the forward pass.
+        weight (Tensor): As in the forward pass.
+        buff (Tensor): (N,), gets what the derivatives of a row share.
+        grad_input (Tensor): (N, classes), gets the derivatives.
+        gamma (float): The focus.
+        alpha (float): A factor.
+    """
+    input, weight = widen(input, weight)
+    label = target.clamp(min=0)
+    p = input.gather(1, label[:, None])[:, 0]
+    q = 1 - p
+    slope = gamma * q.pow(gamma - 1) * p * _log(p) - q.pow(gamma)
+    shared = alpha * slope * _factors(weight, label)
+    shared = torch.where(target < 0, 0.0, shared)
+    buff.copy_(shared)
+    classes = torch.arange(input.shape[1], device=input.device)
+    onehot = (label[:, None] == classes).to(input)
+    grad_input.copy_(shared[:, None] * (onehot - input))
