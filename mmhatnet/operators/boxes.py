@@ -91,7 +91,9 @@ def softnms(
                 column[swap] = column[swap[::-1]]
         overlaps = _overlaps(rows[start:], areas[start:], offset)
         if method == 2:
-            weights = np.exp(-(overlaps**2) / sigma)
+            # numpy's float32 exp is less exact, which reorders near scores.
+            weights = np.exp((-(overlaps**2) / sigma).astype(np.float64))
+            weights = weights.astype(rows.dtype)
         else:
             weights = np.where(
                 overlaps >= threshold, (1 - overlaps) * method, 1

@@ -20,6 +20,11 @@ def _settings(given: dict[str, int]) -> list[int]:
     return [given[name] for name in (*names, 'group', 'deformable_group')]
 
 
+def _unused(input: Tensor) -> Tensor:
+    """What torchvision wants in the place of a mask."""
+    return input.new_zeros(len(input), 1)
+
+
 def _forward(
     input: Tensor,
     weight: Tensor,
@@ -29,12 +34,11 @@ def _forward(
     given: dict[str, int],
 ) -> Tensor:
     input, weight, offset = widen(input, weight, offset)
-    empty = input.new_zeros(0)
     return torch.ops.torchvision.deform_conv2d(
         input,
         weight,
         offset,
-        empty if mask is None else widen(mask)[0],
+        _unused(input) if mask is None else widen(mask)[0],
         input.new_zeros(len(weight)) if bias is None else widen(bias)[0],
         *_settings(given),
         mask is not None,
@@ -57,7 +61,7 @@ def _backward(
         input,
         weight,
         offset,
-        input.new_zeros(0) if mask is None else widen(mask)[0],
+        _unused(input) if mask is None else widen(mask)[0],
         input.new_zeros(len(weight)),
         *settings,
         mask is not None,

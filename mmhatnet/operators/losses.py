@@ -1,4 +1,8 @@
-"""Focal losses; the formulas are those of mmcv's kernels."""
+"""Focal losses.
+
+The formulas are those of mmcv's kernels. These compute log(1 - p) of a rounded
+p, though, which is less exact for large logits, and bound it.
+"""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -7,10 +11,6 @@ from torch import Tensor
 from .common import widen
 
 SMALLEST = torch.finfo(torch.float32).tiny  # mmcv's FLT_MIN
-
-
-def _log(values: Tensor) -> Tensor:
-    return values.clamp(min=SMALLEST).log()
 
 
 def _factors(weight: Tensor, target: Tensor) -> Tensor | float:
@@ -50,9 +50,9 @@ def sigmoid_focal_loss_forward(
     """
     input, weight = widen(input, weight)
     positive, factors = _balance(input, target, weight, alpha)
-    p = input.sigmoid()
-    right = torch.where(positive, p, 1 - p)
-    output.copy_(factors * (1 - right).pow(gamma) * _log(right))
+    right = torch.where(positive, input, -input)
+    wrong = (-right).sigmoid()
+    output.copy_(factors * wrong.pow(gamma) * F.logsigmoid(right))
 
 
 def sigmoid_focal_loss_backward(
@@ -75,9 +75,10 @@ def sigmoid_focal_loss_backward(
     """
     input, weight = widen(input, weight)
     positive, factors = _balance(input, target, weight, alpha)
-    p = input.sigmoid()
-    right = torch.where(positive, p, 1 - p)
-    slope = (1 - right).pow(gamma) * (1 - right - gamma * right * _log(right))
+    right = torch.where(positive, input, -input)
+    wrong = (-right).sigmoid()
+    slope = wrong - gamma * right.sigmoid() * F.logsigmoid(right)
+    slope = wrong.pow(gamma) * slope
     grad_input.copy_(factors * torch.where(positive, slope, -slope))
 
 
@@ -102,7 +103,12 @@ def softmax_focal_loss_forward(
     input, weight = widen(input, weight)
     label = target.clamp(min=0)
     p = input.gather(1, label[:, None])[:, 0]
-    loss = -alpha * (1 - p).pow(gamma) * _log(p) * _factors(weight, label)
+    loss = (
+        -alpha
+        * (1 - p).pow(gamma)
+        * p.clamp(min=SMALLEST).log()
+        * _factors(weight, label)
+    )
     output.copy_(torch.where(target < 0, 0.0, loss))
 
 
@@ -130,7 +136,9 @@ def softmax_focal_loss_backward(
     label = target.clamp(min=0)
     p = input.gather(1, label[:, None])[:, 0]
     q = 1 - p
-    slope = gamma * q.pow(gamma - 1) * p * _log(p) - q.pow(gamma)
+    slope = gamma * q.pow(gamma - 1) * p * p.clamp(min=SMALLEST).log() - q.pow(
+        gamma
+    )
     shared = alpha * slope * _factors(weight, label)
     shared = torch.where(target < 0, 0.0, shared)
     buff.copy_(shared)
