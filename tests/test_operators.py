@@ -3,15 +3,13 @@
 import importlib
 import json
 import math
-import os
 import sys
-import types
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from helpers import DEMOS, ROOT, run_tool
+from helpers import DEMOS, run_tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +20,6 @@ compiled = pytest.mark.skipif(
     operators.describe_operators() != 'mmcv',
     reason='the installed mmcv has no compiled operators',
 )
-SEEDS = range(20)
 CLOSE = dict(rtol=1e-5, atol=1e-5)
 
 
@@ -224,9 +221,7 @@ def test_deformable_convolutions(compare, seed, zero):
             y.to(dtype) for y in (x, offset, mask, weight)
         )
         bias = torch.randn(6, dtype=dtype)
-        compare(
-            'deform_conv.deform_conv2d', x, offset, weight, *sizes, *ends
-        )
+        compare('deform_conv.deform_conv2d', x, offset, weight, *sizes, *ends)
         compare(v2, x, offset, mask, weight, bias, *sizes, *ends)
         compare(v2, x, offset, mask, weight, None, *sizes, *ends)
 
@@ -267,12 +262,15 @@ def test_sigmoid_focal_loss(run):
     target = torch.randint(5, (51,))
     for weight in (None, torch.rand(4)):
         found, grad = run(
-            'focal_loss.sigmoid_focal_loss', ext,
+            'focal_loss.sigmoid_focal_loss',
+            ext,
             *(x, target, gamma, alpha, weight, 'none'),
         )
         wide = x.double().requires_grad_()
         p = torch.where(F.one_hot(target, 5)[:, :4] > 0, wide, -wide)
-        balance = torch.where(F.one_hot(target, 5)[:, :4] > 0, alpha, 1 - alpha)
+        balance = torch.where(
+            F.one_hot(target, 5)[:, :4] > 0, alpha, 1 - alpha
+        )
         expected = -balance * (-p).sigmoid() ** gamma * F.logsigmoid(p)
         if weight is not None:
             factors = F.pad(weight, (0, 1), value=1)[target]
@@ -289,7 +287,8 @@ def test_softmax_focal_loss(run, reduction):
     x, target = torch.randn(50, 4).double() * 3, torch.randint(4, (50,))
     for weight in (None, torch.rand(4).double()):
         found, grad = run(
-            'focal_loss.softmax_focal_loss', ext,
+            'focal_loss.softmax_focal_loss',
+            ext,
             *(x, target, gamma, alpha, weight, reduction),
         )
         wide = x.clone().requires_grad_()
@@ -310,11 +309,17 @@ def at(plane, y, x):
         return plane.sum() * 0
     y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
     top, left = int(y), int(x)
-    rows, columns = [top, min(top + 1, height - 1)], [left, min(left + 1, width - 1)]
+    rows, columns = (
+        [top, min(top + 1, height - 1)],
+        [left, min(left + 1, width - 1)],
+    )
     low, right = y - top, x - left
     parts = plane[rows][:, columns]
     factors = parts.new_tensor(
-        [[(1 - low) * (1 - right), (1 - low) * right], [low * (1 - right), low * right]]
+        [
+            [(1 - low) * (1 - right), (1 - low) * right],
+            [low * (1 - right), low * right],
+        ]
     )
     return (parts * factors).sum()
 
@@ -339,7 +344,9 @@ def naive_roi_align(maps, regions, size, scale, ratio, mode, aligned):
                 for j in range(grid[1])
             ]
             if values:
-                best = max(values) if mode == 'max' else sum(values) / len(values)
+                best = (
+                    max(values) if mode == 'max' else sum(values) / len(values)
+                )
                 out[number, index[0], index[1], index[2]] = best
             elif mode == 'max':
                 out[number] = -10000
@@ -355,13 +362,17 @@ def naive_roi_pool(maps, regions, size, scale):
             (x1, x2, size[1], maps.shape[3]),
         ):
             side = (last + 1 - first) * scale / count
-            edges.append([
-                slice(
-                    *(min(max(f(n * side + first * scale), 0), length)
-                      for f, n in ((math.floor, i), (math.ceil, i + 1)))
-                )
-                for i in range(count)
-            ])
+            edges.append(
+                [
+                    slice(
+                        *(
+                            min(max(f(n * side + first * scale), 0), length)
+                            for f, n in ((math.floor, i), (math.ceil, i + 1))
+                        )
+                    )
+                    for i in range(count)
+                ]
+            )
         for i, j in np.ndindex(*size):
             part = maps[int(image)][:, edges[0][i], edges[1][j]].flatten(1)
             if part.shape[1]:
@@ -372,7 +383,10 @@ def naive_roi_pool(maps, regions, size, scale):
 @pytest.mark.parametrize('seed', range(3))
 def test_regions_by_formula(run, seed):
     torch.manual_seed(seed)
-    maps, regions = torch.randn(2, 2, 7, 9).double(), make_regions(seed).double()
+    maps, regions = (
+        torch.randn(2, 2, 7, 9).double(),
+        make_regions(seed).double(),
+    )
     cases = [
         ('roi_align.roi_align', naive_roi_align, (0.25, ratio, mode, aligned))
         for ratio in (0, 2)
@@ -393,14 +407,20 @@ def test_regions_by_formula(run, seed):
 def test_border_align(run):
     maps = torch.randn(2, 8, 7, 9).double()
     boxes = torch.stack([make_regions(seed, 5)[:, 1:] / 4 for seed in (0, 1)])
-    found, grad = run('border_align.border_align', ext, maps, boxes.double(), 4)
+    found, grad = run(
+        'border_align.border_align', ext, maps, boxes.double(), 4
+    )
     wide = maps.clone().requires_grad_()
     expected = torch.zeros_like(found)
     for n, c, k, border in np.ndindex(*found.shape):
         x1, y1, x2, y2 = boxes[n, k].tolist()
         points = [
-            [(y1, x1 + t * (x2 - x1)), (y1 + t * (y2 - y1), x1),
-             (y2, x2 - t * (x2 - x1)), (y2 - t * (y2 - y1), x2)][border]
+            [
+                (y1, x1 + t * (x2 - x1)),
+                (y1 + t * (y2 - y1), x1),
+                (y2, x2 - t * (x2 - x1)),
+                (y2 - t * (y2 - y1), x2),
+            ][border]
             for t in (0, 0.25, 0.5, 0.75, 1)
         ]
         values = [at(wide[n, border * 2 + c], *point) for point in points]
@@ -416,14 +436,25 @@ def test_carafe(run):
     masks = torch.rand(2, 2 * 9, 6, 10).double()
     wide = [x.clone().requires_grad_() for x in (features, masks)]
     padded = F.pad(wide[0], (1, 1, 1, 1))
-    expected = torch.stack([
-        torch.stack([
-            (padded[:, c, i // 2 : i // 2 + 3, j // 2 : j // 2 + 3]
-             * wide[1][:, c // 2 * 9 : c // 2 * 9 + 9, i, j].view(2, 3, 3)).sum((1, 2))
-            for i in range(6) for j in range(10)
-        ], 1).view(2, 6, 10)
-        for c in range(4)
-    ], 1)
+    expected = torch.stack(
+        [
+            torch.stack(
+                [
+                    (
+                        padded[:, c, i // 2 : i // 2 + 3, j // 2 : j // 2 + 3]
+                        * wide[1][:, c // 2 * 9 : c // 2 * 9 + 9, i, j].view(
+                            2, 3, 3
+                        )
+                    ).sum((1, 2))
+                    for i in range(6)
+                    for j in range(10)
+                ],
+                1,
+            ).view(2, 6, 10)
+            for c in range(4)
+        ],
+        1,
+    )
     found, *grads = run('carafe.carafe', ext, features, masks, 3, 2, 2)
     torch.testing.assert_close(found, expected, **CLOSE)
     naive = torch.zeros_like(found)
@@ -436,7 +467,11 @@ def test_carafe(run):
 
 @pytest.mark.parametrize('padding', [0, 1, 2])
 def test_masked_convolution(run, padding):
-    x, weight, bias = torch.randn(1, 3, 7, 6), torch.randn(4, 3, 3, 3), torch.randn(4)
+    x, weight, bias = (
+        torch.randn(1, 3, 7, 6),
+        torch.randn(4, 3, 3, 3),
+        torch.randn(4),
+    )
     expected = F.conv2d(x, weight, bias, padding=padding)
     mask = torch.zeros(1, 7, 6)
     mask[:, : expected.shape[2], : expected.shape[3]] = 1
@@ -461,7 +496,9 @@ def test_multi_scale_attention(run):
     weights = torch.rand(2, 7, 2, 2, 3)
     wide = [x.clone().requires_grad_() for x in (value, places, weights)]
     expected = multi_scale_deformable_attn_pytorch(wide[0], shapes, *wide[1:])
-    out = ext.ms_deform_attn_forward(value, shapes, starts, places, weights, 64)
+    out = ext.ms_deform_attn_forward(
+        value, shapes, starts, places, weights, 64
+    )
     torch.testing.assert_close(out, expected)
     grad = torch.randn_like(out)
     expected.backward(grad)
@@ -470,3 +507,246 @@ def test_multi_scale_attention(run):
         value, shapes, starts, places, weights, grad, *grads, 64
     )
     torch.testing.assert_close(grads, [x.grad for x in wide])
+
+
+CASES = {
+    'roi_align.roi_align': lambda: (
+        torch.randn(2, 3, 9, 14),
+        make_regions(1).round(),
+        *((5, 3), 0.25, 2, 'avg'),
+    ),
+    'roi_pool.roi_pool': lambda: (
+        torch.randn(2, 3, 9, 14),
+        make_regions(1).round(),
+        *((5, 3), 0.25),
+    ),
+    'border_align.border_align': lambda: (
+        torch.randn(2, 8, 7, 9),
+        make_regions(3, 10)[:, 1:].round().view(2, 5, 4) / 4,
+        4,
+    ),
+    'focal_loss.sigmoid_focal_loss': lambda: (
+        torch.randn(50, 4),
+        torch.randint(5, (50,)),
+        *(2.0, 0.25, torch.rand(4), 'sum'),
+    ),
+    'focal_loss.softmax_focal_loss': lambda: (
+        torch.randn(50, 4),
+        torch.randint(4, (50,)),
+        *(2.0, 0.25, torch.rand(4), 'sum'),
+    ),
+    'deform_conv.deform_conv2d': lambda: (
+        torch.randn(2, 4, 9, 8),
+        # Half a pixel from the kinks, which rounding would cross.
+        torch.randint(-2, 3, (2, 18, 9, 8)) + 0.5,
+        torch.randn(6, 4, 3, 3),
+        *(1, 1),
+    ),
+    'modulated_deform_conv.modulated_deform_conv2d': lambda: (
+        torch.randn(2, 4, 9, 8),
+        torch.randint(-2, 3, (2, 18, 9, 8)) + 0.5,
+        torch.rand(2, 9, 9, 8),
+        torch.randn(6, 4, 3, 3),
+        *(torch.randn(6), 1, 1),
+    ),
+    'carafe.carafe': lambda: (
+        torch.randn(2, 4, 3, 5),
+        torch.rand(2, 18, 6, 10),
+        *(3, 2, 2),
+    ),
+    'psa_mask.psa_mask': lambda: (torch.randn(2, 15, 5, 4), 0, (3, 5)),
+}
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('path', CASES)
+def test_dtypes(run, path, dtype):
+    """Half precision is as near to float32 as the dtype allows."""
+    inputs = CASES[path]()
+    halves = [
+        x.to(dtype)
+        if isinstance(x, torch.Tensor) and x.is_floating_point()
+        else x
+        for x in inputs
+    ]
+    same = [
+        x.float() if isinstance(x, torch.Tensor) and x.dtype == dtype else x
+        for x in halves
+    ]
+    expected = run(path, ext, *same)
+    found = run(path, ext, *halves)
+    with torch.autocast('cpu', dtype):
+        mixed = run(path, ext, *same)
+    eps = torch.finfo(dtype).eps
+    for half, cast, full in zip(found, mixed, expected, strict=True):
+        assert half.dtype == dtype
+        near = dict(atol=8 * eps * full.abs().max().item(), rtol=0)
+        torch.testing.assert_close(half.float(), full, **near)
+        # Autocast rounds nothing here, since mmcv's kernels do not.
+        torch.testing.assert_close(cast, full)
+
+
+@pytest.mark.parametrize('path', CASES)
+def test_compiles_without_graph_breaks(run, path):
+    if path in ('roi_pool.roi_pool', 'psa_mask.psa_mask'):
+        pytest.skip('it selects regions or pixels by their values')
+    file, name = path.split('.')
+    inputs = CASES[path]()
+    function = getattr(importlib.import_module(f'mmcv.ops.{file}'), name)
+    expected = run(path, ext, *inputs)  # and leaves ext in its place
+    graph = torch.compile(function, backend='aot_eager', fullgraph=True)
+    wide = [
+        x.clone().requires_grad_()
+        if isinstance(x, torch.Tensor) and x.is_floating_point()
+        else x
+        for x in inputs
+    ]
+    out = graph(*wide)
+    factors = torch.linspace(-1, 2, out.numel()).view_as(out)
+    (out * factors).sum().backward()
+    grads = [x.grad for x in wide if isinstance(x, torch.Tensor)]
+    found = [out.detach(), *(x for x in grads if x is not None)]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('choice', 'place'), [('', -1), ('torchvision', 0), ('mmcv', None)]
+)
+def test_choice(choice, place, monkeypatch):
+    monkeypatch.setenv(operators.VARIABLE, choice)
+    others = [f for f in sys.meta_path if f is not operators.Finder]
+    monkeypatch.setattr(sys, 'meta_path', [*others])
+    for name in (operators.NAME, *operators.USERS):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for _ in range(2):
+        operators.install_operators()
+    if place is not None:
+        assert sys.meta_path[place] is operators.Finder
+    assert len(sys.meta_path) == len(others) + (place is not None)
+
+
+def test_choice_that_is_wrong_or_late(monkeypatch):
+    monkeypatch.setattr(sys, 'meta_path', [])
+    monkeypatch.setenv(operators.VARIABLE, 'tensorflow')
+    message = '^MMHATNET_OPERATORS=tensorflow is neither torchvision nor mmcv$'
+    with pytest.raises(ValueError, match=message):
+        operators.install_operators()
+    monkeypatch.setenv(operators.VARIABLE, 'torchvision')
+    monkeypatch.setitem(sys.modules, 'mmdet.models', sys)
+    with pytest.raises(ImportError, match='comes too late, after mm'):
+        operators.install_operators()
+
+
+def test_absent_operator_says_what_it_needs():
+    with pytest.raises(ImportError, match='^nms_rotated needs .*setup_env.sh'):
+        ext.nms_rotated(torch.zeros(1, 5), torch.zeros(1))
+    assert not hasattr(ext, '__path__')
+
+
+HIDE = """
+import sys
+from importlib.machinery import PathFinder
+class Hidden(PathFinder):
+    def find_spec(name, *args):
+        if name != 'mmcv._ext':
+            return PathFinder.find_spec(name, *args)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Hidden
+"""
+
+
+def test_operators_of_an_mmcv_without_any():
+    """They are found without being asked for, and can be refused."""
+    code = f"""{HIDE}
+import mmhatnet
+from mmhatnet.operators import describe_operators
+assert not {{'mmcv.ops', 'mmcv._ext', 'torchvision'}} & {{*sys.modules}}
+print(describe_operators())
+model = mmhatnet.get_model({DEMOS['Object Detection']!r})
+print('loaded' if 'mmcv._ext' in sys.modules else '')
+"""
+    lines = run_tool('-c', code).splitlines()
+    assert lines[0] == 'torchvision'
+    assert lines[-1] == 'loaded'
+    begin, end = code.split('model = ')
+    code = f"""{begin}
+try:
+    {end.splitlines()[0]}
+except ImportError as error:
+    print(error)
+"""
+    out = run_tool('-c', code, MMHATNET_OPERATORS='mmcv')
+    assert 'none' in out
+    assert 'run tools/setup_env.sh' in out
+
+
+def test_program_that_imports_mmdet_first(tmp_path):
+    program = tmp_path / 'program.py'
+    program.write_text("""\
+import sys
+from mmcv.ops import get_compiler_version
+if __name__ == '__main__':
+    print(sys.argv[1:], get_compiler_version())
+""")
+    out = run_tool(
+        '-m',
+        'mmhatnet.operators',
+        *(program, '--a'),
+        MMHATNET_OPERATORS='torchvision',
+    )
+    assert "['--a'] none (operators of torchvision" in out
+
+
+TRAIN = """
+import copy, json, torch, warnings
+warnings.simplefilter('ignore')
+from mmengine.config import ConfigDict
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmhatnet.datasets.random_batch import make_batch
+from mmhatnet.zoo import load_model_config
+import mmcv.ops
+cfg = load_model_config({name!r})
+init_default_scope('mmdet')
+torch.manual_seed(0)
+model = MODELS.build(cfg.model)
+model.init_weights()
+options = ConfigDict(cfg.optim_wrapper)
+wrapper = build_optim_wrapper(model.train(), options)
+losses = []
+for step in range(2):
+    torch.manual_seed(step)
+    batch = make_batch('mmdet', (128, 128))
+    logs = model.train_step(copy.deepcopy(batch), wrapper)
+    losses.append({{k: v.item() for k, v in logs.items()}})
+# A head without training finds too little.
+for name, weight in model.named_parameters():
+    if name.endswith(('retina_cls.weight', 'fc_cls.weight')):
+        torch.nn.init.normal_(weight)
+with torch.no_grad():
+    found = model.eval().test_step(batch)[0].pred_instances
+print(json.dumps([
+    mmcv.ops.get_compiler_version(),
+    losses,
+    *(found[key][:20].tolist() for key in ('bboxes', 'scores', 'labels')),
+]))
+"""
+
+
+@compiled
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['Object Detection', 'Instance Segmentation'])
+def test_training_and_prediction_are_those_of_mmcv(task):
+    code = TRAIN.format(name=DEMOS[task])
+    ours, theirs = (
+        json.loads(
+            run_tool('-c', code, MMHATNET_OPERATORS=choice).splitlines()[-1]
+        )
+        for choice in operators.CHOICES
+    )
+    assert 'torchvision' in ours.pop(0)
+    assert 'torchvision' not in theirs.pop(0)
+    for found, expected in zip(ours[0], theirs[0], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert len(ours[1]) > 0
+    for found, expected in zip(ours[1:], theirs[1:], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

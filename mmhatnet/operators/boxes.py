@@ -80,13 +80,14 @@ def softnms(
     """
     wide = widen(boxes)[0]
     rows = torch.cat([wide, scores[:, None].to(wide)], dim=1).numpy().copy()
-    areas, found = _areas(rows, offset), np.arange(len(rows))
+    areas = _areas(rows, offset)
+    found: np.ndarray = np.arange(len(rows))
     threshold, sigma = float32(iou_threshold), float32(sigma)
     start = 0
     while start < len(rows):
         left = rows[start:, 4]
         if not np.isnan(left[0]):  # NaN is neither above nor below it
-            swap = [start, start + np.nanargmax(left)]
+            swap = np.array([start, start + np.nanargmax(left)])
             for column in (rows, areas, found):
                 column[swap] = column[swap[::-1]]
         overlaps = _overlaps(rows[start:], areas[start:], offset)
