@@ -316,13 +316,10 @@ def ms_deform_attn_backward(
         im2col_step (int): Not used.
     """
 
-    def forward(*inputs: Tensor) -> Tensor:
+    def forward(value: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+        shapes, starts = value_spatial_shapes, value_level_start_index
         return ms_deform_attn_forward(
-            inputs[0],
-            value_spatial_shapes,
-            value_level_start_index,
-            *inputs[1:],
-            im2col_step,
+            value, shapes, starts, places, weights, im2col_step
         )
 
     grad, *inputs = widen(

@@ -13,9 +13,11 @@ from .common import widen
 SMALLEST = torch.finfo(torch.float32).tiny  # mmcv's FLT_MIN
 
 
-def _factors(weight: Tensor, target: Tensor) -> Tensor | float:
+def _factors(weight: Tensor, target: Tensor) -> Tensor:
     """The weight of each target; that of the background is 1."""
-    return F.pad(weight, (0, 1), value=1)[target] if len(weight) else 1.0
+    if not len(weight):
+        return torch.ones_like(target, dtype=weight.dtype)
+    return F.pad(weight, (0, 1), value=1)[target]
 
 
 def _balance(
@@ -25,9 +27,7 @@ def _balance(
     classes = torch.arange(input.shape[1], device=input.device)
     positive = target[:, None] == classes
     factors = torch.where(positive, -alpha, alpha - 1).to(input)
-    if len(weight):
-        factors = factors * _factors(weight, target)[:, None]
-    return positive, factors
+    return positive, factors * _factors(weight, target)[:, None]
 
 
 def sigmoid_focal_loss_forward(
