@@ -315,17 +315,17 @@ def ms_deform_attn_backward(
         grad_attn_weight (Tensor): Gets that of attention_weights.
         im2col_step (int): Not used.
     """
-
-    def forward(value: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-        shapes, starts = value_spatial_shapes, value_level_start_index
-        return ms_deform_attn_forward(
-            value, shapes, starts, places, weights, im2col_step
-        )
-
     grad, *inputs = widen(
         grad_output, value, sampling_locations, attention_weights
     )
-    found = torch.func.vjp(forward, *inputs)[1](grad)
+    shapes, starts = value_spatial_shapes, value_level_start_index
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        wide, places, weights = leaves
+        out = ms_deform_attn_forward(
+            wide, shapes, starts, places, weights, im2col_step
+        )
+    found = torch.autograd.grad(out, leaves, grad)
     targets = grad_value, grad_sampling_loc, grad_attn_weight
     for target, gradient in zip(targets, found, strict=True):
         target.copy_(gradient)
