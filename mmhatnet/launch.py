@@ -311,7 +311,8 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
         if lacks_bfloat16(cfg):
             raise ValueError(
                 "mmcv's operators, which this model needs, do not support "
-                'bfloat16: use --amp float16'
+                "bfloat16: use --amp float16, or torchvision's by setting "
+                'MMHATNET_OPERATORS=torchvision'
             )
         # It has the range of float32.
         wrapper.setdefault('loss_scale', dict(enabled=False))
@@ -320,14 +321,17 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
 
 
 def lacks_bfloat16(cfg: Config) -> bool:
-    """Whether a model needs operators of mmcv, which have no bfloat16.
+    """Whether a model needs operators that mmcv compiles without bfloat16.
 
     Args:
         cfg (Config): The config.
 
     Returns:
-        bool: True for detectors and Mask2Former.
+        bool: True for detectors and Mask2Former, unless torchvision's
+        operators stand in for mmcv's.
     """
+    if describe_operators() == 'torchvision':
+        return False
     return cfg.get('default_scope') == 'mmdet' or (
         'MSDeformAttn' in str(cfg.get('model'))
     )

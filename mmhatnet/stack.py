@@ -147,9 +147,9 @@ def explain_missing_operators() -> Iterator[None]:
         if error.name != 'mmcv._ext':
             raise
         raise ImportError(
-            "detectors need mmcv's compiled operators, which the installed "
-            'mmcv lacks: run tools/setup_env.sh (minutes '
-            'without a wheel, seconds with one)'
+            "MMHATNET_OPERATORS asks for mmcv's compiled operators, which the "
+            'installed mmcv lacks: unset it, or run tools/setup_env.sh '
+            '(minutes without a wheel, seconds with one)'
         ) from error
 
 

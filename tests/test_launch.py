@@ -459,14 +459,19 @@ def test_bfloat16_has_no_loss_scale(typed):
         ),
     ],
 )
-def test_bfloat16_of_mmcv(config, supported):
+def test_bfloat16_of_mmcv(config, supported, monkeypatch):
     """Refused where mmcv's operators would fail."""
     cfg = open_config(config)
+    operators = 'mmcv'
+    monkeypatch.setattr(launch, 'describe_operators', lambda: operators)
     if not supported:
         with pytest.raises(ValueError, match='use --amp float16'):
             launch.enable_amp(cfg, 'bfloat16')
     launch.enable_amp(cfg, 'bfloat16' if supported else 'float16')
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    operators = 'torchvision'
+    launch.enable_amp(cfg, 'bfloat16')
+    assert cfg.optim_wrapper.dtype == 'bfloat16'
 
 
 def test_amp_and_auto_scale_lr():
