@@ -639,6 +639,11 @@ def test_choice_that_is_wrong_or_late(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mmdet.models', sys)
     with pytest.raises(ImportError, match='comes too late, after mm'):
         operators.install_operators()
+    monkeypatch.setenv(operators.VARIABLE, '')
+    monkeypatch.delitem(sys.modules, operators.NAME, raising=False)
+    monkeypatch.setattr(operators, 'find_spec', lambda name: None)
+    with pytest.warns(UserWarning, match='^mmdet.* goes on without operators'):
+        operators.install_operators()
 
 
 def test_absent_operator_says_what_it_needs():

@@ -7,6 +7,7 @@ lacks it, Python finds :mod:`.ext` under its name. The environment variable
 
 import os
 import sys
+import warnings
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
@@ -37,7 +38,7 @@ class Finder:
 
 
 def install_operators() -> None:
-    """Let ``mmcv.ops`` find operators; this imports nothing.
+    """Let ``mmcv.ops`` find operators, without importing them.
 
     Raises:
         ImportError: If the user chose torchvision's, but mmcv's are in use.
@@ -50,12 +51,17 @@ def install_operators() -> None:
         )
     if choice == 'mmcv' or Finder in sys.meta_path:
         return
-    late = next(filter(sys.modules.__contains__, (NAME, *USERS)), None)
+    late = next(filter(sys.modules.__contains__, (NAME, *USERS)), '')
     if choice == 'torchvision' and late:
         raise ImportError(
             f'{VARIABLE}={choice} comes too late, after {late}: import '
             'mmhatnet first, or start the program with python -m '
             'mmhatnet.operators'
+        )
+    if late.startswith('mmdet') and not find_spec(NAME):
+        warnings.warn(
+            f'{late} goes on without operators: import mmhatnet before it',
+            stacklevel=3,
         )
     # Python asks one after the other, and so the last if no other finds it.
     sys.meta_path.insert(0 if choice else len(sys.meta_path), Finder)
