@@ -161,20 +161,6 @@ def test_nms_match(seed, count, boxes, scores, threshold):
     assert ext.nms_match(dets, threshold) == expected
 
 
-@compiled
-@pytest.mark.parametrize('aligned', [False, True])
-@pytest.mark.parametrize('offset', [0, 1])
-@pytest.mark.parametrize('mode', ['iou', 'iof'])
-@pytest.mark.parametrize('kind', BOXES)
-def test_bbox_overlaps(compare, kind, mode, offset, aligned):
-    rng = np.random.default_rng(0)
-    options = dict(mode=mode, aligned=aligned, offset=offset)
-    with torch.no_grad():
-        for counts in ((6, 6), (0, 0), (1, 1), *([(3, 8)] * (not aligned))):
-            pair = (make_boxes(rng, count, kind) for count in counts)
-            compare('bbox.bbox_overlaps', *pair, **options)
-
-
 def make_regions(seed, count=12):
     rng = np.random.default_rng(seed)
     kind = 'integer' if seed % 3 == 0 else 'plain'
@@ -404,33 +390,6 @@ def test_regions_by_formula(run, seed):
         torch.testing.assert_close(grads[0], wide.grad, **CLOSE)
 
 
-def test_border_align(run):
-    maps = torch.randn(2, 8, 7, 9).double()
-    boxes = torch.stack([make_regions(seed, 5)[:, 1:] / 4 for seed in (0, 1)])
-    found, grad = run(
-        'border_align.border_align', ext, maps, boxes.double(), 4
-    )
-    wide = maps.clone().requires_grad_()
-    expected = torch.zeros_like(found)
-    for n, c, k, border in np.ndindex(*found.shape):
-        x1, y1, x2, y2 = boxes[n, k].tolist()
-        points = [
-            [
-                (y1, x1 + t * (x2 - x1)),
-                (y1 + t * (y2 - y1), x1),
-                (y2, x2 - t * (x2 - x1)),
-                (y2 - t * (y2 - y1), x2),
-            ][border]
-            for t in (0, 0.25, 0.5, 0.75, 1)
-        ]
-        values = [at(wide[n, border * 2 + c], *point) for point in points]
-        expected[n, c, k, border] = max(values)
-    torch.testing.assert_close(found, expected.detach(), **CLOSE)
-    factors = torch.linspace(-1, 2, found.numel()).view_as(found)
-    (expected * factors.to(found)).sum().backward()
-    torch.testing.assert_close(grad, wide.grad, **CLOSE)
-
-
 def test_carafe(run):
     features = torch.randn(2, 4, 3, 5).double()
     masks = torch.rand(2, 2 * 9, 6, 10).double()
@@ -519,11 +478,6 @@ CASES = {
         torch.randn(2, 3, 9, 14),
         make_regions(1).round(),
         *((5, 3), 0.25),
-    ),
-    'border_align.border_align': lambda: (
-        torch.randn(2, 8, 7, 9),
-        make_regions(3, 10)[:, 1:].round().view(2, 5, 4) / 4,
-        4,
     ),
     'focal_loss.sigmoid_focal_loss': lambda: (
         torch.randn(50, 4),

@@ -133,35 +133,3 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         groups.append([order[0], *order[1:][near]])
         order = order[1:][~near]
     return [[int(index) for index in group] for group in groups]
-
-
-def bbox_overlaps(
-    bboxes1: Tensor,
-    bboxes2: Tensor,
-    ious: Tensor,
-    mode: int,
-    aligned: bool,
-    offset: int,
-) -> None:
-    """Compute overlaps.
-
-    Args:
-        bboxes1 (Tensor): (M, 4).
-        bboxes2 (Tensor): (N, 4).
-        ious (Tensor): Gets the result, (M, N), or (M,) if aligned.
-        mode (int): 0 to divide by the union, 1 by the first area.
-        aligned (bool): Whether each box is compared to one other.
-        offset (int): As in :func:`nms`.
-    """
-    if not aligned:
-        bboxes1 = bboxes1[:, None]
-    upper = torch.max(bboxes1[..., :2], bboxes2[..., :2])
-    lower = torch.min(bboxes1[..., 2:], bboxes2[..., 2:])
-    common = (lower - upper + offset).clamp(min=0).prod(-1)
-    base, other = (
-        (boxes[..., 2:] - boxes[..., :2] + offset).prod(-1)
-        for boxes in (bboxes1, bboxes2)
-    )
-    if mode == 0:
-        base = base + other - common
-    ious.copy_(common / base)

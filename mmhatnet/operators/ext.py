@@ -20,7 +20,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 from mmhatnet.operators.boxes import (  # noqa: F401
-    bbox_overlaps,
     nms,
     nms_match,
     softnms,
@@ -51,8 +50,6 @@ from mmhatnet.operators.losses import (  # noqa: F401
     softmax_focal_loss_forward,
 )
 from mmhatnet.operators.regions import (  # noqa: F401
-    border_align_backward,
-    border_align_forward,
     roi_align_backward,
     roi_align_forward,
     roi_pool_backward,
