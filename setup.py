@@ -67,6 +67,7 @@ def add_mim_extension() -> dict:
 
 if __name__ == '__main__':
     extension = add_mim_extension()
+    optional = requirements('optional') + requirements('timm')
     version = {}
     exec((ROOT / 'mmhatnet' / 'version.py').read_text('utf-8'), version)
     setup(
@@ -88,10 +89,11 @@ if __name__ == '__main__':
         python_requires='>=3.10',
         install_requires=requirements('runtime'),
         extras_require={
+            'all': [*requirements('mminstall'), *optional],
             'onedl': requirements('mminstall'),
-            'openmmlab': requirements('mminstall_openmmlab'),
-            'tests': [*requirements('tests'), *requirements('timm')],
-            'optional': requirements('optional'),
+            'openmmlab': [*requirements('mminstall_openmmlab'), *optional],
+            'tests': [*requirements('tests'), *optional],
+            'optional': optional,
             'deploy': requirements('deploy'),
             'timm': requirements('timm'),
             'demo': requirements('demo'),

@@ -8,7 +8,7 @@ case ${1:-} in
     cat <<'USAGE'
 Usage: tools/quickstart.sh [--cfg-options KEY=VALUE ...]
 
-Sets up an environment (tools/setup_env.sh --lite; its variables apply), draws
+Sets up an environment (tools/setup_env.sh; its variables apply), draws
 predictions of a small segmentor whose weights are in the package, trains the
 Semantic FPN demo from scratch, on all GPUs or in two processes on the CPU,
 evaluates it and draws its predictions beside the truth. A second call continues
@@ -24,7 +24,7 @@ options=("$@")
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tools/watch.sh
-tools/setup_env.sh --lite
+tools/setup_env.sh
 venv=$(tools/setup_env.sh --path)
 export PYTHON=$venv/bin/python
 config=configs/demo/fpn_hatnet-tiny_2xb4-400_demo.py

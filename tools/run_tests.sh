@@ -3,7 +3,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-setup=()
+setup=(--tests)
 while [ $# -gt 0 ]; do
   case $1 in
     --stack) setup+=("$1" "${2:-}"); shift $(($# > 1)) ;;
@@ -12,8 +12,7 @@ while [ $# -gt 0 ]; do
       cat <<'EOF'
 Usage: tools/run_tests.sh [--stack onedl|openmmlab] [--isolated] [PYTEST ARGS]
 
-Sets up the environment if it is missing (for the options, see
-tools/setup_env.sh --help), checks the code with ruff and runs the tests: all
+Sets up the environment (for the options, see tools/setup_env.sh --help), checks the code with ruff and runs the tests: all
 of them, or those that PYTEST ARGS select, such as -m "not slow".
 EOF
       exit 0 ;;
@@ -22,8 +21,8 @@ EOF
   shift
 done
 
-"$root/tools/setup_env.sh" "${setup[@]+"${setup[@]}"}"
-bin=$("$root/tools/setup_env.sh" "${setup[@]+"${setup[@]}"}" --path)/bin
+"$root/tools/setup_env.sh" "${setup[@]}"
+bin=$("$root/tools/setup_env.sh" "${setup[@]}" --path)/bin
 cd "$root"
 "$bin/ruff" check .
 "$bin/ruff" format --check .
