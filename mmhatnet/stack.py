@@ -32,8 +32,8 @@ FAMILIES = {
         'mmpretrain': ('mmpretrain', '1.2.0', '1.2.0'),
     },
 }
-# mmcv without compiled operators, which detectors alone need.
-LITE = ('mmcv-lite', '2.2.0', '2.2.0')
+# mmcv without its compiled operators, which is made for the original family.
+LITE = ('mmcv-lite', '2.1.0', '2.2.0')
 TORCH = ('torch', '2.1.0', '2.10.0')
 REQUIRED = ('mmengine', 'mmcv')
 _STATE = RLock()
@@ -92,16 +92,15 @@ def check_versions() -> None:
         family = (both or [_family(found)])[0]
         distribution, oldest, newest = FAMILIES[family][module]
         installed = found[family][module]
-        if module == 'mmcv' and lite and not installed:
+        if module == 'mmcv' and not installed and lite:
             (distribution, oldest, newest), installed = LITE, lite
         _check(
             distribution,
             oldest,
             newest,
             installed,
-            f'{"mim" if module == "mmcv" else "pip"} install '
-            f'"{distribution}>={oldest}", or install everything with '
-            f'tools/setup_env.sh --stack {family} in a clone of mmhatnet',
+            f'pip install "{distribution}>={oldest}", or install everything '
+            f'with tools/setup_env.sh --stack {family} in a clone of mmhatnet',
             module in REQUIRED,
         )
 
@@ -136,21 +135,28 @@ def _link_clone(package: Path) -> None:
 
 @contextmanager
 def explain_missing_operators() -> Iterator[None]:
-    """Name the remedy where mmcv's compiled operators are missing.
+    """Name the remedy where mmcv's compiled operators cannot be used.
 
     Raises:
-        ImportError: Instead of a ModuleNotFoundError of ``mmcv._ext``.
+        ImportError: Instead of the one of ``mmcv._ext``.
     """
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name != 'mmcv._ext':
             raise
-        raise ImportError(
-            "MMHATNET_OPERATORS asks for mmcv's compiled operators, which the "
-            'installed mmcv lacks: unset it, or run tools/setup_env.sh '
-            '(minutes without a wheel, seconds with one)'
-        ) from error
+        if isinstance(error, ModuleNotFoundError):
+            reason = (
+                "MMHATNET_OPERATORS asks for mmcv's compiled operators, which "
+                'the installed mmcv lacks: unset it, or run '
+                'tools/setup_env.sh --compiled'
+            )
+        else:
+            reason = (
+                "mmcv's compiled operators are for another torch: set "
+                "MMHATNET_OPERATORS=torchvision to use torchvision's instead"
+            )
+        raise ImportError(reason) from error
 
 
 @contextmanager

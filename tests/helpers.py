@@ -69,7 +69,7 @@ EXPORTABLE = {
     'classification': (
         f'{ROOT}/configs/demo/{DEMOS["Image Classification"]}.py'
     ),
-    'segmentation': f'{EVIDENCE}/fpn_hatnet-micro-scratch_1xb8-400_demo.py',
+    'segmentation': f'{EVIDENCE}/fpn_hatnet-micro-scratch_1xb8-1200_demo.py',
     'detection': (
         f'{EVIDENCE}/retinanet_hatnet-micro-scratch_fpn_1xb4-36e_trees.py'
     ),

@@ -624,7 +624,7 @@ def test_page_of_evidence(tmp_path):
 @pytest.mark.slow
 def test_times_of_the_evidence(tmp_path, demo_folder):
     """Steps with the data, instead of the times of a busy machine."""
-    config = 'fpn_hatnet-micro-scratch_1xb8-400_demo'
+    config = 'fpn_hatnet-micro-scratch_1xb8-1200_demo'
     record = dict(
         name='a',
         config=config,

@@ -74,8 +74,8 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
 
     def missing(*args: object, **kwargs: object) -> NoReturn:
         raise ImportError(
-            f"{name} needs mmcv's compiled operators: run tools/setup_env.sh, "
-            'and do not set MMHATNET_OPERATORS=torchvision'
+            f"{name} needs mmcv's compiled operators: run tools/setup_env.sh "
+            '--compiled, and do not set MMHATNET_OPERATORS=torchvision'
         )
 
     return missing

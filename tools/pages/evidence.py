@@ -52,8 +52,8 @@ class Group:
 
 MICRO = 'hatnet-micro_1xb256-10e_cifar10'
 LONG = 'hatnet-micro_1xb256-60e_cifar10'
-SCRATCH = 'fpn_hatnet-micro-scratch_1xb8-400_demo'
-SEGMENTOR = 'fpn_hatnet-micro_1xb8-400_demo'
+SCRATCH = 'fpn_hatnet-micro-scratch_1xb8-1200_demo'
+SEGMENTOR = 'fpn_hatnet-micro_1xb8-1200_demo'
 DETECTOR = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees'
 GROUPS = {
     'cifar10': Group(

@@ -4,7 +4,7 @@
 _base_ = [
     '../_base_/models/fpn_hatnet.py',
     '../_base_/datasets/demo_semantic.py',
-    '../_base_/schedules/demo_muon_400.py',
+    '../_base_/schedules/demo_muon_1200.py',
     '../_base_/mmseg_runtime.py',
 ]
 
@@ -28,5 +28,5 @@ model = dict(
     ),
 )
 train_dataloader = dict(batch_size=8)
-default_hooks = dict(checkpoint=dict(interval=100), logger=dict(interval=10))
+default_hooks = dict(checkpoint=dict(interval=300), logger=dict(interval=10))
 visualizer = dict(alpha=0.5)

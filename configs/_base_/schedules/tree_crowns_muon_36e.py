@@ -1,6 +1,9 @@
+# Muon for the matrices, AdamW for the rest (pip install 'timm>=1.0.21'), in
+# bfloat16; a CPU without instructions for it trains in float32.
 optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
+    type='AmpOptimWrapper',
+    dtype='bfloat16',
+    optimizer=dict(type='mmhatnet.Muon', lr=4e-3, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0),
 )
@@ -10,10 +13,12 @@ param_scheduler = [
         type='CosineAnnealingLR',
         T_max=36,
         end=36,
-        eta_min=5e-6,
+        eta_min=0.0,
         convert_to_iter_based=True,
     ),
 ]
+# The tests use a running mean of the weights, over about 100 iterations.
+custom_hooks = [dict(type='EMAHook', momentum=0.01)]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=36, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,4 +1,4 @@
 # The pure transformer of Sec. 4.4, without depthwise convolutions.
-_base_ = 'fpn_hatnet-micro-scratch_1xb8-400_demo.py'
+_base_ = 'fpn_hatnet-micro-scratch_1xb8-1200_demo.py'
 
 model = dict(backbone=dict(dw_conv=False))

@@ -1,4 +1,4 @@
 # Design 1 of Table 5: window attention in stages 0 to 2, H-MHSA in none.
-_base_ = 'fpn_hatnet-micro-scratch_1xb8-400_demo.py'
+_base_ = 'fpn_hatnet-micro-scratch_1xb8-1200_demo.py'
 
 model = dict(backbone=dict(attn_types=('window', 'window', 'window')))
