@@ -1,5 +1,5 @@
-# A detector that is small enough for a CPU and for the package: without the last
-# stage, which has half of the parameters. Its boxes are 8 to 106 pixels wide.
+# A detector that is small enough for a CPU and for the package: without the
+# last stage, which has half of the parameters. Boxes are 8 to 106 pixels wide.
 _base_ = 'retinanet_hatnet_fpn.py'
 
 norm_cfg = dict(type='GN', num_groups=16)
