@@ -29,14 +29,11 @@ checks below had one GPU.
 - A GPU with small batches waits for the launches of HAT-Net's many short
   kernels; what CUDA graphs gain is below. There, mixed precision saved memory
   more than time even with 64 images of 224x224.
-- Where mmcv is not prebuilt for your Python, torch and CUDA, `nvcc` has to
-  compile its operators. `tools/setup_env.sh` says which it will be, before it
-  downloads anything.
 - `cudnn_benchmark` and TF32 are as in the libraries: mmsegmentation looks for
   the fastest convolution of a size, mmdetection does not, and torch uses TF32
   in convolutions.
-- mmcv's operators have no bfloat16, so detectors train in float16 or float32.
-  In the checks below, torchvision's operators stood in for them.
+- Detectors use [operators of torchvision](operators.md), as in the checks below,
+  and train in bfloat16 with them. Those that mmcv compiles have no bfloat16.
 
 The first command measures the backbone on your GPU in three forms, the second
 a whole model with one image, as mm's benchmarks do. Neither was run on a GPU
