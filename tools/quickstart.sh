@@ -11,16 +11,21 @@ Usage: tools/quickstart.sh [--cfg-options KEY=VALUE ...]
 Sets up an environment (tools/setup_env.sh; its variables apply), draws
 predictions of a small segmentor whose weights are in the package, trains the
 Semantic FPN demo from scratch, on all GPUs or in two processes on the CPU,
-evaluates it and draws its predictions beside the truth. A second call continues
-where the first was interrupted. What the libraries print is in
+evaluates it and draws its predictions beside the truth. Then a small detector is
+trained for a minute, and its boxes are drawn. A second call continues where the
+first was interrupted. What the libraries print is in
 work_dirs/fpn_hatnet-tiny_2xb4-400_demo/quickstart.log.
 
-  --cfg-options  settings of the demo's config to override, as for tools/train.py;
+  --cfg-options  settings of the segmentor's config to override, as for
+                 tools/train.py; those of train_cfg are for the detector, too:
                  train_cfg.max_iters=20 only shows that everything runs
 USAGE
     case $1 in -h | --help) exit 0 ;; *) exit 2 ;; esac ;;
 esac
-options=("$@")
+options=("$@") short=()
+for option in "$@"; do
+  case $option in train_cfg.*) short+=("$option") ;; esac
+done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tools/watch.sh
@@ -30,6 +35,7 @@ export PYTHON=$venv/bin/python
 config=configs/demo/fpn_hatnet-tiny_2xb4-400_demo.py
 images=data/demo/ade/ADEChallengeData2016/images/validation
 work=work_dirs/fpn_hatnet-tiny_2xb4-400_demo # as tools/train.py has it
+detector=retinanet_hatnet-micro_fpn_1xb8-100_demo
 log=$work/quickstart.log
 mkdir -p $work
 : >$log
@@ -52,26 +58,33 @@ run() {
 use() { run "$@" "${options[@]+"${options[@]}"}"; }
 
 if [ ! -e data/demo/demo_data.json ]; then
-  say '1/4 making the demo data in data/demo (seconds)'
+  say '1/5 making the demo data in data/demo (seconds)'
   run : "$PYTHON" tools/dataset_converters/make_demo_data.py
 fi
 
-say '2/4 drawing what a small segmentor of the package predicts (seconds)'
+say '2/5 drawing what a small segmentor of the package predicts (seconds)'
 run : "$PYTHON" tools/visualization/vis_predictions.py shape-segmentor \
   --out $work/shape-segmentor.png
 echo "  image, prediction and truth: $work/shape-segmentor.png"
 
 n=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 2)')
-say "3/4 training $config in $n processes (this takes minutes)"
+say "3/5 training $config in $n processes (this takes minutes)"
 use progress tools/dist_train.sh $config "$n" --work-dir $work --resume
 
-say '4/4 evaluating, and drawing predictions'
+say '4/5 evaluating, and drawing predictions'
 checkpoint=$work/$(basename "$(cat $work/last_checkpoint)")
 rm -rf $work/test $work/pictures # its results, of an earlier call
 use progress "$PYTHON" tools/test.py $config "$checkpoint" --work-dir $work/test \
   --show-dir $work/pictures
 use : "$PYTHON" tools/visualization/vis_predictions.py $config "$checkpoint" \
   --out $work/predictions.png
+
+say "5/5 training configs/demo/$detector.py, and drawing its boxes (a minute)"
+run progress "$PYTHON" tools/train.py configs/demo/$detector.py --resume \
+  ${short[@]+--cfg-options "${short[@]}"}
+boxes=work_dirs/$detector
+run : "$PYTHON" tools/visualization/vis_predictions.py configs/demo/$detector.py \
+  "$boxes/$(basename "$(cat $boxes/last_checkpoint)")" --out $boxes/boxes.png
 "$PYTHON" - $work <<'SUMMARY'
 import json, sys
 from pathlib import Path
@@ -88,6 +101,7 @@ cat <<RESULT
 
 Image, prediction and truth:   $work/predictions.png
 All images, truth on the left: $work/pictures/vis_data/vis_image
+Boxes of the detector:         $boxes/boxes.png
 What the libraries printed:    $log
 
 Go on, after 'source $venv/bin/activate': predict, look at the attention, or test

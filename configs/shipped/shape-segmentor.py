@@ -1,2 +1,2 @@
 # The shapes of the demo data; its weights are in the package.
-_base_ = '../evidence/fpn_hatnet-micro_1xb8-400_demo.py'
+_base_ = '../evidence/fpn_hatnet-micro_1xb8-1200_demo.py'
