@@ -1,0 +1,213 @@
+#!/usr/bin/env python
+"""Compares operators in docs/operators.md, where mmcv has compiled its own."""
+
+import argparse
+import copy
+import json
+import pkgutil
+import re
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+
+import mmcv.ops
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from tqdm import tqdm
+
+from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.timing import time_in_turns
+from mmhatnet.atomic import replacing
+from mmhatnet.cli import one_line_errors
+from mmhatnet.config import read_config
+from mmhatnet.datasets.random_batch import make_batch
+from mmhatnet.launch import build_runner
+from mmhatnet.operators import NAME, describe_operators, ext
+from mmhatnet.provenance import describe_machine
+from mmhatnet.zoo import load_model_config
+
+DOCS = Path(__file__).resolve().parents[2] / 'docs'
+PAGE, DATA = DOCS / 'operators.md', DOCS / 'operators.json'
+MODELS_COMPARED = (
+    'retinanet_hatnet-tiny_fpn_8xb2-1x_coco',
+    'faster-rcnn_hatnet-small_fpn_8xb2-1x_coco',
+    'mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco',
+)
+SHAPE = 320, 480  # of two images that are trained and predicted with
+STEPS, ROUNDS = 20, 7
+
+
+def use(operators: ModuleType) -> None:
+    """Let all functions of mmcv.ops call these operators."""
+    for info in pkgutil.iter_modules(mmcv.ops.__path__):
+        if info.name.startswith('_'):
+            continue
+        module = import_module(f'mmcv.ops.{info.name}')
+        if hasattr(module, 'ext_module'):
+            module.ext_module = operators
+
+
+def build(name: str) -> tuple[nn.Module, Callable[[int], dict]]:
+    """Build a model, and a function that trains it for a step."""
+    cfg = load_model_config(name)
+    cfg.model.backbone.init_cfg = None
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).train()
+    cfg.optim_wrapper.optimizer.lr = 1e-4
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+
+    def train(seed: int) -> dict:
+        model.train()
+        torch.manual_seed(seed)
+        batch = make_batch('mmdet', SHAPE)
+        torch.manual_seed(seed)
+        return model.train_step(batch, wrapper)
+
+    return model, train
+
+
+def compare_model(name: str, both: dict[str, ModuleType]) -> dict:
+    losses, steps = {}, {}
+    for key, operators in both.items():
+        use(operators)
+        model, train = build(name)
+        losses[key] = [train(seed)['loss'].item() for seed in range(STEPS)]
+        batch = make_batch('mmdet', SHAPE)
+        # A head without training finds too little.
+        for weight_name, weight in model.named_parameters():
+            if weight_name.endswith(('retina_cls.weight', 'fc_cls.weight')):
+                torch.manual_seed(0)
+                nn.init.normal_(weight)
+
+        def predict(model=model, batch=batch, operators=operators) -> None:
+            use(operators)
+            with torch.no_grad():
+                model.eval().test_step(copy.deepcopy(batch))
+
+        def train_once(train=train, operators=operators) -> None:
+            use(operators)
+            train(0)
+
+        steps['training', key], steps['inference', key] = train_once, predict
+    row = dict(model=name, losses=losses)
+    for phase in ('training', 'inference'):
+        seconds = time_in_turns(
+            {key: steps[phase, key] for key in both}, ROUNDS
+        )
+        row[phase] = seconds
+    return row
+
+
+def test_detector(
+    config: str, checkpoint: str, both: dict[str, ModuleType]
+) -> dict:
+    """Test a trained detector with both."""
+    result = {}
+    for key, operators in both.items():
+        use(operators)
+        cfg = read_config(config)
+        cfg.load_from, cfg.work_dir = checkpoint, 'work_dirs/operators'
+        cfg.test_evaluator.outfile_prefix = f'work_dirs/operators/{key}'
+        metrics = build_runner(cfg, ('test',)).test()
+        found = json.loads(
+            Path(f'work_dirs/operators/{key}.bbox.json').read_text()
+        )
+        result[key] = dict(
+            metrics=metrics, rows=[[*x['bbox'], x['score']] for x in found]
+        )
+    ours, theirs = (
+        torch.tensor(result[key].pop('rows')).double() for key in both
+    )
+    error = (ours - theirs).abs().amax(0) if len(ours) == len(theirs) else None
+    return dict(
+        config=Path(config).stem,
+        metrics={key: value['metrics'] for key, value in result.items()},
+        objects=len(ours),
+        pixels=None if error is None else error[:4].max().item(),
+        scores=None if error is None else error[4].item(),
+    )
+
+
+def show(data: dict) -> str:
+    rows = []
+    for row in data['models']:
+        ours, theirs = row['losses'].values()
+        error = max(
+            abs(x - y) / abs(y) for x, y in zip(ours, theirs, strict=True)
+        )
+        cells = {
+            'model': row['model'],
+            f'losses of {len(ours)} iterations differ by': f'{error:.0e}',
+        }
+        for phase in ('training', 'inference'):
+            pairs = zip(*row[phase].values(), strict=True)
+            ratios = sorted(x / y for x, y in pairs)
+            cells[f'time of a step, {phase}'] = (
+                f'{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})'
+            )
+        rows.append(cells)
+    test = data['test']
+    scores = ', '.join(
+        f'{name.rpartition("/")[2]} {ours} and {theirs}'
+        for (name, ours), theirs in zip(
+            test['metrics']['torchvision'].items(),
+            test['metrics']['mmcv'].values(),
+            strict=True,
+        )
+        if 'mAP' in name and ours >= 0
+    )
+    machine = data['machine']
+    return (
+        f'{markdown_table(rows)}\n\n'
+        'Times are relative to those of the compiled operators, measured in '
+        f'turns: median of {ROUNDS} rounds, and the range. Two images of '
+        f'{SHAPE[0]}x{SHAPE[1]}, float32; {machine}.\n\n'
+        f'`{test["config"]}`, trained, finds {test["objects"]} objects in the '
+        f'test images with both. Their corners differ by {test["pixels"]:.0e} '
+        f'pixels and their scores by {test["scores"]:.0e} at most; {scores}.'
+    )
+
+
+@one_line_errors
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--measure',
+        nargs=2,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='measure anew, with a trained detector to test',
+    )
+    args = parser.parse_args()
+    if args.measure:
+        if describe_operators() != 'mmcv':
+            raise ValueError(
+                "mmcv's operators are not compiled here: run "
+                'tools/setup_env.sh --compiled'
+            )
+        both = dict(torchvision=ext, mmcv=import_module(NAME))
+        data = dict(
+            machine=describe_machine(),
+            models=[
+                compare_model(name, both) for name in tqdm(MODELS_COMPARED)
+            ],
+            test=test_detector(*args.measure, both),
+        )
+        with replacing(DATA) as part:
+            part.write_text(json.dumps(data, indent=1) + '\n')
+    begin, end = '<!-- measured -->\n', '\n<!-- end -->'
+    page = PAGE.read_text('utf-8')
+    table = show(json.loads(DATA.read_text('utf-8')))
+    page = re.sub(
+        f'{begin}.*?{end}', lambda _: begin + table + end, page, flags=re.S
+    )
+    with replacing(PAGE) as part:
+        part.write_text(page, encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()
