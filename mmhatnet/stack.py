@@ -34,7 +34,7 @@ FAMILIES = {
 }
 # mmcv without its compiled operators, which is made for the original family.
 LITE = ('mmcv-lite', '2.1.0', '2.2.0')
-TORCH = ('torch', '2.1.0', '2.10.0')
+TORCH = ('torch', '2.1.0', '2.15.0')
 REQUIRED = ('mmengine', 'mmcv')
 _STATE = RLock()
 

@@ -34,15 +34,17 @@ def _forward(
     given: dict[str, int],
 ) -> Tensor:
     input, weight, offset = widen(input, weight, offset)
-    return torch.ops.torchvision.deform_conv2d(
-        input,
-        weight,
-        offset,
-        _unused(input) if mask is None else widen(mask)[0],
-        input.new_zeros(len(weight)) if bias is None else widen(bias)[0],
-        *_settings(given),
-        mask is not None,
-    )
+    # In mixed precision, torchvision's products would round.
+    with torch.autocast(input.device.type, enabled=False):
+        return torch.ops.torchvision.deform_conv2d(
+            input,
+            weight,
+            offset,
+            _unused(input) if mask is None else widen(mask)[0],
+            input.new_zeros(len(weight)) if bias is None else widen(bias)[0],
+            *_settings(given),
+            mask is not None,
+        )
 
 
 def _backward(
@@ -56,16 +58,17 @@ def _backward(
     """The gradients of input, weight, offset, mask and bias."""
     grad, input, weight, offset = widen(grad, input, weight, offset)
     settings = _settings(given)
-    found = torch.ops.torchvision._deform_conv2d_backward(
-        grad,
-        input,
-        weight,
-        offset,
-        _unused(input) if mask is None else widen(mask)[0],
-        input.new_zeros(len(weight)),
-        *settings,
-        mask is not None,
-    )
+    with torch.autocast(input.device.type, enabled=False):
+        found = torch.ops.torchvision._deform_conv2d_backward(
+            grad,
+            input,
+            weight,
+            offset,
+            _unused(input) if mask is None else widen(mask)[0],
+            input.new_zeros(len(weight)),
+            *settings,
+            mask is not None,
+        )
     inside = _inside(offset, input, weight, settings)
     return (*found[:2], found[2] * inside, *found[3:])
 
