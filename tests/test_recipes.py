@@ -242,6 +242,22 @@ DEMO_CLS = dict(
     grids=((8, 7, 7), (8, 4, 2)),
     smoothing=0.1,
 )
+
+
+def muon_for(length):
+    return dict(
+        MUON,
+        epoch=1,
+        rates={
+            0: 4e-5,
+            20: 4e-3,
+            length // 2: poly(4e-3, length // 2, 0.9, 20, length),
+            length - 1: poly(4e-3, length - 1, 0.9, 20, length),
+        },
+        length=length,
+    )
+
+
 DEMO_FPN = dict(
     DEMO,
     train=[
@@ -253,15 +269,7 @@ DEMO_FPN = dict(
     test=[LOAD, *SEG_TRAIN[1:2], *SEG_TRAIN[6:]],
     preprocessor=dict(RGB, bgr_to_rgb=True, size=(128, 128)),
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    epoch=1,
-    rates={
-        0: 4e-5,
-        20: 4e-3,
-        210: poly(4e-3, 210, 0.9, 20, 400),
-        399: poly(4e-3, 399, 0.9, 20, 400),
-    },
-    length=400,
-    **MUON,
+    **muon_for(400),
 )
 DEMO_DET = dict(
     DEMO,
@@ -297,10 +305,16 @@ TREES = dict(
     ],
     preprocessor=dict(RGB, bgr_to_rgb=True, pad_size_divisor=32),
     grids=((8, 8, 8), (16, 8, 4)),
-    lr=5e-4,
-    rates={0: 5e-6, 50: 5e-4, 18000: 2.525e-4, 35999: 5e-6},
+    rates={
+        0: 4e-5,
+        50: 4e-3,
+        18000: 2e-3,
+        35999: 2e-3 * (1 + cos(pi * 35999 / 36000)),
+    },
     decay=lambda name, kind: 0 if kind in ('norm', 'bias') else 0.05,
     length=36,
+    wrapper='AmpOptimWrapper',
+    **MUON,
 )
 RESIZE = dict(type='Resize', scale=32, interpolation='bicubic')
 CIFAR10 = dict(
@@ -343,9 +357,10 @@ CIFAR10 = dict(
 RECIPES = {
     'demo/hatnet*': DEMO_CLS,
     'demo/fpn*': DEMO_FPN,
+    'demo/*-100_demo*': dict(DEMO_DET, **muon_for(100)),
     'demo/*': DEMO_DET,
     'shipped/cifar10*': CIFAR10,
-    'shipped/shape*': DEMO_FPN,
+    'shipped/shape*': dict(DEMO_FPN, **muon_for(1200)),
     'shipped/tree*': TREES,
     'evidence/hatnet*-60e*': dict(
         CIFAR10,
@@ -355,7 +370,7 @@ RECIPES = {
     ),
     'evidence/hatnet*': CIFAR10,
     'evidence/retinanet*': TREES,
-    'evidence/fpn*': DEMO_FPN,
+    'evidence/fpn*': dict(DEMO_FPN, **muon_for(1200)),
     'evidence/mask-rcnn*': DEMO_DET,
     'evidence/resnet*': dict(CIFAR10, grids=None, drop_path=None),
     'evidence/*': dict(CIFAR10, grids=None),

@@ -115,7 +115,7 @@ def test_detector(
         cfg.test_evaluator.outfile_prefix = f'work_dirs/operators/{key}'
         metrics = build_runner(cfg, ('test',)).test()
         found = json.loads(
-            Path(f'work_dirs/operators/{key}.bbox.json').read_text()
+            Path(f'work_dirs/operators/{key}.bbox.json').read_text('utf-8')
         )
         result[key] = dict(
             metrics=metrics, rows=[[*x['bbox'], x['score']] for x in found]
@@ -198,7 +198,7 @@ def main() -> None:
             test=test_detector(*args.measure, both),
         )
         with replacing(DATA) as part:
-            part.write_text(json.dumps(data, indent=1) + '\n')
+            part.write_text(json.dumps(data, indent=1) + '\n', 'utf-8')
     begin, end = '<!-- measured -->\n', '\n<!-- end -->'
     page = PAGE.read_text('utf-8')
     table = show(json.loads(DATA.read_text('utf-8')))
@@ -206,7 +206,7 @@ def main() -> None:
         f'{begin}.*?{end}', lambda _: begin + table + end, page, flags=re.S
     )
     with replacing(PAGE) as part:
-        part.write_text(page, encoding='utf-8')
+        part.write_text(page, 'utf-8')
 
 
 if __name__ == '__main__':
