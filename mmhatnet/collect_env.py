@@ -1,8 +1,10 @@
 """Print the versions a report needs: ``python -m mmhatnet collect_env``."""
 
+from importlib import import_module
+
 from mmengine.utils.dl_utils import collect_env as collect_base_env
 
-from .operators import describe_operators
+from .operators import NAME, describe_operators
 from .stack import describe_versions
 
 
@@ -15,8 +17,16 @@ def collect_env() -> dict[str, str]:
     return {
         **collect_base_env(),
         **describe_versions(),
-        'operators of mmcv.ops': describe_operators(),
+        'operators of mmcv.ops': _try_operators(),
     }
+
+
+def _try_operators() -> str:
+    try:
+        import_module(NAME)
+    except ImportError as error:
+        return f'{describe_operators()}, which cannot be imported: {error}'
+    return describe_operators()
 
 
 def main() -> None:

@@ -79,12 +79,14 @@ def check_versions() -> None:
     }
     _check(*TORCH, _installed('torch'), 'see https://pytorch.org', True)
     lite = _installed(LITE[0])
-    for module, (onedl, *_) in FAMILIES['onedl'].items():
+    for module in FAMILIES['onedl']:
         both = [family for family in FAMILIES if found[family][module]]
-        if len(both) == 2:
-            original = FAMILIES['openmmlab'][module][0]
+        names = [FAMILIES[family][module][0] for family in both]
+        if module == 'mmcv' and lite:
+            names.append(LITE[0])
+        if len(names) > 1:
             warnings.warn(
-                f'{onedl} and {original} are both installed and overwrite '
+                f'{names[0]} and {names[1]} are both installed and overwrite '
                 f"each other's files: uninstall both, then install one.",
                 stacklevel=3,
             )

@@ -123,8 +123,9 @@ class TestVersions:
         with pytest.warns(UserWarning, match='tested with onedl-mmcv up to'):
             stack.check_versions()
 
-    def test_both_families_warns(self, installed):
-        installed['mmcv'] = '2.1.0'
+    @pytest.mark.parametrize('name', ['mmcv', 'mmcv-lite'])
+    def test_both_families_warns(self, name, installed):
+        installed[name] = '2.1.0'
         with pytest.warns(UserWarning, match='overwrite each other'):
             stack.check_versions()
 

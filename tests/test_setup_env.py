@@ -128,7 +128,8 @@ case "$*" in
   *'pip install'*-r*) for last; do
       case $last in *mm*.txt) sed 's/^/has /' "$last" >&2 ;; esac; done
       echo "$*" >&2; exit $FAILS ;;
-  *'pip install'*) echo "$* with $MMCV_WITH_OPS" >&2; exit 9 ;;
+  *'pip wheel'*) echo "$* with $MMCV_WITH_OPS" >&2; exit 9 ;;
+  *'pip install'*--force*) echo replaced >&2; exit 0 ;;
 esac
 exit 0"""
 
@@ -152,4 +153,8 @@ def test_compiled_operators(set_up):
     """They are compiled where they are absent, and not without being asked."""
     missing = dict(COMPILED='1', MMCV='1', FAILS='0')
     output = set_up(COMPLETE, options=('--compiled',), **missing)
-    assert re.search(r'--no-build-isolation onedl-mmcv==\S+ with 1\n', output)
+    assert re.search(
+        r'--no-build-isolation -w \S+ onedl-mmcv==\S+ with 1\n', output
+    )
+    assert 'uninstall' not in output
+    assert 'replaced' not in output

@@ -109,7 +109,7 @@ mmcv_works() {
 from mmcv.ops import nms
 assert len(nms(torch.rand(1, 4), torch.ones(1), 0.5)[1]) == 1' 2>/dev/null
 }
-stamp=$venv/.mmhatnet-$stack
+stamp=$venv/.mmhatnet-$stack # is there while the environment is complete
 is_current() { [ -f "$1" ] && [ "$(made_from | cksum)" = "$(cat "$1")" ]; }
 if [ -x "$py" ] && [ -e "$root/mmhatnet/.mim/configs" ] \
     && { is_current "$stamp-tests" || { [ $tests = 0 ] && is_current "$stamp"; }; } \
@@ -144,6 +144,7 @@ fi
 "$py" -m pip --version >/dev/null 2>&1 || "$py" -m ensurepip >/dev/null \
   || die "there is no pip in $venv, and ensurepip could not install it"
 
+rm -f "$stamp" "$stamp-tests"
 log=$venv/setup.log
 : >"$log"
 scratch=$(mktemp -d)
@@ -158,14 +159,15 @@ installed() {
 megabytes() {
   { du -scm "$venv" "$scratch" 2>/dev/null || true; } | tail -n 1 | cut -f 1
 }
-# Install with pip, show how far it is, and say why it failed.
-install() {
+# Call pip, show how far it is, and say why it failed.
+pip() {
   local before since=$SECONDS
   before=$(megabytes)
-  EVERY=30 TMPDIR=$scratch watch installed "$py" -m pip install -q "$@" && return
+  EVERY=30 TMPDIR=$scratch watch installed "$py" -m pip "$@" && return
   explain_failure
   die "pip failed: the log is $log"
 }
+has() { "$py" -m pip show -qq "$1" 2>/dev/null; }
 
 # --- 2. torch ----------------------------------------------------------------
 if "$py" -c 'import torch' 2>/dev/null; then
@@ -180,7 +182,7 @@ else
   (https://pytorch.org/get-started: Pip, CPU). The next call keeps that torch.
 EOF
   fi
-  install "torch==$(pinned torch)" "torchvision==$(pinned torchvision)" \
+  pip install -q "torch==$(pinned torch)" "torchvision==$(pinned torchvision)" \
     "numpy==$(pinned numpy)"
   "$py" -c 'import torch' || die "torch $(pinned torch) does not run here"
 fi
@@ -189,37 +191,42 @@ constraints=$scratch/constraints.txt
 {
   grep -v '^torch' "$tested"
   # torch.__version__ may have a suffix that the installed package lacks.
-  "$py" -c 'from importlib.metadata import version; print("torch==" + version("torch"))'
+  for name in torch torchvision; do
+    "$py" -c "from importlib.metadata import version; print('$name==' + version('$name'))" 2>/dev/null || true
+  done
 } >"$constraints"
 
 # --- 3. the task libraries and mmhatnet --------------------------------------
 say '3/3 installing the mm packages and mmhatnet (minutes)'
 mm=$root/requirements/mminstall${suffix/-/_}.txt
-# mmcv and mmcv-lite are one folder.
-if [ $stack = onedl ]; then
-  "$py" -m pip uninstall -qq -y mmcv-lite 2>/dev/null
-elif "$py" -m pip show -qq mmcv 2>/dev/null; then
+# mmcv-lite and another mmcv are one folder.
+if [ $stack = openmmlab ] && has mmcv; then
   sed '/^mmcv-lite/d' "$mm" >"$scratch/mm.txt"
   mm=$scratch/mm.txt
+elif [ $stack = onedl ] && has mmcv-lite; then
+  pip uninstall -q -y mmcv-lite onedl-mmcv
 fi
 more=()
 [ $tests = 0 ] || more=(-r "$root/requirements/tests.txt")
 [ $tests$stack != 1onedl ] || more+=(-r "$root/requirements/tests_onedl.txt")
-install -c "$constraints" -r "$mm" -r "$root/requirements/optional.txt" \
+pip install -q -c "$constraints" -r "$mm" -r "$root/requirements/optional.txt" \
   "${more[@]+"${more[@]}"}" -e "$root"
 if [ $compiled = 1 ] && ! mmcv_works; then
   say "adding mmcv's compiled operators (10 minutes on 2 cores if there is no wheel)"
-  install -r "$root/requirements/build.txt"
-  "$py" -m pip uninstall -qq -y $mmcv mmcv-lite 2>/dev/null
+  pip install -q -r "$root/requirements/build.txt"
   # Not from pip's cache, which has the package without them. -O1 without debug
   # symbols takes a third of the time of the default flags.
-  PATH=$venv/bin:$PATH MMCV_WITH_OPS=1 CFLAGS='-g0 -O1' install -v --no-deps \
-    --no-cache-dir --no-build-isolation "$mmcv==$(pinned $mmcv)"
+  PATH=$venv/bin:$PATH MMCV_WITH_OPS=1 CFLAGS='-g0 -O1' pip wheel -v --no-deps \
+    --no-cache-dir --no-build-isolation -w "$scratch" "$mmcv==$(pinned $mmcv)"
+  if has mmcv-lite; then pip uninstall -q -y mmcv-lite; fi
+  pip install -q --no-deps --force-reinstall "$scratch"/*.whl
   mmcv_works || die "mmcv's operators were not compiled: the log is $log"
 fi
 "$py" - <<'EOF'
 from importlib import import_module
-names = 'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'mmhatnet'
+names = 'torch', 'mmengine', 'mmhatnet', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain'
+import_module('mmhatnet')  # before mmdet looks for operators
+import_module('mmcv.ops')
 print('  ' + ', '.join(f'{name} {import_module(name).__version__}' for name in names))
 EOF
 [ $tests = 0 ] || stamp=$stamp-tests

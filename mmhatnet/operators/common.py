@@ -12,11 +12,13 @@ def float32(number: float) -> float:
     An overlap of exactly 0.6 is above 0.6 otherwise.
 
     Args:
-        number (float): A finite number.
+        number (float): Any number.
 
     Returns:
         float: The nearest one of 24 bits.
     """
+    if not math.isfinite(number):
+        return number
     # torch.compile does not follow struct, numpy or Tensor.item().
     mantissa, exponent = math.frexp(number)
     return math.ldexp(round(mantissa * 2**24), exponent - 24)

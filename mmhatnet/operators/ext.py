@@ -14,9 +14,11 @@ import torch
 try:
     import torchvision
 except ModuleNotFoundError as error:
-    raise ImportError(
+    # Of the kind without which mmsegmentation goes on.
+    raise ModuleNotFoundError(
         "detectors need torchvision, or mmcv's compiled operators: install "
-        'the torchvision of your torch, see https://pytorch.org'
+        'the torchvision of your torch, see https://pytorch.org',
+        name='torchvision',
     ) from error
 
 from mmhatnet.operators.boxes import (  # noqa: F401

@@ -77,7 +77,9 @@ def sigmoid_focal_loss_backward(
     positive, factors = _balance(input, target, weight, alpha)
     right = torch.where(positive, input, -input)
     wrong = (-right).sigmoid()
-    slope = wrong - gamma * right.sigmoid() * F.logsigmoid(right)
+    # 0 times the logarithm is 0 for an infinite logit, too.
+    log = F.logsigmoid(right).clamp(min=torch.finfo(right.dtype).min)
+    slope = wrong - gamma * right.sigmoid() * log
     slope = wrong.pow(gamma) * slope
     grad_input.copy_(factors * torch.where(positive, slope, -slope))
 

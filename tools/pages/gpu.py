@@ -32,8 +32,9 @@ checks below had one GPU.
 - `cudnn_benchmark` and TF32 are as in the libraries: mmsegmentation looks for
   the fastest convolution of a size, mmdetection does not, and torch uses TF32
   in convolutions.
-- Detectors use [operators of torchvision](operators.md), as in the checks
-  below, and train in bfloat16 with them. Those that mmcv compiles lack it.
+- Detectors use [operators of torchvision](operators.md), which have bfloat16;
+  those that mmcv compiles lack it. The checks below used torchvision's NMS and
+  RoIAlign.
 
 The first command measures the backbone on your GPU in three forms, the second
 a whole model with one image, as mm's benchmarks do. Neither was run on a GPU

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 from types import ModuleType
 
-import mmcv.ops
 import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -43,6 +42,8 @@ STEPS, ROUNDS = 20, 7
 
 def use(operators: ModuleType) -> None:
     """Let all functions of mmcv.ops call these operators."""
+    import mmcv.ops
+
     for info in pkgutil.iter_modules(mmcv.ops.__path__):
         if info.name.startswith('_'):
             continue
