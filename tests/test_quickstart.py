@@ -40,7 +40,6 @@ def write(path, lines):
     path.chmod(0o755)
 
 
-@pytest.mark.slow
 def test_whole_quickstart(clone):
     """It ends well, says what is true, and names commands that run."""
     pytest.importorskip('skimage', reason='the demo data need scikit-image')
