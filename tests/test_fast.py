@@ -1,5 +1,6 @@
 """The operations of HATNet(fast=True) equal their plain twins."""
 
+import inspect
 from contextlib import nullcontext
 
 import pytest
@@ -16,7 +17,14 @@ from helpers import (
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from mmhatnet.models import HATNet, derivatives, fast, hatnet, windows
+from mmhatnet.models import (
+    HATNet,
+    derivatives,
+    fast,
+    forms,
+    hatnet,
+    windows,
+)
 
 
 def twins(**kwargs):
@@ -246,6 +254,17 @@ class TestAttention:
             sizes = [(19, 26), (10, 13), (5, 7)]
             for size in sizes[:2]:
                 assert calls.count(size) == per_stage
+
+
+def test_forms_name_operations():
+    """A misspelt one would be passed over."""
+    found = set()
+    for form in forms.FORMS.values():
+        for name, function in inspect.getmembers(form, inspect.isfunction):
+            if 'equation' in inspect.signature(function).parameters:
+                assert name in forms.OPERATIONS
+                found.add(name)
+    assert found == forms.OPERATIONS
 
 
 class TestMLP:

@@ -70,15 +70,13 @@ def exports_dynamic(*sizes: int) -> bool:
     )
 
 
-def settle(x: Tensor, flatten: bool = False) -> Tensor:
+def settle(x: Tensor) -> Tensor:
     """Copy a tensor whose strides depend on its size, for torch.export.
 
     Operators would branch on them, and the graph would fit some sizes only.
 
     Args:
         x (Tensor): Any tensor.
-        flatten (bool): Flatten the dimensions from 2 on, which also branches
-            on strides if it is done later. Defaults to False.
 
     Returns:
         Tensor: A contiguous copy; the tensor itself where
@@ -86,8 +84,7 @@ def settle(x: Tensor, flatten: bool = False) -> Tensor:
     """
     if not exports_dynamic(*x.shape):
         return x
-    x = x.clone(memory_format=torch.contiguous_format)
-    return x.flatten(2) if flatten else x
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def compile_blocks(backbone: nn.Module, **kwargs) -> None:

@@ -6,6 +6,7 @@ norms work without copies.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat
 
 import torch
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from .compiling import exports_dynamic, is_dynamic, makes_graph, settle
+from .compiling import exports_dynamic, makes_graph, settle
 from .derivatives import (
     SiLUConv,
     SingleGroupNormFunction,
     TwiceDifferentiable,
     is_half,
 )
+from .windows import cut_windows
 
 # CUDA's attention kernels take at most this many windows of all images.
 MAX_WINDOWS = 65535
@@ -208,42 +210,26 @@ class SingleGroupNorm(nn.GroupNorm):
 def _has_slow_backward(q: Tensor, k: Tensor) -> bool:
     # In half precision, torch's CPU kernel takes longer than explicit
     # products for the windows and pooled tokens of the configs.
-    return (
-        not makes_graph()
-        and q.is_cpu
-        and is_half(q)
-        and q.requires_grad
-        and k.shape[2] <= 256
-    )
+    return q.is_cpu and is_half(q) and q.requires_grad and k.shape[2] <= 256
 
 
-def _exported_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
-) -> Tensor:
-    """Use products of three dimensions; others branch on sizes of 1."""
-    windows = q.shape[:2]
-    q, k, v = (settle(x).flatten(0, 1) for x in (q, k, v))
-    scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
-    if mask is not None:
-        scores = (scores.unflatten(0, windows) + mask).flatten(0, 1)
-    return torch.bmm(scores.softmax(-1), v).unflatten(0, windows)
-
-
-def fused_attention(
-    explicit: Callable[..., Tensor],
+def attend(
+    layer: nn.Module,
+    equation: Callable,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Softmax attention by torch's fused kernels, for any number of windows.
+    """Compute Eq. (2) by torch's fused kernels, for any number of windows.
 
     torch has neither forward-mode nor second derivatives of these kernels.
     The explicit products stand in for them there, and on a CPU where the
     backward pass of its kernel is slow.
 
     Args:
-        explicit (Callable): The attention by explicit products.
+        layer (nn.Module): An :class:`MHSA`.
+        equation (Callable): Its attention by explicit products.
         q (Tensor): (N, heads, Lq, head_dim).
         k (Tensor): (N, heads, Lk, head_dim).
         v (Tensor): (N, heads, Lk, head_dim).
@@ -253,16 +239,10 @@ def fused_attention(
     Returns:
         Tensor: (N, heads, Lq, head_dim).
     """
+    explicit = partial(equation, layer)
     if is_transformed(q) or _has_slow_backward(q, k):
         return explicit(q, k, v, mask)
-    if exports_dynamic(*q.shape, *k.shape):
-        return _exported_attention(q, k, v, mask)
-    if is_dynamic(q.shape[2], k.shape[2]):
-        # Inductor cannot compare dynamic strides of views kept for backward.
-        q, k, v = (
-            x.clone(memory_format=torch.contiguous_format) for x in (q, k, v)
-        )
-    if makes_graph() or len(q) <= MAX_WINDOWS:
+    if len(q) <= MAX_WINDOWS:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     else:
         masks = repeat(None) if mask is None else mask.split(MAX_WINDOWS)
@@ -271,9 +251,21 @@ def fused_attention(
         out = torch.cat(
             [F.scaled_dot_product_attention(*part) for part in parts]
         )
-    if out.requires_grad and not makes_graph():
+    if out.requires_grad:
         out = TwiceDifferentiable.apply(explicit, out, q, k, v, mask)
     return out
+
+
+def local_attention(
+    layer: nn.Module,
+    equation: Callable,
+    x: Tensor,
+    mask: Tensor | None = None,
+    residual: bool = False,
+) -> Tensor:
+    """Cut the windows before they have three times as many channels."""
+    qkv = layer.qkv(cut_windows(layer.norm(x), layer.grid_size, layer.shifted))
+    return layer.attend_windows(qkv, x, mask, residual)
 
 
 def silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
@@ -296,14 +288,12 @@ def is_bare(layer: nn.Module | None) -> bool:
 
     Returns:
         bool: False with hooks, or where a user has replaced the layer, its
-        forward method or its arguments. False while a graph is made, as
-        compilers fuse layers themselves.
+        forward method or its arguments.
     """
     if layer is None:
         return True
     if (
-        makes_graph()
-        or 'forward' in vars(layer)
+        'forward' in vars(layer)
         or any(getattr(layer, hooks) for hooks in HOOKS)
         or any(getattr(torch_module, f'_global{hooks}') for hooks in HOOKS)
     ):
@@ -319,23 +309,25 @@ def is_bare(layer: nn.Module | None) -> bool:
     )
 
 
-def inverted_bottleneck(
-    x: Tensor, fc1: nn.Module, dw_conv: nn.Module | None, fc2: nn.Module
-) -> Tensor:
-    """Compute all between the norms of an MLP, Sec. 3.3, with SiLU.
+def bottleneck(layer: nn.Module, equation: Callable, x: Tensor) -> Tensor:
+    """Compute all between the norms of an MLP, Sec. 3.3.
 
     On a CPU it is computed in chunks that fit the cache, of images or of
     rows.
 
     Args:
+        layer (nn.Module): An :class:`MLP`.
+        equation (Callable): The same, layer by layer.
         x (Tensor): The map, (N, C, H, W).
-        fc1 (nn.Module): The expansion.
-        dw_conv (nn.Module, optional): The depthwise convolution.
-        fc2 (nn.Module): The reduction.
 
     Returns:
         Tensor: (N, C, H, W).
     """
+    fc1, dw_conv, fc2 = layer.fc1, layer.dw_conv, layer.fc2
+    drops = layer.drop.training and layer.drop.p
+    layers = fc1, dw_conv, fc2, layer.act, layer.drop
+    if drops or not all(map(is_bare, layers)):
+        return equation(layer, x)
     n, channels, h, w = x.shape
     around = dw_conv.padding[0] if dw_conv is not None else 0
     row = w * fc1.out_channels * x.element_size()

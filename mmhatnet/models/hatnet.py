@@ -1,7 +1,8 @@
 """HAT-Net, Sec. 3 of the paper.
 
-``fast.py`` makes it fast, ``windows.py`` cuts maps of any size into windows,
-``archs.py`` has Table 1, and ``base.py`` the methods that mm asks for.
+``windows.py`` cuts maps of any size into windows, ``archs.py`` has Table 1,
+``base.py`` has the methods that mm asks for, and ``forms.py`` chooses faster
+forms of the operations with ``@has_forms``.
 """
 
 from collections.abc import Sequence
@@ -15,17 +16,14 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import MODELS
 from . import archs
 from .base import BackboneBase, Stage
-from .compiling import is_dynamic, settle
 from .fast import (
     build_depthwise,
     build_norm,
     build_pointwise,
-    fused_attention,
-    inverted_bottleneck,
-    is_bare,
     memory_format_of,
     to_memory_format,
 )
+from .forms import has_forms
 from .initialization import draw_weights, is_fan_out
 from .windows import average_cells, cut_windows, join_windows, window_mask
 
@@ -58,7 +56,7 @@ def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """
     return tuple(
         part.flatten(2).unflatten(1, (heads, -1)).transpose(-2, -1)
-        for part in settle(x, flatten=True).chunk(parts, dim=1)
+        for part in x.chunk(parts, dim=1)
     )
 
 
@@ -117,30 +115,33 @@ class MHSA(nn.Module):
         """
         return self.drop(self.proj(self.local_attention(x, mask)))
 
+    @has_forms
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *mask) -> Tensor:
         """Compute :func:`attention`."""
-        if self.fast:
-            return fused_attention(attention, q, k, v, *mask)
         return attention(q, k, v, *mask)
 
+    @has_forms
     def window_mask(self, x: Tensor) -> Tensor | None:
         """Make the mask of partial windows; None if all are whole."""
         return window_mask(x, self.grid_size, self.shifted)
 
+    @has_forms
     def local_attention(
         self, x: Tensor, mask: Tensor | None = None, residual: bool = False
     ) -> Tensor:
         """Attend inside the windows, Eqs. (6) to (9), and maybe add ``x``."""
+        qkv = cut_windows(self.qkv(self.norm(x)), self.grid_size, self.shifted)
+        return self.attend_windows(qkv, x, mask, residual)
+
+    def attend_windows(
+        self, qkv: Tensor, x: Tensor, mask: Tensor | None, residual: bool
+    ) -> Tensor:
+        """Attend inside windows that are cut, Eqs. (7) to (9)."""
         grid = self.grid_size, self.shifted
-        if mask is None:
-            mask = self.window_mask(x)
-        if self.fast and not is_dynamic(*x.shape[2:]):  # copies less
-            qkv = self.qkv(cut_windows(self.norm(x), *grid))
-        else:
-            qkv = cut_windows(self.qkv(self.norm(x)), *grid)
-        qkv = settle(qkv.transpose(1, 2)).flatten(0, 1)
+        mask = self.window_mask(x) if mask is None else mask
+        qkv = qkv.transpose(1, 2).flatten(0, 1)
         out = self.attend(*split_heads(qkv, 3, self.num_heads), mask)
-        out = settle(out.transpose(1, 2)).flatten(2)
+        out = out.transpose(1, 2).flatten(2)
         return join_windows(out, x.shape, *grid, onto=x if residual else None)
 
     def extra_repr(self) -> str:
@@ -187,13 +188,14 @@ class HMHSA(MHSA):
         x = self.grid_norm(self.local_attention(x, mask, residual=True))
         return self.drop(self.proj(self.global_attention(x) + x))
 
+    @has_forms
     def global_attention(self, x: Tensor) -> Tensor:
         """Attend to the pooled map, Eqs. (10) to (13): (N, C, H, W)."""
         n, channels, h, w = x.shape
         pooled = self.pool_norm(average_cells(x, self.ds_ratio))
         q = split_heads(self.q(x), 1, self.num_heads)
         kv = split_heads(self.kv(pooled), 2, self.num_heads)
-        out = settle(self.attend(*q, *kv).transpose(1, 2))
+        out = self.attend(*q, *kv).transpose(1, 2)
         return out.reshape(n, h, w, channels).permute(0, 3, 1, 2)
 
 
@@ -238,17 +240,15 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W), without the residual."""
-        x = self.norm1(x)
-        layers = self.fc1, self.dw_conv, self.fc2, self.act, self.drop
-        drops = self.drop.training and self.drop.p
-        if self.fast and not drops and all(map(is_bare, layers)):
-            x = inverted_bottleneck(x, self.fc1, self.dw_conv, self.fc2)
-        else:
-            x = self.act(self.fc1(x))
-            if self.dw_conv is not None:
-                x = self.act(self.dw_conv(x))
-            x = self.fc2(self.drop(x))
-        return self.drop(self.norm2(x))
+        return self.drop(self.norm2(self.bottleneck(self.norm1(x))))
+
+    @has_forms
+    def bottleneck(self, x: Tensor) -> Tensor:
+        """Compute all between the norms."""
+        x = self.act(self.fc1(x))
+        if self.dw_conv is not None:
+            x = self.act(self.dw_conv(x))
+        return self.fc2(self.drop(x))
 
 
 class HATNetBlock(nn.Module):

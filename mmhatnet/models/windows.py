@@ -10,7 +10,6 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from .archs import Ratio
-from .compiling import is_dynamic, settle
 
 AUTO_CELLS = 7  # per side of a square map
 
@@ -28,22 +27,17 @@ def cut_side(
 
     Returns:
         tuple[int, int, int, int]: The number of windows, their side (at most
-        ``length``, if that is static), and the padding before and after, all
-        in tokens.
+        ``length``), and the padding before and after, all in tokens.
     """
-    if size is None:
+    if size is None or size >= length:
         return 1, length, 0, 0
     before = -(size // 2) % size if shifted else 0
-    if torch.jit.is_tracing():
-        before = before * (length > size)  # a graph has no branches
-    elif (shifted or not is_dynamic(length)) and size >= length:
-        return 1, length, 0, 0
     windows = (before + length + size - 1) // size
     return windows, size, before, windows * size - before - length
 
 
 def is_padded(h: int, w: int, size: int | None, shifted: bool) -> bool:
-    """Whether windows need padding, or may need it for a dynamic size.
+    """Whether windows need padding.
 
     Args:
         h (int): Height of the map in tokens.
@@ -54,21 +48,11 @@ def is_padded(h: int, w: int, size: int | None, shifted: bool) -> bool:
     Returns:
         bool: False if the grid divides the map.
     """
-    if size is not None and is_dynamic(h, w):
-        return True
     return any(
         padding
         for length in (h, w)
         for padding in cut_side(length, size, shifted)[2:]
     )
-
-
-def _real_tokens(
-    length: int, size: int, before: int, after: int, device: torch.device
-) -> Tensor:
-    """(windows, size), false for the padding of :func:`cut_side`."""
-    index = torch.arange(-before, length + after, device=device)
-    return ((index >= 0) & (index < length)).view(-1, size)
 
 
 def window_mask(x: Tensor, size: int | None, shifted: bool) -> Tensor | None:
@@ -83,16 +67,40 @@ def window_mask(x: Tensor, size: int | None, shifted: bool) -> Tensor | None:
         Tensor, optional: To be added to the scores, (N * windows, 1, 1,
         tokens of a window), 0 or -inf; None if there is no padding.
     """
-    n, _, h, w = x.shape
+    h, w = x.shape[2:]
     if not is_padded(h, w, size, shifted):
         return None
-    _, rows, top, bottom = cut_side(h, size, shifted)
-    real_rows = _real_tokens(h, rows, top, bottom, x.device)
-    _, cols, left, right = cut_side(w, size, shifted)
-    real_cols = _real_tokens(w, cols, left, right, x.device)
-    real = real_rows[:, None, :, None] & real_cols[None, :, None, :]
+    rows, columns = cut_side(h, size, shifted), cut_side(w, size, shifted)
+    return mark_tokens(x, rows, columns)
+
+
+def mark_tokens(
+    x: Tensor, rows: tuple[int, ...], columns: tuple[int, ...]
+) -> Tensor:
+    """Make the mask of windows with padding.
+
+    Args:
+        x (Tensor): The map, (N, C, H, W).
+        rows (tuple[int, ...]): What :func:`cut_side` gives for H.
+        columns (tuple[int, ...]): What it gives for W.
+
+    Returns:
+        Tensor: As of :func:`window_mask`.
+    """
+    n, _, h, w = x.shape
+    real_rows = _real_tokens(h, *rows[1:], x.device)
+    real_columns = _real_tokens(w, *columns[1:], x.device)
+    real = real_rows[:, None, :, None] & real_columns[None, :, None, :]
     mask = x.new_zeros(real.shape).masked_fill(~real, float('-inf'))
-    return mask.reshape(-1, 1, 1, rows * cols).repeat(n, 1, 1, 1)
+    return mask.reshape(-1, 1, 1, rows[1] * columns[1]).repeat(n, 1, 1, 1)
+
+
+def _real_tokens(
+    length: int, size: int, before: int, after: int, device: torch.device
+) -> Tensor:
+    """(windows, size), false for the padding of :func:`cut_side`."""
+    index = torch.arange(-before, length + after, device=device)
+    return ((index >= 0) & (index < length)).view(-1, size)
 
 
 def cut_windows(x: Tensor, size: int | None, shifted: bool) -> Tensor:
@@ -109,11 +117,11 @@ def cut_windows(x: Tensor, size: int | None, shifted: bool) -> Tensor:
     n, channels, h, w = x.shape
     num_h, size_h, top, bottom = cut_side(h, size, shifted)
     num_w, size_w, left, right = cut_side(w, size, shifted)
-    x = settle(x.permute(0, 2, 3, 1))
+    x = x.permute(0, 2, 3, 1)
     if is_padded(h, w, size, shifted):
         x = F.pad(x, (0, 0, left, right, top, bottom))
     x = x.reshape(n, num_h, size_h, num_w, size_w, channels)
-    x = settle(x.transpose(2, 3))
+    x = x.transpose(2, 3)
     x = x.reshape(n, num_h * num_w, size_h * size_w, channels)
     return x.permute(0, 3, 1, 2)
 
@@ -142,24 +150,14 @@ def join_windows(
     num_h, size_h, top, _ = cut_side(h, size, shifted)
     num_w, size_w, left, _ = cut_side(w, size, shifted)
     x = windows.view(n, num_h, num_w, size_h, size_w, channels)
-    x = settle(x.transpose(2, 3))
+    x = x.transpose(2, 3)
     if is_padded(h, w, size, shifted):
         # Rows of tokens: a crop of whole maps would have a layout of its own.
-        if is_dynamic(h, w):
-            # A view would branch on its layout, which dividing sizes change.
-            x = x.reshape(n, num_h * size_h, num_w * size_w, channels)
-            rows = torch.arange(top, top + h, device=x.device)
-            cols = torch.arange(left, left + w, device=x.device)
-            x = x.index_select(1, rows).index_select(2, cols)
-        else:
-            x = x.reshape(n, num_h * size_h, num_w * size_w * channels)
-            x = x.narrow(1, top, h).narrow(2, left * channels, w * channels)
+        x = x.reshape(n, num_h * size_h, num_w * size_w * channels)
+        x = x.narrow(1, top, h).narrow(2, left * channels, w * channels)
     if onto is not None:
         x = onto.permute(0, 2, 3, 1).reshape(x.shape) + x
-    x = settle(x.reshape(n, h, w, channels).permute(0, 3, 1, 2))
-    if onto is None and is_dynamic(h, w):
-        x = x.clone(memory_format=torch.contiguous_format)
-    return x
+    return x.reshape(n, h, w, channels).permute(0, 3, 1, 2)
 
 
 def cell_side(ratio: Ratio, height: int, width: int) -> int:
@@ -189,14 +187,5 @@ def average_cells(x: Tensor, ratio: Ratio) -> Tensor:
     Returns:
         Tensor: (N, C, ceil(H / G2), ceil(W / G2)).
     """
-    n, channels, h, w = x.shape
-    size = cell_side(ratio, h, w)
-    if not is_dynamic(h, w):
-        return F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)
-    rows, size_h, _, bottom = cut_side(h, size)
-    cols, size_w, _, right = cut_side(w, size)
-    x = F.pad(settle(x), (0, right, 0, bottom))
-    x = x.reshape(n, channels, rows, size_h, cols, size_w).sum((3, 5))
-    real_rows = _real_tokens(h, size_h, 0, bottom, x.device).sum(1)
-    real_cols = _real_tokens(w, size_w, 0, right, x.device).sum(1)
-    return x / (real_rows[:, None] * real_cols)
+    size = cell_side(ratio, *x.shape[2:])
+    return F.avg_pool2d(x, size, ceil_mode=True, count_include_pad=False)

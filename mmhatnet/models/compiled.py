@@ -1,0 +1,22 @@
+"""Forms for graphs of fixed sizes, whose compiler fuses the rest itself."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from .fast import local_attention
+
+__all__ = ['attend', 'local_attention']
+
+
+def attend(
+    layer: nn.Module,
+    equation: Callable,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *mask: Tensor | None,
+) -> Tensor:
+    """Compute Eq. (2) by torch's fused operator."""
+    return F.scaled_dot_product_attention(q, k, v, *mask)

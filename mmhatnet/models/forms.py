@@ -1,0 +1,59 @@
+"""Chooses how a layer computes an operation.
+
+A layer holds the equation. A function of the same name in ``fast.py``,
+``compiled.py`` or ``symbolic.py`` stands in for it where that form is chosen.
+It gets the layer, and the equation, in front of the arguments.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+
+from torch import Tensor
+
+from . import compiled, fast, symbolic
+from .compiling import exports_dynamic, is_dynamic, makes_graph
+
+FORMS = dict(fast=fast, compiled=compiled, symbolic=symbolic)
+OPERATIONS: set[str] = set()
+
+
+def find_form(is_fast: bool, x: Tensor) -> str:
+    """Choose the form for a layer and a tensor.
+
+    Args:
+        is_fast (bool): Whether the layer is.
+        x (Tensor): The map, or the queries of an attention.
+
+    Returns:
+        str: The name of its file, or 'plain', the equation.
+    """
+    if makes_graph():
+        if exports_dynamic(*x.shape) or is_dynamic(*x.shape[2:]):
+            return 'symbolic'
+        return 'compiled' if is_fast else 'plain'
+    return 'fast' if is_fast else 'plain'
+
+
+def has_forms(equation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let the forms stand in for a method of a layer with ``fast``.
+
+    Args:
+        equation (Callable): The method. Its first argument is a tensor.
+
+    Returns:
+        Callable: The method that chooses.
+    """
+    name = equation.__name__
+    OPERATIONS.add(name)
+    # Looked up here, since the compiler of torch 2.1 does not follow getattr.
+    forms = {form: getattr(FORMS[form], name, None) for form in FORMS}
+    forms['plain'] = None
+
+    @wraps(equation)
+    def operation(layer, x: Tensor, *args, **kwargs) -> Tensor:
+        form = forms[find_form(layer.fast, x)]
+        if form is None:
+            return equation(layer, x, *args, **kwargs)
+        return form(layer, equation, x, *args, **kwargs)
+
+    return operation
