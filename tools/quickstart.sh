@@ -83,25 +83,32 @@ say "5/5 training configs/demo/$detector.py, and drawing its boxes (a minute)"
 run progress "$PYTHON" tools/train.py configs/demo/$detector.py --resume \
   ${short[@]+--cfg-options "${short[@]}"}
 boxes=work_dirs/$detector
-run : "$PYTHON" tools/visualization/vis_predictions.py configs/demo/$detector.py \
-  "$boxes/$(basename "$(cat $boxes/last_checkpoint)")" --out $boxes/boxes.png
-"$PYTHON" - $work <<'SUMMARY'
+rm -rf $boxes/test $boxes/pictures
+run progress "$PYTHON" tools/test.py configs/demo/$detector.py \
+  "$boxes/$(basename "$(cat $boxes/last_checkpoint)")" --work-dir $boxes/test \
+  --show-dir $boxes/pictures
+"$PYTHON" - $work $boxes <<'SUMMARY'
 import json, sys
 from pathlib import Path
 
-(result,) = Path(sys.argv[1], 'test').glob('*/*.json')
+results = (next(Path(work, 'test').glob('*/*.json')) for work in sys.argv[1:])
+miou, ap = (
+    json.loads(result.read_text())[key]
+    for result, key in zip(results, ('mIoU', 'coco/bbox_mAP_50'))
+)
 data = json.loads(Path('data/demo/demo_data.json').read_text())
 print(f"""
-mIoU on parts of photographs that training never saw: {json.loads(result.read_text())['mIoU']:.1f} %
+mIoU on parts of photographs that training never saw: {miou:.1f} %
 mIoU of a model that answers 'background' everywhere: {100 * data['val']['background'] / 7:.1f} %
 (mIoU: of the pixels that are of a class or that the model takes for it, the share
-that are both, as the mean of 7 classes; 100 % is perfect)""")
+that are both, as the mean of 7 classes; 100 % is perfect)
+AP50 of the detector: {100 * ap:.1f} %""")
 SUMMARY
 cat <<RESULT
 
 Image, prediction and truth:   $work/predictions.png
 All images, truth on the left: $work/pictures/vis_data/vis_image
-Boxes of the detector:         $boxes/boxes.png
+Boxes, truth on the left:      $boxes/pictures/vis_data/vis_image
 What the libraries printed:    $log
 
 Go on, after 'source $venv/bin/activate': predict, look at the attention, or test
