@@ -93,7 +93,7 @@ from pathlib import Path
 
 results = (next(Path(work, 'test').glob('*/*.json')) for work in sys.argv[1:])
 miou, ap = (
-    json.loads(result.read_text())[key]
+    json.loads(result.read_text()).get(key, 0)  # none without any boxes
     for result, key in zip(results, ('mIoU', 'coco/bbox_mAP_50'))
 )
 data = json.loads(Path('data/demo/demo_data.json').read_text())
