@@ -108,7 +108,7 @@ cat <<RESULT
 
 Image, prediction and truth:   $work/predictions.png
 All images, truth on the left: $work/pictures/vis_data/vis_image
-Boxes, truth on the left:      $boxes/pictures/vis_data/vis_image
+Boxes, truth on the left:      $boxes/pictures
 What the libraries printed:    $log
 
 Go on, after 'source $venv/bin/activate': predict, look at the attention, or test

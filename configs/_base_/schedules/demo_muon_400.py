@@ -8,8 +8,6 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, end=20, by_epoch=False),
     dict(type='PolyLR', power=0.9, begin=20, end=400, by_epoch=False),
 ]
-# The tests use a running mean of the weights, over about 100 iterations.
-custom_hooks = [dict(type='EMAHook', momentum=0.01)]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=100)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
