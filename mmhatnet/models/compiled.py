@@ -16,7 +16,7 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    *mask: Tensor | None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Compute Eq. (2) by torch's fused operator."""
-    return F.scaled_dot_product_attention(q, k, v, *mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

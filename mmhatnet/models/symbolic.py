@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from .archs import Ratio
 from .compiling import exports_dynamic, settle
 from .windows import cell_side, mark_tokens
 
@@ -136,7 +137,7 @@ def global_attention(
     return out.reshape(n, h, w, channels).permute(0, 3, 1, 2)
 
 
-def average_cells(x: Tensor, ratio: int | str) -> Tensor:
+def average_cells(x: Tensor, ratio: Ratio) -> Tensor:
     """Average cells as :func:`.windows.average_cells`."""
     n, channels, h, w = x.shape
     size = cell_side(ratio, h, w)

@@ -75,14 +75,16 @@ def window_mask(x: Tensor, size: int | None, shifted: bool) -> Tensor | None:
 
 
 def mark_tokens(
-    x: Tensor, rows: tuple[int, ...], columns: tuple[int, ...]
+    x: Tensor,
+    rows: tuple[int, int, int, int],
+    columns: tuple[int, int, int, int],
 ) -> Tensor:
     """Make the mask of windows with padding.
 
     Args:
         x (Tensor): The map, (N, C, H, W).
-        rows (tuple[int, ...]): What :func:`cut_side` gives for H.
-        columns (tuple[int, ...]): What it gives for W.
+        rows (tuple[int, int, int, int]): What :func:`cut_side` gives for H.
+        columns (tuple[int, int, int, int]): What it gives for W.
 
     Returns:
         Tensor: As of :func:`window_mask`.
