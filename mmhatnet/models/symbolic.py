@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .archs import Ratio
 from .compiling import exports_dynamic, settle
-from .windows import cell_side, mark_tokens
+from .windows import cell_side, mark_tokens, real_tokens
 
 
 def cut_side(
@@ -144,10 +144,6 @@ def average_cells(x: Tensor, ratio: Ratio) -> Tensor:
     rows, columns = cut_side(h, size), cut_side(w, size)
     x = F.pad(settle(x), (0, columns[3], 0, rows[3]))
     x = x.reshape(n, channels, rows[0], size, columns[0], size).sum((3, 5))
-    real = [
-        (torch.arange(sides[0] * size, device=x.device) < length)
-        .view(-1, size)
-        .sum(1)
-        for sides, length in ((rows, h), (columns, w))
-    ]
-    return x / (real[0][:, None] * real[1])
+    real_rows = real_tokens(h, *rows[1:], x.device).sum(1)
+    real_columns = real_tokens(w, *columns[1:], x.device).sum(1)
+    return x / (real_rows[:, None] * real_columns)

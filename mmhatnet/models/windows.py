@@ -90,17 +90,28 @@ def mark_tokens(
         Tensor: As of :func:`window_mask`.
     """
     n, _, h, w = x.shape
-    real_rows = _real_tokens(h, *rows[1:], x.device)
-    real_columns = _real_tokens(w, *columns[1:], x.device)
+    real_rows = real_tokens(h, *rows[1:], x.device)
+    real_columns = real_tokens(w, *columns[1:], x.device)
     real = real_rows[:, None, :, None] & real_columns[None, :, None, :]
     mask = x.new_zeros(real.shape).masked_fill(~real, float('-inf'))
     return mask.reshape(-1, 1, 1, rows[1] * columns[1]).repeat(n, 1, 1, 1)
 
 
-def _real_tokens(
+def real_tokens(
     length: int, size: int, before: int, after: int, device: torch.device
 ) -> Tensor:
-    """(windows, size), false for the padding of :func:`cut_side`."""
+    """Tell the tokens of a side from padding.
+
+    Args:
+        length (int): The side in tokens.
+        size (int): The windows' side.
+        before (int): Padding before, as of :func:`cut_side`.
+        after (int): Padding after.
+        device (torch.device): The device of the result.
+
+    Returns:
+        Tensor: (windows, size), false for the padding.
+    """
     index = torch.arange(-before, length + after, device=device)
     return ((index >= 0) & (index < length)).view(-1, size)
 

@@ -35,6 +35,7 @@ MODELS_COMPARED = (
     'retinanet_hatnet-tiny_fpn_8xb2-1x_coco',
     'faster-rcnn_hatnet-small_fpn_8xb2-1x_coco',
     'mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco',
+    'cascade-mask-rcnn_hatnet-small_fpn_8xb2-1x_coco',
 )
 SHAPE = 160, 192  # of two images that are trained and predicted with
 STEPS, ROUNDS = 20, 5

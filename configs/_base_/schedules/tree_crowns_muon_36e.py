@@ -1,12 +1,6 @@
-# Muon for the matrices, AdamW for the rest (pip install 'timm>=1.0.21'), in
-# bfloat16; a CPU without instructions for it trains in float32.
-optim_wrapper = dict(
-    type='AmpOptimWrapper',
-    dtype='bfloat16',
-    optimizer=dict(type='mmhatnet.Muon', lr=4e-3, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-    clip_grad=dict(max_norm=5.0),
-)
+_base_ = 'cifar10_muon_10e.py'
+
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, end=50, by_epoch=False),
     dict(
@@ -17,9 +11,5 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-# The tests use a running mean of the weights, over about 100 iterations.
-custom_hooks = [dict(type='EMAHook', momentum=0.01)]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=36, val_interval=6)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-auto_scale_lr = dict(enable=False, base_batch_size=4)
+train_cfg = dict(max_epochs=36, val_interval=6)
+auto_scale_lr = dict(base_batch_size=4)
