@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from textwrap import shorten
 
-from .zoo import zoo_root
+from .apis.zoo import zoo_root
 
-PACKAGE = Path(__file__).parent
+UTILS = Path(__file__).with_name('utils')
 
 
 def find_tools() -> dict[str, Path]:
@@ -22,7 +22,7 @@ def find_tools() -> dict[str, Path]:
     paths = sorted((zoo_root() / 'tools').rglob('*.py'))
     return {
         path.stem: path
-        for path in [*paths, PACKAGE / 'collect_env.py']
+        for path in [*paths, UTILS / 'collect_env.py']
         if path.parent.name != 'pages'
     }
 
@@ -66,8 +66,8 @@ def main() -> None:
         sys.exit(0 if asked else f"no tool '{name}'")
     path = tools[name]
     sys.argv = [str(path), *sys.argv[2:]]
-    if path.parent == PACKAGE:
-        runpy.run_module(f'{__package__}.{name}', run_name='__main__')
+    if path.parent == UTILS:
+        runpy.run_module(f'mmhatnet.utils.{name}', run_name='__main__')
     else:
         runpy.run_path(str(path), run_name='__main__')
 

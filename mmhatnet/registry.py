@@ -19,25 +19,25 @@ OPTIMIZERS = Registry(
     'optimizer',
     parent=registry.OPTIMIZERS,
     scope='mmhatnet',
-    locations=['mmhatnet.muon'],
+    locations=['mmhatnet.engine.optim'],
 )
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper',
     parent=registry.OPTIM_WRAPPERS,
     scope='mmhatnet',
-    locations=['mmhatnet.precision'],
+    locations=['mmhatnet.engine.optim'],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=registry.OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmhatnet',
-    locations=['mmhatnet.optim'],
+    locations=['mmhatnet.engine.layer_decay'],
 )
 HOOKS = Registry(
     'hook',
     parent=registry.HOOKS,
     scope='mmhatnet',
-    locations=['mmhatnet.hooks', 'mmhatnet.elastic'],
+    locations=['mmhatnet.engine.hooks', 'mmhatnet.engine.elastic'],
 )
 TRANSFORMS = Registry(
     'transform',

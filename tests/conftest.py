@@ -23,8 +23,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmhatnet
-from mmhatnet.config import reading_metafiles_once
 from mmhatnet.datasets import make_demo_data
+from mmhatnet.utils.config import reading_metafiles_once
 
 
 @pytest.fixture(scope='session')

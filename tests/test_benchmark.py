@@ -32,9 +32,9 @@ from mmhatnet.analysis.timing import (
     time_in_turns,
     time_once,
 )
+from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.models import HATNet
-from mmhatnet.provenance import describe_machine
-from mmhatnet.zoo import load_model_config
 
 TOOL = TOOLS / 'analysis_tools' / 'benchmark.py'
 PAGE_TOOL = TOOLS / 'pages' / 'benchmark.py'

@@ -11,9 +11,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmhatnet import checks
-from mmhatnet.config import read_config
-from mmhatnet.hooks import MatchingKeysHook
+from mmhatnet.engine import checks
+from mmhatnet.engine.hooks import MatchingKeysHook
+from mmhatnet.utils.config import read_config
 
 
 class TestData:

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
-from mmhatnet import cli
-from mmhatnet.releases import list_shipped
+from mmhatnet.engine import cli
+from mmhatnet.weights.releases import list_shipped
 
 SCRIPTS = (
     'dist_train.sh',
@@ -44,7 +44,7 @@ def test_usage_after_a_wrong_argument(name, tmp_path):
 def test_second_interrupt_does_not_cut_the_end_off():
     code = """
 import os, signal, time
-from mmhatnet.cli import one_line_errors
+from mmhatnet.engine.cli import one_line_errors
 # Jobs in the background of a shell ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with one_line_errors():

@@ -9,10 +9,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 from mmhatnet.analysis.complexity import build_on_meta, measure_complexity
+from mmhatnet.apis.zoo import load_backbone_config, load_model_config
 from mmhatnet.models import HATNet
 from mmhatnet.models.archs import ARCHS
 from mmhatnet.models.hatnet import HMHSA, MHSA
-from mmhatnet.zoo import load_backbone_config, load_model_config
 
 NORM = dict(type='GN', num_groups=1)
 CLASSIFIER = 'hatnet-tiny_8xb128_in1k'

@@ -24,11 +24,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmhatnet.config import name_types, read_config
 from mmhatnet.datasets import CLASSES
 from mmhatnet.datasets.random_batch import make_batch
-from mmhatnet.launch import adapt_to_cpu
+from mmhatnet.engine.runner import adapt_to_cpu
 from mmhatnet.models import HATNet
+from mmhatnet.utils.config import name_types, read_config
 
 
 def build(cfg):

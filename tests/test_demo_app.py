@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmhatnet.analysis import explorer as page_of_explorer
 from mmhatnet.analysis.explorer import Explorer
-from mmhatnet.inference import get_inferencer, predict
+from mmhatnet.apis.inference import get_inferencer, predict
 
 APP = TOOLS / 'demo_app.py'
 

@@ -22,25 +22,25 @@ from helpers import (
 from mmengine.config import Config
 
 import mmhatnet
-from mmhatnet.deploy.files import seal, share_weights
-from mmhatnet.deploy.images import to_json
+from mmhatnet.apis.inference import get_inferencer, predict
+from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.deploy.precision import (
     nodes_of_boxes,
     to_float16,
     to_int8,
 )
-from mmhatnet.deploy.runtime import OnnxModel
-from mmhatnet.deploy.runtime.arrays import apply_step, encode, paste
-from mmhatnet.deploy.runtime.files import SEAL
-from mmhatnet.deploy.runtime.metadata import (
+from mmhatnet.deploy.verification import objects_error
+from mmhatnet.deploy.writer import seal, share_weights
+from mmhatnet.runtime import OnnxModel
+from mmhatnet.runtime.arrays import apply_step, encode, paste
+from mmhatnet.runtime.images import SEAL
+from mmhatnet.runtime.metadata import (
     BAD_METADATA,
     METADATA,
     check_step,
     read_metadata,
 )
-from mmhatnet.deploy.verification import objects_error
-from mmhatnet.inference import get_inferencer, predict
-from mmhatnet.zoo import load_model_config
+from mmhatnet.utils.predict_files import to_json
 
 EXPORT = TOOLS / 'deployment' / 'export.py'
 INFER = TOOLS / 'infer.py'

@@ -25,7 +25,7 @@ from PIL import Image
 import mmhatnet
 from mmhatnet import registry
 from mmhatnet.analysis.complexity import image_channels
-from mmhatnet.config import read_config
+from mmhatnet.utils.config import read_config
 from mmhatnet.weights.download import sha256_of
 
 REGISTRIES = [x for x in vars(registry).values() if isinstance(x, Registry)]
@@ -337,7 +337,9 @@ def test_names_exist():
         for name in re.findall(r'\bmmhatnet(?:\.\w+)+', page.read_text()):
             if name.endswith(('.py', '.md', '.csv', '.git')):
                 continue
-            if name == 'mmhatnet.hub' and not find_spec('huggingface_hub'):
+            if name == 'mmhatnet.apis.hub' and not find_spec(
+                'huggingface_hub'
+            ):
                 continue
             if re.match(r'mmhatnet\.[A-Z]', name):
                 assert any(known.get(name) for known in REGISTRIES), name

@@ -9,7 +9,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmhatnet.elastic import ElasticGridsHook
+from mmhatnet.engine.elastic import ElasticGridsHook
 from mmhatnet.models import HATNet
 from mmhatnet.models.compiling import has_static_value
 

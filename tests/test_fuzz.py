@@ -23,13 +23,13 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmhatnet.cli import add_cfg_options
-from mmhatnet.config import check_keys
 from mmhatnet.datasets import coco_to_semantic
 from mmhatnet.datasets.coco import check_coco, find_odd_annotations
 from mmhatnet.datasets.inspection import image_size
-from mmhatnet.deploy.runtime.files import unreadable
+from mmhatnet.engine.cli import add_cfg_options
 from mmhatnet.models import HATNet
+from mmhatnet.runtime.images import unreadable
+from mmhatnet.utils.config import check_keys
 
 fuzz = settings(
     max_examples=int(os.environ.get('MMHATNET_FUZZ', 25)),

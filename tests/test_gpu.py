@@ -11,8 +11,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.models import HATNet
-from mmhatnet.zoo import load_model_config
 
 if not hasattr(torch, 'get_autocast_dtype'):
     pytest.skip('needs torch >= 2.4', allow_module_level=True)

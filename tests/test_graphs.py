@@ -13,8 +13,8 @@ from helpers import (
 from mmengine.config import Config
 
 import mmhatnet
+from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.deploy.export import describe_steps, export_program
-from mmhatnet.deploy.files import export_files, save_onnx
 from mmhatnet.deploy.graphs import check_graph, make_graph
 from mmhatnet.deploy.precision import nodes_of_statistics
 from mmhatnet.deploy.verification import (
@@ -23,8 +23,8 @@ from mmhatnet.deploy.verification import (
     objects_error,
     verify,
 )
+from mmhatnet.deploy.writer import export_files, save_onnx
 from mmhatnet.models import HATNet
-from mmhatnet.zoo import load_model_config
 
 SHAPES = [
     (1, 101, 77),
@@ -311,7 +311,7 @@ def test_errors_that_are_too_large(error):
 
 
 def test_missing_packages(tmp_path, monkeypatch):
-    monkeypatch.setattr('mmhatnet.deploy.files.ONNX', ('onnx_of_mars',))
+    monkeypatch.setattr('mmhatnet.deploy.writer.ONNX', ('onnx_of_mars',))
     graph = make_graph(build('classification'))
     with pytest.raises(ImportError, match='pip install onnx_of_mars'):
         export_files(graph, None, None, tmp_path / 'model.onnx')
@@ -326,7 +326,7 @@ def test_nothing_is_left_of_a_wrong_file(tmp_path, monkeypatch):
         export_files(
             graph, model.cfg, None, out, [(None, (8, 4, 2)), (None, (4, 2, 1))]
         )
-    monkeypatch.setattr('mmhatnet.deploy.files.load', lambda path: wrong)
+    monkeypatch.setattr('mmhatnet.deploy.writer.load', lambda path: wrong)
 
     def wrong(images):
         return [np.full((len(images), 4), 0.5, np.float32)]

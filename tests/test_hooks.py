@@ -7,12 +7,12 @@ from helpers import ITERS, TOOLS, call_tool, recorded, run_tool
 from mmengine.fileio import LocalBackend
 from mmengine.structures import BaseDataElement
 
-from mmhatnet.hooks import (
+from mmhatnet.engine.hooks import (
     AtomicCheckpointHook,
     FiniteLossHook,
     _image_files,
 )
-from mmhatnet.resuming import find_checkpoints, is_intact
+from mmhatnet.engine.resuming import find_checkpoints, is_intact
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_torch_hub(tmp_path):
 
 def test_mixin(tmp_path):
     pytest.importorskip('huggingface_hub')
-    from mmhatnet.hub import HubHATNet
+    from mmhatnet.apis.hub import HubHATNet
 
     model = HubHATNet(SMALL_ARCH, grid_sizes=(4, 4, 4), out_indices=(1, 3))
     model.save_pretrained(tmp_path)
@@ -65,7 +65,7 @@ NORM = dict(type='GN', num_groups=1, eps=1e-6)
 def hub_folder(tmp_path):
     """A folder of HubHATNet, and a function that changes its arguments."""
     pytest.importorskip('huggingface_hub')
-    from mmhatnet.hub import HubHATNet
+    from mmhatnet.apis.hub import HubHATNet
 
     HubHATNet(SMALL_ARCH).save_pretrained(tmp_path)
 
@@ -157,7 +157,7 @@ def test_arguments_that_stay_free(hub_folder, tmp_path):
 
 
 def test_what_is_saved(tmp_path):
-    hub = pytest.importorskip('mmhatnet.hub')
+    hub = pytest.importorskip('mmhatnet.apis.hub')
     init_cfg = dict(type='Pretrained', checkpoint='gone.pth')
     indices = torch.tensor([1, 3])  # as an array
     model = hub.HubHATNet(SMALL_ARCH, out_indices=indices, init_cfg=init_cfg)
@@ -300,7 +300,7 @@ def has_initial_weights(model):
     [
         lambda: load_from_hub('hatnet', 'tiny'),
         lambda: load_from_hub('hatnet_tiny'),
-        lambda: pytest.importorskip('mmhatnet.hub').HubHATNet('tiny'),
+        lambda: pytest.importorskip('mmhatnet.apis.hub').HubHATNet('tiny'),
         lambda: pytest.importorskip('timm').create_model('hatnet_tiny'),
     ],
 )

@@ -15,11 +15,11 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 import mmhatnet
-from mmhatnet.deploy.images import find_images, predict_all, unique_names
-from mmhatnet.deploy.runtime.arrays import apply_step
-from mmhatnet.deploy.runtime.files import read_image, unreadable
-from mmhatnet.inference import predict
-from mmhatnet.zoo import load_model_config
+from mmhatnet.apis.inference import predict
+from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.runtime.arrays import apply_step
+from mmhatnet.runtime.images import read_image, unreadable
+from mmhatnet.utils.predict_files import find_images, predict_all, unique_names
 
 INFER = TOOLS / 'infer.py'
 DEMO = DEMOS['Image Classification']

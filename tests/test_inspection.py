@@ -10,7 +10,7 @@ from helpers import DEMOS, TOOLS, call_tool, open_config
 from mmengine.config import ConfigDict
 from PIL import Image
 
-from mmhatnet.checks import check_data, inspect_data
+from mmhatnet.engine.checks import check_data, inspect_data
 
 CHECK = TOOLS / 'misc' / 'check_dataset.py'
 SEMANTIC = DEMOS['Semantic Segmentation']

@@ -30,8 +30,8 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from mmengine.runner import CheckpointLoader
 
-from mmhatnet import launch
-from mmhatnet.config import check_keys
+from mmhatnet.engine import runner as launch
+from mmhatnet.utils.config import check_keys
 
 # A run of seconds, on scenes of 64x64.
 EPOCH = ('train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
@@ -371,7 +371,7 @@ def test_bfloat16_on_the_cpu(monkeypatch, tmp_path):
     """mmengine has no mixed precision on a CPU, so ours stands in."""
     wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0)
     info = tmp_path / 'cpuinfo'
-    monkeypatch.setattr(launch, 'CPU_INFO', info)
+    monkeypatch.setattr(device, "CPU_INFO", info)
     for flags in (None, 'flags : avx2 avx512f avx512bw'):
         if flags:
             info.write_text(flags)

@@ -667,7 +667,7 @@ from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmhatnet.datasets.random_batch import make_batch
-from mmhatnet.zoo import load_model_config
+from mmhatnet.apis.zoo import load_model_config
 import mmcv.ops
 cfg = load_model_config({name!r})
 init_default_scope('mmdet')

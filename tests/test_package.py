@@ -5,6 +5,7 @@ import shutil
 import sys
 import zipfile
 from graphlib import TopologicalSorter
+from importlib import import_module
 from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +15,10 @@ from helpers import CONFIGS, DEMOS, ROOT, run_tool
 from packaging.version import Version
 
 import mmhatnet
-from mmhatnet import stack
 from mmhatnet.__main__ import describe_tool, find_tools
 from mmhatnet.operators import describe_operators
+from mmhatnet.utils import stack
+from mmhatnet.utils.moved import MOVED, RUNTIME
 
 LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
 
@@ -375,8 +377,21 @@ def local_imports(path):
                 yield from (f'{base}.{alias.name}' for alias in node.names)
 
 
-def test_layers():
-    """Imports make no circle and never lead upwards."""
+# A folder imports from those of earlier lines alone.
+FLOORS = [
+    ['registry', 'runtime', 'operators', 'version'],
+    ['utils'],
+    ['weights', 'datasets'],
+    ['models'],
+    ['engine'],
+    ['apis'],
+    ['deploy', 'analysis'],
+]
+
+
+def test_floors():
+    """Folders import downwards, and modules make no circle."""
+    floors = {name: i for i, names in enumerate(FLOORS) for name in names}
     graph = {}
     for path in (ROOT / 'mmhatnet').rglob('*.py'):
         if '.mim' not in path.parts:
@@ -384,10 +399,24 @@ def test_layers():
             graph[name.removesuffix('.__init__')] = set(local_imports(path))
     TopologicalSorter(graph).prepare()  # raises CycleError
     for name, imports in graph.items():
+        place = name.split('.')[1:2]
+        if place in ([], ['__main__']):
+            continue
         for imported in imports:
-            if '.weights' in name and imported != 'mmhatnet.atomic':
-                assert '.weights' in imported, name
-            if not re.search(r'\.(analysis|gpu_check|reproduction)\b', name):
-                assert '.analysis' not in imported, name
-            if '.reproduction' not in name:
-                assert '.reproduction' not in imported, name
+            target = imported.split('.')[1]
+            if target != place[0]:
+                assert floors[target] < floors[place[0]], (name, imported)
+
+
+@pytest.mark.parametrize(
+    ('old', 'new'), [*MOVED.items(), (RUNTIME, 'mmhatnet.runtime')]
+)
+def test_old_names(old, new):
+    if new.endswith(('timm_models', '.hub')):
+        pytest.importorskip('timm')
+        pytest.importorskip('huggingface_hub')
+    sys.modules.pop(old, None)
+    with pytest.warns(FutureWarning, match=f'{new}; the old name'):
+        found = import_module(old)
+    assert found is sys.modules[new]
+    assert found.__name__ == found.__spec__.name == new

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import TOOLS, call_tool, run_tool
 
-from mmhatnet.provenance import (
+from mmhatnet.engine.provenance import (
     FILE,
     describe_code,
     describe_weights,
@@ -119,7 +119,7 @@ class TestCode:
         (tmp_path / 'git').write_text('#!/bin/sh\n/bin/sleep 60 & wait\n')
         (tmp_path / 'git').chmod(0o755)
         monkeypatch.setenv('PATH', str(tmp_path))
-        monkeypatch.setattr('mmhatnet.provenance.MAX_SECONDS', 0.2)
+        monkeypatch.setattr('mmhatnet.engine.provenance.MAX_SECONDS', 0.2)
         assert describe_code(clone) == NOTHING
 
 

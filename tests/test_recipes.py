@@ -17,7 +17,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS
 from torch import nn
 
-from mmhatnet.launch import adapt_to_cpu
+from mmhatnet.engine.runner import adapt_to_cpu
 
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 RGB = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])

@@ -16,7 +16,7 @@ from mmengine.config import utils as mmengine_utils
 
 from mmhatnet.analysis.report import write_csv
 from mmhatnet.datasets import make_demo_data
-from mmhatnet.provenance import KEYS, precision_of, read_provenance
+from mmhatnet.engine.provenance import KEYS, precision_of, read_provenance
 from mmhatnet.reproduction.experiments import (
     SETTINGS,
     TABLE_6,

@@ -8,8 +8,8 @@ import torch
 from helpers import SMALL_ARCH, TOOLS, call_tool, recorded, start_tool
 from mmengine.config import Config
 
-from mmhatnet import launch
-from mmhatnet.resuming import (
+from mmhatnet.engine import runner as launch
+from mmhatnet.engine.resuming import (
     find_checkpoints,
     is_intact,
     lock_work_dir,
@@ -18,7 +18,7 @@ from mmhatnet.resuming import (
 
 LOCK = """
 import sys, time
-from mmhatnet.resuming import lock_work_dir
+from mmhatnet.engine.resuming import lock_work_dir
 lock = lock_work_dir(sys.argv[1])
 print('locked', flush=True)
 time.sleep(60)

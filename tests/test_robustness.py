@@ -10,8 +10,8 @@ from mmhatnet.analysis.robustness import (
     measure_robustness,
     resize,
 )
+from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.datasets.corruption import CORRUPTIONS
-from mmhatnet.zoo import load_model_config
 
 TOOL = TOOLS / 'analysis_tools' / 'robustness.py'
 CLASSIFIER = DEMOS['Image Classification']

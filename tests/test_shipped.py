@@ -9,12 +9,12 @@ from helpers import ROOT, TOOLS, call_tool
 from mmengine.runner import CheckpointLoader
 
 import mmhatnet
-from mmhatnet import releases
-from mmhatnet.config import read_config
-from mmhatnet.launch import build_runner
+from mmhatnet.apis.zoo import model_entries
+from mmhatnet.engine.runner import build_runner
+from mmhatnet.utils.config import read_config
+from mmhatnet.weights import releases
 from mmhatnet.weights.download import sha256_of
 from mmhatnet.weights.files import read_checkpoint
-from mmhatnet.zoo import model_entries
 
 NAMES = list(releases.list_shipped())
 METRICS = {

@@ -20,9 +20,9 @@ from mmhatnet.analysis.tuning import (
     nearby_grids,
     within_budget,
 )
-from mmhatnet.cli import ds_ratios, grid_sizes
-from mmhatnet.config import read_config
-from mmhatnet.zoo import load_model_config
+from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.engine.cli import ds_ratios, grid_sizes
+from mmhatnet.utils.config import read_config
 
 TOOL = TOOLS / 'analysis_tools' / 'sweep_grids.py'
 CLASSIFIER = DEMOS['Image Classification']

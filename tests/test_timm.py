@@ -29,7 +29,7 @@ def image():
 def release(model, monkeypatch):
     """Weights in place of the authors'."""
     monkeypatch.setattr(
-        'mmhatnet.timm_models.load_from_hatnet',
+        'mmhatnet.apis.timm_models.load_from_hatnet',
         lambda name: dict(state_dict=model.state_dict()),
     )
 

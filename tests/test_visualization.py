@@ -10,10 +10,10 @@ from mmhatnet.analysis.attention import _weights, attend_from
 from mmhatnet.analysis.attention_figure import draw_attention
 from mmhatnet.analysis.montage import draw_montage
 from mmhatnet.analysis.timing import peak_memory
+from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.datasets.demo import CLASSES
 from mmhatnet.models import HATNet
 from mmhatnet.models.hatnet import HMHSA
-from mmhatnet.zoo import load_model_config
 
 GRIDS = dict(grid_sizes=(4, 3, 8), ds_ratios=(5, 2, 2))
 

@@ -12,10 +12,10 @@ from helpers import DEMOS, ROOT, run_tool
 from mmengine.config import Config
 
 import mmhatnet
-from mmhatnet import zoo
 from mmhatnet.analysis.complexity import measure_complexity
-from mmhatnet.config import read_config
-from mmhatnet.releases import RELEASE_URL, RELEASES
+from mmhatnet.apis import zoo
+from mmhatnet.utils.config import read_config
+from mmhatnet.weights.releases import RELEASE_URL, RELEASES
 
 FOLDERS = [
     folder.name

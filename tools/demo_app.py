@@ -3,8 +3,8 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from mmhatnet.cli import one_line_errors
-from mmhatnet.releases import list_shipped
+from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.weights.releases import list_shipped
 
 
 def parse_args() -> argparse.Namespace:

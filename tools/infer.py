@@ -11,7 +11,7 @@ FILES = '.pth', '.pt', '.ckpt', '.bin', '.safetensors'
 
 
 def parse_args(exported: bool) -> argparse.Namespace:
-    from mmhatnet.deploy.images import LIMIT, add_options
+    from mmhatnet.utils.predict_files import LIMIT, add_options
 
     parser = argparse.ArgumentParser(
         description='Predict for images with a model of any task: classes, '
@@ -38,7 +38,7 @@ def parse_args(exported: bool) -> argparse.Namespace:
     )
     add_options(parser)
     if not exported:
-        from mmhatnet.cli import add_cfg_options
+        from mmhatnet.engine.cli import add_cfg_options
 
         parser.add_argument(
             '--device', help='cpu, cuda:0, ... (default: a GPU if available)'
@@ -77,16 +77,16 @@ def is_checkpoint(argument: str) -> bool:
 
 
 def load_exported(args: argparse.Namespace) -> Callable[[Path], tuple]:
-    from mmhatnet.deploy.runtime import OnnxModel
+    from mmhatnet.runtime import OnnxModel
 
     model = OnnxModel(args.model)
     return lambda path: model.predict(path, args.score_thr, args.top)
 
 
 def load(args: argparse.Namespace) -> Callable[[Path], tuple]:
-    from mmhatnet.cli import apply_options
-    from mmhatnet.inference import get_inferencer, predict
-    from mmhatnet.zoo import find_weights, load_model_config
+    from mmhatnet.apis.inference import get_inferencer, predict
+    from mmhatnet.apis.zoo import find_weights, load_model_config
+    from mmhatnet.engine.cli import apply_options
 
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
@@ -96,7 +96,7 @@ def load(args: argparse.Namespace) -> Callable[[Path], tuple]:
 
 
 def main(exported: bool = False) -> None:
-    from mmhatnet.deploy.images import predict_all
+    from mmhatnet.utils.predict_files import predict_all
 
     args = parse_args(exported)
     sys.exit(
@@ -131,7 +131,7 @@ if __name__ == '__main__':
     if any(map(is_exported, sys.argv[1:])):
         main_without_torch()
     else:
-        from mmhatnet.cli import one_line_errors
+        from mmhatnet.engine.cli import one_line_errors
 
         with one_line_errors():
             main()

@@ -5,9 +5,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mmhatnet.analysis.report import markdown_table
-from mmhatnet.checks import check_data
-from mmhatnet.cli import one_line_errors, positive
-from mmhatnet.config import reading_metafiles_once
+from mmhatnet.apis.zoo import find_model
+from mmhatnet.engine.checks import check_data
+from mmhatnet.engine.cli import one_line_errors, positive
+from mmhatnet.engine.resuming import find_checkpoints
 from mmhatnet.reproduction.experiments import (
     Experiment,
     find_experiment,
@@ -15,8 +16,7 @@ from mmhatnet.reproduction.experiments import (
 )
 from mmhatnet.reproduction.result import read_result
 from mmhatnet.reproduction.run import reproduce
-from mmhatnet.resuming import find_checkpoints
-from mmhatnet.zoo import find_model
+from mmhatnet.utils.config import reading_metafiles_once
 
 
 def parse_args() -> argparse.Namespace:

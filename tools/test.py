@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-from mmhatnet.cli import load_config, make_parser, one_line_errors
-from mmhatnet.launch import (
+from mmhatnet.engine.cli import load_config, make_parser, one_line_errors
+from mmhatnet.engine.runner import (
     build_runner,
     enable_out,
     enable_show,

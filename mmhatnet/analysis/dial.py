@@ -6,7 +6,7 @@ from statistics import mean
 
 from matplotlib.figure import Figure
 
-from ..atomic import replacing
+from ..utils.atomic import replacing
 from .report import markdown_table, read_csv
 from .robustness import CLEAN
 from .sweep import name_of, pareto_front

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from ..apis.zoo import find_weights, get_model, load_model_config
 from ..deploy.export import describe
 from ..deploy.graphs import make_graph
-from ..deploy.runtime import OnnxModel
-from ..deploy.runtime.arrays import check_size, prepare
-from ..deploy.runtime.files import read_image
-from ..deploy.runtime.metadata import OUTPUTS
-from ..deploy.runtime.results import enlargement
 from ..deploy.verification import as_arrays
-from ..zoo import find_weights, get_model, load_model_config
+from ..runtime import OnnxModel
+from ..runtime.arrays import check_size, prepare
+from ..runtime.images import read_image
+from ..runtime.metadata import OUTPUTS
+from ..runtime.results import enlargement
 from .attention import attend_from
 from .attention_figure import draw_attention
 from .complexity import measure_complexity
@@ -39,7 +39,7 @@ class Exploration:
     """What a model finds in an image, and what that costs.
 
     Attributes:
-        result (dict): As from ``mmhatnet.inference.predict``.
+        result (dict): As from ``mmhatnet.apis.inference.predict``.
         picture (ndarray): (H, W, 3), RGB.
         shape (tuple[int, int]): Height and width that the model saw.
         seconds (float): Time of one image, after another one.

@@ -12,11 +12,11 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
-from ..checks import find_device
+from ..apis.zoo import load_backbone_config, load_model_config
 from ..datasets.random_batch import make_batch
 from ..models import HATNet
 from ..models.compiling import capture_cuda_graph, compile_blocks
-from ..zoo import load_backbone_config, load_model_config
+from ..utils.device import find_device
 from .complexity import Complexity, measure_complexity
 
 FORMS = (

@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from ..checks import check_data, iter_datasets
-from ..inference import get_inferencer, predict
+from ..apis.inference import get_inferencer, predict
+from ..engine.checks import check_data, iter_datasets
 
 IGNORED = 255  # label of pixels that are not counted
 GREY = (128, 128, 128)
@@ -31,7 +31,7 @@ def draw_montage(
     Args:
         cfg (Config): The config of a segmentor.
         checkpoint (str, optional): As for
-            :func:`mmhatnet.inference.get_inferencer`. Defaults to None.
+            :func:`mmhatnet.apis.inference.get_inferencer`. Defaults to None.
         count (int): Number of images, spread over the data. Defaults to 6.
         device (str, optional): The device. Defaults to None, a GPU if
             available.

@@ -13,7 +13,7 @@ from typing import Any
 import gradio
 import numpy as np
 
-from ..deploy.images import summarize
+from ..utils.predict_files import summarize
 from .explorer import Exploration, Explorer
 
 LARGEST = 32  # G1 and G2

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..atomic import replacing
+from ..utils.atomic import replacing
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -10,7 +10,7 @@ from copy import deepcopy
 from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
-from ..checks import iter_datasets
+from ..engine.checks import iter_datasets
 from ..models.archs import check_image_size
 from .report import write_csv
 from .sweep import (

@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from ..provenance import describe_machine
+from ..engine.provenance import describe_machine
 from .forms import (
     COMPILED,
     PRODUCT,

@@ -21,13 +21,13 @@ from mmengine.runner import Runner
 from torch import nn
 from tqdm import tqdm
 
-from ..launch import build_runner
+from ..apis.zoo import load_backbone_config
+from ..engine.provenance import describe_machine
+from ..engine.runner import build_runner
 from ..models import HATNet
 from ..models.archs import Ratio
-from ..provenance import describe_machine
-from ..releases import locate_weights
 from ..weights.download import sha256_of
-from ..zoo import load_backbone_config
+from ..weights.releases import locate_weights
 from .complexity import measure_complexity
 from .report import markdown_table, read_csv, write_csv
 from .timing import peak_memory, time_in_turns

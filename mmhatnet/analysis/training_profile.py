@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ..launch import build_runner
+from ..engine.runner import build_runner
 
 PARTS = ('data', 'backbone', 'head', 'optimizer', 'rest')
 

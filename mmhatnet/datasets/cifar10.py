@@ -11,7 +11,7 @@ from mmpretrain.datasets import CIFAR10
 from PIL import Image
 from tqdm import tqdm
 
-from ..atomic import creating
+from ..utils.atomic import creating
 from ..weights.download import verify_sha256
 
 SIZE = 32  # pixels per side

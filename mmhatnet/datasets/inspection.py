@@ -21,7 +21,7 @@ from mmengine.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from ..deploy.runtime.files import CHANNELS, unreadable
+from ..runtime.images import CHANNELS, unreadable
 from .coco import check_coco, find_odd_annotations, quote
 
 IGNORED = 255  # label of pixels that are not learned

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..atomic import creating
+from ..utils.atomic import creating
 from ..weights.download import verify_sha256
 
 # The large photograph, of Yellowstone, is for training; the others, two of

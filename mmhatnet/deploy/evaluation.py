@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
-from ..launch import build_runner
-from .runtime import OnnxModel
-from .runtime.arrays import paste
+from ..engine.runner import build_runner
+from ..runtime import OnnxModel
+from ..runtime.arrays import paste
 
 SCOPES = dict(
     classification='mmpretrain',

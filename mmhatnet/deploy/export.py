@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from mmengine.config import Config
 
-from ..releases import locate_weights
-from ..stack import describe_versions
+from ..apis.zoo import find_test_dataset
+from ..runtime.arrays import SMALLEST
+from ..runtime.metadata import LARGEST, OUTPUTS, has_batches
+from ..utils.stack import describe_versions
 from ..weights.download import sha256_of
-from ..zoo import find_test_dataset
+from ..weights.releases import locate_weights
 from .base import Graph, refuse_if
-from .runtime.arrays import SMALLEST
-from .runtime.metadata import LARGEST, OUTPUTS, has_batches
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

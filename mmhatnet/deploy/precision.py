@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .runtime import OnnxModel
-from .runtime.arrays import prepare
-from .runtime.files import read_image
+from ..runtime import OnnxModel
+from ..runtime.arrays import prepare
+from ..runtime.images import read_image
 
 if TYPE_CHECKING:
     from onnx import GraphProto

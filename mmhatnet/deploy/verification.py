@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..runtime.metadata import has_batches
 from .base import Graph
 from .precision import TOLERANCES
-from .runtime.metadata import has_batches
 
 # Heights and widths of the images of a verification.
 SHAPES = ((224, 224), (101, 77), (256, 160), (97, 353), (64, 64), (32, 50))

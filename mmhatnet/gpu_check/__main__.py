@@ -15,9 +15,9 @@ import torch
 from tqdm import tqdm
 
 from ..analysis.report import markdown_table
-from ..checks import find_device
-from ..cli import one_line_errors
-from ..provenance import describe_machine
+from ..engine.cli import one_line_errors
+from ..engine.provenance import describe_machine
+from ..utils.device import find_device
 from .checks import CHECKS, SkipError
 
 

@@ -22,13 +22,13 @@ from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..analysis.timing import peak_memory, time_in_turns
+from ..apis.zoo import load_model_config
 from ..datasets.random_batch import make_batch
-from ..launch import lacks_bfloat16
+from ..engine.runner import lacks_bfloat16
 from ..models import HATNet
 from ..models.compiling import capture_cuda_graph
 from ..operators import describe_operators
-from ..stack import describe_versions
-from ..zoo import load_model_config
+from ..utils.stack import describe_versions
 
 ARCHS = ('tiny', 'small', 'medium', 'large')
 # (H, W): that of ImageNet, one that no window divides, and one whose maps of

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..analysis.complexity import measure_complexity
-from ..zoo import load_model_config, model_entries
+from ..apis.zoo import load_model_config, model_entries
 
 # Name of a metric in the metafiles -> in mm's evaluation, its factor, and the
 # difference between two trainings that is to be expected. The last is an

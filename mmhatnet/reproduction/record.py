@@ -10,9 +10,9 @@ from mmengine.registry import MODELS
 
 from ..analysis.complexity import measure_complexity
 from ..analysis.timing import kept_memory
-from ..config import read_config
-from ..provenance import FILE, RUN, SETTINGS, read_provenance
-from ..zoo import load_backbone_config
+from ..apis.zoo import load_backbone_config
+from ..engine.provenance import FILE, RUN, SETTINGS, read_provenance
+from ..utils.config import read_config
 from .result import keep_numbers, read_logs
 
 # [epoch][iteration/iterations of an epoch], or [iteration/iterations].

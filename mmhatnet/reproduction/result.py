@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..provenance import are_starts
+from ..engine.provenance import are_starts
 from .experiments import METRICS, Experiment
 
 # The time of a line of mm's logs.

@@ -17,25 +17,25 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ..atomic import replacing
-from ..checks import check_data, iter_datasets
-from ..config import read_config
+from ..apis.zoo import find_model, zoo_root
 from ..datasets.inspection import build_dataset
-from ..launch import die_with_parent
-from ..provenance import (
+from ..engine.checks import check_data, iter_datasets
+from ..engine.provenance import (
     RUN,
     describe_run,
     describe_weights,
     read_provenance,
 )
-from ..resuming import find_checkpoints, is_intact
+from ..engine.resuming import find_checkpoints, is_intact
+from ..engine.runner import die_with_parent
+from ..utils.atomic import replacing
+from ..utils.config import read_config
 from ..weights.download import sha256_of
 from ..weights.files import (
     read_checkpoint,
     save_checkpoint,
     strip_checkpoint,
 )
-from ..zoo import find_model, zoo_root
 from .experiments import Experiment, find_experiment
 from .result import (
     KINDS,

@@ -2,9 +2,9 @@
 
 from mmengine.config import Config
 
-from ..config import read_config
+from ..apis.zoo import zoo_root
 from ..datasets import CLASSES
-from ..zoo import zoo_root
+from ..utils.config import read_config
 
 DATA = dict(
     mmpretrain='demo_imagenet', mmseg='demo_semantic', mmdet='demo_instance'

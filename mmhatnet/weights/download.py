@@ -12,7 +12,7 @@ import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 
-from ..atomic import replacing
+from ..utils.atomic import replacing
 from .reader import is_checkpoint_format, read_file
 
 PIN = '#sha256='

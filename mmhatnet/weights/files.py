@@ -13,7 +13,7 @@ from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..atomic import replacing
+from ..utils.atomic import replacing
 from .download import download_file, sha256_of, split_pin, verify_sha256
 from .official import RELEASE_URL
 from .reader import META, read_file

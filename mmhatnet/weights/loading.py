@@ -118,6 +118,24 @@ def check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:
             raise ValueError(f'{source}: {key} has values that are not finite')
 
 
+def to_mm(checkpoint: Mapping) -> dict[str, Tensor]:
+    """Get the weights of any checkpoint under the names of mm.
+
+    Args:
+        checkpoint (Mapping): A checkpoint of the authors, of mm or of a bare
+            HATNet.
+
+    Returns:
+        dict[str, Tensor]: A classifier's ``backbone.*`` and ``head.fc.*`` if
+        the names are the authors', otherwise the names as they are.
+
+    Raises:
+        ValueError: If there is no tensor.
+    """
+    state_dict = unwrap_state_dict(checkpoint)
+    return from_official(state_dict) if is_official(state_dict) else state_dict
+
+
 def to_backbone(
     checkpoint: Mapping,
     model: nn.Module,
@@ -285,9 +303,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
             names the keys.
     """
     content = read_checkpoint(checkpoint)
-    state_dict = unwrap_state_dict(content)
-    if is_official(state_dict):
-        state_dict = from_official(state_dict)
+    state_dict = to_mm(content)
     check_weights(state_dict, model.state_dict(), str(checkpoint))
     model.load_state_dict(state_dict)
     meta = strip_checkpoint(content)['meta'].get('dataset_meta') or {}

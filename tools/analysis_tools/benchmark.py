@@ -7,7 +7,7 @@ from pathlib import Path
 from mmhatnet.analysis.comparison import comparison_page, comparison_table
 from mmhatnet.analysis.forms import FORMS, Case
 from mmhatnet.analysis.side_by_side import measure_cases
-from mmhatnet.cli import one_line_errors, positive
+from mmhatnet.engine.cli import one_line_errors, positive
 
 
 def parse_args() -> argparse.Namespace:

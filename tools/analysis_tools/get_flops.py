@@ -2,13 +2,13 @@
 import argparse
 
 from mmhatnet.analysis.complexity import measure_complexity
-from mmhatnet.cli import (
+from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.engine.cli import (
     add_cfg_options,
     apply_options,
     one_line_errors,
     positive,
 )
-from mmhatnet.zoo import load_model_config
 
 
 def main() -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.training_profile import profile_training
-from mmhatnet.cli import (
+from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.engine.cli import (
     add_cfg_options,
     apply_options,
     one_line_errors,
     positive,
 )
-from mmhatnet.provenance import describe_machine
-from mmhatnet.zoo import load_model_config
+from mmhatnet.engine.provenance import describe_machine
 
 
 def main() -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.robustness import CLEAN, measure_robustness
 from mmhatnet.analysis.sweep import main_metric, name_of
-from mmhatnet.cli import (
+from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.datasets.corruption import CORRUPTIONS
+from mmhatnet.engine.cli import (
     add_cfg_options,
     add_grids,
     apply_options,
     one_line_errors,
     positive,
 )
-from mmhatnet.datasets.corruption import CORRUPTIONS
-from mmhatnet.zoo import load_model_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -12,14 +12,14 @@ from mmhatnet.analysis.sweep import (
     sweep_grids,
     sweep_tables,
 )
-from mmhatnet.cli import (
+from mmhatnet.apis.zoo import load_model_config, model_entries
+from mmhatnet.engine.cli import (
     add_cfg_options,
     add_grids,
     apply_options,
     one_line_errors,
     positive,
 )
-from mmhatnet.zoo import load_model_config, model_entries
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,15 +14,15 @@ from mmhatnet.analysis.tuning import (
     nearby_grids,
     within_budget,
 )
-from mmhatnet.atomic import replacing
-from mmhatnet.cli import (
+from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.engine.cli import (
     add_cfg_options,
     apply_options,
     one_line_errors,
     positive,
 )
-from mmhatnet.releases import locate_weights
-from mmhatnet.zoo import load_model_config
+from mmhatnet.utils.atomic import replacing
+from mmhatnet.weights.releases import locate_weights
 
 
 def parse_args() -> argparse.Namespace:

@@ -2,8 +2,8 @@
 import argparse
 from pathlib import Path
 
-from mmhatnet.cli import one_line_errors
 from mmhatnet.datasets import coco_to_semantic
+from mmhatnet.engine.cli import one_line_errors
 
 
 def main() -> None:

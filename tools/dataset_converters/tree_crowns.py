@@ -2,8 +2,8 @@
 import argparse
 from pathlib import Path
 
-from mmhatnet.cli import one_line_errors, positive
 from mmhatnet.datasets.tree_crowns import prepare_tree_crowns
+from mmhatnet.engine.cli import one_line_errors, positive
 
 
 def main() -> None:

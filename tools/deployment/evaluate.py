@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 import argparse
 
-from mmhatnet.atomic import check_folder
-from mmhatnet.cli import add_cfg_options, apply_options, one_line_errors
+from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.deploy.evaluation import evaluate_exported
-from mmhatnet.zoo import load_model_config
+from mmhatnet.engine.cli import add_cfg_options, apply_options, one_line_errors
+from mmhatnet.utils.atomic import check_folder
 
 
 def main() -> None:

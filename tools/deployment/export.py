@@ -8,18 +8,18 @@ from itertools import product
 from pathlib import Path
 
 from mmhatnet.analysis.report import markdown_table
-from mmhatnet.atomic import check_folder
-from mmhatnet.cli import (
+from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
+from mmhatnet.deploy.graphs import make_graph
+from mmhatnet.deploy.precision import TOLERANCES
+from mmhatnet.deploy.writer import SUFFIXES, export_files
+from mmhatnet.engine.cli import (
     add_cfg_options,
     add_grids,
     apply_options,
     one_line_errors,
 )
-from mmhatnet.deploy.files import SUFFIXES, export_files
-from mmhatnet.deploy.graphs import make_graph
-from mmhatnet.deploy.images import find_images
-from mmhatnet.deploy.precision import TOLERANCES
-from mmhatnet.zoo import find_weights, get_model, load_model_config
+from mmhatnet.utils.atomic import check_folder
+from mmhatnet.utils.predict_files import find_images
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,14 +6,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from mmhatnet.checks import inspect_data
-from mmhatnet.cli import (
+from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.engine.checks import inspect_data
+from mmhatnet.engine.cli import (
     add_cfg_options,
     apply_options,
     one_line_errors,
     positive,
 )
-from mmhatnet.zoo import load_model_config
 
 SPLITS = ('train', 'val', 'test')
 

@@ -3,12 +3,8 @@ import argparse
 import sys
 
 from mmhatnet import __version__
-from mmhatnet.cli import one_line_errors
-from mmhatnet.releases import (
-    RELEASES,
-    convert_classifier,
-    convert_to_official,
-)
+from mmhatnet.apis.conversion import convert_classifier, convert_to_official
+from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.weights.download import sha256_of, split_pin
 from mmhatnet.weights.files import (
     locate_checkpoint,
@@ -16,6 +12,7 @@ from mmhatnet.weights.files import (
     save_checkpoint,
 )
 from mmhatnet.weights.official import BACKBONE, OFFICIAL_HEAD, strip_prefix
+from mmhatnet.weights.releases import RELEASES
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 import argparse
 
-from mmhatnet.cli import one_line_errors
+from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.weights.files import (
     locate_checkpoint,
     read_checkpoint,

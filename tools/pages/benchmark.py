@@ -19,8 +19,8 @@ from mmhatnet.analysis.comparison import (
 from mmhatnet.analysis.forms import PRODUCT, Case, split_forms
 from mmhatnet.analysis.report import markdown_table, write_csv
 from mmhatnet.analysis.side_by_side import measure_cases
-from mmhatnet.cli import one_line_errors, positive
-from mmhatnet.zoo import model_entries
+from mmhatnet.apis.zoo import model_entries
+from mmhatnet.engine.cli import one_line_errors, positive
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = 'hatnet-tiny_8xb128_in1k'

@@ -23,20 +23,20 @@ from tqdm import tqdm
 from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
 from mmhatnet.analysis.sweep import main_metric
 from mmhatnet.analysis.timing import time_in_turns
-from mmhatnet.atomic import replacing
-from mmhatnet.cli import one_line_errors
+from mmhatnet.apis.inference import get_inferencer, predict
+from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
 from mmhatnet.deploy.evaluation import evaluate_exported
 from mmhatnet.deploy.export import describe, export_program
-from mmhatnet.deploy.files import export_files, save
 from mmhatnet.deploy.graphs import make_graph
-from mmhatnet.deploy.images import find_images
 from mmhatnet.deploy.precision import TOLERANCES
-from mmhatnet.deploy.runtime import OnnxModel
 from mmhatnet.deploy.verification import as_arrays, check_errors, verify
-from mmhatnet.inference import get_inferencer, predict
-from mmhatnet.provenance import describe_machine
-from mmhatnet.releases import list_shipped
-from mmhatnet.zoo import find_weights, get_model, load_model_config
+from mmhatnet.deploy.writer import export_files, save
+from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.engine.provenance import describe_machine
+from mmhatnet.runtime import OnnxModel
+from mmhatnet.utils.atomic import replacing
+from mmhatnet.utils.predict_files import find_images
+from mmhatnet.weights.releases import list_shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'deployment_costs.md'

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from mmhatnet.analysis.dial import check_test, dials, robustness, save_figure
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.training_profile import profile_training
-from mmhatnet.atomic import replacing
-from mmhatnet.cli import one_line_errors
-from mmhatnet.config import read_config
-from mmhatnet.provenance import describe_machine, precision_of
+from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.engine.provenance import describe_machine, precision_of
 from mmhatnet.reproduction.record import record_training
+from mmhatnet.utils.atomic import replacing
+from mmhatnet.utils.config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'docs' / 'evidence'

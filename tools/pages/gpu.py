@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from mmhatnet.analysis.report import markdown_table
-from mmhatnet.cli import one_line_errors
+from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.gpu_check.checks import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]

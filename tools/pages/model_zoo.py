@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import markdown_table
-from mmhatnet.cli import one_line_errors
-from mmhatnet.config import read_config
-from mmhatnet.provenance import precision_of
-from mmhatnet.releases import list_shipped
+from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.engine.provenance import precision_of
 from mmhatnet.reproduction.experiments import METRICS, list_experiments
+from mmhatnet.utils.config import read_config
 from mmhatnet.weights.download import sha256_of
+from mmhatnet.weights.releases import list_shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs' / 'reproductions'

@@ -20,14 +20,14 @@ from tqdm import tqdm
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.timing import time_in_turns
-from mmhatnet.atomic import replacing
-from mmhatnet.cli import one_line_errors
-from mmhatnet.config import read_config
+from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.datasets.random_batch import make_batch
-from mmhatnet.launch import build_runner
+from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.engine.provenance import describe_machine
+from mmhatnet.engine.runner import build_runner
 from mmhatnet.operators import NAME, describe_operators, ext
-from mmhatnet.provenance import describe_machine
-from mmhatnet.zoo import load_model_config
+from mmhatnet.utils.atomic import replacing
+from mmhatnet.utils.config import read_config
 
 DOCS = Path(__file__).resolve().parents[2] / 'docs'
 PAGE, DATA = DOCS / 'operators.md', DOCS / 'operators.json'

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import build_on_meta, measure_complexity
 from mmhatnet.analysis.report import markdown_table, write_csv
-from mmhatnet.cli import one_line_errors
-from mmhatnet.zoo import load_backbone_config, load_model_config
+from mmhatnet.apis.zoo import load_backbone_config, load_model_config
+from mmhatnet.engine.cli import one_line_errors
 
 SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text('utf-8'))
 

@@ -6,10 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-from mmhatnet.atomic import replacing
-from mmhatnet.cli import one_line_errors
+from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.reproduction.experiments import find_experiment
 from mmhatnet.reproduction.result import check_result
+from mmhatnet.utils.atomic import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 

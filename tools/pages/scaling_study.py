@@ -20,9 +20,9 @@ from mmhatnet.analysis.timing import (
     peak_memory,
     time_in_turns,
 )
-from mmhatnet.cli import one_line_errors
-from mmhatnet.provenance import describe_machine
-from mmhatnet.zoo import load_backbone_config
+from mmhatnet.apis.zoo import load_backbone_config
+from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.engine.provenance import describe_machine
 
 HATNET = 'mask-rcnn_hatnet-small_fpn_8xb2-1x_coco'
 # A window, or a pooled cell, that covers any map.

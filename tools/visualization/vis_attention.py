@@ -10,16 +10,16 @@ from mmengine.registry import MODELS
 
 from mmhatnet.analysis.attention import attend_from
 from mmhatnet.analysis.attention_figure import draw_attention
-from mmhatnet.cli import (
+from mmhatnet.apis.inference import load_image
+from mmhatnet.apis.zoo import find_weights, load_model_config
+from mmhatnet.engine.cli import (
     add_cfg_options,
     apply_options,
     one_line_errors,
     positive,
 )
-from mmhatnet.deploy.runtime.files import unreadable
-from mmhatnet.inference import load_image
+from mmhatnet.runtime.images import unreadable
 from mmhatnet.weights.loading import load_backbone
-from mmhatnet.zoo import find_weights, load_model_config
 
 
 def parse_args() -> argparse.Namespace:

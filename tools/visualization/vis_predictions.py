@@ -3,13 +3,13 @@ import argparse
 from pathlib import Path
 
 from mmhatnet.analysis.montage import draw_montage
-from mmhatnet.cli import (
+from mmhatnet.apis.zoo import find_weights, load_model_config
+from mmhatnet.engine.cli import (
     add_cfg_options,
     apply_options,
     one_line_errors,
     positive,
 )
-from mmhatnet.zoo import find_weights, load_model_config
 
 
 def parse_args() -> argparse.Namespace:

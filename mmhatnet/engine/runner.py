@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -21,17 +20,17 @@ from mmengine.dist import init_dist, is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
+from ..operators import NAME, describe_operators
+from ..utils.config import name_types
+from ..utils.config import read_config as read_config  # a documented name
+from ..utils.device import computes_bfloat16
+from ..weights.files import read_checkpoint, unwrap_state_dict
 from .checks import check_data, iter_datasets
-from .config import name_types
-from .config import read_config as read_config  # a documented name
 from .hooks import FiniteLossHook, MatchingKeysHook, ResumeHook
-from .operators import NAME, describe_operators
 from .provenance import ProvenanceHook
 from .resuming import find_checkpoints, lock_work_dir, resume_intact
-from .weights.files import read_checkpoint, unwrap_state_dict
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
-CPU_INFO = Path('/proc/cpuinfo')
 PRETRAINED = 'Pretrained', "PretrainedInit'>"  # also as a class
 SYNC_BN = 'SyncBN', 'MMSyncBN', 'torch.nn.modules.batchnorm.SyncBatchNorm'
 # Launcher -> the variable from which mmengine takes the GPU of a process.
@@ -197,7 +196,7 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
         for key in ('loss_scale', 'use_fp64'):
             wrapper.pop(key, None)
         asked = dtype in ('bfloat16', torch.bfloat16)
-        if asked and _computes_bfloat16():
+        if asked and computes_bfloat16():
             wrapper['type'] = 'mmhatnet.BFloat16OptimWrapper'
         else:
             wrapper['type'] = 'OptimWrapper'
@@ -211,15 +210,6 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
                 )
             )
     return notes
-
-
-def _computes_bfloat16() -> bool:
-    # Elsewhere, a step takes several times as long as in float32. The flags
-    # are avx512_bf16, amx_bf16, and bf16 of ARM.
-    try:
-        return 'bf16' in CPU_INFO.read_text('utf-8')
-    except OSError:  # not Linux
-        return False
 
 
 def _start_gloo(launcher: str) -> None:

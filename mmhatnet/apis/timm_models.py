@@ -15,19 +15,17 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-from .models import HATNet
-from .models.archs import check_plain, is_integer
-from .models.initialization import draw_weights
-from .releases import RELEASES, load_from_hatnet
-from .weights.files import read_checkpoint, unwrap_state_dict
-from .weights.loading import STEM, check_weights
-from .weights.official import (
+from ..models import HATNet
+from ..models.archs import check_plain, is_integer
+from ..models.initialization import draw_weights
+from ..weights.files import read_checkpoint
+from ..weights.loading import STEM, check_weights, to_mm
+from ..weights.official import (
     BACKBONE,
     HEAD,
     RELEASE_URL,
-    from_official,
-    is_official,
 )
+from ..weights.releases import RELEASES, load_from_hatnet
 
 # The keys of timm's pretrained_cfg that name weights.
 SOURCES = 'file', 'hf_hub_id', 'source', 'state_dict', 'url'
@@ -221,9 +219,7 @@ def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
     All is checked but what timm adapts itself: the channels of the images, and
     a head with another number of classes.
     """
-    weights = unwrap_state_dict(checkpoint)
-    if is_official(weights):
-        weights = from_official(weights)
+    weights = to_mm(checkpoint)
     expected, found, cfg = (
         model.state_dict(),
         {**weights},

@@ -12,8 +12,8 @@ from mmengine.structures import PixelData
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from .models import HATNet
-from .registry import HOOKS
+from ..models import HATNet
+from ..registry import HOOKS
 
 
 @HOOKS.register_module()

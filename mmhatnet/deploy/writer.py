@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+from ..runtime import OnnxModel
+from ..runtime.images import DATA, SEAL, UNSEALED
+from ..runtime.metadata import METADATA
 from .base import Graph
 from .export import describe, export_program
 from .operators import translations
 from .precision import read_images, to_float16, to_int8
-from .runtime import OnnxModel
-from .runtime.files import DATA, SEAL, UNSEALED
-from .runtime.metadata import METADATA
 from .verification import as_arrays, check_errors, verify
 
 if TYPE_CHECKING:

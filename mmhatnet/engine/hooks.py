@@ -12,12 +12,12 @@ from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 
-from .atomic import replacing
-from .registry import HOOKS
+from ..registry import HOOKS
+from ..utils.atomic import replacing
+from ..weights.files import unwrap_state_dict
+from ..weights.loading import check_finite, check_state_dict
+from ..weights.official import BACKBONE, from_official, is_official
 from .resuming import find_checkpoints
-from .weights.files import unwrap_state_dict
-from .weights.loading import check_finite, check_state_dict
-from .weights.official import BACKBONE, from_official, is_official
 
 
 class AtomicBackend(LocalBackend):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 
-from .models import HATNet
-from .models.archs import as_plain, check_plain
-from .weights.files import read_checkpoint, unwrap_state_dict
-from .weights.loading import check_weights
+from ..models import HATNet
+from ..models.archs import as_plain, check_plain
+from ..weights.files import read_checkpoint, unwrap_state_dict
+from ..weights.loading import check_weights
 
 ARGUMENTS = signature(HATNet).parameters
 

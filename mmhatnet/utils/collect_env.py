@@ -4,7 +4,7 @@ from importlib import import_module
 
 from mmengine.utils.dl_utils import collect_env as collect_base_env
 
-from .operators import NAME, describe_operators
+from ..operators import NAME, describe_operators
 from .stack import describe_versions
 
 

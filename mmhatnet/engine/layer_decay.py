@@ -1,6 +1,6 @@
 from torch import nn
 
-from .registry import OPTIM_WRAPPER_CONSTRUCTORS
+from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 try:
     from mmpretrain.engine.optimizers import (

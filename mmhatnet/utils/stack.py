@@ -118,7 +118,7 @@ def register_configs() -> None:
     # The name of a module in mmhatnet's folder, because the original mmengine
     # does not find an editable installation by the name of its distribution.
     MODULE2PACKAGE['mmhatnet'] = 'mmhatnet.version'
-    _link_clone(Path(__file__).resolve().parent)
+    _link_clone(Path(__file__).resolve().parents[1])
     if not _installed(FAMILIES['openmmlab']['mmseg'][0]):
         MODULE2PACKAGE['mmseg'] = 'mmseg'
 

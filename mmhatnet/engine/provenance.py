@@ -16,11 +16,11 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from .atomic import replacing
-from .checks import find_device
-from .releases import locate_weights
-from .stack import describe_versions
-from .weights.download import sha256_of, without_password
+from ..utils.atomic import replacing
+from ..utils.device import find_device
+from ..utils.stack import describe_versions
+from ..weights.download import sha256_of, without_password
+from ..weights.releases import locate_weights
 
 FILE = 'provenance.json'
 # What changes a training; other files of a clone do not.
@@ -77,7 +77,7 @@ def describe_run(device: str | torch.device | None = None) -> dict:
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     return dict(
         versions=describe_versions(),
-        **describe_code(Path(__file__).resolve().parents[1]),
+        **describe_code(Path(__file__).resolve().parents[2]),
         machine=describe_machine(device),
     )
 

@@ -12,16 +12,16 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
 
-from .checks import find_device
-from .deploy.runtime.files import decode, unreadable
-from .deploy.runtime.results import (
+from ..runtime.images import decode, unreadable
+from ..runtime.results import (
     Result,
     classification,
     detection,
     segmentation,
 )
-from .stack import explain_missing_operators, one_thread_at_a_time
-from .weights.loading import load_weights
+from ..utils.device import find_device
+from ..utils.stack import explain_missing_operators, one_thread_at_a_time
+from ..weights.loading import load_weights
 from .zoo import (
     dataset_meta,
     find_test_dataset,

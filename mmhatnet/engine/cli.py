@@ -17,11 +17,11 @@ import mmengine.logging
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger, print_log
 
-from .atomic import check_folder
-from .config import check_keys, read_config
-from .deploy.images import positive as positive
-from .models.archs import AUTO, check_grids
-from .stack import explain_missing_operators
+from ..models.archs import AUTO, check_grids
+from ..utils.arguments import positive as positive
+from ..utils.atomic import check_folder
+from ..utils.config import check_keys, read_config
+from ..utils.stack import explain_missing_operators
 
 ONE_LINE = ImportError, OSError, ValueError
 # What mm says about a company's data sets, about CLRNet, and about functions

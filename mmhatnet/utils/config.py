@@ -63,7 +63,7 @@ def read_config(filename: str | os.PathLike) -> Config:
         if not frame.f_globals.get('__name__', '').startswith('mmengine.'):
             raise  # of a config, which is a program
         # Only an installation and a clone that can be written to have links.
-        linked = Path(__file__).with_name('.mim').exists()
+        linked = Path(__file__).parents[1].joinpath('.mim').exists()
         remedy = '' if linked else '; in the clone, run: pip install -e .'
         raise FileNotFoundError(
             f'cannot read {filename}: {error!s:.500}{remedy}'

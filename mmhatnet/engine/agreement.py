@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import METRICS
 
-from .datasets.inspection import IGNORED
+from ..datasets.inspection import IGNORED
 
 # Metrics that read the annotations again; others read other files.
 READERS = {'CocoMetric', 'CocoPanopticMetric', 'CrowdHumanMetric'}

@@ -17,10 +17,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
-from .checks import iter_datasets
-from .config import name_types, read_config
-from .stack import explain_missing_operators, one_thread_at_a_time
-from .weights.loading import load_weights
+from ..engine.checks import iter_datasets
+from ..utils.config import name_types, read_config
+from ..utils.stack import explain_missing_operators, one_thread_at_a_time
+from ..weights.loading import load_weights
 
 CLASSIFICATION = 'Image Classification'
 
@@ -31,7 +31,7 @@ def zoo_root() -> Path:
     Returns:
         Path: ``.mim`` in the installed package, else the repository.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     mim = package / '.mim'
     return mim if mim.exists() else package.parent
 

@@ -16,55 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..atomic import check_folder, replacing
-from .runtime.files import LIMIT, PIXELS
-from .runtime.results import caption
+from ..runtime.images import LIMIT, PIXELS
+from ..runtime.results import caption
+from .arguments import fraction, positive
+from .atomic import check_folder, replacing
 
 # Ends of the names of results: the picture, the data, the labels of pixels.
 SUFFIXES = ('.png', '.json', '_labels.png')
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-
-
-def positive(text: str) -> int:
-    """Read an argument that is a number of things: ``type=positive``.
-
-    Args:
-        text (str): The argument.
-
-    Returns:
-        int: The number.
-
-    Raises:
-        ArgumentTypeError: If it is not an integer of at least 1.
-    """
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not 1, 2, 3 or more')
-    return number
-
-
-def fraction(text: str) -> float:
-    """Parse a number from 0 to 1.
-
-    Args:
-        text (str): The argument.
-
-    Returns:
-        float: The number.
-
-    Raises:
-        ArgumentTypeError: If it is anything else, which argparse reports.
-    """
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f'{text} is not a number from 0 to 1')
-    return number
 
 
 def find_images(places: Sequence[str]) -> list[Path]:

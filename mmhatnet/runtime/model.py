@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import best_class, check_size, paste, prepare
-from .files import check_data, check_seal, read_image
+from .images import check_data, check_seal, read_image
 from .metadata import (
     BAD_METADATA,
     METADATA,
@@ -146,8 +146,8 @@ class OnnxModel:
 
         Returns:
             tuple[dict, ndarray, ndarray | None]: As from
-            ``mmhatnet.inference.predict``: the result, ready for JSON; its
-            picture, RGB; and for a segmentor the label of each pixel, (H, W).
+            ``mmhatnet.apis.predict``: the result, ready for JSON; its picture,
+            RGB; and for a segmentor the label of each pixel, (H, W).
 
         Raises:
             ValueError: If the image cannot be read, or is too small.

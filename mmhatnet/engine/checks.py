@@ -1,4 +1,4 @@
-"""Checks of the device and of the data sets of a config before a run."""
+"""Checks of the data sets of a config before a run."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -6,11 +6,17 @@ from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS
 
+from ..datasets.inspection import (
+    Inspection,
+    build_dataset,
+    find_quick_problems,
+    inspect_dataset,
+    loads_masks,
+)
 from .agreement import (
     OPEN_CLASSES,
     Part,
@@ -18,13 +24,6 @@ from .agreement import (
     find_disagreements,
     find_shared_data,
     iter_transforms,
-)
-from .datasets.inspection import (
-    Inspection,
-    build_dataset,
-    find_quick_problems,
-    inspect_dataset,
-    loads_masks,
 )
 
 # Folder that the configs expect -> how to get the data set.
@@ -45,31 +44,6 @@ OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
 OTHER_TYPES = ('STDCHead',)
 # Libraries whose transforms read label maps and leave the labels alone.
 LIBRARIES = {'mmcv', 'mmengine', 'mmseg', 'mmhatnet'}
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """Find a device by name.
-
-    Args:
-        name (str | torch.device): Such as 'cpu' or 'cuda:0'.
-
-    Returns:
-        torch.device: The device.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(
-            f"no device '{name}': choose cpu, cuda or cuda:N"
-        ) from None
-    count = torch.cuda.device_count()
-    if device.type == 'cuda' and (device.index or 0) >= count:
-        found = f'{count} GPUs' if count else 'no GPU'
-        raise ValueError(f"no device '{name}': torch finds {found}")
-    return device
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,84 @@
+"""Conversion of whole classifiers between the authors' layout and mm's."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..models.hatnet import HATNet
+from ..weights.files import unwrap_state_dict
+from ..weights.loading import check_finite, to_classifier
+from ..weights.official import OFFICIAL_HEAD, is_official, to_official
+from ..weights.releases import RELEASES
+
+
+def convert_classifier(
+    checkpoint: Mapping, source: str, arch: str | None = None
+) -> tuple[str, dict[str, Tensor]]:
+    """Convert a complete checkpoint of the authors to mm's layout.
+
+    Args:
+        checkpoint (Mapping): The checkpoint, as from
+            :func:`~mmhatnet.weights.files.read_checkpoint`.
+        source (str): The origin of the checkpoint, for the message.
+        arch (str, optional): 'tiny', 'small', 'medium' or 'large'. Defaults
+            to None, which finds the arch by the numbers of blocks.
+
+    Returns:
+        tuple[str, dict[str, Tensor]]: The arch, and the state dict of a
+        classifier in mm's layout.
+
+    Raises:
+        ValueError: If a key is missing or unexpected, a shape differs, or a
+            value is not finite. The message names the key.
+    """
+    state_dict = unwrap_state_dict(checkpoint)
+    if not is_official(state_dict):
+        raise ValueError(
+            f"{source} is not in the layout of the authors' classifiers: it "
+            f'has {", ".join(list(state_dict)[:3]) or "no tensors"}...'
+        )
+    if arch is None:
+        keys = '\n'.join(state_dict)
+        blocks = set(re.findall(r'^blocks\.(\d+)\.(\d+)\.', keys, re.M))
+        stages = [stage for stage, _ in blocks]
+        depths = tuple(stages.count(stage) for stage in '0123')
+        arch = next(
+            (a for a in RELEASES if HATNet.arch_zoo[a]['depths'] == depths),
+            None,
+        )
+        if arch is None:
+            raise ValueError(
+                f'{source} has {depths} blocks, which matches none of '
+                f'{", ".join(RELEASES)}'
+            )
+    with torch.device('meta'):
+        model = HATNet(arch, out_indices=-1)
+    weights = to_classifier(state_dict, model, source)
+    check_finite(weights, source)
+    return arch, weights
+
+
+def convert_to_official(
+    checkpoint: Mapping, source: str
+) -> tuple[str, dict[str, Tensor]]:
+    """Convert a checkpoint of mm for the authors' code.
+
+    Args:
+        checkpoint (Mapping): A classifier, or any other model with a HATNet;
+            the latter gives its backbone alone.
+        source (str): The origin of the checkpoint, for the message.
+
+    Returns:
+        tuple[str, dict[str, Tensor]]: The arch, and a state dict with the
+        authors' keys.
+
+    Raises:
+        ValueError: The same errors as :func:`convert_classifier`.
+    """
+    official = to_official(unwrap_state_dict(checkpoint))
+    # Check the result by converting it back; a backbone has no head.
+    head = {key: torch.empty(0) for key in OFFICIAL_HEAD}
+    arch, _ = convert_classifier({**head, **official}, source)
+    return arch, official

@@ -1,0 +1,1 @@
+"""Training and testing: the runner, its hooks, checks and options."""

@@ -1,0 +1,45 @@
+"""Types of arguments that several commands read."""
+
+import argparse
+
+
+def positive(text: str) -> int:
+    """Read an argument that is a number of things: ``type=positive``.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        int: The number.
+
+    Raises:
+        ArgumentTypeError: If it is not an integer of at least 1.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not 1, 2, 3 or more')
+    return number
+
+
+def fraction(text: str) -> float:
+    """Parse a number from 0 to 1.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        float: The number.
+
+    Raises:
+        ArgumentTypeError: If it is anything else, which argparse reports.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is not a number from 0 to 1')
+    return number

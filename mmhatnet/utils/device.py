@@ -1,0 +1,46 @@
+"""What the devices of this machine are, and what they compute."""
+
+from pathlib import Path
+
+import torch
+
+CPU_INFO = Path('/proc/cpuinfo')
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """Find a device by name.
+
+    Args:
+        name (str | torch.device): Such as 'cpu' or 'cuda:0'.
+
+    Returns:
+        torch.device: The device.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"no device '{name}': choose cpu, cuda or cuda:N"
+        ) from None
+    count = torch.cuda.device_count()
+    if device.type == 'cuda' and (device.index or 0) >= count:
+        found = f'{count} GPUs' if count else 'no GPU'
+        raise ValueError(f"no device '{name}': torch finds {found}")
+    return device
+
+
+def computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16.
+
+    Without them, a step takes several times as long as in float32.
+
+    Returns:
+        bool: True if Linux lists one of avx512_bf16, amx_bf16 or ARM's bf16.
+    """
+    try:
+        return 'bf16' in CPU_INFO.read_text('utf-8')
+    except OSError:  # not Linux
+        return False

@@ -1,0 +1,63 @@
+"""The names of modules before they moved to folders; to be removed in 0.2."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import find_spec
+from types import ModuleType
+
+MOVED = {
+    f'mmhatnet.{old}': f'mmhatnet.{folder}.{new}'
+    for folder, names in {
+        'apis': 'hub inference timm_models zoo',
+        'engine': 'agreement checks cli elastic hooks launch:runner '
+        'optim:layer_decay muon:optim precision:optim provenance resuming',
+        'utils': 'atomic collect_env config stack',
+        'weights': 'releases',
+    }.items()
+    for old, _, new in (name.partition(':') for name in names.split())
+    for new in (new or old,)
+}
+RUNTIME = 'mmhatnet.deploy.runtime'
+
+
+class _Alias(SourceFileLoader):
+    """Gives a module under its old name, and the code that runs with -m."""
+
+    def __init__(self, name: str, path: str, target: str) -> None:
+        super().__init__(name, path)
+        self.target = target
+
+    def exec_module(self, module: ModuleType) -> None:
+        warnings.warn(
+            f'{self.name} is now {self.target}; the old name will be removed '
+            'in mmhatnet 0.2',
+            FutureWarning,
+            stacklevel=2,
+        )
+        sys.modules[module.__name__] = import_module(self.target)
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        new = MOVED.get(fullname)
+        if not new and (fullname + '.').startswith(RUNTIME + '.'):
+            new = fullname.replace('.deploy', '', 1)
+        found = find_spec(new) if new else None
+        if not new or not found or not found.origin:
+            return None
+        alias = _Alias(fullname, found.origin, new)
+        return ModuleSpec(fullname, alias, origin=found.origin)
+
+
+def support_old_names() -> None:
+    """Let the old names of modules be imported, with a warning."""
+    sys.meta_path.insert(0, _Finder())
