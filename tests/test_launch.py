@@ -31,6 +31,7 @@ from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from mmengine.runner import CheckpointLoader
 
 from mmhatnet.engine import runner as launch
+from mmhatnet.utils import device
 from mmhatnet.utils.config import check_keys
 
 # A run of seconds, on scenes of 64x64.
@@ -371,7 +372,7 @@ def test_bfloat16_on_the_cpu(monkeypatch, tmp_path):
     """mmengine has no mixed precision on a CPU, so ours stands in."""
     wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=1.0)
     info = tmp_path / 'cpuinfo'
-    monkeypatch.setattr(device, "CPU_INFO", info)
+    monkeypatch.setattr(device, 'CPU_INFO', info)
     for flags in (None, 'flags : avx2 avx512f avx512bw'):
         if flags:
             info.write_text(flags)
