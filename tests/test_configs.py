@@ -45,6 +45,18 @@ def build_without_values(cfg):
         return MODELS.build(cfg.model)
 
 
+def count_levels(path):
+    """The number of files below a config that it inherits from, at most."""
+    bases = Config._get_base_files(str(path))
+    own = [path.parent / base for base in bases if '::' not in base]
+    return 1 + max(map(count_levels, own)) if own else 0
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_depth(config):
+    assert count_levels(ROOT / 'configs' / config) <= 3
+
+
 @pytest.mark.parametrize(
     'config',
     [

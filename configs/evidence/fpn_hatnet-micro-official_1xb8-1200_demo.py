@@ -1,4 +1,4 @@
 # With the initial weights of the authors.
-_base_ = 'fpn_hatnet-micro-scratch_1xb8-1200_demo.py'
+_base_ = 'fpn_hatnet-micro_1xb8-1200_demo.py'
 
 model = dict(backbone=dict(init_cfg=None))

@@ -1,4 +1,9 @@
-_base_ = './mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco.py'
+_base_ = [
+    '../_base_/models/mask-rcnn_hatnet_fpn.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/schedules/coco_bs16_adamw_1x.py',
+    '../_base_/mmdet_runtime.py',
+]
 
 model = dict(
     backbone=dict(arch='large', init_cfg=dict(checkpoint='hatnet://large')),

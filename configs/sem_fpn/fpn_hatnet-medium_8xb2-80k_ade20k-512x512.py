@@ -1,4 +1,9 @@
-_base_ = './fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py'
+_base_ = [
+    '../_base_/models/fpn_hatnet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/ade20k_bs16_adamw_80k.py',
+    '../_base_/mmseg_runtime.py',
+]
 
 model = dict(
     backbone=dict(arch='medium', init_cfg=dict(checkpoint='hatnet://medium')),
