@@ -175,7 +175,7 @@ def test_data_of_a_config(name, shown, monkeypatch):
 def test_tools_and_options_exist():
     shared_options = ''.join(
         (ROOT / 'mmhatnet' / path).read_text()
-        for path in ('cli.py', 'deploy/images.py')
+        for path in ('engine/cli.py', 'utils/predict_files.py')
     )
     checked = 0
     for command in COMMANDS:
@@ -301,8 +301,12 @@ def test_paths_exist():
 
 @pytest.mark.default_stack
 def test_layout_is_complete():
-    """README names each module of the package, or the folder it is in."""
-    text = (ROOT / 'README.md').read_text()
+    """The plan names each module of the package, or the folder it is in."""
+    text = (ROOT / 'docs' / 'architecture.md').read_text()
+    text += ''.join(
+        f'`mmhatnet/models/{name}`'
+        for name in re.findall(r'`(\w+\.py)`', text)
+    )
     for file in (ROOT / 'mmhatnet').rglob('[!_]*.py'):
         path = file.relative_to(ROOT).as_posix()
         folder = file.parent.relative_to(ROOT).as_posix()

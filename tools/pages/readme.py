@@ -1,0 +1,144 @@
+#!/usr/bin/env python
+"""The first picture of the README, and its numbers from the data of docs/."""
+
+import argparse
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from mmengine.dataset import pseudo_collate
+
+import mmhatnet
+from mmhatnet.analysis.attention import attend_from
+from mmhatnet.analysis.report import read_csv
+from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.runtime.images import read_image
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / 'README.md'
+BEGIN, END = '<!-- gains -->\n', '<!-- end -->'
+PICTURE = ROOT / 'docs' / 'images' / 'overview.jpg'
+BLUE = '#00c8ff'  # of the local attention
+SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
+
+
+def describe_gains() -> str:
+    """Write what HAT-Net gains, with the numbers that docs/ has."""
+    sizes = {
+        (row['backbone'].partition(', G2 ')[2], row['size']): row
+        for row in read_csv(ROOT / 'docs' / 'scaling.csv')
+    }
+    few, many = sizes['32, 16, 8', 1536], sizes['8, 4, 2', 1536]
+    rows = {
+        row['backbone']: row
+        for row in read_csv(ROOT / 'docs' / 'benchmark.csv')
+        if row['case'] == 'inference, 224x224 (H x W), batch 8'
+    }
+    ours, swin = rows['hatnet-small_8xb128_in1k'], rows[SWIN]
+    speeds = [
+        b / a for a, b in zip(ours['seconds'], swin['seconds'], strict=True)
+    ]
+    return (
+        '- **Exact at any size.** G1 and G2 need not divide the map: at the '
+        'border, windows\n  and pooled cells have the tokens that exist. '
+        "Outputs and gradients are those of the\n  authors' code wherever it "
+        'runs ([test](tests/test_parity.py)).\n'
+        '- **One file for all sizes.** An [exported](docs/deployment.md) ONNX '
+        'file takes images of\n  any size, from pixels to boxes, and needs no '
+        'torch.\n'
+        '- **A dial.** G1 and G2 change on a trained model. At 1536x1536, '
+        'HAT-Net-Small with G2 of\n  32, 16, 8 takes '
+        f'{few["operations"] / many["operations"]:.2f} times the operations '
+        f'and {few["seconds"] / many["seconds"]:.2f} times the time of\n  '
+        '8, 4, 2 ([scaling](docs/scaling.md)); accuracy is in '
+        '[G1 and G2](docs/grids.md).\n'
+        '- **Fast on CPUs.** HAT-Net-Small predicts '
+        f'{median(speeds):.2f} ({min(speeds):.2f} to {max(speeds):.2f}) times '
+        'as fast as Swin-T\n  at 224x224, with '
+        f'{ours["memory"] / swin["memory"]:.2f} times the memory '
+        '([benchmark](docs/benchmark.md), 2 CPU threads).\n  '
+        'It was not timed on a GPU yet; [one command](docs/gpu.md) does it '
+        'on yours.\n'
+    )
+
+
+def predict(name: str, path: Path) -> np.ndarray:
+    """Predict with weights of the package, and draw the picture."""
+    inferencer = mmhatnet.get_inferencer(name, device='cpu')
+    return mmhatnet.apis.predict(inferencer, path, score_thr=0.4)[1]
+
+
+def show(axes: Axes, picture: np.ndarray, title: str) -> None:
+    axes.imshow(picture)
+    axes.set_title(title, fontsize=10)
+    axes.axis('off')
+
+
+def draw_picture(shapes: Path, trees: Path, point: tuple[int, int]) -> None:
+    """Draw two predictions, and the attention of a point in stage 1.
+
+    Args:
+        shapes (Path): An image for ``shape-segmentor``.
+        trees (Path): An image for ``tree-detector``.
+        point (tuple[int, int]): x and y in ``shapes``.
+    """
+    model = mmhatnet.get_model('shape-segmentor', pretrained=True)
+    image = read_image(shapes)
+    data = dict(inputs=torch.from_numpy(image.transpose(2, 0, 1).copy()))
+    batch = model.data_preprocessor(pseudo_collate([data]))
+    found = attend_from(model.backbone, batch['inputs'][:1], point)[1]
+    figure = Figure(figsize=(12, 3), layout='constrained', dpi=110)
+    panels = figure.subplots(1, 4)
+    show(panels[0], predict('shape-segmentor', shapes), 'segmentation')
+    show(panels[1], predict('tree-detector', trees), 'detection')
+    h, w = image.shape[:2]
+    (top, left, bottom, right) = found.window
+    dy, dx = h / found.shape[0], w / found.shape[1]
+    places = (
+        (found.local, (left * dx, right * dx, bottom * dy, top * dy)),
+        (found.pooled, (0, w, h, 0)),
+    )
+    titles = (
+        f'local attention of a point, G1 = {found.grid_size}',
+        f'global attention, pooled by G2 = {found.ds_ratio}',
+    )
+    for axes, (weights, extent), title in zip(
+        panels[2:], places, titles, strict=True
+    ):
+        show(axes, image[..., ::-1].mean(2) / 510, title)
+        axes.images[0].set(cmap='gray', clim=(0, 1))
+        axes.imshow(weights.mean(0), cmap='inferno', alpha=0.75, extent=extent)
+        axes.set(xlim=(0, w), ylim=(h, 0))
+        axes.plot(*point, '+', ms=10, mew=2, color='white')
+    size = (right - left) * dx, (bottom - top) * dy
+    for axes in panels[2:]:
+        corner = left * dx, top * dy
+        axes.add_patch(Rectangle(corner, *size, fill=False, color=BLUE, lw=2))
+    figure.savefig(PICTURE, pil_kwargs=dict(quality=88))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--picture',
+        nargs=4,
+        metavar=('SHAPES', 'TREES', 'X', 'Y'),
+        help='draw the picture of these images, and of this point in the '
+        'first of them',
+    )
+    args = parser.parse_args()
+    if args.picture:
+        shapes, trees, *point = args.picture
+        draw_picture(Path(shapes), Path(trees), tuple(map(int, point)))
+    before, _, rest = README.read_text('utf-8').partition(BEGIN)
+    after = rest.partition(END)[2]
+    README.write_text(before + BEGIN + describe_gains() + END + after, 'utf-8')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
