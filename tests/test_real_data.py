@@ -63,7 +63,7 @@ def test_cifar10(package, tmp_path):
             file = out / split / ('cat', 'truck')[i % 2] / f'{i:05}.png'
             assert np.array_equal(Image.open(file), image)
     message = call_tool(CIFAR10, path, '--out', out, code=1)
-    assert 'exists; delete it to make it anew' in message
+    assert 'exists; delete it to make it again' in message
 
 
 def test_cifar10_of_another_file(tmp_path):

@@ -40,7 +40,7 @@ end_watch() {
     sleep 0.2
   done
   kill -s KILL -- "-$2" 2>/dev/null || true
-  printf '\n%s: interrupted; the same command goes on\n' "${0##*/}" >&2
+  printf '\n%s: interrupted; run the same command to continue\n' "${0##*/}" >&2
   exit $((128 + $(kill -l "$1")))
 }
 

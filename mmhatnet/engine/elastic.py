@@ -18,7 +18,7 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class ElasticGridsHook(Hook):
-    """Draw G1, G2 and the size of the images anew for every iteration.
+    """Draw new G1, G2 and image sizes in every iteration.
 
     The weights then serve each of the settings. A draw depends on the seed
     and the number of the iteration alone, so it is the same on all processes
@@ -113,7 +113,7 @@ class ElasticGridsHook(Hook):
             self.resizing = preprocessor.register_forward_hook(self._resize)
 
     def after_train(self, runner: Runner) -> None:
-        """Stop to resize.
+        """Stop resizing.
 
         Args:
             runner (Runner): Unused.

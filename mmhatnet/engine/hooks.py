@@ -130,7 +130,7 @@ class FiniteLossHook(Hook):
             f'the loss is {loss.item()} in iteration {runner.iter + 1}; its '
             f'images: {files}; the last checkpoint: {last}. A smaller '
             'learning rate, clip_grad or float32 may help; check_loss=False '
-            'in the config goes on'
+            'in the config disables this check'
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -198,7 +198,7 @@ class ResumeHook(Hook):
             if last and meta[done] >= last:
                 runner.logger.warning(
                     f'{source} is of {done} {meta[done]} of {last}, and '
-                    f'nothing is left: a larger train_cfg.{unit} goes on'
+                    f'nothing is left: set a larger train_cfg.{unit}'
                 )
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
             return
@@ -261,8 +261,8 @@ class MatchingKeysHook(Hook):
     mmengine would only log its keys and go on with random weights.
 
     Args:
-        strict (bool): All keys must match, as a test needs. In training, a
-            changed head may start anew.
+        strict (bool): All keys must match, as a test needs. Training may
+            start with a randomly initialized head.
     """
 
     def __init__(self, strict: bool) -> None:
@@ -302,7 +302,7 @@ class MatchingKeysHook(Hook):
             )
         check_finite(found, source)
         if not self.strict:
-            # The backbone is what a training cannot start anew.
+            # A training may not start with a randomly initialized backbone.
             found, expected = (
                 {k: v for k, v in keys.items() if k.startswith(BACKBONE)}
                 for keys in (found, expected)

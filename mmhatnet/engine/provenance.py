@@ -244,7 +244,7 @@ class ProvenanceHook(Hook):
 
     @staticmethod
     def find_earlier(runner: Runner) -> list[dict]:
-        """Find the earlier starts of a training that goes on.
+        """Find the earlier starts of a resumed training.
 
         Args:
             runner (Runner): The runner.
@@ -263,7 +263,7 @@ class ProvenanceHook(Hook):
 
     @staticmethod
     def find_sources(runner: Runner) -> list[str]:
-        """Find the checkpoints that a training starts or goes on from.
+        """Find the checkpoints that a training starts or resumes from.
 
         Args:
             runner (Runner): The runner.
@@ -282,7 +282,7 @@ class ProvenanceHook(Hook):
 
         Args:
             runner (Runner): The runner.
-            weights (list[dict]): What it starts or goes on from.
+            weights (list[dict]): What it starts or resumes from.
 
         Returns:
             dict: ``started`` (the time), ``step`` (iterations done before),

@@ -269,7 +269,7 @@ def local_attention(
 
 
 def silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
-    """Convolve SiLU(x), and use x up where no gradient is needed."""
+    """Convolve SiLU(x), in place if no gradient is needed."""
     if torch.is_grad_enabled():
         weight = conv.weight.to(x.dtype)  # as autocast does
         return SiLUConv.apply(x, weight, padding, conv.groups)

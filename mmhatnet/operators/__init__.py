@@ -60,7 +60,7 @@ def install_operators() -> None:
         )
     if late.startswith('mmdet') and not find_spec(NAME):
         warnings.warn(
-            f'{late} goes on without operators: import mmhatnet before it',
+            f'{late} has no operators of mmcv: import mmhatnet before it',
             stacklevel=3,
         )
     # Python asks one after the other, and so the last if no other finds it.

@@ -14,7 +14,7 @@ import torch
 try:
     import torchvision
 except ModuleNotFoundError as error:
-    # Of the kind without which mmsegmentation goes on.
+    # An error that mmsegmentation expects where operators are missing.
     raise ModuleNotFoundError(
         "detectors need torchvision, or mmcv's compiled operators: install "
         'the torchvision of your torch, see https://pytorch.org',

@@ -49,7 +49,7 @@ def creating(folder: str | os.PathLike) -> Iterator[Path]:
     """
     folder = Path(folder)
     if folder.exists():
-        raise FileExistsError(f'{folder} exists; delete it to make it anew')
+        raise FileExistsError(f'{folder} exists; delete it to make it again')
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f'.{folder.name}.', dir=folder.parent
