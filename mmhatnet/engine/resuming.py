@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and which process may use a work_dir."""
+"""The checkpoint that a run resumes from, and the lock of its work_dir."""
 
 import os
 import re
@@ -103,7 +103,9 @@ def resume_intact(cfg: Config) -> list[str]:
     if damaged:
         notes.append(f'damaged: {damaged}; resuming from {intact}')
     if intact.name.startswith('best_'):
-        notes.append(f'{intact} has no optimizer state: the optimizer starts without')
+        notes.append(
+            f'{intact} has no optimizer state: the optimizer starts without'
+        )
     return notes
 
 
