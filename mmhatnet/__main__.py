@@ -17,14 +17,15 @@ def find_tools() -> dict[str, Path]:
 
     Returns:
         dict[str, Path]: Name -> program; without those that only make pages
-        of a clone.
+        of a clone, and without the modules of packages that programs import.
     """
-    paths = sorted((zoo_root() / 'tools').rglob('*.py'))
-    return {
-        path.stem: path
-        for path in [*paths, UTILS / 'collect_env.py']
+    paths = [
+        path
+        for path in sorted((zoo_root() / 'tools').rglob('*.py'))
         if path.parent.name != 'pages'
-    }
+        and not path.with_name('__init__.py').exists()
+    ]
+    return {path.stem: path for path in [*paths, UTILS / 'collect_env.py']}
 
 
 def describe_tool(path: Path) -> str:
@@ -69,6 +70,7 @@ def main() -> None:
     if path.parent == UTILS:
         runpy.run_module(f'mmhatnet.utils.{name}', run_name='__main__')
     else:
+        sys.path.insert(0, str(path.parent))  # as Python does for scripts
         runpy.run_path(str(path), run_name='__main__')
 
 

@@ -250,10 +250,13 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(*packages: str) -> Iterator[None]:
     """Print errors that mmhatnet raises in one line, without a traceback.
 
     Errors of a user's own code or of a library keep their traceback.
+
+    Args:
+        *packages (str): Packages beside the tool whose errors are as ours.
 
     Raises:
         SystemExit: Instead of an ImportError, OSError or ValueError of ours,
@@ -277,7 +280,8 @@ def one_line_errors() -> Iterator[None]:
             if rank == '0':
                 print(f'{name}: interrupted', file=sys.stderr)
             sys.exit(130)
-        origin = next(filter(_is_ours, chain), None)
+        ours = {__name__.partition('.')[0], '__main__', *packages}
+        origin = next((x for x in chain if _is_raised_by(ours, x)), None)
         if not origin or not isinstance(error, ONE_LINE):
             raise
         where = f' (rank {rank})' if rank != '0' else ''
@@ -321,11 +325,11 @@ def _iter_chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__context__
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether our code or a tool raised it, or the standard library there."""
+def _is_raised_by(packages: set[str], error: BaseException) -> bool:
+    """Whether one of the packages raised it, or the standard library there."""
     names = [
         frame.f_globals.get('__name__', '').partition('.')[0]
         for frame, _ in walk_tb(error.__traceback__)
     ]
     callers = [name for name in names if name not in sys.stdlib_module_names]
-    return callers[-1:] in ([__name__.partition('.')[0]], ['__main__'])
+    return not packages.isdisjoint(callers[-1:])

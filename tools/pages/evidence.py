@@ -4,6 +4,7 @@
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
@@ -19,9 +20,11 @@ from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.training_profile import profile_training
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine, precision_of
-from mmhatnet.reproduction.record import record_training
 from mmhatnet.utils.atomic import replacing
 from mmhatnet.utils.config import read_config
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from reproduction.record import record_training
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'docs' / 'evidence'
@@ -477,5 +480,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
+    with one_line_errors('reproduction'):
         main()

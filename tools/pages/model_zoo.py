@@ -15,10 +15,12 @@ from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import precision_of
-from mmhatnet.reproduction.experiments import METRICS, list_experiments
 from mmhatnet.utils.config import read_config
 from mmhatnet.weights.download import sha256_of
 from mmhatnet.weights.releases import list_shipped
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from reproduction.experiments import METRICS, list_experiments
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / 'docs' / 'reproductions'
@@ -309,5 +311,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
+    with one_line_errors('reproduction'):
         main()

@@ -5,13 +5,20 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.reproduction.experiments import find_experiment
-from mmhatnet.reproduction.result import check_result
 from mmhatnet.utils.atomic import replacing
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from reproduction.experiments import find_experiment
+from reproduction.result import check_result
+
+FOLDER = Path(__file__).resolve().parents[2] / 'docs' / 'reproductions'
+
+
+def refuse(constant: str) -> NoReturn:
+    raise ValueError(f'{constant} is not a number')
 
 
 def main() -> None:
@@ -24,26 +31,26 @@ def main() -> None:
     parser.add_argument(
         '--out',
         type=Path,
-        default=ROOT / 'docs' / 'reproductions',
+        default=FOLDER,
         help='folder to store them in (default: docs/reproductions)',
     )
     args = parser.parse_args()
     for path in args.results:
         try:
-            result = json.loads(path.read_text('utf-8'))
+            text = path.read_text('utf-8')
+            result = json.loads(text, parse_constant=refuse)
         except ValueError as error:
             sys.exit(f'reproductions.py: error: {path}: {error}')
         if not isinstance(result, dict):
-            sys.exit(f'reproductions.py: error: {path} is no result')
+            sys.exit(f'reproductions.py: error: {path} is not a result')
         row = find_experiment(str(result.get('row')))
-        check_result(result, row, str(path))
-        args.out.mkdir(parents=True, exist_ok=True)
+        check_result(result, row, path)
         target = args.out / f'{row.name}.json'
         with replacing(target) as part:
-            Path(part).write_text(json.dumps(result, indent=1), 'utf-8')
+            part.write_text(json.dumps(result, indent=1), 'utf-8')
         print(target)
 
 
 if __name__ == '__main__':
-    with one_line_errors():
+    with one_line_errors('reproduction'):
         main()

@@ -1,4 +1,4 @@
-"""The experiments of the paper: a row of its tables each."""
+"""The experiments of the paper: one for each row of its tables."""
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -6,8 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..analysis.complexity import measure_complexity
-from ..apis.zoo import load_model_config, model_entries
+from mmhatnet.apis.zoo import find_model, load_model_config, model_entries
 
 # Name of a metric in the metafiles -> in mm's evaluation, its factor, and the
 # difference between two trainings that is to be expected. The last is an
@@ -47,12 +46,11 @@ class Experiment:
         name (str): The name of the row.
         table (str): The table or section.
         model (str): The name of the model in the zoo.
-        printed (dict[str, float]): The metrics in print, by the names of the
+        printed (dict[str, float]): The published metrics, by the names of the
             metafiles.
         options (dict): Settings that differ from the model's config.
-        trained_as (str): The row whose training is tested: this one, or that
-            of Table 4 for the rows of Table 6 that are only tested with other
-            G1 and G2.
+        trained_as (str): The row whose checkpoint is tested; empty if the row
+            has a training of its own.
     """
 
     name: str
@@ -62,41 +60,32 @@ class Experiment:
     options: dict = field(default_factory=dict)
     trained_as: str = ''
 
+    @property
+    def entry(self) -> dict:
+        """The entry of the model in its metafile."""
+        return find_model(self.model)
+
     def config(self) -> Config:
         """Read the config, with the options of the row."""
         cfg = load_model_config(self.model)
         cfg.merge_from_dict(self.options)
         return cfg
 
-    @property
-    def images(self) -> int:
-        """Number of images that the training sees."""
-        metadata = model_entries()[self.model]['Metadata']
-        cfg = load_model_config(self.model)
+    def count_images(self) -> int:
+        """Count the images that the training sees."""
+        metadata = self.entry['Metadata']
         if 'Epochs' in metadata:
             return metadata['Epochs'] * IMAGES[metadata['Training Data']]
-        return metadata['Iterations'] * cfg.auto_scale_lr.base_batch_size
-
-    @property
-    def operations(self) -> int:
-        """Multiply-accumulates of the training: 3 times the inference."""
-        metadata = model_entries()[self.model]['Metadata']
-        flops = metadata['FLOPs']
-        if self.options:
-            shape = tuple(map(int, metadata['Input Size'].split('x')))
-            flops = measure_complexity(self.config(), shape).operations
-        return 3 * flops * self.images
+        return metadata['Iterations'] * metadata['Batch Size']
 
 
 def list_experiments() -> dict[str, Experiment]:
-    """List the experiments of Tables 2 to 6 and Sec. 4.4.
+    """List the experiments of Tables 2 to 6 and Sec. 4.4 by their names.
 
-    Returns:
-        dict[str, Experiment]: By their names: those of the models and, for
-        Table 6, which does not say whether its rows are trained or tested,
-        two rows for each setting.
+    The paper does not say whether the rows of Table 6 were trained, or only
+    tested, with their G1 and G2. Each is therefore listed twice.
     """
-    found = {}
+    found = []
     for name, entry in model_entries().items():
         printed = {
             metric.removesuffix('*'): value
@@ -104,12 +93,10 @@ def list_experiments() -> dict[str, Experiment]:
             for metric, value in result['Metrics'].items()
             if metric.endswith('*')
         }
-        folder = Path(entry['Config']).parent.name
-        table = TABLES.get(folder)
+        table = TABLES.get(Path(entry['Config']).parent.name)
         if printed and table:
-            if 'design' in name:
-                table = 'Table 5'
-            found[name] = Experiment(name, table, name, printed)
+            table = 'Table 5' if 'design' in name else table
+            found.append(Experiment(name, table, name, printed))
     for g1, g2, box, mask in SETTINGS:
         grids = f'g1-{"-".join(map(str, g1))}_g2-{"-".join(map(str, g2))}'
         options = {
@@ -117,27 +104,15 @@ def list_experiments() -> dict[str, Experiment]:
             'model.backbone.ds_ratios': g2,
         }
         printed = {'box AP': box, 'mask AP': mask}
-        row = ('Table 6', TABLE_6, printed, options)
-        name = f'table6_{grids}'
-        found[f'{name}_trained'] = Experiment(f'{name}_trained', *row)
-        found[f'{name}_tested'] = Experiment(
-            f'{name}_tested', *row, trained_as=TABLE_6
-        )
-    return found
+        for end, trained_as in ('trained', ''), ('tested', TABLE_6):
+            name = f'table6_{grids}_{end}'
+            row = (name, 'Table 6', TABLE_6, printed, options, trained_as)
+            found.append(Experiment(*row))
+    return {experiment.name: experiment for experiment in found}
 
 
 def find_experiment(name: str) -> Experiment:
-    """Find an experiment by its name.
-
-    Args:
-        name (str): The name.
-
-    Returns:
-        Experiment: The experiment.
-
-    Raises:
-        ValueError: If there is none. The message has similar names.
-    """
+    """Find an experiment; an unknown name raises a ValueError."""
     known = list_experiments()
     if name not in known:
         similar = ', '.join(get_close_matches(name, known, 3, 0.3))

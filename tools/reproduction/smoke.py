@@ -1,10 +1,10 @@
-"""The config of an experiment on the demo data, for a test of the chain."""
+"""The config of an experiment on the demo data, for a test of all steps."""
 
 from mmengine.config import Config
 
-from ..apis.zoo import zoo_root
-from ..datasets import CLASSES
-from ..utils.config import read_config
+from mmhatnet.apis.zoo import zoo_root
+from mmhatnet.datasets import CLASSES
+from mmhatnet.utils.config import read_config
 
 DATA = dict(
     mmpretrain='demo_imagenet', mmseg='demo_semantic', mmdet='demo_instance'
@@ -13,16 +13,10 @@ IMAGES, BATCH, EPOCHS = 8, 2, 2
 
 
 def shrink(cfg: Config) -> Config:
-    """Make a config of the paper run in minutes on two cores.
+    """Change a config of the paper so that it runs in minutes on two cores.
 
     The model and the optimizer stay, with the classes of the demo data and
     without pretrained weights. The metrics mean nothing.
-
-    Args:
-        cfg (Config): The config; changed in place.
-
-    Returns:
-        Config: The config.
     """
     scope = cfg.default_scope
     demo = read_config(
@@ -36,8 +30,8 @@ def shrink(cfg: Config) -> Config:
         step = 7 if scope == 'mmpretrain' else 1
         loader.dataset.indices = list(range(0, step * IMAGES, step))
         cfg[f'{key}_dataloader'] = loader
-    for key in ('val_evaluator', 'test_evaluator'):
-        cfg[key] = demo[key]
+    cfg.val_evaluator = demo.val_evaluator
+    cfg.test_evaluator = demo.test_evaluator
     classes = len(CLASSES) + (scope == 'mmseg')
     _set_classes(cfg.model, classes)
     cfg.model.backbone.init_cfg = None
@@ -60,6 +54,7 @@ def shrink(cfg: Config) -> Config:
 
 
 def _set_classes(cfg: object, classes: int) -> None:
+    """Set ``num_classes`` in all parts of a model's config."""
     if isinstance(cfg, dict):
         if isinstance(cfg.get('num_classes'), int):
             cfg['num_classes'] = classes

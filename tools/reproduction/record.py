@@ -8,12 +8,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from ..analysis.complexity import measure_complexity
-from ..analysis.timing import kept_memory
-from ..apis.zoo import load_backbone_config
-from ..engine.provenance import FILE, RUN, SETTINGS, read_provenance
-from ..utils.config import read_config
-from .result import keep_numbers, read_logs
+from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.analysis.timing import kept_memory
+from mmhatnet.apis.zoo import load_backbone_config
+from mmhatnet.engine.provenance import FILE, RUN, SETTINGS, read_provenance
+from mmhatnet.utils.config import read_config
+
+from .logs import keep_numbers, read_logs
 
 # [epoch][iteration/iterations of an epoch], or [iteration/iterations].
 PROGRESS = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')

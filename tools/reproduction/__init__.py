@@ -1,0 +1,1 @@
+"""Train and test the rows of the paper's tables: see tools/reproduce.py."""

@@ -1,0 +1,80 @@
+"""What mm's logs say about a training or a test."""
+
+import json
+from math import isfinite
+from pathlib import Path
+from statistics import median
+
+# So many points of the loss show its curve.
+MAX_LOSSES = 200
+
+
+def read_metrics(work_dir: Path) -> dict[str, float]:
+    """Read the metrics of the last test in a folder, by mm's names."""
+    logs = sorted(work_dir.glob('*/*.json'))
+    if not logs:
+        raise FileNotFoundError(f'no test in {work_dir}')
+    # All processes write this file, one after the other or both at once.
+    metrics, _ = json.JSONDecoder().raw_decode(
+        logs[-1].read_text('utf-8', 'replace').strip()
+    )
+    return keep_numbers(metrics)
+
+
+def read_logs(work_dir: Path) -> tuple[dict[int, dict], dict[int, dict]]:
+    """Read what a training logged, over its resumed parts.
+
+    Returns:
+        tuple[dict[int, dict], dict[int, dict]]: What the validations found,
+        by iterations or, if the training counts epochs, by epochs; and the
+        losses, by iterations.
+    """
+    validations: dict[int, dict] = {}
+    losses: dict[int, dict] = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text('utf-8', 'replace').splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # what a kill left of a line
+            if isinstance(entry, dict) and 'step' in entry:
+                points = losses if 'loss' in entry else validations
+                points[entry.pop('step')] = entry
+    return validations, losses
+
+
+def read_curve(work_dir: Path) -> list[dict]:
+    """Read the curve of a training, as numbers.
+
+    Returns:
+        list[dict]: ``step`` and the metrics of each validation, then ``step``,
+        ``loss``, ``lr`` and ``epoch``, if there are epochs, of some steps. A
+        step is as in :func:`read_logs`.
+    """
+    validations, losses = read_logs(work_dir)
+    every = max(1, -(-len(losses) // MAX_LOSSES))
+    some = sorted(losses)[::-every][::-1]  # with the last
+    shown = {
+        step: {key: losses[step].get(key) for key in ('loss', 'lr', 'epoch')}
+        for step in some
+    }
+    points = [*sorted(validations.items()), *shown.items()]
+    return [dict(step=step, **keep_numbers(point)) for step, point in points]
+
+
+def read_seconds(work_dir: Path) -> int | None:
+    """Read how long the iterations of a training took, without validations."""
+    _, losses = read_logs(work_dir)
+    times = [point['time'] for point in losses.values() if 'time' in point]
+    return round(max(losses) * median(times)) if times else None
+
+
+def keep_numbers(entry: dict) -> dict[str, float]:
+    """Keep the finite numbers of an entry of mm's logs, without times."""
+    return {
+        key: value
+        for key, value in entry.items()
+        if isinstance(value, int | float)
+        and isfinite(value)
+        and 'time' not in key
+    }

@@ -1,0 +1,95 @@
+"""The content of ``result.json``: metrics beside the published ones."""
+
+import json
+from pathlib import Path
+
+from mmhatnet.engine.provenance import are_starts
+
+from .experiments import METRICS, Experiment
+
+# What others have to send with their metrics.
+KINDS = dict(
+    commit=str | None,
+    changes=str | None,
+    machine=str,
+    versions=dict,
+    gpus=int,
+    seconds=int | None,
+    training=list,
+    sha256=dict,
+    test_images=int,
+    all_metrics=dict,
+    curve=list,
+)
+
+
+def read_result(path: Path) -> dict:
+    """Read a ``result.json``; empty if the file is absent or damaged."""
+    try:
+        result = json.loads(path.read_text('utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def compare(
+    printed: dict[str, float], measured: dict[str, float]
+) -> dict[str, dict]:
+    """Compare metrics with the published ones.
+
+    Args:
+        printed (dict[str, float]): By the names of the metafiles.
+        measured (dict[str, float]): By mm's names.
+
+    Returns:
+        dict[str, dict]: For each metric ``printed``, ``measured``,
+        ``difference``, the assumed ``spread`` of trainings, and whether the
+        difference is ``within`` it.
+    """
+    table = {}
+    for name, value in printed.items():
+        key, factor, spread = METRICS[name]
+        if key.startswith('coco/') and key not in measured:
+            measured = {**measured, key: 0}  # mmdet, if nothing is detected
+        found = round(measured[key] * factor, 2)
+        difference = round(found - value, 2)
+        table[name] = dict(
+            printed=value,
+            measured=found,
+            difference=difference,
+            spread=spread,
+            within=abs(difference) <= spread,
+        )
+    return table
+
+
+def check_result(result: dict, experiment: Experiment, source: Path) -> None:
+    """Check a ``result.json`` that others may have sent.
+
+    Raises:
+        ValueError: If it is not of this row, or of a smoke test, or if its
+            numbers do not fit each other.
+    """
+    if result.get('smoke') is not False:
+        raise ValueError(f'{source} is of a smoke test')
+    for key, kinds in KINDS.items():
+        if not isinstance(result.get(key, ...), kinds):
+            raise ValueError(f'{source} has no valid {key}')
+    if not are_starts(result['training']):
+        raise ValueError(f'{source} has no valid training')
+    for key in ('table', 'model', 'options'):
+        # JSON has lists, not tuples.
+        expected = json.loads(json.dumps(getattr(experiment, key)))
+        if result.get(key) != expected:
+            raise ValueError(
+                f'{source}: {key} is {result.get(key)!r} and not {expected!r}'
+            )
+    try:
+        expected = compare(experiment.printed, result['all_metrics'])
+        fits = expected == result.get('metrics') and all(
+            0 <= metric['measured'] <= 100 for metric in expected.values()
+        )
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise ValueError(f'{source}: the metrics do not fit {experiment.name}')
