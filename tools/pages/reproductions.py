@@ -5,20 +5,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.utils.atomic import replacing
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from reproduction.experiments import find_experiment
-from reproduction.result import check_result
+from reproduction.result import check_result, read_result
 
 FOLDER = Path(__file__).resolve().parents[2] / 'docs' / 'reproductions'
-
-
-def refuse(constant: str) -> NoReturn:
-    raise ValueError(f'{constant} is not a number')
 
 
 def main() -> None:
@@ -36,18 +31,15 @@ def main() -> None:
     )
     args = parser.parse_args()
     for path in args.results:
-        try:
-            text = path.read_text('utf-8')
-            result = json.loads(text, parse_constant=refuse)
-        except ValueError as error:
-            sys.exit(f'reproductions.py: error: {path}: {error}')
-        if not isinstance(result, dict):
+        result = read_result(path)
+        if not result:
             sys.exit(f'reproductions.py: error: {path} is not a result')
         row = find_experiment(str(result.get('row')))
         check_result(result, row, path)
         target = args.out / f'{row.name}.json'
+        text = json.dumps(result, indent=1, allow_nan=False)
         with replacing(target) as part:
-            part.write_text(json.dumps(result, indent=1), 'utf-8')
+            part.write_text(text, 'utf-8')
         print(target)
 
 

@@ -5,6 +5,10 @@ from math import isfinite
 from pathlib import Path
 from statistics import median
 
+from mmengine.config import Config
+
+from mmhatnet.utils.config import read_config
+
 # So many points of the loss show its curve.
 MAX_LOSSES = 200
 
@@ -19,6 +23,14 @@ def read_metrics(work_dir: Path) -> dict[str, float]:
         logs[-1].read_text('utf-8', 'replace').strip()
     )
     return keep_numbers(metrics)
+
+
+def read_training_config(work_dir: Path) -> Config:
+    """Read the last config that a training wrote into its folder."""
+    configs = sorted(work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
+    if not configs:
+        raise FileNotFoundError(f'no training in {work_dir}')
+    return read_config(configs[-1])
 
 
 def read_logs(work_dir: Path) -> tuple[dict[int, dict], dict[int, dict]]:

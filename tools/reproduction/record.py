@@ -12,9 +12,8 @@ from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.timing import kept_memory
 from mmhatnet.apis.zoo import load_backbone_config
 from mmhatnet.engine.provenance import FILE, RUN, SETTINGS, read_provenance
-from mmhatnet.utils.config import read_config
 
-from .logs import keep_numbers, read_logs
+from .logs import keep_numbers, read_logs, read_training_config
 
 # [epoch][iteration/iterations of an epoch], or [iteration/iterations].
 PROGRESS = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
@@ -24,20 +23,17 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
     """Summarize a training from its provenance and the logs that mm keeps.
 
     Args:
-        work_dir (str | Path): The folder of the training; all resumed parts
-            count.
-        shape (tuple[int, int]): Height and width in pixels, for the
-            operations.
+        work_dir (str | Path): The folder; all resumed parts count.
+        shape (tuple[int, int]): Height and width of an image in pixels, for
+            the operations.
 
     Returns:
-        dict: ``name``, ``config``, ``parameters``, ``operations``
-        (multiply-accumulates), ``kept_memory`` (of the backbone for one image
-        in float32, in bytes), ``curve`` (a dict for each validation with the
-        number of ``images`` seen so far, the ``seconds`` of training and the
-        metrics), the number of ``starts``, and of the first one the settings
-        and the run, such as ``seed`` and ``commit``, as in
-        ``provenance.json``. If later ones differ in these, ``training`` has
-        them all.
+        dict: ``parameters``, ``operations`` (multiply-accumulates),
+        ``kept_memory`` (of the backbone for one image in float32, in bytes),
+        ``curve`` (for each validation the ``images`` seen so far, the
+        ``seconds`` of training and the metrics), the number of ``starts``,
+        and the settings of the first one, as in ``provenance.json``. If later
+        ones differ in these, ``training`` has them all.
 
     Raises:
         FileNotFoundError: If there is no config or no log.
@@ -45,11 +41,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
             not reach its end.
     """
     work_dir = Path(work_dir)
-    configs = sorted(work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    if not configs or not logs:
-        raise FileNotFoundError(f'no training in {work_dir}')
-    cfg = read_config(configs[-1])
+    cfg = read_training_config(work_dir)
     starts = read_provenance(work_dir)
     if not starts or starts[0]['step']:
         lacks = 'start of the training in ' if starts else ''
@@ -64,7 +56,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         raise ValueError(
             f'{work_dir} has no validation after {end} of its steps: resume it'
         )
-    iterations = _iterations(cfg, logs)
+    iterations = _count_iterations(cfg, work_dir)
     # Without those that are accumulated, which are iterations of their own.
     batch_size = cfg.train_dataloader.batch_size * starts[0]['processes']
     seconds = median(point['time'] for point in losses.values())
@@ -73,7 +65,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
     backbone.train()  # returns nothing in some of the libraries
     return dict(
         name=work_dir.name,
-        config=configs[-1].stem,
+        config=Path(cfg.filename).stem,
         parameters=complexity.params,
         operations=complexity.operations,
         shape=list(shape),
@@ -92,13 +84,12 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
     )
 
 
-def _iterations(cfg: Config, logs: list[Path]) -> int:
+def _count_iterations(cfg: Config, work_dir: Path) -> int:
     """Count the iterations in a step of mm's logs: an epoch, or 1."""
     if cfg.train_cfg.get('max_iters'):
         return 1
-    for log in logs:
-        for text in log.parents[1].glob('*.log'):
-            match = PROGRESS.search(text.read_text('utf-8'))
-            if match:
-                return int(match[1])
-    raise ValueError(f'{logs[0].parents[1]} has no log of the training')
+    for log in sorted(work_dir.glob('*/*.log')):
+        match = PROGRESS.search(log.read_text('utf-8'))
+        if match:
+            return int(match[1])
+    raise FileNotFoundError(f'{work_dir} has no log of the training')

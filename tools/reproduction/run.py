@@ -23,16 +23,16 @@ from mmhatnet.engine.provenance import (
 from mmhatnet.engine.resuming import find_checkpoints, is_intact
 from mmhatnet.engine.runner import die_with_parent
 from mmhatnet.utils.atomic import replacing
-from mmhatnet.utils.config import read_config
 from mmhatnet.weights.download import sha256_of
-from mmhatnet.weights.files import (
-    read_checkpoint,
-    save_checkpoint,
-    strip_checkpoint,
-)
+from mmhatnet.weights.files import read_checkpoint
 
 from .experiments import Experiment, find_experiment
-from .logs import read_curve, read_metrics, read_seconds
+from .logs import (
+    read_curve,
+    read_metrics,
+    read_seconds,
+    read_training_config,
+)
 from .result import compare, read_result
 from .smoke import shrink
 
@@ -51,8 +51,8 @@ def reproduce(
 
     Args:
         experiment (Experiment): The row.
-        folder (Path): The folder for ``result.json``, the log and the
-            checkpoint to publish. A second call goes on there.
+        folder (Path): The folder for ``result.json``, the training and the
+            test. A second call continues there.
         gpus (int): Number of processes. Defaults to 8.
         work_dir (Path, optional): A training that has ended. Defaults to
             None: train in ``folder/train``.
@@ -125,10 +125,6 @@ def reproduce(
         # Of the training or, if that is unknown, of this test.
         **({x: starts[0][x] for x in RUN} if starts else describe_run()),
     )
-    if not checkpoint and not experiment.trained_as:
-        content = strip_checkpoint(read_checkpoint(str(last)))
-        published = save_checkpoint(content, folder, experiment.name)
-        result['published'] = published.name
     with replacing(folder / 'result.json') as part:
         part.write_text(json.dumps(result, indent=1), 'utf-8')
     return result
@@ -184,16 +180,13 @@ def check_training(cfg: Config, work_dir: Path) -> list[str]:
     """
     if not last_checkpoint(cfg, work_dir):
         return [f'{work_dir} has no checkpoint of a complete training']
-    configs = sorted(work_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
-    if not configs:
-        return [f'{work_dir} has no config of a training']
     models = []
-    for each in cfg, read_config(configs[-1]):
+    for each in cfg, read_training_config(work_dir):
         model = each.model.to_dict()
         model['backbone'].pop('init_cfg', None)
         models.append(json.dumps(model, sort_keys=True, default=str))
     same = models[0] == models[1]
-    return [] if same else [f"{configs[-1]}: its model is not the row's"]
+    return [] if same else [f"the model in {work_dir} is not the row's"]
 
 
 def launch(script: str, *arguments: str | int | Path) -> None:
