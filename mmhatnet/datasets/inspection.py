@@ -108,20 +108,14 @@ def inspect_dataset(
         found.problems.append(f'{kind and kind + ": "}{error!s:.500}')
         return found
     found.images = len(samples)
-    if not samples:
-        # For one of which mmengine's sampler would wait forever.
+    if not samples:  # mmengine's sampler would wait for one forever
         suffix = getattr(dataset, 'img_suffix', '')
-        found.problems.append(
-            f'no images *{suffix} (img_suffix of the data set) in '
-            f'{dataset.data_prefix["img_path"]}'
-            if suffix
-            else f'no images in {dataset.data_prefix}'
-        )
-    read = partial(
-        _read_sample,
-        classes=len(dataset.metainfo.get('classes') or ()),
-        mapping=_map_labels(dataset) if label_maps else None,
-    )
+        named = f' *{suffix} (img_suffix of the data set)' if suffix else ''
+        folder = dataset.data_prefix.get('img_path') or dataset.data_prefix
+        found.problems.append(f'no images{named} in {folder}')
+    classes: Sequence[str] = dataset.metainfo.get('classes') or ()
+    mapping = _map_labels(dataset) if label_maps else None
+    read = partial(_read_sample, classes=len(classes), mapping=mapping)
     if quick:
         step = max(1, len(samples) // (10 * QUICK_MAPS))
         results = map(read, samples[::step] if label_maps else [])
@@ -129,18 +123,21 @@ def inspect_dataset(
         results = process_map(
             read, samples, max_workers=workers, chunksize=16, leave=False
         )
-    _add_results(dataset, results, found, quick)
+    values = _add_results(results, found, quick)
+    unlearned = values == {0, IGNORED} and len(classes) > 1
+    if unlearned and mapping is not None and 1 in mapping:
+        found.problems.append(
+            f'the label maps in {dataset.data_prefix["seg_map_path"]} have '
+            'only 0 and 255, which is not learned: write '
+            f'{list(mapping).index(1)} for {classes[1]:.60}'
+        )
     return found
 
 
 def _add_results(
-    dataset: BaseDataset,
-    results: Iterable[tuple],
-    found: Inspection,
-    quick: bool,
-) -> None:
-    """Add what was found in samples."""
-    classes: Sequence[str] = dataset.metainfo.get('classes') or ()
+    results: Iterable[tuple], found: Inspection, quick: bool
+) -> set[int]:
+    """Add what was found in samples; the values in all label maps."""
     values: set[int] = set()
     turned = []
     for number, (problems, seen, turned_image) in enumerate(results, 1):
@@ -149,19 +146,13 @@ def _add_results(
         turned += [turned_image] if turned_image else []
         if quick and number >= QUICK_MAPS and values != {0, IGNORED}:
             break
-    if values == {0, IGNORED} and len(classes) > 1:
-        number = 2 if dataset.reduce_zero_label else 1
-        found.problems.append(
-            f'the label maps in {dataset.data_prefix["seg_map_path"]} have '
-            f'only 0 and 255, which is not learned: write {number} for '
-            f'{classes[1]:.60}'
-        )
     if turned:
         found.notes.append(
             f'{len(turned)} images are turned as they are read, because of '
             'their EXIF orientation, and their label maps or boxes are not: '
             f'look whether they fit, such as those of {turned[0]:.200}'
         )
+    return values
 
 
 def _is_coco(dataset: BaseDataset) -> bool:
