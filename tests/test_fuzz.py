@@ -25,7 +25,7 @@ from PIL import Image
 
 from mmhatnet.datasets import coco_to_semantic
 from mmhatnet.datasets.coco import check_coco, find_odd_annotations
-from mmhatnet.datasets.inspection import image_size
+from mmhatnet.datasets.inspection import read_size
 from mmhatnet.engine.cli import add_cfg_options
 from mmhatnet.models import HATNet
 from mmhatnet.runtime.images import unreadable
@@ -292,7 +292,7 @@ def test_image_files(sample, edits, end, tmp_path_factory):
     path.write_bytes(content[: end % len(content) + 1] if end % 3 else content)
     reason = unreadable(path)
     if reason is None:
-        size = image_size(path)
+        size, _ = read_size(path)
         assert size is None or min(size) > 0
     else:
         assert reason

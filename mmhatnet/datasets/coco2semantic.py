@@ -7,47 +7,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from .coco import (
-    ID,
+    KEYS,
+    WRONG_TYPE,
     check_lists,
-    check_names,
-    find_odd_coordinate,
+    encode_mask,
     quote,
 )
 
 IGNORED = 255
 # Boxes and areas are not needed.
-LISTS: dict[str, dict] = {
-    'images': dict(id=ID, file_name=str, width=int, height=int),
-    'categories': dict(id=ID, name=str),
-    'annotations': dict(id=ID, image_id=ID, category_id=ID),
-}
-
-
-def _encode(annotation: dict, height: int, width: int) -> dict:
-    """Convert polygons or either form of RLE to compressed RLE."""
-    from pycocotools import mask as mask_utils
-
-    segmentation = annotation.get('segmentation')
-    if isinstance(segmentation, list):
-        # pycocotools reads a list of four numbers as a box.
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        odd = find_odd_coordinate(polygons, width, height)
-        if odd is not None:
-            raise ValueError(
-                f'annotation {annotation["id"]!s:.60} has the coordinate '
-                f'{odd!s:.60} in an image of {width}x{height} pixels'
-            )
-        if polygons:
-            rles = mask_utils.frPyObjects(polygons, height, width)
-            return mask_utils.merge(rles)
-    elif segmentation and segmentation['size'] == [height, width]:
-        if isinstance(segmentation['counts'], list):
-            return mask_utils.frPyObjects(segmentation, height, width)
-        return segmentation
-    raise ValueError(
-        f'annotation {annotation["id"]!s:.60} has no segmentation of '
-        f'{width}x{height} pixels'
-    )
+NEEDED = KEYS | dict(annotations=('id', 'image_id', 'category_id'))
 
 
 def _label_map(
@@ -59,7 +28,12 @@ def _label_map(
     height, width = int(image['height']), int(image['width'])
     objects = []
     for annotation in annotations:
-        rle = _encode(annotation, height, width)
+        try:
+            rle = encode_mask(annotation.get('segmentation'), height, width)
+        except ValueError as error:
+            raise ValueError(
+                f'annotation {annotation["id"]!s:.60}: {error}'
+            ) from error
         crowd, label = annotation.get('iscrowd'), annotation['category_id']
         order = (not crowd, -int(mask_utils.area(rle)))
         objects.append((order, rle, IGNORED if crowd else labels[label]))
@@ -101,17 +75,19 @@ def coco_to_semantic(
     try:
         # As bytes, of which json finds the encoding.
         data = json.loads(Path(ann_file).read_bytes())
-        check_lists(data, LISTS)
+        check_lists(data, NEEDED)
         categories = sorted(data['categories'], key=lambda item: item['id'])
         classes = ('background', *(item['name'] for item in categories))
-        check_names(categories, data['annotations'], classes)
         labels = {item['id']: n for n, item in enumerate(categories, 1)}
         of_image: dict[int | str, list] = {
             image['id']: [] for image in data['images']
         }
         for annotation in data['annotations']:
             of_image[annotation['image_id']].append(annotation)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        names = defaultdict(list)
+        for image in data['images']:
+            names[Path(image['file_name']).stem].append(image['file_name'])
+    except (*WRONG_TYPE, ValueError, RecursionError) as error:
         raise ValueError(
             f'{ann_file} does not contain COCO instances: '
             f'{type(error).__name__}: {error!s:.600}'
@@ -121,9 +97,6 @@ def coco_to_semantic(
             f'{len(classes) - 1} categories: at most {IGNORED - 1} fit in '
             'uint8, beside the background and the ignored label'
         )
-    names = defaultdict(list)
-    for image in data['images']:
-        names[Path(image['file_name']).stem].append(image['file_name'])
     for stem, same in names.items():
         if len(same) > 1:
             raise ValueError(f'{quote(same)} would share {stem:.200}.png')
@@ -131,7 +104,7 @@ def coco_to_semantic(
     for image in tqdm(data['images'], desc='label maps'):
         try:
             semantic = _label_map(image, of_image[image['id']], labels)
-        except (KeyError, TypeError) as error:
+        except WRONG_TYPE as error:
             raise ValueError(
                 f'{ann_file}, {image["file_name"]:.200}: {error!r:.200}'
             ) from error

@@ -1,29 +1,22 @@
-"""Checks of the data sets of a config before a run."""
+"""Checks of a config's data sets, and of settings that must agree."""
 
+import filecmp
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.registry import TRANSFORMS
 
 from ..datasets.inspection import (
+    IGNORED,
     Inspection,
     build_dataset,
-    find_quick_problems,
     inspect_dataset,
-    loads_masks,
-)
-from .agreement import (
-    OPEN_CLASSES,
-    Part,
-    class_names,
-    find_disagreements,
-    find_shared_data,
-    iter_transforms,
+    is_local,
 )
 
 # Folder that the configs expect -> how to get the data set.
@@ -39,21 +32,33 @@ DATA_SOURCES = {
     'python tools/dataset_converters/tree_crowns.py deepforest-*.whl',
     'data/demo': 'run: python tools/dataset_converters/make_demo_data.py',
 }
+# Parts of models whose classes are not those of the data set.
+OPEN_CLASSES = {'language_model', 'tracker'}
 # Heads of other classes than those of the objects.
 OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
 OTHER_TYPES = ('STDCHead',)
 # Libraries whose transforms read label maps and leave the labels alone.
 LIBRARIES = {'mmcv', 'mmengine', 'mmseg', 'mmhatnet'}
+# Metrics that read the annotations again; others read other files.
+READERS = ('CocoMetric', 'CocoPanopticMetric', 'CrowdHumanMetric')
 
 
-def check_data(cfg: Config, splits: tuple[str, ...]) -> list[str]:
+class _Part(NamedTuple):
+    """A data set of a split, which has read no files."""
+
+    split: str
+    cfg: ConfigDict
+    dataset: BaseDataset
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     """Check the data sets before a run, as far as it takes seconds.
 
     ``check_data=False`` at the top of the config only looks for the files.
 
     Args:
         cfg (Config): The config.
-        splits (tuple[str]): The splits to check: 'train', 'val' or 'test'.
+        splits (Sequence[str]): The splits to check: 'train', 'val' or 'test'.
 
     Returns:
         list[str]: Notes for the user.
@@ -65,233 +70,67 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> list[str]:
             evaluator does not fit its classes, or two settings contradict
             each other.
     """
-    checked = cfg.get('check_data', True)
-    for split, dataset in iter_splits(cfg, splits):
-        if not downloads(dataset, cfg.get('default_scope')):
-            _check_places(dataset, split)
-        if checked:
-            for problem in find_problems(cfg, dataset, split):
-                raise ValueError(
-                    f'{problem:.1000} ({split}_dataloader; check_data=False '
-                    'in the config goes on)'
-                )
-    if not checked:
+    parts, _ = _build_parts(cfg, splits)
+    for part in parts:
+        _check_places(part)
+    if not cfg.get('check_data', True):
         return []
-    parts = build_parts(cfg, splits)
-    for problem in find_disagreements(cfg, parts):
+    problems = list(_find_disagreements(cfg, parts))
+    for part in _without_copies(parts):
+        problems += _inspect(cfg, part, quick=True).problems
+    if problems:
         raise ValueError(
-            f'{problem:.1000} (check_data=False in the config goes on)'
+            f'{problems[0]:.1000} (check_data=False in the config disables '
+            'this check)'
         )
-    return list(find_shared_data(parts))
-
-
-def build_parts(cfg: Config, splits: tuple[str, ...]) -> list[Part]:
-    """Build the data sets of a config, as far as they can be built.
-
-    Args:
-        cfg (Config): The config.
-        splits (tuple[str]): Of 'train', 'val' and 'test'.
-
-    Returns:
-        list[Part]: The data sets of each split, also those of several splits.
-    """
-    parts = []
-    for split in splits:
-        for _, dataset in iter_splits(cfg, [split]):
-            with suppress(Exception):  # the run will show it
-                built = build_dataset(dataset, cfg.get('default_scope'))
-                parts.append(Part(split, dataset, built))
-    return parts
-
-
-def iter_splits(
-    cfg: Config, splits: Iterable[str]
-) -> Iterator[tuple[str, ConfigDict]]:
-    """Iterate over the data sets of a config, without wrappers.
-
-    Args:
-        cfg (Config): The config.
-        splits (Iterable[str]): Of 'train', 'val' and 'test'.
-
-    Yields:
-        tuple[str, ConfigDict]: The split and the config of a data set. A data
-        set that several splits use comes once.
-    """
-    seen = []
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for dataset in iter_datasets(loader.get('dataset')):
-            if dataset not in seen:
-                seen.append(dataset)
-                yield split, dataset
-
-
-def downloads(dataset: ConfigDict, scope: str | None) -> bool:
-    """Whether mmpretrain downloads a data set itself, such as CIFAR-10.
-
-    Args:
-        dataset (ConfigDict): The config of the data set.
-        scope (str, optional): The library.
-
-    Returns:
-        bool: False also if the config sets ``download=False``.
-    """
-    kind = dataset.type
-    if isinstance(kind, str):
-        with DATASETS.switch_scope_and_registry(scope) as registry:
-            kind = registry.get(kind)
-    parameters = signature(kind).parameters if kind else {}
-    return 'download' in parameters and dataset.get('download', True)
-
-
-def find_problems(
-    cfg: Config, dataset: ConfigDict, split: str
-) -> Iterator[str]:
-    """Find quickly what is wrong with a data set, or what does not fit it.
-
-    Args:
-        cfg (Config): The config of a model.
-        dataset (ConfigDict): The config of one of its data sets.
-        split (str): 'train', 'val' or 'test'; the last may have no labels.
-
-    Yields:
-        str: A problem.
-    """
-    try:
-        built = build_dataset(dataset, cfg.get('default_scope'))
-    except Exception:
-        return  # the run will show the error of the class
-    yield from _find_misfits(cfg, built, dataset)
-    yield from find_quick_problems(
-        built,
-        split != 'test',
-        _reads_label_maps(cfg, dataset),
-        loads_masks(dataset),
-    )
-
-
-def _find_misfits(
-    cfg: Config, built: BaseDataset, dataset: ConfigDict
-) -> Iterator[str]:
-    """Find what does not fit a data set: its own pipeline, or the heads."""
-    yield from _compare_classes(cfg, built)
-    for transform in iter_transforms(dataset.get('pipeline')):
-        reduce = transform.get('reduce_zero_label')
-        expected = getattr(built, 'reduce_zero_label', reduce)
-        if reduce not in (None, expected):
-            yield (
-                f'reduce_zero_label is {expected} in the data set, and '
-                f'{reduce} in {transform["type"]} of its pipeline'
-            )
-
-
-def _reads_label_maps(cfg: Config, dataset: ConfigDict) -> bool:
-    """Whether mmseg reads the label maps, and no other transform."""
-    kinds = []
-    for transform in iter_transforms(dataset.get('pipeline')):
-        kind = transform['type']
-        if isinstance(kind, str):
-            with TRANSFORMS.switch_scope_and_registry(
-                cfg.get('default_scope')
-            ) as registry:
-                kind = registry.get(kind)
-        kinds.append((kind.__module__.partition('.')[0], kind.__name__))
-    known = all(library in LIBRARIES for library, _ in kinds)
-    return known and ('mmseg', 'LoadAnnotations') in kinds
+    return list(_find_shared_data(parts))
 
 
 def inspect_data(
-    cfg: Config, splits: tuple[str, ...], workers: int = 0
+    cfg: Config, splits: Sequence[str], workers: int = 1
 ) -> dict[str, Inspection]:
     """Read all files of the data sets.
 
     Args:
         cfg (Config): The config of a model.
-        splits (tuple[str]): Of 'train', 'val' and 'test'.
-        workers (int): Number of processes beside this one. Defaults to 0.
+        splits (Sequence[str]): Of 'train', 'val' and 'test'.
+        workers (int): Number of processes. Defaults to 1.
 
     Returns:
         dict[str, Inspection]: What was found, by the names of the data sets.
     """
+    parts, errors = _build_parts(cfg, splits)
     found = {}
-    scope = cfg.get('default_scope')
-    for number, (split, dataset) in enumerate(iter_splits(cfg, splits), 1):
-        name = f'{number}. {split}: {dataset.type}'
+    for number, part in enumerate(_without_copies(parts), 1):
+        name = f'{number}. {part.split}: {part.cfg.type}'
         try:
-            if not downloads(dataset, scope):
-                _check_places(dataset, split)
+            _check_places(part)
+            found[name] = _inspect(cfg, part, workers=workers)
         except FileNotFoundError as error:
             found[name] = Inspection(problems=[str(error)])
-            continue
-        found[name] = inspect_dataset(dataset, scope, split != 'test', workers)
-        with suppress(Exception):  # it is among the problems
-            built = build_dataset(dataset, scope)
-            found[name].problems += _find_misfits(cfg, built, dataset)
-    parts = build_parts(cfg, splits)
     settings = Inspection(
-        problems=list(find_disagreements(cfg, parts)),
-        notes=list(find_shared_data(parts)),
+        problems=errors + list(_find_disagreements(cfg, parts)),
+        notes=list(_find_shared_data(parts)),
     )
     if settings.problems or settings.notes:
         found['settings'] = settings
     return found
 
 
-def _compare_classes(cfg: Config, dataset: BaseDataset) -> Iterator[str]:
-    """Compare the classes of a data set and the heads of a model."""
-    classes = class_names(dataset)
-    if OPEN_CLASSES & cfg.model.keys() or not classes:
-        return
-    things = dataset.metainfo.get('thing_classes') or classes
-    keys = ['model']
-    if (cfg.model.get('train_cfg') or {}).get('augments'):
-        keys.append('data_preprocessor')  # it mixes labels
-    for key in keys:
-        for name, number in _iter_class_counts(cfg.get(key), key):
-            if number not in (len(classes), len(things)):
-                yield (
-                    f'{name} is {number}, and the data set has {len(classes)} '
-                    'classes'
-                )
-
-
-def _iter_class_counts(cfg: object, name: str) -> Iterator[tuple[str, int]]:
-    """Iterate over ``num_classes`` of the heads in a model's config."""
-    if isinstance(cfg, list | tuple):
-        for number, part in enumerate(cfg):
-            yield from _iter_class_counts(part, f'{name}[{number}]')
-    if not isinstance(cfg, dict) or cfg.get('type') in OTHER_TYPES:
-        return
-    for key, value in cfg.items():
-        if key == 'num_classes' and isinstance(value, int):
-            yield f'{name}.{key}', value
-        elif key not in OTHER_HEADS:
-            yield from _iter_class_counts(value, f'{name}.{key}')
-
-
-def _check_places(dataset: ConfigDict, split: str) -> None:
-    """Check that the files and folders of a data set exist."""
-    if dataset.get('backend_args'):
-        return  # not local files
-    root = dataset.get('data_root') or ''
-    prefix = dataset.get('data_prefix') or {}
-    if isinstance(prefix, str):
-        prefix = dict(img_path=prefix)
-    parts = [
-        dataset.get('ann_file') or '',
-        *(p or '' for p in prefix.values()),
-    ]
-    for part in [root, *(os.path.join(root, p) for p in parts)]:
-        if part and '://' not in part and not os.path.exists(part):
-            remedy = next(
-                (
-                    f': {source}'
-                    for folder, source in DATA_SOURCES.items()
-                    if Path(root).is_relative_to(folder)
-                ),
-                f' (data_root of {split}_dataloader.dataset)',
-            )
-            raise FileNotFoundError(f'no data at {part}{remedy}')
+def _build_parts(
+    cfg: Config, splits: Sequence[str]
+) -> tuple[list[_Part], list[str]]:
+    """Build data sets; also the errors of those that cannot be built."""
+    parts, errors = [], []
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for settings in iter_datasets(loader.get('dataset')):
+            try:
+                dataset = build_dataset(settings, cfg.get('default_scope'))
+                parts.append(_Part(split, settings, dataset))
+            except Exception as error:  # of any data set's own code
+                errors.append(f'{split}_dataloader: {error!s:.300}')
+    return parts, errors
 
 
 def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
@@ -313,3 +152,236 @@ def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
             yield from iter_datasets(dataset.get('datasets'))
         else:
             yield dataset
+
+
+def _without_copies(parts: Sequence[_Part]) -> list[_Part]:
+    """Leave out what an earlier split reads, too."""
+    kept: list[_Part] = []
+    for part in parts:
+        if part.cfg not in [earlier.cfg for earlier in kept]:
+            kept.append(part)
+    return kept
+
+
+def _check_places(part: _Part) -> None:
+    """Check that the files and folders of a data set exist."""
+    dataset = part.dataset
+    # mmpretrain downloads some data sets itself, such as CIFAR-10.
+    downloads = 'download' in signature(type(dataset)).parameters
+    if not is_local(dataset) or downloads and part.cfg.get('download', True):
+        return
+    root = dataset.data_root or ''
+    for place in root, dataset.ann_file, *dataset.data_prefix.values():
+        if place and not os.path.exists(place):
+            remedy = next(
+                (
+                    f': {source}'
+                    for folder, source in DATA_SOURCES.items()
+                    if Path(root).is_relative_to(folder)
+                ),
+                f' (data_root of {part.split}_dataloader.dataset)',
+            )
+            raise FileNotFoundError(f'no data at {place}{remedy}')
+
+
+def _inspect(
+    cfg: Config, part: _Part, quick: bool = False, workers: int = 1
+) -> Inspection:
+    """Read the files of a data set as its pipeline does."""
+    transforms = list(_iter_transforms(part.cfg.get('pipeline')))
+    labelled = part.split != 'test'  # these may have no labels
+    label_maps = not quick or _reads_label_maps(cfg, transforms)
+    return inspect_dataset(
+        part.dataset,
+        labelled,
+        label_maps=labelled and label_maps,
+        masks=any(transform.get('with_mask') for transform in transforms),
+        quick=quick,
+        workers=workers,
+    )
+
+
+def _iter_transforms(pipeline: object) -> Iterator[dict]:
+    """Iterate over the configs of transforms, also those inside others."""
+    if isinstance(pipeline, dict):
+        if 'type' in pipeline:
+            yield pipeline
+        pipeline = list(pipeline.values())
+    if isinstance(pipeline, list | tuple):
+        for each in pipeline:
+            yield from _iter_transforms(each)
+
+
+def _reads_label_maps(cfg: Config, transforms: Iterable[dict]) -> bool:
+    """Whether no transform of other code reads or changes label maps."""
+    with TRANSFORMS.switch_scope_and_registry(
+        cfg.get('default_scope')
+    ) as registry:
+        kinds = [
+            registry.get(kind) if isinstance(kind, str) else kind
+            for kind in (transform['type'] for transform in transforms)
+        ]
+    return all(
+        getattr(kind, '__module__', '').partition('.')[0] in LIBRARIES
+        for kind in kinds
+    )
+
+
+def _find_disagreements(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
+    """Find settings that contradict each other."""
+    if not OPEN_CLASSES & cfg.model.keys():
+        yield from _compare_heads(cfg, parts)
+        yield from _compare_splits(parts)
+    yield from _compare_files(cfg, parts)
+    if cfg.get('default_scope') == 'mmseg':
+        yield from _compare_ignored(cfg, parts)
+
+
+def _compare_heads(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
+    """Compare the classes of the data sets and the heads of a model."""
+    counts = list(_iter_class_counts(cfg.model, 'model'))
+    if (cfg.model.get('train_cfg') or {}).get('augments'):  # it mixes labels
+        preprocessor = 'data_preprocessor'
+        counts += _iter_class_counts(cfg.get(preprocessor), preprocessor)
+    for split, _, dataset in parts:
+        classes = _class_names(dataset)
+        things = dataset.metainfo.get('thing_classes') or classes
+        for name, number in counts if classes else ():
+            if number not in (len(classes), len(things)):
+                yield (
+                    f'{name} is {number}, and the data set of '
+                    f'{split}_dataloader has {len(classes)} classes'
+                )
+
+
+def _iter_class_counts(cfg: object, name: str) -> Iterator[tuple[str, int]]:
+    """Iterate over ``num_classes`` of the heads in a model's config."""
+    if isinstance(cfg, list | tuple):
+        for number, part in enumerate(cfg):
+            yield from _iter_class_counts(part, f'{name}[{number}]')
+    if not isinstance(cfg, dict) or cfg.get('type') in OTHER_TYPES:
+        return
+    for key, value in cfg.items():
+        if key == 'num_classes' and isinstance(value, int):
+            yield f'{name}.{key}', value
+        elif key not in OTHER_HEADS:
+            yield from _iter_class_counts(value, f'{name}.{key}')
+
+
+def _class_names(dataset: BaseDataset) -> list[str]:
+    """Get the names of the classes, which may be those of folders."""
+    classes = dataset.metainfo.get('classes') or ()
+    folders = getattr(dataset, 'with_label', False) and not dataset.ann_file
+    if not classes and folders and os.path.isdir(dataset.img_prefix):
+        found = os.scandir(dataset.img_prefix)
+        classes = sorted(each.name for each in found if each.is_dir())
+    return list(classes)
+
+
+def _compare_splits(parts: Sequence[_Part]) -> Iterator[str]:
+    """Compare what the data sets of all splits must have in common."""
+    first: dict[str, tuple[str, object]] = {}
+    for split, _, dataset in parts:
+        values: dict[str, object] = {
+            f'class {number}': name
+            for number, name in enumerate(_class_names(dataset))
+        }
+        if hasattr(dataset, 'reduce_zero_label'):
+            values['reduce_zero_label'] = dataset.reduce_zero_label
+        for key, value in values.items():
+            where, expected = first.setdefault(key, (split, value))
+            if value != expected:
+                yield (
+                    f'{key} is {expected!r:.60} in {where}_dataloader, and '
+                    f'{value!r:.60} in {split}_dataloader'
+                )
+                break
+
+
+def _iter_metrics(evaluator: object) -> Iterator[dict]:
+    """Iterate over the metrics of an evaluator."""
+    for part in _listed(evaluator):
+        if isinstance(part, dict):
+            metrics = part.get('metrics')
+            yield from _iter_metrics(metrics) if metrics else [part]
+
+
+def _listed(value: Any) -> Iterable:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _compare_files(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
+    """Compare the annotations that a data set and its metric read."""
+    splits = [part.split for part in parts]
+    for split, _, dataset in parts:
+        if split == 'train' or splits.count(split) > 1:
+            continue  # a metric may read joined files
+        for metric in _iter_metrics(cfg.get(f'{split}_evaluator')):
+            found = metric.get('ann_file') or dataset.ann_file
+            reads = str(metric.get('type')).endswith(READERS)
+            if reads and not _is_same(found, dataset.ann_file):
+                yield (
+                    f'{split}_evaluator reads {found}, and '
+                    f'{split}_dataloader {dataset.ann_file}'
+                )
+
+
+def _is_same(first: str, second: str) -> bool:
+    """Whether two names stand for one file, or for equal files."""
+    if '://' in first or '://' in second:
+        return True  # they are not read here
+    if os.path.realpath(first) == os.path.realpath(second):
+        return True
+    files = os.path.isfile(first) and os.path.isfile(second)
+    return files and filecmp.cmp(first, second, shallow=False)
+
+
+def _compare_ignored(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
+    """Compare the label that is not learned, in all places that name it."""
+    model = cfg.model.get('module', cfg.model)  # of test-time augmentation
+    places = [
+        (f'model.{key}', head.get('ignore_index', IGNORED))
+        for key in ('decode_head', 'auxiliary_head')
+        for head in _listed(model.get(key) or [])
+    ]
+    size = model.get('data_preprocessor') or {}
+    pads = size.get('seg_pad_val', IGNORED)
+    places.append(('model.data_preprocessor', pads))
+    for split, settings, _ in parts:
+        transforms = _iter_transforms(settings.get('pipeline'))
+        places += [
+            (f'{each["type"]} of {split}_dataloader', each.get(key))
+            for each in (settings, *transforms)
+            for key in ('ignore_index', 'seg_pad_val')
+        ]
+        places += [
+            (f'{split}_evaluator', metric.get('ignore_index', IGNORED))
+            for metric in _iter_metrics(cfg.get(f'{split}_evaluator'))
+            if str(metric.get('type')).endswith('IoUMetric')
+        ]
+    first, expected = places[0]
+    for name, label in dict.fromkeys(places):
+        if None not in (label, expected) and label != expected:
+            yield (
+                f'the label that is ignored is {expected} in {first}, and '
+                f'{label} in {name}'
+            )
+
+
+def _find_shared_data(parts: Sequence[_Part]) -> Iterator[str]:
+    """Find data with which a model is trained and evaluated."""
+    trained = set()
+    for split, settings, dataset in parts:
+        prefix = dataset.data_prefix
+        images = prefix.get('img_path') or prefix.get('img') or ''
+        place = dataset.ann_file or images
+        # These choose a part of the files.
+        chosen = [str(settings.get(key)) for key in ('split', 'indices')]
+        key = (*map(os.path.realpath, (dataset.ann_file, images)), *chosen)
+        if split == 'train':
+            trained.add(key)
+        elif place and key in trained:
+            yield (
+                f'{split}_dataloader reads {place}, with which the model is '
+                'trained: its results say nothing about other images'
+            )

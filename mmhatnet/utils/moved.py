@@ -13,7 +13,7 @@ MOVED = {
     f'mmhatnet.{old}': f'mmhatnet.{folder}.{new}'
     for folder, names in {
         'apis': 'hub inference timm_models zoo',
-        'engine': 'agreement checks cli elastic hooks launch:runner '
+        'engine': 'agreement:checks checks cli elastic hooks launch:runner '
         'optim:layer_decay muon:optim precision:optim provenance resuming',
         'utils': 'atomic collect_env config stack',
         'weights': 'releases',
