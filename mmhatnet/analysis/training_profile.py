@@ -15,8 +15,6 @@ from mmengine.runner import Runner
 
 from ..engine.runner import build_runner
 
-PARTS = ('data', 'backbone', 'head', 'optimizer', 'rest')
-
 
 class EnoughError(Exception):
     """Stops a training after its measured steps."""
@@ -48,15 +46,13 @@ class StepHook(Hook):
 
     def __init__(self, steps: int, skip: int) -> None:
         self.steps, self.skip = steps, skip
-        self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}
+        parts = 'data', 'backbone', 'head', 'optimizer', 'rest'
+        self.seconds: dict[str, list[float]] = {part: [] for part in parts}
         self.busy: list[float] = []
+        self._times: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the model and the optimizer for the measurement.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Prepare the model and the optimizer; mm's hooks call it."""
         model = runner.model
         model = model.module if is_model_wrapper(model) else model
         self.device = next(model.parameters()).device
@@ -74,7 +70,6 @@ class StepHook(Hook):
             self._mark('updated')
 
         runner.optim_wrapper.step = timed_step
-        self._times: dict[str, float] = {}
         self._mark('end')
 
     def _mark(self, name: str) -> None:
@@ -96,11 +91,7 @@ class StepHook(Hook):
         self._cpu = time.process_time()
 
     def after_train_iter(self, *args, **kwargs) -> None:
-        """Compute the parts of the step.
-
-        Raises:
-            EnoughError: After the last step to measure.
-        """
+        """Compute the parts of the step, and raise EnoughError at the end."""
         self._mark('end')
         if self.skip:
             self.skip -= 1
@@ -108,13 +99,13 @@ class StepHook(Hook):
         at = self._times
         # A frozen backbone has no gradients.
         gradients = at.pop('gradients', at['update'])
+        backward = at['update'] - gradients
         step = dict(
             data=at['loaded'] - self._before,
-            backbone=at['features'] - at['forward'],
+            backbone=at['features'] - at['forward'] + backward,
             head=gradients - at['features'],
             optimizer=at['updated'] - at['update'],
         )
-        step['backbone'] += at['update'] - gradients
         step['rest'] = at['end'] - self._before - sum(step.values())
         for part, seconds in step.items():
             self.seconds[part].append(seconds)
@@ -134,10 +125,7 @@ class StepHook(Hook):
         return {
             'images': f'{self.images}',
             'step (s)': f'{total / len(self.busy):.3f}',
-            **{
-                part: f'{sum(seconds) / total:.1%}'
-                for part, seconds in self.seconds.items()
-            },
+            **{k: f'{sum(v) / total:.1%}' for k, v in self.seconds.items()},
             'busy cores': f'{mean(self.busy):.1f}',
         }
 
