@@ -5,7 +5,6 @@
 
 import time
 from contextlib import suppress
-from statistics import mean
 
 import torch
 from mmengine.config import Config
@@ -28,15 +27,12 @@ class StepHook(Hook):
     gradients, and the rest, such as copies and logging.
 
     Args:
-        steps (int): Number of steps to measure; EnoughError is raised after
-            them.
+        steps (int): Number of steps to measure; then it raises EnoughError.
         skip (int): Number of steps before them, while workers start and
             memory grows.
 
     Attributes:
         seconds (dict[str, list[float]]): Seconds of each part in each step.
-        busy (list[float]): Number of cores that the process uses in each
-            step.
         images (int): Number of images in the data set.
         device (torch.device): The device of the model.
     """
@@ -48,7 +44,6 @@ class StepHook(Hook):
         self.steps, self.skip = steps, skip
         parts = 'data', 'backbone', 'head', 'optimizer', 'rest'
         self.seconds: dict[str, list[float]] = {part: [] for part in parts}
-        self.busy: list[float] = []
         self._times: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -88,7 +83,6 @@ class StepHook(Hook):
         """Mark the end of the wait for data."""
         self._before = self._times['end']
         self._mark('loaded')
-        self._cpu = time.process_time()
 
     def after_train_iter(self, *args, **kwargs) -> None:
         """Compute the parts of the step, and raise EnoughError at the end."""
@@ -109,25 +103,8 @@ class StepHook(Hook):
         step['rest'] = at['end'] - self._before - sum(step.values())
         for part, seconds in step.items():
             self.seconds[part].append(seconds)
-        cpu = time.process_time() - self._cpu
-        self.busy.append(cpu / (at['end'] - at['loaded']))
-        if len(self.busy) == self.steps:
+        if len(self.seconds['rest']) == self.steps:
             raise EnoughError
-
-    def table_row(self) -> dict[str, str]:
-        """Summarize the steps.
-
-        Returns:
-            dict[str, str]: A row for a table: images, seconds of a step,
-            shares of the parts, and busy cores.
-        """
-        total = sum(map(sum, self.seconds.values()))
-        return {
-            'images': f'{self.images}',
-            'step (s)': f'{total / len(self.busy):.3f}',
-            **{k: f'{sum(v) / total:.1%}' for k, v in self.seconds.items()},
-            'busy cores': f'{mean(self.busy):.1f}',
-        }
 
 
 def profile_training(cfg: Config, steps: int = 20, skip: int = 3) -> StepHook:

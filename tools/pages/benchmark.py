@@ -102,7 +102,8 @@ All forms of a model have the same weights:
 
 ## HAT-Net beside others
 
-The ratios of the tables below, to the plain form and to other backbones.
+HAT-Nets as they run by default (eager), relative to their plain form and to \
+other backbones; the tables below have the times.
 
 {ratios}
 
@@ -117,26 +118,21 @@ are the authors'.
 
 
 def compare_case(case: Case, rows: list[dict]) -> list[dict[str, str]]:
-    """Each HAT-Net beside its plain form, and the first beside others."""
-    cells = []
-    for entry in case.entries:
-        plain = Entry(entry.model, 'plain')
-        others = [x for x in case.entries if '::' in x.model]
-        if entry == plain or entry in others or plain not in case.entries:
-            continue
-        first = entry == case.entries[1]
-        cells += [
-            {
-                'case': str(case),
-                'model': f'`{entry.name}`',
-                'form': entry.form,
-                'beside': f'`{x.name}`, {x.form}',
-                'speed': compare(rows, entry, x, 'speed'),
-                'memory': compare(rows, entry, x, 'memory'),
-            }
-            for x in [plain, *(others if first else ())]
-        ]
-    return cells
+    """Each HAT-Net beside its plain form, and Small beside others."""
+    return [
+        {
+            'case': str(case),
+            'model': f'`{entry.name}`',
+            'beside': f'`{other.name}`, {other.form}',
+            'speed': compare(rows, entry, other, 'speed'),
+            'memory': compare(rows, entry, other, 'memory'),
+        }
+        for entry in case.entries
+        if entry.form == 'eager' and '::' not in entry.model
+        for other in case.entries
+        if other == Entry(entry.model, 'plain')
+        or ('::' in other.model and entry.model != TINY)
+    ]
 
 
 def make_page(rows: dict[str, list[dict]]) -> str:
@@ -165,17 +161,17 @@ def make_page(rows: dict[str, list[dict]]) -> str:
 
 def accuracy(model: str) -> float | None:
     """Top-1 accuracy in the metafile of a config, in percent."""
-    found = [model_entries().get(model, dict(Results=[]))]
+    models = [model_entries().get(model, dict(Results=[]))]
     if '::' in model:
         package, _, config = model.partition('::')
         path = Path(get_installed_path(package), '.mim/configs', config)
         metafile = path.with_name('metafile.yml').read_text('utf-8')
         models = yaml.safe_load(metafile)['Models']
-        found = [m for m in models if Path(m['Config']).name == path.name]
-    metrics = [result['Metrics'] for m in found for result in m['Results']]
-    for name, value in [item for each in metrics for item in each.items()]:
-        if name.rstrip('*') == 'Top 1 Accuracy':
-            return value
+        models = [m for m in models if Path(m['Config']).name == path.name]
+    for result in [result for m in models for result in m['Results']]:
+        for name, value in result['Metrics'].items():
+            if name.rstrip('*') == 'Top 1 Accuracy':
+                return value
     return None
 
 
