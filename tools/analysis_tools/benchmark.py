@@ -1,5 +1,6 @@
 #!/usr/bin/env python
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from mmengine.registry import MODELS
@@ -39,14 +40,14 @@ def parse_args() -> argparse.Namespace:
     )
     for option in *OF_HATNET, '--compile', '--cuda-graph':
         form = form_of(option)
-        also = 'of each HAT-Net' if option in OF_HATNET else 'of each model'
+        which = 'HAT-Net' if option in OF_HATNET else 'model'
         add(
             option,
             action='append_const',
             dest='forms',
             const=form,
             default=['eager'],
-            help=f'also measure a second form {also}: {FORMS[form]}',
+            help=f'also measure each {which} in this form: {FORMS[form]}',
         )
     add(
         '--shape',
@@ -106,17 +107,10 @@ def list_entries(models: list[str], forms: list[str]) -> tuple[Entry, ...]:
 
 def main() -> None:
     args = parse_args()
-    case = Case(
-        entries=list_entries(args.models, args.forms),
-        shape=tuple(args.shape),
-        batch=args.batch,
-        train=args.train,
-        device=args.device,
-        amp=args.amp,
-        channels_last=args.channels_last,
-        whole_model=args.whole_model,
-        keep_memory=args.keep_memory,
-    )
+    entries = list_entries(args.models, args.forms)
+    args.shape = tuple(args.shape)
+    settings = {x.name: vars(args)[x.name] for x in fields(Case)[1:]}
+    case = Case(entries, **settings)
     rows = measure_cases([case], args.out, args.rounds)
     print(f'{case}\n{make_table(rows[str(case)])}\n{args.out}')
 
