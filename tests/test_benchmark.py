@@ -3,6 +3,7 @@ import logging
 import os
 import re
 import sys
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -12,32 +13,22 @@ from helpers import DEMOS, ROOT, SMALL_ARCH, TOOLS, call_tool
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmhatnet.analysis import forms, side_by_side
-from mmhatnet.analysis.comparison import (
-    compare_rows,
-    comparison_page,
-    comparison_table,
-    format_ratios,
+from mmhatnet.analysis import benchmark
+from mmhatnet.analysis.benchmark import (
+    KEEP_FREED,
+    PRODUCT,
+    Case,
+    Entry,
+    compare,
+    make_table,
+    measure_cases,
 )
 from mmhatnet.analysis.complexity import measure_complexity
-from mmhatnet.analysis.forms import COPIED, COPY, PRODUCT, Case
 from mmhatnet.analysis.report import read_csv
-from mmhatnet.analysis.side_by_side import (
-    KEEP_FREED,
-    measure_cases,
-    rows_by_case,
-)
-from mmhatnet.analysis.timing import (
-    peak_memory,
-    time_in_turns,
-    time_once,
-)
+from mmhatnet.analysis.timing import peak_memory, time_in_turns, time_once
 from mmhatnet.apis.zoo import load_model_config
-from mmhatnet.engine.provenance import describe_machine
-from mmhatnet.models import HATNet
 
 TOOL = TOOLS / 'analysis_tools' / 'benchmark.py'
-PAGE_TOOL = TOOLS / 'pages' / 'benchmark.py'
 TINY = 'hatnet-tiny_8xb128_in1k'
 
 
@@ -65,8 +56,8 @@ def peak_of_temporaries():
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells it')
 def test_peak_memory():
     """The peak of temporary tensors, not their sum, in every call."""
-    with side_by_side._start_process({}) as worker:
-        peaks = worker.submit(peak_of_temporaries).result()
+    with ExitStack() as stack:
+        peaks = benchmark._start_process({}, stack)(peak_of_temporaries)
     if None in peaks:
         pytest.skip('this system does not allow the measurement')
     assert all(60 < peak / 2**20 < 72 for peak in peaks)
@@ -100,150 +91,103 @@ def test_measurements_on_a_gpu(monkeypatch):
     ]
 
 
-def test_describe_machine():
-    assert torch.__version__ in describe_machine()
-
-
-@pytest.fixture(scope='module')
-def pages():
-    """The module of the page maker."""
-    spec = importlib.util.spec_from_file_location('benchmark_page', PAGE_TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('train', [(), ('--train',)])
 def test_tool(train, tmp_path):
-    """A case is measured once; the forms of a backbone agree."""
-    page = tmp_path / 'page.md'
-    forms = [f'plain:{TINY}', TINY, f'channels_last:with_cp:{TINY}']
-    args = (TOOL, *forms, '--shape', 64, 96, '--rounds', 2, *train)
-    call_tool(*args, '--out', page, cwd=ROOT)
-    rows = read_csv(page.with_suffix('.csv'))
-    assert [row['backbone'] for row in rows] == [*forms, PRODUCT]
+    """A case is measured once; the forms of a model agree."""
+    table = tmp_path / 'table.csv'
+    args = TOOL, TINY, '--plain', '--with-cp', '--shape', 64, 96, *train
+    options = '--rounds', 2, '--channels-last', '--out', table
+    output = call_tool(*args, *options, cwd=ROOT)
+    rows = read_csv(table)
+    forms = 'plain', 'eager', 'with_cp'
+    assert [row['form'] for row in rows] == [*forms, 'eager']
+    assert [row['model'] for row in rows] == [TINY] * 3 + [PRODUCT.model]
     cfg = load_model_config(TINY)
     cfg.model = cfg.model.backbone
-    times = 3 if train else 1
-    operations = times * measure_complexity(cfg, (64, 96)).operations
+    operations = measure_complexity(cfg, (64, 96)).operations
     for row in rows[:-1]:
-        assert row['operations'] == operations
+        assert row['operations'] == operations * (3 if train else 1)
         assert len(row['seconds']) == 2
-    content = page.read_text()
-    for form in forms:
-        assert f'| `{form}` |' in content
-    call_tool(*args, '--out', page, cwd=ROOT)
-    assert read_csv(page.with_suffix('.csv')) == rows
-    assert page.read_text() == content
+        assert row['start'] > 0
+        assert f'| `{TINY}` | {row["form"]} |' in output
+    before = table.read_bytes()
+    assert output[-500:] == call_tool(*args, *options, cwd=ROOT)[-500:]
+    assert table.read_bytes() == before
 
 
 def test_what_is_measured_again(tmp_path, monkeypatch):
-    """A case with other backbones, rounds or machine, and nothing else."""
+    """A case with other models, rounds or machine, and nothing else."""
     measured = []
 
-    def measure_case(case, device, rounds):
+    def measure_case(case, rounds):
         measured.append((case, rounds))
-        return [
-            dict(
-                case=str(case),
-                backbone=backbone,
-                seconds=(1.0,) * rounds,
-                machine=side_by_side.describe_machine(device),
-            )
-            for backbone in (*case.backbones, PRODUCT)
-        ]
+        common = dict(case=str(case), seconds=(1.0,) * rounds)
+        common['machine'] = benchmark.describe_machine(case.device)
+        return [e._asdict() | common for e in (*case.entries, PRODUCT)]
 
-    monkeypatch.setattr(side_by_side, 'measure_case', measure_case)
-    small, large = (Case(('a', 'b'), (n, n), 1) for n in (64, 128))
+    monkeypatch.setattr(benchmark, '_measure_case', measure_case)
+    entries = Entry('a', 'plain'), Entry('a')
+    small, large = (Case(entries, (n, n)) for n in (64, 128))
     path = tmp_path / 'rows.csv'
-    rows = measure_cases([small], path, rounds=2)
-    assert measure_cases([small], path, rounds=2) == rows
+    rows = measure_cases([small], path, 2)
+    assert measure_cases([small], path, 2) == rows
     assert measured == [(small, 2)]
     # Another case is added.
-    measure_cases([large], path, rounds=2)
-    assert list(rows_by_case(path)) == [str(small), str(large)]
-    other = Case(('b', 'a'), (64, 64), 1)
-    measure_cases([other, large], path, rounds=2)
-    measure_cases([other, large], path, rounds=1)
-    monkeypatch.setattr(side_by_side, 'describe_machine', lambda _: 'other')
-    rows = measure_cases([other], path, rounds=1)
+    measure_cases([large], path, 2)
+    assert list(measure_cases([], path)) == [str(small), str(large)]
+    other = Case(entries[::-1], (64, 64))
+    measure_cases([other, large], path, 2)
+    measure_cases([other, large], path, 1)
+    monkeypatch.setattr(benchmark, 'describe_machine', lambda _: 'other')
+    rows = measure_cases([other], path, 1)
     assert measured[2:] == [(other, 2), (other, 1), (large, 1), (other, 1)]
-    assert rows[str(other)][0]['machine'] == 'other'
-    assert rows == rows_by_case(path)
+    assert rows == measure_cases([], path)
 
 
-def log_level():
-    return MMLogger.get_current_instance().level
+def logs_info():
+    return MMLogger.get_current_instance().isEnabledFor(logging.INFO)
 
 
-def test_log_of_a_process():
-    """A page has a few lines, mm's log one for each weight."""
-    before = log_level()
-    with side_by_side._start_process({}) as worker:
-        assert worker.submit(log_level).result() == logging.WARNING
-    assert log_level() == before != logging.WARNING
-
-
-def test_allocator_of_a_process():
-    """malloc's variables are set in the process that is measured alone."""
+def test_process():
+    """It has malloc's variables, and logs nothing for each weight."""
     before = dict(os.environ)
-    with side_by_side._start_process(KEEP_FREED) as worker:
-        futures = [worker.submit(os.getenv, name) for name in KEEP_FREED]
+    with ExitStack() as stack:
+        run = benchmark._start_process(KEEP_FREED, stack)
         assert dict(os.environ) == before
-        assert [f.result() for f in futures] == list(KEEP_FREED.values())
-
-
-@pytest.mark.parametrize('shape', [(64, 96), (75, 101)])
-@pytest.mark.parametrize('out_norm_cfg', [None, dict(type='GN', num_groups=1)])
-def test_plain_form(shape, out_norm_cfg):
-    """It computes the same in all stages, if windows are cut or not."""
-    assert forms.read_form(f'plain:{TINY}').fast is False
-    model = HATNet('tiny', out_norm_cfg=out_norm_cfg).eval()
-    plain = HATNet('tiny', out_norm_cfg=out_norm_cfg, fast=False).eval()
-    plain.load_state_dict(model.state_dict())
-    x = torch.rand(2, 3, *shape)
-    with torch.no_grad():
-        for a, b in zip(plain(x), model(x), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        found = {name: run(os.getenv, name) for name in KEEP_FREED}
+        assert found == KEEP_FREED
+        assert logs_info()
+        assert not run(logs_info)
 
 
 @pytest.mark.parametrize('task', DEMOS)
-@pytest.mark.parametrize('plain', ['', 'plain:'])
-def test_whole_models(task, plain):
+@pytest.mark.parametrize('form', ['eager', 'plain'])
+def test_whole_models(task, form):
     """They predict, and have more operations than their backbones."""
-    name, case = DEMOS[task], Case((), (64, 96), 1)
-    backbone = f'model:{plain}{name}'
-    forms.check_form(backbone, case, 'cpu')
-    assert forms.build_step(backbone, case, 'cpu')() == ()
-    assert forms.read_form(backbone).backbone.get('fast', True) != bool(plain)
-    whole, part = (
-        forms.count_operations(subject, (64, 96)).operations
-        for subject in (forms.subject_of(backbone), name)
+    entry = Entry(DEMOS[task], form)
+    part, whole = (
+        Case((entry,), (64, 96), whole_model=whole) for whole in (False, True)
     )
-    assert whole > part
-
-
-def test_copy_as_a_reference(monkeypatch):
-    """On a GPU, which is simulated, a copy tells the rate of its memory."""
-    monkeypatch.setattr(forms, 'find_device', torch.device)
-    monkeypatch.setattr(forms, 'COPIED', 8)
-    builds = forms.references('cuda')
-    assert list(builds) == [PRODUCT, COPY]
-    assert builds[COPY](None, 'cpu')().tolist() == [0] * 8
-    rows = [
-        dict(backbone=name, seconds=(0.5,), machine='A', operations=n, batch=1)
-        for name, n in ((TINY, 4), (PRODUCT, 8), (COPY, 0))
+    assert benchmark._build_step(entry, whole)() == ()
+    model = benchmark._build_model(entry, whole)
+    assert model.backbone.fast == (form == 'eager')
+    operations = [
+        benchmark._start_row(entry, case)['operations']
+        for case in (part, whole)
     ]
-    page = comparison_page({'inference': rows}, 'command')
-    assert f'A copy reached {4e-9 * COPIED:.0f} GB/s.' in page
-    assert page.count('\n| `') == 1
+    assert operations[0] < operations[1]
 
 
 def test_unequal_forms_are_refused():
-    features = {'plain:a': [np.zeros(2)], 'a': [np.ones(2)]}
+    features = {
+        Entry('a', 'plain'): [np.zeros(2)],
+        Entry('b'): [np.ones(2)],
+        Entry('a'): [np.full(2, 1e-4)],
+    }
+    benchmark._check_features(features, 1e-3)
     with pytest.raises(AssertionError):
-        side_by_side._check_forms(features, 1e-3)
+        benchmark._check_features(features, 1e-5)
 
 
 def test_compiled_with_constant_weights(tmp_path, monkeypatch):
@@ -257,168 +201,101 @@ def test_compiled_with_constant_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(
         torch, 'compile', partial(torch.compile, backend=backend)
     )
-    name, case = str(tmp_path / 'small.py'), Case((), (64, 96), 1)
+    name = str(tmp_path / 'small.py')
     backbone = dict(type='mmhatnet.HATNet', arch=SMALL_ARCH)
     Config(dict(model=dict(backbone=backbone))).dump(name)
-    step = forms.build_step(f'compile:{name}', case, 'cpu')
-    torch.testing.assert_close(step(), forms.build_step(name, case, 'cpu')())
+    entries = Entry(name), Entry(name, 'compile')
+    case = Case(entries, (64, 96))
+    eager, compiled = (benchmark._build_step(e, case)() for e in entries)
+    torch.testing.assert_close(compiled, eager)
     assert inputs == [1]
 
 
-@pytest.mark.slow
-def test_time_of_compiling(tmp_path, monkeypatch):
-    """It stands in the row and in a column of its own."""
-    monkeypatch.setattr(side_by_side, 'COMPILED', {'with_cp'})
-    page, form = tmp_path / 'page.md', f'with_cp:{TINY}'
-    args = (TOOL, TINY, form, '--shape', 32, 32, '--rounds', 1)
-    call_tool(*args, '--out', page, cwd=ROOT)
-    rows = read_csv(page.with_suffix('.csv'))
-    assert [row['backbone'] for row in rows if 'start' in row] == [form]
-    assert rows[1]['start'] > 0
-    assert '| start (s) |' in page.read_text()
-
-
-def test_goals_of_measured_backbones(pages):
-    """A case of the suite may have been measured with other backbones."""
-    case, (goal, *_) = next(iter(pages.SUITE.items()))
+def test_table():
+    """Each round has its ratio to the first row."""
+    common = dict(batch=2, machine='A')
     rows = [
-        dict(backbone=name, seconds=(1, 2, 3), operations=operations)
-        for name, operations in (
-            (PRODUCT, 12),
-            (goal.backbone, 3),
-            (goal.base, 2),
-        )
+        dict(model='a', form='plain', seconds=(2, 30, 8), operations=6),
+        dict(model='x::b/c.py', form='eager', seconds=(1, 10, 2), start=3.2),
+        dict(model=PRODUCT.model, form='eager', seconds=(1, 1, 1)),
     ]
-    (cell,) = pages.check_goals({str(case): rows})
-    assert (cell['measured'], cell['met']) == ('1.00', 'no')
-    assert cell['limit'] == '4.00'
-    assert not pages.check_goals({str(case): rows[:2]})
+    rows[0] |= dict(memory=4 * 2**20, **common)
+    rows[1] |= dict(memory=2**20, operations=8, rest=0.25, **common)
+    rows[2] |= dict(operations=4)
+    a, b = Entry('a', 'plain'), Entry('x::b/c.py')
+    assert compare(rows, b, a, 'speed') == '3.00 (2.00 to 4.00)'
+    assert compare(rows, b, a, 'rate') == '4.00 (2.67 to 5.33)'
+    assert compare(rows, b, a, 'memory') == '0.25'
+    assert compare(rows, a, a, 'speed') == '1.00'
+    assert compare(rows, PRODUCT, a, 'memory') == ''
+    titles, _, first, second = make_table(rows).splitlines()
+    assert titles.endswith('memory (MiB) | memory | start (s) | rest |')
+    assert first.endswith('| 4 | 1.00 |  |  |')
+    assert second.startswith('| `c` | eager | 2.000 | 1.00 | 3.00 (2.00 to')
+    assert second.endswith('| 1.00 (0.20 to 2.00) | 1 | 0.25 | 3 | 25% |')
 
 
-@pytest.mark.parametrize(
-    ('seconds', 'measured', 'met', 'sentence'),
-    [
-        ((4.0, 4.1, 4.4), '2.05 (2.00 to 2.20)', 'yes', '0 of 1 goals are'),
-        (
-            (3.74, 4.1, 4.4),
-            '2.05 (1.87 to 2.20)',
-            'in 2 of 3 rounds',
-            '1 of 1 goals are missed, 1 of them in some rounds only',
-        ),
-        (
-            (3.74, 3.8, 3.9),
-            '1.90 (1.87 to 1.95)',
-            'no',
-            '1 of 1 goals are missed, 0 of them in some rounds only',
-        ),
-    ],
-)
-def test_goals_are_met_in_every_round(
-    seconds, measured, met, sentence, pages, monkeypatch
-):
-    """A median above the goal is not enough."""
-    case = Case(('plain:a', 'a'), (64, 96), 1)
-    goals = [pages.Goal('speed', 'a', 'plain:a', 2.0)]
-    monkeypatch.setattr(pages, 'SUITE', {case: goals})
-    rows = [
-        dict(
-            backbone=name,
-            seconds=times,
-            operations=operations,
-            machine='A',
-            batch=1,
-        )
-        for name, times, operations in (
-            ('plain:a', seconds, 6),
-            ('a', (2, 2, 2), 6),
-            (PRODUCT, (1, 1, 1), 6),
-        )
-    ]
-    (cell,) = pages.check_goals({str(case): rows})
-    assert (cell['measured'], cell['met']) == (measured, met)
-    low, middle, high = (f'{second:.2f}' for second in seconds)
-    assert cell['limit'] == f'{middle} ({low} to {high})'
-    page = pages.make_page({str(case): rows})
-    assert sentence in page
-    assert f'| {measured} |' in comparison_table(rows)
-    assert comparison_table(rows) in page
+@pytest.fixture(scope='module')
+def pages():
+    """The module of the page maker."""
+    path = TOOLS / 'pages' / 'benchmark.py'
+    spec = importlib.util.spec_from_file_location('benchmark_page', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_goals_of_memory(pages, monkeypatch):
-    """They have one number, and it may be the bound."""
-    case = Case(('plain:a', 'a'), (64, 96), 1)
-    goals = [pages.Goal('memory', 'a', 'plain:a', x) for x in (0.25, 0.2)]
-    monkeypatch.setattr(pages, 'SUITE', {case: goals})
-    rows = [dict(backbone='plain:a', memory=4), dict(backbone='a', memory=1)]
-    cells = pages.check_goals({str(case): rows})
-    assert [cell['met'] for cell in cells] == ['yes', 'no']
-    assert cells[0]['measured'] == '0.25'
-
-
-def test_goals_are_about_the_backbones_of_their_case(pages):
-    for case, goals in pages.SUITE.items():
-        for goal in goals:
-            assert {goal.backbone, goal.base} <= set(case.backbones)
-    assert len({str(case) for case in pages.SUITE}) == len(pages.SUITE)
-
-
-def test_compare_rows():
-    """Each round has its ratio."""
-    rows = [
-        dict(backbone='a', seconds=(2, 30, 8), operations=6, memory=4),
-        dict(backbone='b', seconds=(1, 10, 2), operations=8, memory=1),
-    ]
-    assert compare_rows(rows, 'b', 'a', 'speed') == [2, 3, 4]
-    assert compare_rows(rows, 'b', 'a', 'memory') == [0.25]
-    shares = compare_rows(rows, 'b', 'a', 'share')
-    assert shares == pytest.approx([8 / 3, 4, 16 / 3])
-    assert format_ratios([2, 4, 3]) == '3.00 (2.00 to 4.00)'
-    assert format_ratios([0.75, 0.5], '.0%') == '62% (50% to 75%)'
-    assert format_ratios([1, 1]) == '1.00'
-
-
-def test_accuracy_of_a_metafile(pages):
+def test_accuracy(pages):
+    """Models without a known accuracy are not in the figure."""
     assert pages.accuracy('hatnet-small_8xb128_in1k') == 82.6
-    assert pages.accuracy('my_config.py') is None
-    pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
-    assert pages.accuracy(pages.CONVNEXT) == 82.14
-
-
-def test_accuracy_in_the_figure(pages):
-    """Backbones without a known accuracy are left out."""
     rows = [
-        dict(backbone=name, seconds=(0.5, 0.25, 1), batch=2)
-        for name in (TINY, f'plain:{TINY}', 'my_config.py')
+        dict(model=model, form='eager', seconds=(0.5, 0.25, 1), batch=2)
+        for model in (TINY, 'my_config.py')
     ]
     (axis,) = pages.plot_accuracy('title', rows).axes
-    points = [tuple(line.get_xydata()[0]) for line in axis.lines]
-    assert points == [(250, 79.8)] * 2
-    labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert labels == [TINY, f'plain:{TINY}']
+    (line,) = axis.lines
+    assert line.get_xydata().tolist() == [[250, 79.8]]
+    assert line.get_label() == f'{TINY}, eager'
+    pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
+    assert pages.accuracy(pages.CLASSIFIERS[1].model) == 82.14
 
 
 def test_page_is_current(pages):
-    """It is made from the table beside it, which has all goals."""
-    page = ROOT / 'docs' / 'benchmark.md'
-    rows = rows_by_case(page.with_suffix('.csv'))
-    assert list(rows) == [str(case) for case in pages.SUITE]
-    assert page.read_text() == pages.make_page(rows)
+    """It is made from the table beside it, which has all cases."""
+    rows = measure_cases([], pages.TABLE)
+    entries = [
+        (str(case), *entry)
+        for case in pages.SUITE
+        for entry in (*case.entries, PRODUCT)
+    ]
+    assert entries == [
+        (case, row['model'], row['form'])
+        for case, found in rows.items()
+        for row in found
+    ]
+    page = pages.TABLE.with_suffix('.md').read_text()
+    assert page == pages.make_page(rows)
 
 
 @pytest.mark.parametrize(
     ('args', 'code', 'message'),
     [
         (('no-such-model',), 1, "no model 'no-such-model'"),
-        (('plain:mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',), 1, 'HATNet'),
-        ((f'cuda_graph:{TINY}',), 1, 'is for inference on a GPU'),
-        ((f'model:{TINY}', '--train'), 1, 'model: is for inference'),
-        ((TINY, '--out', 'page.csv'), 2, '.md file'),
+        (
+            ('mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py', '--plain'),
+            1,
+            'no model is a HATNet, so none has the form plain',
+        ),
+        ((TINY, '--cuda-graph'), 2, 'is for inference on a GPU'),
+        ((TINY, '--whole-model', '--train'), 2, 'is for inference, alone or'),
+        ((TINY, '--whole-model', '--compile'), 2, 'alone or with --plain'),
+        ((TINY, '--out', 'page.md'), 2, '.csv file'),
         ((TINY, '--device', 'gpu'), 1, "no device 'gpu': choose cpu, cuda"),
         ((TINY, '--device', 'cuda'), 1, "no device 'cuda': torch finds no"),
     ],
 )
 def test_wrong_arguments(args, code, message, monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     if 'mmdet' in args[0]:
         pytest.importorskip('mmdet', reason='mmdet is not installed')
     output = call_tool(TOOL, *args, code=code)

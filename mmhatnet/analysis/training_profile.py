@@ -5,7 +5,6 @@
 
 import time
 from contextlib import suppress
-from statistics import mean
 
 import torch
 from mmengine.config import Config
@@ -14,8 +13,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ..engine.runner import build_runner
-
-PARTS = ('data', 'backbone', 'head', 'optimizer', 'rest')
 
 
 class EnoughError(Exception):
@@ -30,15 +27,12 @@ class StepHook(Hook):
     gradients, and the rest, such as copies and logging.
 
     Args:
-        steps (int): Number of steps to measure; EnoughError is raised after
-            them.
+        steps (int): Number of steps to measure; then it raises EnoughError.
         skip (int): Number of steps before them, while workers start and
             memory grows.
 
     Attributes:
         seconds (dict[str, list[float]]): Seconds of each part in each step.
-        busy (list[float]): Number of cores that the process uses in each
-            step.
         images (int): Number of images in the data set.
         device (torch.device): The device of the model.
     """
@@ -48,15 +42,12 @@ class StepHook(Hook):
 
     def __init__(self, steps: int, skip: int) -> None:
         self.steps, self.skip = steps, skip
-        self.seconds: dict[str, list[float]] = {part: [] for part in PARTS}
-        self.busy: list[float] = []
+        parts = 'data', 'backbone', 'head', 'optimizer', 'rest'
+        self.seconds: dict[str, list[float]] = {part: [] for part in parts}
+        self._times: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the model and the optimizer for the measurement.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Prepare the model and the optimizer; mm's hooks call it."""
         model = runner.model
         model = model.module if is_model_wrapper(model) else model
         self.device = next(model.parameters()).device
@@ -74,7 +65,6 @@ class StepHook(Hook):
             self._mark('updated')
 
         runner.optim_wrapper.step = timed_step
-        self._times: dict[str, float] = {}
         self._mark('end')
 
     def _mark(self, name: str) -> None:
@@ -93,14 +83,9 @@ class StepHook(Hook):
         """Mark the end of the wait for data."""
         self._before = self._times['end']
         self._mark('loaded')
-        self._cpu = time.process_time()
 
     def after_train_iter(self, *args, **kwargs) -> None:
-        """Compute the parts of the step.
-
-        Raises:
-            EnoughError: After the last step to measure.
-        """
+        """Compute the parts of the step, and raise EnoughError at the end."""
         self._mark('end')
         if self.skip:
             self.skip -= 1
@@ -108,38 +93,18 @@ class StepHook(Hook):
         at = self._times
         # A frozen backbone has no gradients.
         gradients = at.pop('gradients', at['update'])
+        backward = at['update'] - gradients
         step = dict(
             data=at['loaded'] - self._before,
-            backbone=at['features'] - at['forward'],
+            backbone=at['features'] - at['forward'] + backward,
             head=gradients - at['features'],
             optimizer=at['updated'] - at['update'],
         )
-        step['backbone'] += at['update'] - gradients
         step['rest'] = at['end'] - self._before - sum(step.values())
         for part, seconds in step.items():
             self.seconds[part].append(seconds)
-        cpu = time.process_time() - self._cpu
-        self.busy.append(cpu / (at['end'] - at['loaded']))
-        if len(self.busy) == self.steps:
+        if len(self.seconds['rest']) == self.steps:
             raise EnoughError
-
-    def table_row(self) -> dict[str, str]:
-        """Summarize the steps.
-
-        Returns:
-            dict[str, str]: A row for a table: images, seconds of a step,
-            shares of the parts, and busy cores.
-        """
-        total = sum(map(sum, self.seconds.values()))
-        return {
-            'images': f'{self.images}',
-            'step (s)': f'{total / len(self.busy):.3f}',
-            **{
-                part: f'{sum(seconds) / total:.1%}'
-                for part, seconds in self.seconds.items()
-            },
-            'busy cores': f'{mean(self.busy):.1f}',
-        }
 
 
 def profile_training(cfg: Config, steps: int = 20, skip: int = 3) -> StepHook:

@@ -1,104 +1,118 @@
 #!/usr/bin/env python
 import argparse
-import shlex
-import sys
+from dataclasses import fields
 from pathlib import Path
 
-from mmhatnet.analysis.comparison import comparison_page, comparison_table
-from mmhatnet.analysis.forms import FORMS, Case
-from mmhatnet.analysis.side_by_side import measure_cases
+from mmengine.registry import MODELS
+
+from mmhatnet.analysis.benchmark import (
+    FORMS,
+    Case,
+    Entry,
+    make_table,
+    measure_cases,
+)
+from mmhatnet.apis.zoo import load_backbone_config
 from mmhatnet.engine.cli import one_line_errors, positive
+from mmhatnet.models import HATNet
+from mmhatnet.utils.device import find_device
+
+OF_HATNET = '--plain', '--compile-blocks', '--with-cp'
+
+
+def form_of(option: str) -> str:
+    return option[2:].replace('-', '_')
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Measure time, memory and the share of the peak of '
-        'backbones side by side. After a stop, the same command continues.'
+        description='Measure time and memory of backbones side by side, in '
+        'turns. docs/benchmark.md explains the columns of the table. After a '
+        'stop, the same command continues.'
     )
-    parser.add_argument(
-        'backbones',
+    add = parser.add_argument
+    add(
+        'models',
         nargs='+',
-        metavar='[FORM:]BACKBONE',
+        metavar='MODEL',
         help='names of models or config files, also of an installed library '
-        f'(mmdet::....py); FORM is one or more of {", ".join(FORMS)}; all '
-        'are compared with the first',
+        '(mmdet::....py)',
     )
-    parser.add_argument(
+    for option in *OF_HATNET, '--compile', '--cuda-graph':
+        form = form_of(option)
+        which = 'HAT-Net' if option in OF_HATNET else 'model'
+        add(
+            option,
+            action='append_const',
+            dest='forms',
+            const=form,
+            default=['eager'],
+            help=f'also measure each {which} in this form: {FORMS[form]}',
+        )
+    add(
         '--shape',
         type=positive,
         nargs=2,
-        action='append',
+        default=(224, 224),
         metavar=('H', 'W'),
-        help='size of the images in pixels; may be repeated (default: 224 '
-        '224)',
+        help='size of the images in pixels (default: 224 224)',
     )
-    parser.add_argument(
-        '--batch',
-        type=positive,
-        default=1,
-        help='number of images (default: 1)',
-    )
-    parser.add_argument(
-        '--train',
+    add('--batch', type=positive, default=1, help='images (default: 1)')
+    add('--train', action='store_true', help='measure forward and backward')
+    add('--amp', choices=('bfloat16', 'float16'), help='type for autocast')
+    add('--channels-last', action='store_true', help='use this memory format')
+    add(
+        '--whole-model',
         action='store_true',
-        help='measure forward and backward instead of inference',
+        help='predict with whole models, from pixels to boxes or labels',
     )
-    parser.add_argument(
-        '--dtype',
-        choices=('float32', 'bfloat16', 'float16'),
-        default='float32',
-        help='other types than float32 use autocast (default: float32)',
-    )
-    parser.add_argument(
+    add(
         '--keep-memory',
         action='store_true',
-        help='let the allocator of the CPU (glibc) keep freed memory, for '
-        'all backbones',
+        help='let the allocator of the CPU (glibc) keep freed memory',
     )
-    parser.add_argument(
-        '--rounds',
-        type=positive,
-        default=7,
-        help='repetitions (default: 7)',
-    )
-    parser.add_argument(
-        '--device', default='cpu', help='such as cpu or cuda (default: cpu)'
-    )
-    parser.add_argument(
+    add('--rounds', type=positive, default=7, help='turns (default: 7)')
+    add('--device', default='cpu', help='such as cpu or cuda (default: cpu)')
+    add(
         '--out',
         type=Path,
-        default=Path('outputs/benchmark.md'),
-        metavar='PAGE.md',
-        help='page for the tables, with all rows in a .csv beside it '
-        '(default: outputs/benchmark.md)',
+        default=Path('outputs/benchmark.csv'),
+        metavar='TABLE.csv',
+        help='all measurements (default: outputs/benchmark.csv)',
     )
     args = parser.parse_args()
-    if args.out.suffix != '.md':
-        parser.error(f'--out writes a .md file, not {args.out}')
+    on_gpu = find_device(args.device).type == 'cuda'
+    if 'cuda_graph' in args.forms and (args.train or not on_gpu):
+        parser.error('--cuda-graph is for inference on a GPU')
+    if args.whole_model and (args.train or {*args.forms} - {'eager', 'plain'}):
+        parser.error('--whole-model is for inference, alone or with --plain')
+    if args.out.suffix != '.csv':
+        parser.error(f'--out writes a .csv file, not {args.out}')
     args.out.parent.mkdir(parents=True, exist_ok=True)  # not after minutes
     return args
 
 
+def list_entries(models: list[str], forms: list[str]) -> tuple[Entry, ...]:
+    """The forms of each model, in the order of FORMS."""
+    entries = []
+    for model in models:
+        found = set(forms)
+        if MODELS.get(load_backbone_config(model).type) is not HATNet:
+            found -= set(map(form_of, OF_HATNET))
+        entries += [Entry(model, form) for form in FORMS if form in found]
+    for form in set(forms) - {entry.form for entry in entries}:
+        raise ValueError(f'no model is a HATNet, so none has the form {form}')
+    return tuple(entries)
+
+
 def main() -> None:
     args = parse_args()
-    cases = [
-        Case(
-            tuple(args.backbones),
-            tuple(shape),
-            args.batch,
-            args.train,
-            args.dtype,
-            args.keep_memory,
-        )
-        for shape in args.shape or [(224, 224)]
-    ]
-    table = args.out.with_suffix('.csv')
-    rows = measure_cases(cases, table, args.device, args.rounds)
-    command = shlex.join(['python', *sys.argv])
-    args.out.write_text(comparison_page(rows, command), 'utf-8')
-    for case in cases:
-        print(f'{case}\n{comparison_table(rows[str(case)])}\n')
-    print(args.out)
+    entries = list_entries(args.models, args.forms)
+    args.shape = tuple(args.shape)
+    settings = {x.name: vars(args)[x.name] for x in fields(Case)[1:]}
+    case = Case(entries, **settings)
+    rows = measure_cases([case], args.out, args.rounds)
+    print(f'{case}\n{make_table(rows[str(case)])}\n{args.out}')
 
 
 if __name__ == '__main__':

@@ -16,6 +16,16 @@ from mmhatnet.engine.cli import (
 )
 from mmhatnet.engine.provenance import describe_machine
 
+PAGE = """# Where the time of training goes
+
+Made by `{command}` on {machine}: means of {steps} steps of one process. \
+*images* are those of the data set. *data* is the wait for data, *backbone* \
+is forward and backward, and *head* is everything after the backbone, with \
+the losses.
+
+{table}
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -30,15 +40,13 @@ def main() -> None:
         '--steps', type=positive, default=20, help='steps (default: 20)'
     )
     parser.add_argument(
-        '--skip', type=int, default=3, help='steps before them (default: 3)'
+        '--skip', type=positive, default=3, help='before them (default: 3)'
     )
     parser.add_argument(
         '--out', type=Path, metavar='PAGE.md', help='also write a page'
     )
     add_cfg_options(parser)
     args = parser.parse_args()
-    if args.skip < 0:
-        parser.error('--skip is 0 or more')
     rows = []
     # One folder for all: mmengine's visualizer keeps the first one.
     with tempfile.TemporaryDirectory() as folder:
@@ -46,26 +54,26 @@ def main() -> None:
             cfg = load_model_config(name)
             apply_options(cfg, args)
             cfg.work_dir = folder
-            hook = profile_training(cfg, args.steps, args.skip)
-            rows.append({'config': f'`{Path(name).stem}`'} | hook.table_row())
-    table = markdown_table(rows)
-    print(table)
+            found = profile_training(cfg, args.steps, args.skip)
+            total = sum(map(sum, found.seconds.values()))
+            row = {
+                'config': f'`{Path(name).stem}`',
+                'images': f'{found.images}',
+                'step (s)': f'{total / args.steps:.3f}',
+            }
+            for part, seconds in found.seconds.items():
+                row[part] = f'{sum(seconds) / total:.1%}'
+            rows.append(row)
+    page = PAGE.format(
+        command=shlex.join(['python', *sys.argv]),
+        machine=describe_machine(found.device),
+        steps=args.steps,
+        table=markdown_table(rows),
+    )
+    print(page)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(
-            f"""\
-# Where the time of training goes
-
-Made by `{shlex.join(['python', *sys.argv])}` on \
-{describe_machine(hook.device)}: means of {args.steps} steps of one process. \
-*images* are those of the data set. *data* is the wait for data, *backbone* \
-is forward and backward, and *head* is everything after the backbone, with \
-the losses.
-
-{table}
-""",
-            'utf-8',
-        )
+        args.out.write_text(page, 'utf-8')
 
 
 if __name__ == '__main__':

@@ -41,11 +41,11 @@ a whole model with one image, as mm's benchmarks do. Neither was run on a GPU
 yet.
 
 ```
+python tools/analysis_tools/benchmark.py hatnet-small_8xb128_in1k \\
+    --plain --cuda-graph --device cuda
 python tools/analysis_tools/benchmark.py \\
-    {plain:,,cuda_graph:}hatnet-small_8xb128_in1k --device cuda
-python tools/analysis_tools/benchmark.py \\
-    model:mask-rcnn_hatnet-small_fpn_8xb2-1x_coco --device cuda \\
-    --shape 800 1344
+    mask-rcnn_hatnet-small_fpn_8xb2-1x_coco --whole-model \\
+    --shape 800 1344 --device cuda
 ```
 
 ## What was run where
