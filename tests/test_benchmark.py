@@ -235,14 +235,38 @@ def test_table():
     assert second.endswith('| 1.00 (0.20 to 2.00) | 1 | 0.25 | 3 | 25% |')
 
 
-@pytest.fixture(scope='module')
-def pages():
-    """The module of the page maker."""
-    path = TOOLS / 'pages' / 'benchmark.py'
-    spec = importlib.util.spec_from_file_location('benchmark_page', path)
+def load_tool(path):
+    spec = importlib.util.spec_from_file_location('tool', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_forms_of_models(tmp_path):
+    """Other backbones have those that need no HATNet."""
+    other = str(tmp_path / 'other.py')
+    backbone = dict(type='mmpretrain.ResNet', depth=18)
+    Config(dict(model=dict(backbone=backbone))).dump(other)
+    forms = ['eager', 'compile', 'plain']
+    assert load_tool(TOOL).list_entries([TINY, other], forms) == (
+        Entry(TINY, 'plain'),
+        Entry(TINY),
+        Entry(TINY, 'compile'),
+        Entry(other),
+        Entry(other, 'compile'),
+    )
+
+
+def test_other_tables_are_refused(tmp_path):
+    (tmp_path / 'rows.csv').write_text('case,backbone\na,b\n')
+    with pytest.raises(ValueError, match='rows.csv is another table'):
+        measure_cases([], tmp_path / 'rows.csv')
+
+
+@pytest.fixture(scope='module')
+def pages():
+    """The module of the page maker."""
+    return load_tool(TOOLS / 'pages' / 'benchmark.py')
 
 
 def test_accuracy(pages):

@@ -214,7 +214,6 @@ def _build_step(entry: Entry, case: Case) -> Callable[[], Sequence[Tensor]]:
 
 
 def _build_product(case: Case) -> Callable[[], Sequence[Tensor]]:
-    """Function that computes a large matrix product."""
     # TF32, which is the default for convolutions of float32 on GPUs.
     torch.set_float32_matmul_precision('highest' if case.on_cpu else 'high')
     dtype, side = getattr(torch, case.amp or 'float32'), case.product_side
@@ -227,10 +226,9 @@ def measure_cases(
 ) -> dict[str, list[dict]]:
     """Measure cases, and add the rows of each to a table.
 
-    Each model has a process of its own, because in a common process its time
-    would depend on the memory that the others leave to the allocator. All
-    processes take turns. A case of the table is not measured again, unless
-    its entries, the number of rounds or the machine are different.
+    Each model has a process of its own, as the memory that others leave to
+    the allocator would change its time. All take turns. A case is measured
+    again only if its entries, the rounds or the machine are different.
 
     Args:
         cases (Iterable[Case]): The cases.
@@ -245,10 +243,12 @@ def measure_cases(
 
     Raises:
         AssertionError: If two forms of a model compute different features.
-        ValueError: If there is no such device.
+        ValueError: If there is no such device, or the file is another table.
     """
     rows: dict[str, list[dict]] = {}
     for row in read_csv(path):
+        if not {'case', 'model', 'form', 'seconds'} <= set(row):
+            raise ValueError(f'{path} is another table: name another file')
         rows.setdefault(row['case'], []).append(row)
     for case in tqdm(cases, unit='case'):
         machine = describe_machine(case.device)
