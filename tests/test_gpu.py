@@ -197,32 +197,41 @@ def test_training_step(task, dtype, device, found):
     found(f'loss after one step {loss:.3f}')
 
 
+def compare_processes(device, rank, count):
+    on_gpu = device.type == 'cuda'
+    # torch has no SyncBN on a CPU.
+    norm = dict(norm_cfg=dict(type='SyncBN')) if on_gpu else {}
+    model = build(device=device, **norm).train()
+    wrapped = DistributedDataParallel(
+        model, device_ids=[device] if on_gpu else None
+    )
+    torch.manual_seed(rank)
+    for _ in range(2):  # an unused parameter raises in the second step
+        outs = wrapped(torch.randn(2, 3, 128, 96, device=device))
+        sum(out.mean() for out in outs).backward()
+    statistics = [b for b in model.buffers() if b.is_floating_point()]
+    gradients = [p.grad for p in model.parameters()]
+    for tensors in filter(None, (gradients, statistics)):
+        found = torch.cat([x.flatten() for x in tensors])
+        mean = found.clone()
+        dist.all_reduce(mean)
+        torch.testing.assert_close(found, mean / count, rtol=1e-5, atol=0)
+
+
 def run_process(rank, count, port, kind):
     """One of the processes of :func:`test_distributed`."""
     on_gpu = kind == 'cuda'
-    device = torch.device(kind, rank if on_gpu else None)
     if on_gpu:
-        torch.cuda.set_device(device)
-    backend = 'nccl' if on_gpu else 'gloo'
-    method = f'tcp://127.0.0.1:{port}'
-    dist.init_process_group(backend, method, rank=rank, world_size=count)
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        'nccl' if on_gpu else 'gloo',
+        init_method=f'tcp://127.0.0.1:{port}',
+        rank=rank,
+        world_size=count,
+    )
+    # In a function, as a model that is freed after the group can hang.
     try:
-        # torch has no SyncBN on a CPU.
-        norm = dict(norm_cfg=dict(type='SyncBN')) if on_gpu else {}
-        model = build(device=device, **norm).train()
-        wrapped = DistributedDataParallel(
-            model, device_ids=[device] if on_gpu else None
-        )
-        torch.manual_seed(rank)
-        for _ in range(2):  # an unused parameter raises in the second step
-            outs = wrapped(torch.randn(2, 3, 128, 96, device=device))
-            sum(out.mean() for out in outs).backward()
-        statistics = [b for b in model.buffers() if b.is_floating_point()]
-        same = [*(p.grad for p in model.parameters()), *statistics]
-        for found in same:
-            mean = found.clone()
-            dist.all_reduce(mean)
-            torch.testing.assert_close(found, mean / count, rtol=1e-5, atol=0)
+        compare_processes(torch.device(kind, rank * on_gpu), rank, count)
     finally:
         dist.destroy_process_group()
 
