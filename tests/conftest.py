@@ -25,6 +25,18 @@ from mmengine.registry import MODELS, init_default_scope
 import mmhatnet
 from mmhatnet.datasets import make_demo_data
 from mmhatnet.utils.config import reading_metafiles_once
+from mmhatnet.utils.device import find_device
+
+
+def pytest_addoption(parser):
+    parser.addoption('--device', help='default: a GPU if there is one')
+
+
+@pytest.fixture(scope='session')
+def device(request):
+    """The device of --device; else a GPU if there is one, or the CPU."""
+    usual = 'cuda' if torch.cuda.is_available() else 'cpu'
+    return find_device(request.config.getoption('device') or usual)
 
 
 @pytest.fixture(scope='session')

@@ -1,6 +1,7 @@
 """The commands: their arguments, help and errors."""
 
 import argparse
+import json
 import os
 import re
 
@@ -31,6 +32,28 @@ SCRIPTS = (
 def test_help_of_scripts(name, tmp_path):
     output = run_tool(TOOLS / name, '--help', cwd=tmp_path)
     assert output.startswith(f'Usage: tools/{name}')
+
+
+@pytest.mark.default_stack
+def test_gpu_check(tmp_path):
+    """It needs a GPU by default, and reports each verdict."""
+    more = tmp_path / 'test_more.py'
+    more.write_text(
+        'import pytest\n\n@pytest.mark.gpu\ndef test_a_failure():\n'
+        "    raise ValueError('two\\nlines')\n"
+    )
+    command = TOOLS / 'gpu_check.sh', more, '--out', tmp_path
+    assert "no device 'cuda': torch finds" in run_tool(*command, code=4)
+    command += '--device', 'cpu', '-k', 'versions or graphs or failure'
+    assert str(tmp_path / 'report.md') in run_tool(*command, code=1)
+    checks = json.loads((tmp_path / 'report.json').read_text())['checks']
+    verdicts = {check['name']: check['verdict'] for check in checks}
+    assert verdicts == {
+        'versions': 'passed',
+        'cuda graphs': 'skipped',
+        'a failure': 'failed',
+    }
+    assert 'ValueError: two lines' in (tmp_path / 'report.md').read_text()
 
 
 @pytest.mark.default_stack

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.gpu_check.checks import CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = 'HAT-Net-Small, fast=False'
@@ -17,12 +16,14 @@ TEXT = """# On a GPU
 `tools/gpu_check.sh` checks in minutes that HAT-Net computes on your GPUs
 what it computes on a CPU, in each precision, and that it trains: in mixed
 precision, with DDP and SyncBN, resumed from a CPU and back, compiled, and in
-CUDA graphs. It prints a verdict for each check, and writes
+CUDA graphs. It runs `tests/test_gpu.py`, so it needs a clone of mmhatnet with
+pytest (`tools/setup_env.sh --tests`). The verdicts are in
 `gpu_check/report.md` and `report.json`; please attach them when you report a
-problem.
+problem. `tools/gpu_check.sh -k parity` runs the tests of one name.
 
-Several GPUs and whole trainings of the paper's recipes were not run yet: all
-checks below had one GPU.
+All checks below had one GPU. torch.compile, several GPUs and whole trainings
+of the paper's recipes were not run yet, and the checks were not run again
+since they are tests of pytest.
 
 ## What to expect
 
@@ -47,23 +48,7 @@ python tools/analysis_tools/benchmark.py \\
     mask-rcnn_hatnet-small_fpn_8xb2-1x_coco --whole-model \\
     --shape 800 1344 --device cuda
 ```
-
-## What was run where
-
 """
-
-
-def overview(reports: list[dict]) -> str:
-    """One row for each check, and one column for each machine."""
-    rows = []
-    for check in CHECKS:
-        row = {'check': check}
-        for report in reports:
-            found = (c for c in report['checks'] if c['name'] == check)
-            verdict = next(found, dict(verdict='not run yet'))['verdict']
-            row[report['machine']] = verdict
-        rows.append(row)
-    return markdown_table(rows) + '\n'
 
 
 def case(row: dict) -> str:
@@ -73,14 +58,12 @@ def case(row: dict) -> str:
 
 
 def section(report: dict) -> str:
-    parts = [
-        f'## {report["machine"]}\n',
-        markdown_table(
-            [
-                {k: check[k] for k in ('name', 'verdict', 'found')}
-                for check in report['checks']
-            ]
-        ),
+    titles = 'name', 'verdict', 'found'
+    checks = [{k: check[k] for k in titles} for check in report['checks']]
+    parts = [f'## {report["machine"]}\n', markdown_table(checks)]
+    if 'timings' not in report:
+        return '\n'.join([*parts, ''])
+    parts += [
         '\nBackbones with random weights, measured once by a script that is '
         'not part of mmhatnet, in one process and in turns; medians. The '
         'script kept no rounds, so the ratios have no ranges. '
@@ -115,7 +98,7 @@ def main() -> None:
         json.loads(path.read_text('utf-8'))
         for path in sorted((docs / 'gpu').glob('*.json'))
     ]
-    page = '\n'.join([TEXT + overview(reports), *map(section, reports)])
+    page = '\n'.join([TEXT, *map(section, reports)])
     (docs / 'gpu.md').write_text(page.rstrip() + '\n', 'utf-8')
 
 

@@ -1,1 +1,0 @@
-"""One command that checks HAT-Net on a GPU."""
