@@ -10,11 +10,17 @@ import pytest
 from helpers import TOOLS, call_tool, start_tool
 from PIL import Image
 
-from mmhatnet.analysis import explorer as page_of_explorer
-from mmhatnet.analysis.explorer import Explorer
 from mmhatnet.apis.inference import get_inferencer, predict
 
-APP = TOOLS / 'demo_app.py'
+APP = TOOLS / 'demo' / 'demo_app.py'
+
+
+@pytest.fixture(scope='module', autouse=True)
+def modules():
+    """The modules beside the program can be imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(APP.parent)
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -26,17 +32,24 @@ def photo(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def explorer():
-    return Explorer('shape-segmentor')
+def make_explorer(modules):
+    from explorer import Explorer
+
+    return Explorer
+
+
+@pytest.fixture(scope='module')
+def explorer(make_explorer):
+    return make_explorer('shape-segmentor')
 
 
 class TestExplorer:
     @pytest.mark.parametrize(
         'model', ['shape-segmentor', 'cifar10-classifier']
     )
-    def test_equals_the_inferencer(self, model, photo):
+    def test_equals_the_inferencer(self, model, make_explorer, photo):
         """As configured, the page says what tools/infer.py says."""
-        explorer = Explorer(model)
+        explorer = make_explorer(model)
         found = explorer.explore(photo, *explorer.configured, 0)
         expected = predict(get_inferencer(model), photo)[0]
         for one, other in zip(
@@ -100,7 +113,7 @@ class TestExplorer:
 
     def test_time(self, explorer, photo, monkeypatch):
         """A request ends between two blocks, and the next one has its turn."""
-        monkeypatch.setattr(page_of_explorer, 'SECONDS', 0)
+        monkeypatch.setattr('explorer.SECONDS', 0)
         with pytest.raises(TimeoutError, match='takes more than 0 s'):
             explorer.explore(photo, *explorer.configured, 64)
         with explorer._lock, ThreadPoolExecutor() as pool:
@@ -115,26 +128,26 @@ class TestExplorer:
 
 def test_no_folders_of_the_server_in_errors():
     gradio = pytest.importorskip('gradio')
-    from mmhatnet.analysis.page import _sentences, _show
+    from page import sentences, show
 
     def fail(text):
         raise ValueError(text)
 
-    for text, shown in (
+    for text, sentence in (
         ('/tmp/gradio/0a/a.png: no image', 'a.png: no image'),
         ("no model at '/srv/x.pth' (/home/me/y)", "no model at 'x.pth' (y)"),
         (r'no file C:\Users\me\a.png', 'no file a.png'),
         ('1/2 of km/h at 3x4', '1/2 of km/h at 3x4'),
     ):
-        with pytest.raises(gradio.Error) as caught, _sentences():
+        with pytest.raises(gradio.Error) as caught, sentences():
             fail(text)
-        assert caught.value.message == shown
+        assert caught.value.message == sentence
         # The other setting is shown all the same.
-        assert _show(fail, text) == (None, shown)
+        assert show(fail, text) == (None, sentence)
 
 
 def test_missing_package(monkeypatch):
-    monkeypatch.delitem(sys.modules, 'mmhatnet.analysis.page', False)
+    monkeypatch.delitem(sys.modules, 'page', False)
     monkeypatch.setitem(sys.modules, 'gradio', None)
     output = call_tool(APP, code=1)
     assert 'pip install -e ".[demo]"' in output.splitlines()[-1]
@@ -160,7 +173,7 @@ def page(photo):
     """The page where there are no demo data, which opens with a classifier."""
     pytest.importorskip('gradio')
     pytest.importorskip('skimage', reason='for the photograph at the start')
-    process = start_tool(APP, '--images', photo, cwd=photo.parent)
+    process = start_tool(APP, cwd=photo.parent)
     for line in process.stdout:
         if address := re.search(r'http://127\.0\.0\.1:\d+', line):
             break

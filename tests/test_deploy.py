@@ -24,22 +24,23 @@ from mmengine.config import Config
 import mmhatnet
 from mmhatnet.apis.inference import get_inferencer, predict
 from mmhatnet.apis.zoo import load_model_config
-from mmhatnet.deploy.precision import (
-    nodes_of_boxes,
+from mmhatnet.deploy.quantization import (
+    PRODUCTS,
+    read_images,
     to_float16,
     to_int8,
 )
 from mmhatnet.deploy.verification import objects_error
-from mmhatnet.deploy.writer import seal, share_weights
+from mmhatnet.deploy.writer import share_weights, write_hashes
 from mmhatnet.runtime import OnnxModel
 from mmhatnet.runtime.arrays import apply_step, encode, paste
-from mmhatnet.runtime.images import SEAL
 from mmhatnet.runtime.metadata import (
     BAD_METADATA,
     METADATA,
     check_step,
     read_metadata,
 )
+from mmhatnet.runtime.model import check_hashes
 from mmhatnet.utils.predict_files import to_json
 
 EXPORT = TOOLS / 'deployment' / 'export.py'
@@ -86,12 +87,11 @@ def exported(tmp_path_factory):
 
 
 def change_metadata(path, folder, change):
-    """A copy of a file with other metadata, and no seal."""
+    """A copy of a file with other metadata, and without its hash."""
     onnx = pytest.importorskip('onnx')
     proto = onnx.load(path)
     props = {each.key: each.value for each in proto.metadata_props}
     props[METADATA] = json.dumps(json.loads(props[METADATA]) | change)
-    del props[SEAL]
     onnx.helper.set_model_props(proto, props)
     onnx.save(proto, folder / path.name)
     return folder / path.name
@@ -188,35 +188,33 @@ class TestOnnx:
 
     def test_precision(self, exported, image, tmp_path):
         path = exported('segmentation')[2]
-        expected = OnnxModel(path).predict(image)[2]
+        model = OnnxModel(path)
+        expected = model.predict(image)[2]
+        images = read_images([image], model.metadata)
         sizes = [path.stat().st_size]
-        for name, convert in (
-            ('half', to_float16),
-            ('int8', lambda file: to_int8(file, [image])),
+        for name, convert, arguments in (
+            ('half', to_float16, []),
+            ('int8', to_int8, [images]),
         ):
             file = shutil.copy(path, tmp_path / f'{name}.onnx')
-            convert(file)
-            seal(file)
+            convert(file, *arguments)
             sizes.append(file.stat().st_size)
             labels = OnnxModel(file).predict(image)[2]
             assert (labels == expected).mean() > 0.9
         assert sizes[0] > 1.5 * sizes[1] > 2 * sizes[2]
 
-    def test_boxes_stay_in_float32(self, exported):
+    def test_boxes_stay_in_float32(self, exported, tmp_path):
         """float16 has steps of 1 pixel above 1024."""
         onnx = pytest.importorskip('onnx')
-        graph = onnx.load(exported('instances')[2]).graph
-        names = nodes_of_boxes(graph)
-        kinds = {node.op_type for node in graph.node if node.name in names}
-        assert {'Exp', 'NonMaxSuppression'} <= kinds
-        assert not {'Conv', 'MatMul', 'Gemm'} & kinds
-        (*_, last) = (n for n in graph.node if n.op_type == 'RoiAlign')
-        assert last.input[1] in {
-            name
-            for node in graph.node
-            if node.name in names
-            for name in node.output
-        }
+        file = shutil.copy(exported('instances')[2], tmp_path / 'half.onnx')
+        to_float16(file)
+        graph, half = onnx.load(file).graph, onnx.TensorProto.FLOAT16
+        values = {x.name for x in graph.initializer if x.data_type == half}
+        for node in graph.node:
+            if node.op_type == 'Cast' and node.attribute[0].i == half:
+                values.update(node.output)
+        users = {n.op_type for n in graph.node if values & {*n.input}}
+        assert {'Conv', 'MatMul'} <= users <= {*PRODUCTS, 'Cast'}
 
     def test_data_of_another_model(self, exported, tmp_path):
         path = exported('segmentation')[2]
@@ -230,8 +228,6 @@ class TestOnnx:
         expected = OnnxModel(path).predict(image)[2]
         files = [shutil.copy(path, tmp_path / f'{i}.onnx') for i in range(2)]
         data = share_weights(files, 'seg')
-        for file in files:
-            seal(file, data)
         assert re.fullmatch(r'seg-[0-9a-f]{8}\.data', data.name)
         sizes = [each.stat().st_size for each in tmp_path.iterdir()]
         assert sum(sizes) < 1.5 * path.stat().st_size
@@ -240,13 +236,15 @@ class TestOnnx:
             assert (found == expected).all()
         contents = bytearray(data.read_bytes())
         contents[len(contents) // 2] ^= 64
-        for damage, message in (
-            (lambda: data.write_bytes(contents), 'is damaged or missing'),
-            (lambda: data.write_bytes(b'weights'), 'needs the file of'),
-            (data.unlink, 'needs the file of'),
-        ):
+        record = write_hashes([file, data])
+        OnnxModel(file)
+        data.write_bytes(contents)
+        with pytest.raises(ValueError, match='data is missing or was changed'):
+            OnnxModel(file)
+        record.unlink()
+        for damage in lambda: data.write_bytes(b'weights'), data.unlink:
             damage()
-            with pytest.raises(ValueError, match=message):
+            with pytest.raises(ValueError, match='needs the file of'):
                 OnnxModel(file)
 
     def test_damaged_weights(self, exported, tmp_path):
@@ -256,18 +254,12 @@ class TestOnnx:
         proto = onnx.load(path)
         largest = max(proto.graph.initializer, key=lambda x: len(x.raw_data))
         largest.raw_data = len(largest.raw_data) * b'\xff'
-        damaged = tmp_path / 'damaged.onnx'
+        damaged, record = tmp_path / path.name, f'{path.name}.sha256'
+        shutil.copy(path.with_name(record), tmp_path)
         onnx.save(proto, damaged)
-        with pytest.raises(ValueError, match='is damaged or was changed'):
+        with pytest.raises(ValueError, match='is missing or was changed'):
             OnnxModel(damaged)
-        # Bytes that onnxruntime would report in several lines.
-        contents = path.read_bytes().replace(b'images', b'\xa0mages')
-        damaged.write_bytes(contents)
-        with pytest.raises(ValueError, match='is damaged or was changed'):
-            OnnxModel(damaged)
-        (entry,) = (x for x in proto.metadata_props if x.key == SEAL)
-        proto.metadata_props.remove(entry)
-        onnx.save(proto, damaged)
+        (tmp_path / record).unlink()
         scores = OnnxModel(damaged).run(np.zeros((1, 3, 64, 64), np.float32))
         assert np.isnan(scores).all()
 
@@ -456,6 +448,44 @@ def test_numbers_that_are_none():
     assert json.loads(to_json(dict(score=0.5))) == dict(score=0.5)
     with pytest.raises(ValueError, match='are its weights damaged'):
         to_json(dict(score=float('nan')))
+
+
+class TestHashes:
+    """Beside a file, as sha256sum writes them."""
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        files = [tmp_path / name for name in ('a.onnx', 'a-0.data')]
+        for file in files:
+            file.write_bytes(bytes(99))
+        return files
+
+    def test_of_sha256sum(self, files):
+        record = write_hashes(files)
+        assert record.name == 'a.onnx.sha256'
+        command = 'sha256sum', '--check', '--strict', record.name
+        subprocess.run(command, cwd=record.parent, check=True)
+        check_hashes(files[0])
+        record.unlink()
+        check_hashes(files[0])
+
+    @pytest.mark.parametrize('name', ['a.onnx', 'a-0.data'])
+    @pytest.mark.parametrize('change', [b'', bytes(98) + b'1', None])
+    def test_changes(self, name, change, files):
+        record = write_hashes(files)
+        file = record.with_name(name)
+        file.unlink() if change is None else file.write_bytes(change)
+        with pytest.raises(ValueError, match=f'{name} is missing or was') as e:
+            check_hashes(files[0])
+        assert '\n' not in str(e.value)
+
+    @pytest.mark.parametrize(
+        'text', [b'', b'\xff\0', b'0  a.onnx', b'\n\n', b'0  ../../b']
+    )
+    def test_records_of_a_stranger(self, text, files):
+        (files[0].with_name('a.onnx.sha256')).write_bytes(text)
+        with pytest.raises(ValueError, match='is missing or was changed'):
+            check_hashes(files[0])
 
 
 class TestRuntime:

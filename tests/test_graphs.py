@@ -16,7 +16,6 @@ import mmhatnet
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.deploy.export import describe_steps, export_program
 from mmhatnet.deploy.graphs import check_graph, make_graph
-from mmhatnet.deploy.precision import nodes_of_statistics
 from mmhatnet.deploy.verification import (
     as_arrays,
     check_errors,
@@ -132,7 +131,6 @@ def test_segformer_head():
 @pytest.mark.parametrize('groups', [1, 2])
 def test_norm_of_large_maps(groups, tmp_path):
     """onnxruntime's own norm adds so many values one by one."""
-    onnx = pytest.importorskip('onnx')
     onnxruntime = pytest.importorskip('onnxruntime')
     norm = torch.nn.GroupNorm(groups, 4, eps=1e-6).eval()
     torch.nn.init.normal_(norm.weight)
@@ -149,10 +147,6 @@ def test_norm_of_large_maps(groups, tmp_path):
     session = onnxruntime.InferenceSession(path)
     (found,) = session.run(None, {'images': x.numpy()})
     assert np.abs(found - expected).max() < 2e-5
-    graph = onnx.load(path).graph
-    names = nodes_of_statistics(graph)
-    kinds = {node.op_type for node in graph.node if node.name in names}
-    assert kinds == {'Sub', 'ReduceMean', 'Mul', 'Add', 'Sqrt'}
 
 
 def build(kind, **settings):

@@ -6,7 +6,7 @@ import torchvision
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
-from .base import Graph, refuse_if
+from .base_graph import Graph, check_exportable
 
 
 def check_nms(cfg: ConfigDict) -> None:
@@ -19,15 +19,15 @@ def check_nms(cfg: ConfigDict) -> None:
         ValueError: If it asks for something else.
     """
     nms = cfg.get('nms') or {}
-    refuse_if(nms.get('type', 'nms') != 'nms', f'{nms.get("type")}')
-    refuse_if(nms.get('class_agnostic'), 'class-agnostic NMS')
-    refuse_if(
-        'iou_threshold' not in nms
-        or not nms.keys() <= {'type', 'iou_threshold', 'split_thr'},
+    check_exportable(nms.get('type', 'nms') == 'nms', f'{nms.get("type")}')
+    check_exportable(not nms.get('class_agnostic'), 'class-agnostic NMS')
+    check_exportable(
+        'iou_threshold' in nms
+        and nms.keys() <= {'type', 'iou_threshold', 'split_thr'},
         f'nms={dict(nms)}',
     )
-    refuse_if(cfg.max_per_img < 1, 'a detector without max_per_img')
-    refuse_if(cfg.get('nms_pre', 1) < 1, 'a detector without nms_pre')
+    check_exportable(cfg.max_per_img > 0, 'a detector without max_per_img')
+    check_exportable(cfg.get('nms_pre', 1) > 0, 'a detector without nms_pre')
 
 
 def check_head(head: nn.Module) -> None:
@@ -40,8 +40,8 @@ def check_head(head: nn.Module) -> None:
         ValueError: If it does not.
     """
     name = type(head).__name__
-    refuse_if(name not in ('RetinaHead', 'RPNHead'), f'a {name}')
-    refuse_if(not head.use_sigmoid_cls, f'a {name} without sigmoid scores')
+    check_exportable(name in ('RetinaHead', 'RPNHead'), f'a {name}')
+    check_exportable(head.use_sigmoid_cls, f'a {name} without sigmoid scores')
 
 
 def check_extractor(extractor: nn.Module) -> None:
@@ -54,11 +54,13 @@ def check_extractor(extractor: nn.Module) -> None:
         ValueError: If it does not.
     """
     name = type(extractor).__name__
-    refuse_if(name != 'SingleRoIExtractor', f'a {name}')
+    check_exportable(name == 'SingleRoIExtractor', f'a {name}')
     for layer in extractor.roi_layers:
         name = type(layer).__name__
-        refuse_if(name != 'RoIAlign', f'a {name}')
-        refuse_if(layer.pool_mode != 'avg', f'pool_mode={layer.pool_mode}')
+        check_exportable(name == 'RoIAlign', f'a {name}')
+        check_exportable(
+            layer.pool_mode == 'avg', f'pool_mode={layer.pool_mode}'
+        )
 
 
 def best_boxes(
@@ -135,8 +137,8 @@ class DetectorGraph(Graph):
         super().__init__(model)
         check_head(model.bbox_head)
         check_nms(model.test_cfg)
-        refuse_if(
-            model.test_cfg.get('min_bbox_size', 0) > 0,
+        check_exportable(
+            model.test_cfg.get('min_bbox_size', 0) <= 0,
             'min_bbox_size, which counts pixels of the image before Resize,',
         )
 
@@ -174,18 +176,24 @@ class TwoStageGraph(Graph):
         check_nms(model.test_cfg.rcnn)
         head = model.roi_head
         name = type(head).__name__
-        refuse_if(name != 'StandardRoIHead', f'a {name}')
-        refuse_if(head.with_shared_head, 'a shared head')
-        refuse_if(head.bbox_head.reg_class_agnostic, 'class-agnostic boxes')
-        refuse_if(head.bbox_head.custom_cls_channels, 'a loss with channels')
+        check_exportable(name == 'StandardRoIHead', f'a {name}')
+        check_exportable(not head.with_shared_head, 'a shared head')
+        check_exportable(
+            not head.bbox_head.reg_class_agnostic, 'class-agnostic boxes'
+        )
+        check_exportable(
+            not head.bbox_head.custom_cls_channels, 'a loss with channels'
+        )
         check_extractor(head.bbox_roi_extractor)
         self.kind = 'detection'
         if model.with_mask:
             self.kind = 'instances'
             check_extractor(head.mask_roi_extractor)
-            refuse_if(head.mask_head.class_agnostic, 'class-agnostic masks')
-            refuse_if(
-                model.test_cfg.rcnn.mask_thr_binary != 0.5,
+            check_exportable(
+                not head.mask_head.class_agnostic, 'class-agnostic masks'
+            )
+            check_exportable(
+                model.test_cfg.rcnn.mask_thr_binary == 0.5,
                 'a mask_thr_binary other than 0.5',
             )
 

@@ -1,4 +1,4 @@
-"""Export models for any size of image, describe them, and verify the files.
+"""Export models for any size of image, and describe them.
 
 ``tools/deployment/export.py`` is a command over this module.
 """
@@ -17,7 +17,7 @@ from ..runtime.metadata import LARGEST, OUTPUTS, has_batches
 from ..utils.stack import describe_versions
 from ..weights.download import sha256_of
 from ..weights.releases import locate_weights
-from .base import Graph, refuse_if
+from .base_graph import Graph, check_exportable
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -131,9 +131,9 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
     for step in find_test_dataset(cfg).pipeline:
         kind = step['type'].rpartition('.')[2]
         if kind == 'LoadImageFromFile':
-            refuse_if(
-                {'color_type', 'imdecode_backend'} & step.keys()
-                or step.get('to_float32'),
+            check_exportable(
+                not {'color_type', 'imdecode_backend'} & step.keys()
+                and not step.get('to_float32'),
                 'an image loader with options',
             )
             continue

@@ -13,10 +13,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ..models import HATNet
-from .base import Graph, refuse_if, replace_modules
+from .base_graph import Graph, check_exportable, replace_modules
 from .detection import DetectorGraph, TwoStageGraph
-from .precision import TOLERANCES
-from .verification import as_arrays, compare
+from .verification import TOLERANCES, as_arrays, compare
 
 
 class ClassifierGraph(Graph):
@@ -29,9 +28,9 @@ class ClassifierGraph(Graph):
 
         super().__init__(model)
         head = type(model.head)
-        refuse_if(
-            getattr(head, 'predict', None) is not ClsHead.predict
-            or head._get_predictions is not ClsHead._get_predictions,
+        check_exportable(
+            getattr(head, 'predict', None) is ClsHead.predict
+            and head._get_predictions is ClsHead._get_predictions,
             f'a {head.__name__}',
         )
 
@@ -52,15 +51,19 @@ class SegmentorGraph(Graph):
         super().__init__(model)
         self.divisor = 1  # mmseg pads in training alone
         head = model.decode_head
-        refuse_if(
-            getattr(type(head), 'predict', None) is not BaseDecodeHead.predict,
+        check_exportable(
+            getattr(type(head), 'predict', None) is BaseDecodeHead.predict,
             f'a {type(head).__name__}',
         )
-        refuse_if(head.out_channels == 1, 'a head with one channel')
-        refuse_if(head.align_corners, 'a head with align_corners=True')
-        refuse_if(model.test_cfg.mode != 'whole', 'testing by sliding windows')
-        refuse_if(
-            getattr(model.data_preprocessor, 'test_cfg', None),
+        check_exportable(head.out_channels > 1, 'a head with one channel')
+        check_exportable(
+            not head.align_corners, 'a head with align_corners=True'
+        )
+        check_exportable(
+            model.test_cfg.mode == 'whole', 'testing by sliding windows'
+        )
+        check_exportable(
+            not getattr(model.data_preprocessor, 'test_cfg', None),
             'a data_preprocessor.test_cfg',
         )
 
@@ -104,8 +107,12 @@ def make_graph(model: nn.Module) -> Graph:
             f'a {name} cannot be exported: only {", ".join(GRAPHS)} can'
         )
     backbone = model.backbone
-    refuse_if(not isinstance(backbone, HATNet), f'a {type(backbone).__name__}')
-    refuse_if(backbone.stem[0].in_channels != 3, 'a model of other channels')
+    check_exportable(
+        isinstance(backbone, HATNet), f'a {type(backbone).__name__}'
+    )
+    check_exportable(
+        backbone.stem[0].in_channels == 3, 'a model of other channels'
+    )
     copied = copy.deepcopy(model)
     replace_modules(copied)
     graph = GRAPHS[name](copied).eval()

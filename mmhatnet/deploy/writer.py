@@ -17,12 +17,12 @@ import torch
 from mmengine.config import Config
 
 from ..runtime import OnnxModel
-from ..runtime.images import DATA, SEAL, UNSEALED
 from ..runtime.metadata import METADATA
-from .base import Graph
+from ..weights.download import sha256_of
+from .base_graph import Graph
 from .export import describe, export_program
 from .operators import translations
-from .precision import read_images, to_float16, to_int8
+from .quantization import read_images, to_float16, to_int8
 from .verification import as_arrays, check_errors, verify
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def export_files(
         checkpoint (str): The source of its weights.
         out (Path): The file, ``*.onnx`` or ``*.pt2``. If there are several
             settings, they are part of the names, and the weights are in
-            ``*.data``, with the start of their hash in the name.
+            ``*.data``, with the start of their hash in the name. Beside each
+            ONNX file is ``*.onnx.sha256``, for ``sha256sum --check``.
         settings (Sequence[tuple]): Pairs of G1 and G2. None instead of either
             means the configured value. Defaults to that alone.
         precision (str): 'float32', 'float16' or 'int8'. Defaults to
@@ -103,18 +104,25 @@ def export_files(
             save(export_program(graph), metadata, part, calibration)
             parts.append(part)
         shared = [share_weights(parts, out.stem)] if len(parts) > 1 else []
-        if out.suffix == '.onnx':
-            for part in parts:
-                seal(part, *shared)
         for part, setting in zip(parts, settings, strict=True):
             backbone.set_grids(*setting)
             rows = verify(graph, load(part))
             if report:
                 report(part.name, rows)
             check_errors(rows, precision)
-        return [
-            part.replace(out.with_name(part.name)) for part in shared + parts
+        records = [
+            write_hashes([part, *shared])
+            for part in parts
+            if out.suffix == '.onnx'
         ]
+        # A file that is replaced has no hash until all are in place, so that
+        # none differs from its hash after a kill.
+        for record in records:
+            out.with_name(record.name).unlink(missing_ok=True)
+        files = shared + parts
+        for file in files + records:
+            file.replace(out.with_name(file.name))
+        return [out.with_name(file.name) for file in files]
 
 
 def save(
@@ -141,7 +149,7 @@ def save(
     if metadata['precision'] == 'float16':
         to_float16(path)
     elif metadata['precision'] == 'int8':
-        to_int8(path, calibration)
+        to_int8(path, read_images(calibration, metadata))
 
 
 def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -189,24 +197,20 @@ def save_onnx(
     onnx.save(proto, path)
 
 
-def seal(path: Path, data: Path | None = None) -> None:
-    """Write the hash of an ONNX file into its metadata.
+def write_hashes(files: Sequence[Path]) -> Path:
+    """Write the hashes of files of a folder, as ``sha256sum`` does.
 
     Args:
-        path (Path): The file; changed in place, for the last time.
-        data (Path, optional): The file of its weights. Defaults to None, if
-            they are inside.
-    """
-    import onnx
+        files (Sequence[Path]): The ONNX file, and that of its weights if they
+            are not inside.
 
-    proto = onnx.load(path, load_external_data=False)
-    entries = {each.key: each.value for each in proto.metadata_props}
-    if data:
-        entries[DATA] = data.name
-    onnx.helper.set_model_props(proto, entries | {SEAL: 64 * '0'})
-    contents = proto.SerializeToString()
-    digest = hashlib.sha256(contents).hexdigest().encode()
-    path.write_bytes(contents.replace(UNSEALED, UNSEALED[:-64] + digest))
+    Returns:
+        Path: ``<first file>.sha256``.
+    """
+    record = files[0].with_name(f'{files[0].name}.sha256')
+    lines = [f'{sha256_of(file)}  {file.name}\n' for file in files]
+    record.write_text(''.join(lines), 'utf-8', newline='\n')
+    return record
 
 
 def share_weights(paths: Sequence[Path], name: str) -> Path:

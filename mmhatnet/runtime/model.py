@@ -1,13 +1,14 @@
 """Models of any task from ONNX files."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .arrays import best_class, check_size, paste, prepare
-from .images import check_data, check_seal, read_image
+from .images import read_image
 from .metadata import (
     BAD_METADATA,
     METADATA,
@@ -15,7 +16,7 @@ from .metadata import (
     has_batches,
     read_metadata,
 )
-from .results import classification, detection, segmentation
+from .results import Result, classification, detection, segmentation
 
 CPU = 'CPUExecutionProvider'
 
@@ -53,7 +54,7 @@ class OnnxModel:
             ) from error
         if not Path(path).is_file():
             raise FileNotFoundError(f'no model at {path}')
-        check_seal(path)  # before onnxruntime reads it
+        check_hashes(path)  # before onnxruntime reads them
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised
@@ -86,7 +87,6 @@ class OnnxModel:
                 f'{path} has no metadata of mmhatnet: export it with '
                 'tools/deployment/export.py'
             )
-        check_data(path, found)
         try:
             self.metadata = read_metadata(found[METADATA])
             self._check_outputs()
@@ -134,7 +134,7 @@ class OnnxModel:
         path: str | os.PathLike | np.ndarray,
         score_thr: float = 0.3,
         top: int = 5,
-    ) -> tuple[dict, np.ndarray, np.ndarray | None]:
+    ) -> Result:
         """Predict for one image.
 
         Args:
@@ -153,39 +153,92 @@ class OnnxModel:
             ValueError: If the image cannot be read, or is too small.
         """
         image = path if isinstance(path, np.ndarray) else read_image(path)
-        images = prepare(image, self.metadata)
-        if self.metadata['kind'] == 'classification':
-            return self._classify(image, images, top)
-        if self.metadata['kind'] == 'segmentation':
-            return self._segment(image, images)
-        return self._detect(image, images, score_thr)
+        return predict_with(self.run, self.metadata, image, score_thr, top)
 
-    def _classify(self, image: np.ndarray, images: np.ndarray, top: int):
-        (scores,) = self.run(images)[0].tolist()
-        return classification(image, scores, self.metadata['classes'], top)
 
-    def _segment(self, image: np.ndarray, images: np.ndarray):
-        if image.shape[:2] == images.shape[2:]:
-            (labels,) = self.run(images, ['labels'])[0]
-        else:
-            (logits,) = self.run(images, ['logits'])[0]
-            labels = best_class(logits, image.shape[1::-1])
-        return segmentation(image, labels, *self._names)
+def predict_with(
+    run: Callable[..., list[np.ndarray]],
+    metadata: dict,
+    image: np.ndarray,
+    score_thr: float = 0.3,
+    top: int = 5,
+) -> Result:
+    """Predict for one image with what runs a graph.
 
-    def _detect(self, image: np.ndarray, images: np.ndarray, score_thr: float):
-        boxes, scores, labels, *masks = self.run(images)
-        h, w = image.shape[:2]
-        ratio = np.array([w / images.shape[3], h / images.shape[2]] * 2)
-        shown = scores >= score_thr
-        boxes = (boxes[shown] * ratio).clip(0, [w, h, w, h])
-        pasted = None
-        if masks:
-            # One by one, since those of a large image need gigabytes.
-            pairs = zip(masks[0][shown], boxes, strict=True)
-            pasted = (paste(mask, box, (h, w)) for mask, box in pairs)
-        objects = boxes, scores[shown], labels[shown], pasted
-        return detection(image, *objects, *self._names)
+    Args:
+        run (Callable): As :meth:`OnnxModel.run`.
+        metadata (dict): As :attr:`OnnxModel.metadata`.
+        image (ndarray): (H, W, 3), BGR, 8 bits.
+        score_thr (float): Lowest score of a detected object. Defaults to 0.3.
+        top (int): Number of classes of a classifier. Defaults to 5.
 
-    @property
-    def _names(self) -> tuple[list, list]:
-        return self.metadata['classes'], self.metadata['palette']
+    Returns:
+        tuple[dict, ndarray, ndarray | None]: As from
+        :meth:`OnnxModel.predict`.
+
+    Raises:
+        ValueError: If the image is too small.
+    """
+    images = prepare(image, metadata)
+    names = metadata['classes'], metadata['palette']
+    if metadata['kind'] == 'classification':
+        ((scores,),) = run(images)
+        return classification(image, scores.tolist(), names[0], top)
+    if metadata['kind'] == 'segmentation':
+        return segmentation(image, _labels(run, image, images), *names)
+    objects = _objects(run, image, images, score_thr)
+    return detection(image, *objects, *names)
+
+
+def _labels(
+    run: Callable, image: np.ndarray, images: np.ndarray
+) -> np.ndarray:
+    if image.shape[:2] == images.shape[2:]:
+        ((labels,),) = run(images, ['labels'])
+        return labels
+    ((logits,),) = run(images, ['logits'])
+    return best_class(logits, image.shape[1::-1])
+
+
+def _objects(
+    run: Callable, image: np.ndarray, images: np.ndarray, score_thr: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Iterator[np.ndarray] | None]:
+    boxes, scores, labels, *masks = run(images)
+    h, w = image.shape[:2]
+    ratio = np.array([w / images.shape[3], h / images.shape[2]] * 2)
+    shown = scores >= score_thr
+    boxes = (boxes[shown] * ratio).clip(0, [w, h, w, h])
+    pasted = None
+    if masks:
+        # One by one, since those of a large image need gigabytes.
+        pairs = zip(masks[0][shown], boxes, strict=True)
+        pasted = (paste(mask, box, (h, w)) for mask, box in pairs)
+    return boxes, scores[shown], labels[shown], pasted
+
+
+def check_hashes(path: str | os.PathLike) -> None:
+    """Compare an ONNX file and its weights with the hashes beside it.
+
+    Args:
+        path (str | PathLike): The file. If there is no ``<path>.sha256``, as
+            ``sha256sum`` writes it, nothing is compared.
+
+    Raises:
+        ValueError: If a file is missing or has another hash.
+    """
+    path = Path(path)
+    record = path.with_name(f'{path.name}.sha256')
+    if not record.is_file():
+        return
+    hashes = {path.name: ''}
+    for line in record.read_text('utf-8', 'replace').splitlines():
+        digest, _, name = line.partition('  ')
+        hashes[Path(name).name] = digest  # in this folder alone
+    for name, digest in hashes.items():
+        file = path.parent / name
+        contents = file.read_bytes() if file.is_file() else b''
+        if hashlib.sha256(contents).hexdigest() != digest:
+            raise ValueError(
+                f'{file} is missing or was changed after its export: export '
+                f'it again, or delete {record.name} if the change is yours'
+            )

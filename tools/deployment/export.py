@@ -10,7 +10,7 @@ from pathlib import Path
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
 from mmhatnet.deploy.graphs import make_graph
-from mmhatnet.deploy.precision import TOLERANCES
+from mmhatnet.deploy.verification import TOLERANCES
 from mmhatnet.deploy.writer import SUFFIXES, export_files
 from mmhatnet.engine.cli import (
     add_cfg_options,

@@ -28,8 +28,12 @@ from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
 from mmhatnet.deploy.evaluation import evaluate_exported
 from mmhatnet.deploy.export import describe, export_program
 from mmhatnet.deploy.graphs import make_graph
-from mmhatnet.deploy.precision import TOLERANCES
-from mmhatnet.deploy.verification import as_arrays, check_errors, verify
+from mmhatnet.deploy.verification import (
+    TOLERANCES,
+    as_arrays,
+    check_errors,
+    verify,
+)
 from mmhatnet.deploy.writer import export_files, save
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine

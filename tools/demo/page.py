@@ -1,20 +1,16 @@
-"""A web page to explore models with other G1, G2 and sizes of images.
-
-``tools/demo_app.py`` serves it. This module alone imports gradio.
-"""
+"""A web page to explore models with other G1, G2 and sizes of images."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from traceback import clear_frames
-from typing import Any
 
 import gradio
 import numpy as np
+from explorer import Exploration, Explorer
 
-from ..utils.predict_files import summarize
-from .explorer import Exploration, Explorer
+from mmhatnet.utils.predict_files import summarize
 
 LARGEST = 32  # G1 and G2
 SIZE = 1024  # pixels
@@ -38,7 +34,7 @@ FOLDER = re.compile(r'(?<![^\s\'"(])(?:[A-Z]:)?[\\/](?:[^\\/\s]+[\\/])+')
 
 
 @contextmanager
-def _sentences() -> Iterator[None]:
+def sentences() -> Iterator[None]:
     """Make messages on the page of the errors that users can cause."""
     try:
         yield
@@ -49,7 +45,36 @@ def _sentences() -> Iterator[None]:
         raise gradio.Error(text, print_exception=False) from error
 
 
-def _upload() -> gradio.Image:
+def show(
+    explore: Callable[..., Exploration], *args
+) -> tuple[np.ndarray | None, str]:
+    """Make a picture and its text, or the sentence of an error.
+
+    One setting can fail where the other does not.
+    """
+    try:
+        with sentences():
+            found = explore(*args)
+    except gradio.Error as error:
+        return None, error.message
+    h, w = found.shape
+    memory = ''
+    if found.memory is not None:
+        memory = f'{found.memory / 2**20:.0f} MiB beside the weights, '
+    return found.picture, (
+        f'**{summarize(found.result)}**\n\n{1e3 * found.seconds:.0f} ms, '
+        f'{memory}{found.operations / 1e9:.2f} G multiply-accumulates at '
+        f'{w}x{h} pixels'
+    )
+
+
+def split(values: Sequence[float]) -> tuple[list[int], list[int], int]:
+    """Split the values of the sliders to G1, G2 and size."""
+    *grids, size = map(int, values)
+    return grids[:3], grids[3:], size
+
+
+def make_upload() -> gradio.Image:
     """Make an image that nothing decodes before its pixels are counted."""
     image = gradio.Image(
         type='filepath',
@@ -66,37 +91,34 @@ def _upload() -> gradio.Image:
     return image
 
 
-def _split(values: Sequence[float]) -> tuple[list[int], list[int], int]:
-    """Split the values of the sliders to G1, G2 and size."""
-    *grids, size = map(int, values)
-    return grids[:3], grids[3:], size
+def make_picture(label: str) -> list[gradio.Image | gradio.Markdown]:
+    """Make a column with a prediction and its cost."""
+    with gradio.Column():
+        gradio.Markdown(f'**{label}**')
+        picture = gradio.Image(
+            label=label,
+            show_label=False,  # it would hide captions
+            interactive=False,
+            format='png',  # WebP ends at 16383 pixels
+            buttons=[],
+        )
+        return [picture, gradio.Markdown()]
 
 
-def _describe(found: Exploration) -> str:
-    h, w = found.shape
-    memory = ''
-    if found.memory is not None:
-        memory = f'{found.memory / 2**20:.0f} MiB beside the weights, '
-    return (
-        f'**{summarize(found.result)}**\n\n{1e3 * found.seconds:.0f} ms, '
-        f'{memory}{found.operations / 1e9:.2f} G multiply-accumulates at '
-        f'{w}x{h} pixels'
-    )
-
-
-def _show(
-    explore: Callable[..., Exploration], *args: Any
-) -> tuple[np.ndarray | None, str]:
-    """Make a picture and its text, or the sentence of an error.
-
-    One setting can fail where the other does not.
-    """
-    try:
-        with _sentences():
-            found = explore(*args)
-    except gradio.Error as error:
-        return None, error.message
-    return found.picture, _describe(found)
+def make_sliders(start: Sequence[int]) -> list[gradio.Slider]:
+    """Make the sliders of G1, G2 and the size."""
+    sliders = []
+    for kind, values in (('G1', start[:3]), ('G2', start[3:6])):
+        with gradio.Row():
+            for stage, value in enumerate(values):
+                label = f'{kind} of stage {stage}'
+                sliders.append(
+                    gradio.Slider(
+                        1, LARGEST, value, step=1, min_width=120, label=label
+                    )
+                )
+    label = 'shorter side of the image in pixels; 0: as configured'
+    return [*sliders, gradio.Slider(0, SIZE, 0, step=32, label=label)]
 
 
 def build_page(
@@ -114,11 +136,11 @@ def build_page(
     """
 
     @cache
-    def explorer(name: str) -> Explorer:
+    def explorer(name):
         return Explorer(*models[name])
 
     def choose(name):
-        with _sentences():
+        with sentences():
             return *(n for g in explorer(name).configured for n in g), 0
 
     @lru_cache(maxsize=4)  # pictures can be large
@@ -129,18 +151,17 @@ def build_page(
     def predict(name, path, *values):
         if not path:
             return None, '', None, '', None
-        second = _show(explorer(name).explore, path, *_split(values))
+        second = show(explorer(name).explore, path, *split(values))
         if values == choose(name):
             return *second, *second, None
-        return *_show(configured, name, path), *second, None
+        return *show(configured, name, path), *second, None
 
     # gradio finds the event by its type.
     def attend(event: gradio.SelectData, name, path, *values):
-        with _sentences():
-            return explorer(name).attend(path, event.index, *_split(values))
+        with sentences():
+            return explorer(name).attend(path, event.index, *split(values))
 
     first = next((name for name in shown if name in models), [*models][0])
-    start = choose(first)
     with gradio.Blocks(
         title='HAT-Net', analytics_enabled=False, delete_cache=(3600, 3600)
     ) as page:
@@ -150,43 +171,12 @@ def build_page(
                 name = gradio.Dropdown(
                     list(models), value=first, label='model'
                 )
-                image = _upload()
+                image = make_upload()
                 if examples:
                     gradio.Examples(list(examples), image)
-            pictures = []
-            for label in ('as configured', 'with the sliders below'):
-                with gradio.Column():
-                    gradio.Markdown(f'**{label}**')
-                    picture = gradio.Image(
-                        label=label,
-                        show_label=False,  # it would hide captions
-                        interactive=False,
-                        format='png',  # WebP ends at 16383 pixels
-                        buttons=[],
-                    )
-                    pictures += [picture, gradio.Markdown()]
-        sliders = []
-        for kind, values in (('G1', start[:3]), ('G2', start[3:6])):
-            with gradio.Row():
-                sliders += [
-                    gradio.Slider(
-                        1,
-                        LARGEST,
-                        value,
-                        step=1,
-                        min_width=120,
-                        label=f'{kind} of stage {stage}',
-                    )
-                    for stage, value in enumerate(values)
-                ]
-        size = gradio.Slider(
-            0,
-            SIZE,
-            0,
-            step=32,
-            label='shorter side of the image in pixels; 0: as configured',
-        )
-        sliders.append(size)
+            pictures = make_picture('as configured')
+            pictures += make_picture('with the sliders below')
+        sliders = make_sliders(choose(first))
         gradio.Markdown(
             '**attention of a point: click on the second prediction**'
         )
@@ -216,22 +206,10 @@ def serve(
     models: Mapping[str, tuple[str, str | None]],
     examples: Sequence[str],
     shown: Mapping[str, str],
-    host: str = '127.0.0.1',
-    port: int | None = None,
+    host: str,
+    port: int | None,
 ) -> None:
-    """Serve the page until Ctrl-C.
-
-    Args:
-        models (Mapping[str, tuple]): As for :func:`build_page`.
-        examples (Sequence[str]): As for :func:`build_page`.
-        shown (Mapping[str, str]): As for :func:`build_page`.
-        host (str): The address to listen on. Defaults to '127.0.0.1', this
-            machine alone.
-        port (int, optional): Defaults to None, a free one from 7860 on.
-
-    Raises:
-        OSError: If the port is not free.
-    """
+    """Serve the page of :func:`build_page` until Ctrl-C."""
     page = build_page(models, examples, shown)
     page.queue(max_size=20, api_open=False)
     page.launch(

@@ -7,18 +7,18 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 
-def refuse_if(condition: object, what: str) -> None:
-    """Refuse what a graph would compute in another way than mm.
+def check_exportable(condition: object, otherwise: str) -> None:
+    """Check that a graph computes what mm does.
 
     Args:
-        condition (object): Whether the model has it.
-        what (str): What it is.
+        condition (object): Whether it does.
+        otherwise (str): What the model has if not.
 
     Raises:
-        ValueError: If the condition is true.
+        ValueError: If the condition is false.
     """
-    if condition:
-        raise ValueError(f'{what} cannot be exported')
+    if not condition:
+        raise ValueError(f'{otherwise} cannot be exported')
 
 
 class Graph(nn.Module):
@@ -47,8 +47,8 @@ class Graph(nn.Module):
             for name in ('to_rgb', 'channel_conversion', '_channel_conversion')
         )
         self.divisor = getattr(preprocessor, 'pad_size_divisor', 1)
-        refuse_if(
-            self.divisor > 1 and getattr(preprocessor, 'pad_value', 0),
+        check_exportable(
+            self.divisor <= 1 or not getattr(preprocessor, 'pad_value', 0),
             'a pad_value other than 0',
         )
         self.subsampled = omit_subsampled_levels(model)

@@ -22,13 +22,6 @@ def parse_args() -> argparse.Namespace:
         'file, URL or hatnet://NAME; may be repeated',
     )
     parser.add_argument(
-        '--images',
-        type=Path,
-        nargs='+',
-        default=[],
-        help='more examples beside some photographs of scikit-image',
-    )
-    parser.add_argument(
         '--host',
         default='127.0.0.1',
         help='address to listen on; 0.0.0.0 lets other machines in (default: '
@@ -64,7 +57,7 @@ def find_examples() -> tuple[list[str], dict[str, str]]:
 def main() -> None:
     args = parse_args()
     try:
-        from mmhatnet.analysis.page import serve
+        from page import serve
     except ModuleNotFoundError as error:
         raise ImportError(
             f'the page needs {error.name}: pip install -e ".[demo]"'
@@ -74,7 +67,6 @@ def main() -> None:
         Path(config).stem: (config, file) for config, file in args.model
     }
     examples, shown = find_examples()
-    examples += map(str, args.images)
     serve(models, examples, shown, args.host, args.port)
 
 

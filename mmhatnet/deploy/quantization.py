@@ -1,0 +1,99 @@
+"""Smaller ONNX files: half precision and integers of 8 bits."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from ..runtime.arrays import prepare
+from ..runtime.images import read_image
+
+PRODUCTS = 'Conv', 'ConvTranspose', 'Gemm', 'MatMul'
+
+
+def to_float16(path: str | os.PathLike) -> None:
+    """Convert convolutions and products to half precision, in place.
+
+    The rest stays in float32, since coordinates of boxes need more digits, and
+    squares in norms more range.
+
+    Args:
+        path (str | PathLike): The file.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    proto = onnx.load(path)
+    kinds = {node.op_type for node in proto.graph.node}
+    half = convert_float_to_float16(
+        proto,
+        keep_io_types=True,
+        disable_shape_infer=True,
+        op_block_list=kinds.difference(PRODUCTS),
+    )
+    # It would round to half between any two nodes.
+    edited = OnnxModel(half)
+    edited.remove_cascaded_cast_nodes()
+    onnx.save(edited.model, path)
+
+
+def to_int8(path: str | os.PathLike, images: Iterator[np.ndarray]) -> None:
+    """Convert convolutions and products to integers of 8 bits, in place.
+
+    Weights use 7 of them and have a scale for each channel, activations one
+    for each tensor, which spans the values that occur with the images.
+
+    Args:
+        path (str | PathLike): The file.
+        images (Iterator[ndarray]): As from :func:`read_images`.
+    """
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            found = next(images, None)
+            return None if found is None else dict(images=found)
+
+    with TemporaryDirectory() as folder:
+        prepared = Path(folder, 'prepared.onnx')
+        quant_pre_process(str(path), prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            path,
+            Reader(),
+            per_channel=True,
+            # Products of 8 bits overflow on x86 CPUs without VNNI.
+            reduce_range=True,
+            op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def read_images(paths: Sequence[Path], metadata: dict) -> Iterator[np.ndarray]:
+    """Read images as inputs of a model.
+
+    Args:
+        paths (Sequence[Path]): Images as the model will see them.
+        metadata (dict): The metadata of the model.
+
+    Yields:
+        ndarray: (1, 3, H, W), float32.
+
+    Raises:
+        ValueError: If an image cannot be read, or is too small.
+    """
+    for path in paths:
+        image = read_image(path)
+        try:
+            yield prepare(image, metadata)
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
