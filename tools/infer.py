@@ -3,6 +3,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,8 @@ FILES = '.pth', '.pt', '.ckpt', '.bin', '.safetensors'
 
 
 def parse_args(exported: bool) -> argparse.Namespace:
-    from mmhatnet.utils.predict_files import LIMIT, add_options
+    from mmhatnet.runtime.images import LIMIT, PIXELS
+    from mmhatnet.utils.arguments import fraction, positive
 
     parser = argparse.ArgumentParser(
         description='Predict for images with a model of any task: classes, '
@@ -36,7 +38,38 @@ def parse_args(exported: bool) -> argparse.Namespace:
         'images, folders of images '
         "or patterns such as 'photos/*.jpg'",
     )
-    add_options(parser)
+    parser.add_argument(
+        '--out-dir',
+        type=Path,
+        default=Path('outputs'),
+        help='folder for <image>.png (the picture), <image>.json (the result) '
+        'and, for segmentors, <image>_labels.png, whose values are the labels '
+        '(default: outputs)',
+    )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace files in --out-dir; never one of the images',
+    )
+    parser.add_argument(
+        '--max-pixels',
+        type=positive,
+        default=os.environ.get(LIMIT) or PIXELS,
+        help='leave out images with more pixels, which can need gigabytes '
+        f'(default: ${LIMIT}, else {PIXELS})',
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=fraction,
+        default=0.3,
+        help='lowest score of a detected object (default: 0.3)',
+    )
+    parser.add_argument(
+        '--top',
+        type=positive,
+        default=5,
+        help='number of classes of a classifier (default: 5)',
+    )
     if not exported:
         from mmhatnet.engine.cli import add_cfg_options
 
@@ -76,14 +109,11 @@ def is_checkpoint(argument: str) -> bool:
     return bool(pin) or '://' in location or is_weights(location)
 
 
-def load_exported(args: argparse.Namespace) -> Callable[[Path], tuple]:
-    from mmhatnet.runtime import OnnxModel
+def load(args: argparse.Namespace) -> Callable[..., tuple]:
+    if is_exported(args.model):
+        from mmhatnet.runtime import OnnxModel
 
-    model = OnnxModel(args.model)
-    return lambda path: model.predict(path, args.score_thr, args.top)
-
-
-def load(args: argparse.Namespace) -> Callable[[Path], tuple]:
+        return OnnxModel(args.model).predict
     from mmhatnet.apis.inference import get_inferencer, predict
     from mmhatnet.apis.zoo import find_weights, load_model_config
     from mmhatnet.engine.cli import apply_options
@@ -91,17 +121,17 @@ def load(args: argparse.Namespace) -> Callable[[Path], tuple]:
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
     checkpoint = args.checkpoint or find_weights(args.model)
-    inferencer = get_inferencer(cfg, checkpoint, args.device)
-    return lambda path: predict(inferencer, path, args.score_thr, args.top)
+    return partial(predict, get_inferencer(cfg, checkpoint, args.device))
 
 
 def main(exported: bool = False) -> None:
     from mmhatnet.utils.predict_files import predict_all
 
     args = parse_args(exported)
+    options = dict(score_thr=args.score_thr, top=args.top)
     sys.exit(
         predict_all(
-            lambda: load_exported(args) if exported else load(args),
+            lambda: partial(load(args), **options),
             args.images,
             args.out_dir,
             args.overwrite,

@@ -3,22 +3,19 @@
 As ``runtime``, it imports neither torch nor mm.
 """
 
-import argparse
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from glob import glob
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..runtime.images import LIMIT, PIXELS
 from ..runtime.results import caption
-from .arguments import fraction, positive
 from .atomic import check_folder, replacing
 
 # Ends of the names of results: the picture, the data, the labels of pixels.
@@ -39,40 +36,33 @@ def find_images(places: Sequence[str]) -> list[Path]:
     Raises:
         FileNotFoundError: If one of the places has no image.
     """
-    found: dict[Path, None] = {}
-    for place in places:
-        path = Path(os.path.expanduser(place))  # also of an unknown user
-        if path.is_file():
-            here = [path]
-        elif path.is_dir():
-            here = sorted(path.iterdir())
-        else:
-            here = sorted(map(Path, glob(str(path), recursive=True)))
-        if not path.is_file():
-            files = [file for file in here if file.is_file()]
-            here = [
-                file for file in files if file.suffix.lower() in EXTENSIONS
-            ]
-            if here:
-                _name_others(place, set(files).difference(here))
-        if not here:
-            raise FileNotFoundError(
-                f'no image at {place}: give files, folders or patterns of '
-                f'{", ".join(EXTENSIONS)}'
-            )
-        found.update(dict.fromkeys(here))
-    return list(found)
+    return list(dict.fromkeys(chain.from_iterable(map(_find, places))))
 
 
-def _name_others(place: str, others: Iterable[Path]) -> None:
-    kinds = Counter(file.suffix or 'without a suffix' for file in others)
-    if kinds:
+def _find(place: str) -> list[Path]:
+    path = Path(os.path.expanduser(place))  # also of an unknown user
+    if path.is_file():
+        return [path]
+    inside = (
+        path.iterdir() if path.is_dir() else glob(str(path), recursive=True)
+    )
+    files = [file for file in sorted(map(Path, inside)) if file.is_file()]
+    images = [file for file in files if file.suffix.lower() in EXTENSIONS]
+    if not images:
+        raise FileNotFoundError(
+            f'no image at {place}: give files, folders or patterns of '
+            f'{", ".join(EXTENSIONS)}'
+        )
+    others = set(files).difference(images)
+    if others:
+        kinds = Counter(file.suffix or 'without a suffix' for file in others)
         named = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(4))
         print(
-            f'{place}: {kinds.total()} files are left out ({named}): name a '
+            f'{place}: {len(others)} files are left out ({named}): name a '
             'file itself if it is an image',
             file=sys.stderr,
         )
+    return images
 
 
 def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
@@ -144,8 +134,12 @@ def predict_all(
     """
     paths = find_images(places)
     names = list(unique_names(paths, out_dir))
-    if not overwrite:
-        check_absent(names, out_dir)
+    targets = (out_dir / f'{n}{suffix}' for n in names for suffix in SUFFIXES)
+    existing = next((target for target in targets if target.exists()), None)
+    if existing and not overwrite:
+        raise FileExistsError(
+            f'{existing} exists: choose another --out-dir, or give --overwrite'
+        )
     check_folder(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     predict = load()
@@ -234,61 +228,3 @@ def _progress(paths: Sequence[Path]) -> Iterable[Path]:
     except ImportError:  # not where exported files run
         return paths
     return tqdm(paths, unit='image')
-
-
-def check_absent(names: Sequence[str], out_dir: Path) -> None:
-    """Check that no result is replaced.
-
-    Args:
-        names (Sequence[str]): As from :func:`unique_names`.
-        out_dir (Path): The folder for the results.
-
-    Raises:
-        FileExistsError: If there is one.
-    """
-    targets = (out_dir / f'{n}{suffix}' for n in names for suffix in SUFFIXES)
-    found = next((target for target in targets if target.exists()), None)
-    if found:
-        raise FileExistsError(
-            f'{found} exists: choose another --out-dir, or give --overwrite'
-        )
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of predictions.
-
-    Args:
-        parser (ArgumentParser): Gets the options.
-    """
-    parser.add_argument(
-        '--out-dir',
-        type=Path,
-        default=Path('outputs'),
-        help='folder for <image>.png (the picture), <image>.json (the result) '
-        'and, for segmentors, <image>_labels.png, whose values are the labels '
-        '(default: outputs)',
-    )
-    parser.add_argument(
-        '--overwrite',
-        action='store_true',
-        help='replace files in --out-dir; never one of the images',
-    )
-    parser.add_argument(
-        '--max-pixels',
-        type=positive,
-        default=os.environ.get(LIMIT) or PIXELS,
-        help='leave out images with more pixels, which can need gigabytes '
-        f'(default: ${LIMIT}, else {PIXELS})',
-    )
-    parser.add_argument(
-        '--score-thr',
-        type=fraction,
-        default=0.3,
-        help='lowest score of a detected object (default: 0.3)',
-    )
-    parser.add_argument(
-        '--top',
-        type=positive,
-        default=5,
-        help='number of classes of a classifier (default: 5)',
-    )
