@@ -443,7 +443,7 @@ def test_metadata_of_strangers(text):
         read_metadata(text)
 
 
-def test_numbers_that_are_none():
+def test_nan_in_results():
     """JSON has no NaN."""
     assert json.loads(to_json(dict(score=0.5))) == dict(score=0.5)
     with pytest.raises(ValueError, match='are its weights damaged'):

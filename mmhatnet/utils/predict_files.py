@@ -195,14 +195,14 @@ def to_json(result: dict) -> str:
         str: The JSON.
 
     Raises:
-        ValueError: If a number is none, as from damaged weights.
+        ValueError: If a number is NaN or infinite, as from damaged weights.
     """
     try:
         return json.dumps(result, indent=1, allow_nan=False)
     except ValueError as error:
         raise ValueError(
-            'the model gives values that are no numbers: are its weights '
-            'damaged, or of another model?'
+            'the model gives NaN or infinity: are its weights damaged, or of '
+            'another model?'
         ) from error
 
 
