@@ -7,20 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from demo.explorer import Explorer
 from helpers import TOOLS, call_tool, start_tool
 from PIL import Image
 
 from mmhatnet.apis.inference import get_inferencer, predict
 
-APP = TOOLS / 'demo' / 'demo_app.py'
-
-
-@pytest.fixture(scope='module', autouse=True)
-def modules():
-    """The modules beside the program can be imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(APP.parent)
-        yield
+APP = TOOLS / 'demo_app.py'
 
 
 @pytest.fixture(scope='module')
@@ -32,24 +25,17 @@ def photo(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def make_explorer(modules):
-    from explorer import Explorer
-
-    return Explorer
-
-
-@pytest.fixture(scope='module')
-def explorer(make_explorer):
-    return make_explorer('shape-segmentor')
+def explorer():
+    return Explorer('shape-segmentor')
 
 
 class TestExplorer:
     @pytest.mark.parametrize(
         'model', ['shape-segmentor', 'cifar10-classifier']
     )
-    def test_equals_the_inferencer(self, model, make_explorer, photo):
+    def test_equals_the_inferencer(self, model, photo):
         """As configured, the page says what tools/infer.py says."""
-        explorer = make_explorer(model)
+        explorer = Explorer(model)
         found = explorer.explore(photo, *explorer.configured, 0)
         expected = predict(get_inferencer(model), photo)[0]
         for one, other in zip(
@@ -113,7 +99,7 @@ class TestExplorer:
 
     def test_time(self, explorer, photo, monkeypatch):
         """A request ends between two blocks, and the next one has its turn."""
-        monkeypatch.setattr('explorer.SECONDS', 0)
+        monkeypatch.setattr('demo.explorer.SECONDS', 0)
         with pytest.raises(TimeoutError, match='takes more than 0 s'):
             explorer.explore(photo, *explorer.configured, 64)
         with explorer._lock, ThreadPoolExecutor() as pool:
@@ -128,7 +114,7 @@ class TestExplorer:
 
 def test_no_folders_of_the_server_in_errors():
     gradio = pytest.importorskip('gradio')
-    from page import sentences, show
+    from demo.page import sentences, show
 
     def fail(text):
         raise ValueError(text)
@@ -147,7 +133,7 @@ def test_no_folders_of_the_server_in_errors():
 
 
 def test_missing_package(monkeypatch):
-    monkeypatch.delitem(sys.modules, 'page', False)
+    monkeypatch.delitem(sys.modules, 'demo.page', False)
     monkeypatch.setitem(sys.modules, 'gradio', None)
     output = call_tool(APP, code=1)
     assert 'pip install -e ".[demo]"' in output.splitlines()[-1]

@@ -8,9 +8,10 @@ from traceback import clear_frames
 
 import gradio
 import numpy as np
-from explorer import Exploration, Explorer
 
 from mmhatnet.utils.predict_files import summarize
+
+from .explorer import Exploration, Explorer
 
 LARGEST = 32  # G1 and G2
 SIZE = 1024  # pixels

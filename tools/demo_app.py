@@ -57,7 +57,7 @@ def find_examples() -> tuple[list[str], dict[str, str]]:
 def main() -> None:
     args = parse_args()
     try:
-        from page import serve
+        from demo.page import serve
     except ModuleNotFoundError as error:
         raise ImportError(
             f'the page needs {error.name}: pip install -e ".[demo]"'

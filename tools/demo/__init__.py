@@ -1,0 +1,1 @@
+"""Explore models on a web page: see tools/demo_app.py."""
