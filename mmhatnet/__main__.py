@@ -9,7 +9,7 @@ from textwrap import shorten
 
 from .apis.zoo import zoo_root
 
-UTILS = Path(__file__).with_name('utils')
+ENGINE = Path(__file__).with_name('engine')
 
 
 def find_tools() -> dict[str, Path]:
@@ -25,7 +25,7 @@ def find_tools() -> dict[str, Path]:
         if path.parent.name != 'pages'
         and not path.with_name('__init__.py').exists()
     ]
-    return {path.stem: path for path in [*paths, UTILS / 'collect_env.py']}
+    return {path.stem: path for path in [*paths, ENGINE / 'collect_env.py']}
 
 
 def describe_tool(path: Path) -> str:
@@ -67,8 +67,8 @@ def main() -> None:
         sys.exit(0 if asked else f"no tool '{name}'")
     path = tools[name]
     sys.argv = [str(path), *sys.argv[2:]]
-    if path.parent == UTILS:
-        runpy.run_module(f'mmhatnet.utils.{name}', run_name='__main__')
+    if path.parent == ENGINE:
+        runpy.run_module(f'mmhatnet.engine.{name}', run_name='__main__')
     else:
         sys.path.insert(0, str(path.parent))  # as Python does for scripts
         runpy.run_path(str(path), run_name='__main__')

@@ -24,6 +24,7 @@ from mmengine.config import Config
 import mmhatnet
 from mmhatnet.apis.inference import get_inferencer, predict
 from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.deploy.predict_files import to_json
 from mmhatnet.deploy.quantization import (
     PRODUCTS,
     read_images,
@@ -41,7 +42,6 @@ from mmhatnet.runtime.metadata import (
     read_metadata,
 )
 from mmhatnet.runtime.model import check_hashes
-from mmhatnet.utils.predict_files import to_json
 
 EXPORT = TOOLS / 'deployment' / 'export.py'
 INFER = TOOLS / 'infer.py'

@@ -27,7 +27,7 @@ import mmhatnet
 from mmhatnet import registry
 from mmhatnet.analysis.complexity import image_channels
 from mmhatnet.utils.config import read_config
-from mmhatnet.weights.download import sha256_of
+from mmhatnet.utils.hashes import sha256_of
 
 REGISTRIES = [x for x in vars(registry).values() if isinstance(x, Registry)]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -176,7 +176,7 @@ def test_data_of_a_config(name, shown, monkeypatch):
 def test_tools_and_options_exist():
     shared_options = ''.join(
         (ROOT / 'mmhatnet' / path).read_text()
-        for path in ('engine/cli.py', 'utils/predict_files.py')
+        for path in ('engine/cli.py', 'deploy/predict_files.py')
     )
     checked = 0
     for command in COMMANDS:

@@ -17,9 +17,13 @@ from PIL import Image
 import mmhatnet
 from mmhatnet.apis.inference import predict
 from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.deploy.predict_files import (
+    find_images,
+    predict_all,
+    unique_names,
+)
 from mmhatnet.runtime.arrays import apply_step
 from mmhatnet.runtime.images import read_image, unreadable
-from mmhatnet.utils.predict_files import find_images, predict_all, unique_names
 
 INFER = TOOLS / 'infer.py'
 DEMO = DEMOS['Image Classification']

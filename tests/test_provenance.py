@@ -16,7 +16,7 @@ from mmhatnet.engine.provenance import (
     describe_weights,
     read_provenance,
 )
-from mmhatnet.weights.download import sha256_of
+from mmhatnet.utils.hashes import sha256_of
 
 NOTHING = dict(commit=None, changes=None)
 

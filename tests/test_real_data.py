@@ -18,7 +18,7 @@ from PIL import Image
 from mmhatnet.datasets import cifar10, tree_crowns
 from mmhatnet.datasets.cifar10 import PACKAGE_FILES, prepare_cifar10
 from mmhatnet.datasets.tree_crowns import SPLITS, prepare_tree_crowns
-from mmhatnet.weights.download import sha256_of
+from mmhatnet.utils.hashes import sha256_of
 
 CIFAR10 = TOOLS / 'dataset_converters' / 'cifar10.py'
 TREES = TOOLS / 'dataset_converters' / 'tree_crowns.py'

@@ -22,7 +22,7 @@ from PIL import Image
 
 from mmhatnet.apis.conversion import convert_classifier, convert_to_official
 from mmhatnet.models import HATNet
-from mmhatnet.weights.download import sha256_of
+from mmhatnet.utils.hashes import sha256_of
 from mmhatnet.weights.files import read_checkpoint
 from mmhatnet.weights.official import from_official
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from mmhatnet.deploy.predict_files import summarize
 from mmhatnet.runtime.results import (
     classification,
     detection,
     segmentation,
 )
-from mmhatnet.utils.predict_files import summarize
 
 GREY = np.full((400, 500, 3), 90, np.uint8)
 NAMES = ['tree', 'Größe']

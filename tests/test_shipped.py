@@ -12,8 +12,8 @@ import mmhatnet
 from mmhatnet.apis.zoo import model_entries
 from mmhatnet.engine.runner import build_runner
 from mmhatnet.utils.config import read_config
+from mmhatnet.utils.hashes import sha256_of
 from mmhatnet.weights import releases
-from mmhatnet.weights.download import sha256_of
 from mmhatnet.weights.files import read_checkpoint
 
 NAMES = list(releases.list_shipped())

@@ -11,8 +11,8 @@ from helpers import error_of_last_stage, pretrained, start_tool
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
+from mmhatnet.utils.hashes import sha256_of
 from mmhatnet.weights import download, files
-from mmhatnet.weights.download import sha256_of
 from mmhatnet.weights.files import read_checkpoint
 from mmhatnet.weights.releases import RELEASE_URL
 

@@ -103,7 +103,7 @@ def is_weights(argument: str) -> bool:
 
 
 def is_checkpoint(argument: str) -> bool:
-    from mmhatnet.weights.download import split_pin
+    from mmhatnet.utils.hashes import split_pin
 
     location, pin = split_pin(argument)
     return bool(pin) or '://' in location or is_weights(location)
@@ -125,7 +125,7 @@ def load(args: argparse.Namespace) -> Callable[..., tuple]:
 
 
 def main(exported: bool = False) -> None:
-    from mmhatnet.utils.predict_files import predict_all
+    from mmhatnet.deploy.predict_files import predict_all
 
     args = parse_args(exported)
     options = dict(score_thr=args.score_thr, top=args.top)

@@ -26,7 +26,7 @@ from ..engine.provenance import describe_machine
 from ..engine.runner import build_runner
 from ..models import HATNet
 from ..models.archs import Ratio
-from ..weights.download import sha256_of
+from ..utils.hashes import sha256_of
 from ..weights.releases import locate_weights
 from .complexity import measure_complexity
 from .report import markdown_table, read_csv, write_csv

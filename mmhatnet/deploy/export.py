@@ -14,8 +14,8 @@ from mmengine.config import Config
 from ..apis.zoo import find_test_dataset
 from ..runtime.arrays import SMALLEST
 from ..runtime.metadata import LARGEST, OUTPUTS, has_batches
+from ..utils.hashes import sha256_of
 from ..utils.stack import describe_versions
-from ..weights.download import sha256_of
 from ..weights.releases import locate_weights
 from .base_graph import Graph, check_exportable
 

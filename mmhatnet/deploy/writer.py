@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from ..runtime import OnnxModel
 from ..runtime.metadata import METADATA
-from ..weights.download import sha256_of
+from ..utils.hashes import sha256_of
 from .base_graph import Graph
 from .export import describe, export_program
 from .operators import translations

@@ -18,8 +18,9 @@ from mmengine.runner import Runner
 
 from ..utils.atomic import replacing
 from ..utils.device import find_device
+from ..utils.hashes import sha256_of
 from ..utils.stack import describe_versions
-from ..weights.download import sha256_of, without_password
+from ..weights.download import without_password
 from ..weights.releases import locate_weights
 
 FILE = 'provenance.json'

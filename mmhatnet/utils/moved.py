@@ -13,9 +13,10 @@ MOVED = {
     f'mmhatnet.{old}': f'mmhatnet.{folder}.{new}'
     for folder, names in {
         'apis': 'hub inference timm_models zoo',
-        'engine': 'agreement:checks checks cli elastic hooks launch:runner '
-        'optim:layer_decay muon:optim precision:optim provenance resuming',
-        'utils': 'atomic collect_env config stack',
+        'engine': 'agreement:checks checks cli collect_env elastic hooks '
+        'launch:runner optim:layer_decay muon:optim precision:optim '
+        'provenance resuming',
+        'utils': 'atomic config stack',
         'weights': 'releases',
     }.items()
     for old, _, new in (name.partition(':') for name in names.split())

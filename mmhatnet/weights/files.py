@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..utils.atomic import replacing
-from .download import download_file, sha256_of, split_pin, verify_sha256
+from ..utils.hashes import sha256_of, split_pin, verify_sha256
+from .download import download_file
 from .official import RELEASE_URL
 from .reader import META, read_file
 

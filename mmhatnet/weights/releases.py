@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.runner import CheckpointLoader
 
-from .download import PIN, sha256_of, split_pin
+from ..utils.hashes import PIN, sha256_of, split_pin
 from .files import locate_checkpoint, read_checkpoint
 from .loading import check_finite, to_mm
 from .official import RELEASE_URL

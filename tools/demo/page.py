@@ -9,7 +9,7 @@ from traceback import clear_frames
 import gradio
 import numpy as np
 
-from mmhatnet.utils.predict_files import summarize
+from mmhatnet.deploy.predict_files import summarize
 
 from .explorer import Exploration, Explorer
 

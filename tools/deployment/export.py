@@ -10,6 +10,7 @@ from pathlib import Path
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
 from mmhatnet.deploy.graphs import make_graph
+from mmhatnet.deploy.predict_files import find_images
 from mmhatnet.deploy.verification import TOLERANCES
 from mmhatnet.deploy.writer import SUFFIXES, export_files
 from mmhatnet.engine.cli import (
@@ -19,7 +20,6 @@ from mmhatnet.engine.cli import (
     one_line_errors,
 )
 from mmhatnet.utils.atomic import check_folder
-from mmhatnet.utils.predict_files import find_images
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,7 +5,7 @@ import sys
 from mmhatnet import __version__
 from mmhatnet.apis.conversion import convert_classifier, convert_to_official
 from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.weights.download import sha256_of, split_pin
+from mmhatnet.utils.hashes import sha256_of, split_pin
 from mmhatnet.weights.files import (
     locate_checkpoint,
     read_checkpoint,

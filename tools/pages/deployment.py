@@ -28,6 +28,7 @@ from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
 from mmhatnet.deploy.evaluation import evaluate_exported
 from mmhatnet.deploy.export import describe, export_program
 from mmhatnet.deploy.graphs import make_graph
+from mmhatnet.deploy.predict_files import find_images
 from mmhatnet.deploy.verification import (
     TOLERANCES,
     as_arrays,
@@ -39,7 +40,6 @@ from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.runtime import OnnxModel
 from mmhatnet.utils.atomic import replacing
-from mmhatnet.utils.predict_files import find_images
 from mmhatnet.weights.releases import list_shipped
 
 ROOT = Path(__file__).resolve().parents[2]

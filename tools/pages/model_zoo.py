@@ -16,7 +16,7 @@ from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import precision_of
 from mmhatnet.utils.config import read_config
-from mmhatnet.weights.download import sha256_of
+from mmhatnet.utils.hashes import sha256_of
 from mmhatnet.weights.releases import list_shipped
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))

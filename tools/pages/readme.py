@@ -34,9 +34,10 @@ def describe_gains() -> str:
     }
     few, many = sizes['32, 16, 8', 1536], sizes['8, 4, 2', 1536]
     rows = {
-        row['backbone']: row
+        row['model']: row
         for row in read_csv(ROOT / 'docs' / 'benchmark.csv')
         if row['case'] == 'inference, 224x224 (H x W), batch 8'
+        and 'form' not in row
     }
     ours, swin = rows['hatnet-small_8xb128_in1k'], rows[SWIN]
     speeds = [

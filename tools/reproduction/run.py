@@ -23,7 +23,7 @@ from mmhatnet.engine.provenance import (
 from mmhatnet.engine.resuming import find_checkpoints, is_intact
 from mmhatnet.engine.runner import die_with_parent
 from mmhatnet.utils.atomic import replacing
-from mmhatnet.weights.download import sha256_of
+from mmhatnet.utils.hashes import sha256_of
 from mmhatnet.weights.files import read_checkpoint
 
 from .experiments import Experiment, find_experiment

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..runtime.results import caption
-from .atomic import check_folder, replacing
+from ..utils.atomic import check_folder, replacing
 
 # Ends of the names of results: the picture, the data, the labels of pixels.
 SUFFIXES = ('.png', '.json', '_labels.png')

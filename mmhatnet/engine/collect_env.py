@@ -5,7 +5,7 @@ from importlib import import_module
 from mmengine.utils.dl_utils import collect_env as collect_base_env
 
 from ..operators import NAME, describe_operators
-from .stack import describe_versions
+from ..utils.stack import describe_versions
 
 
 def collect_env() -> dict[str, str]:
