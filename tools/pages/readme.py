@@ -37,7 +37,7 @@ def describe_gains() -> str:
         row['model']: row
         for row in read_csv(ROOT / 'docs' / 'benchmark.csv')
         if row['case'] == 'inference, 224x224 (H x W), batch 8'
-        and 'form' not in row
+        and row['form'] == 'eager'
     }
     ours, swin = rows['hatnet-small_8xb128_in1k'], rows[SWIN]
     speeds = [
