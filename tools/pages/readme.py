@@ -2,6 +2,7 @@
 """The first picture of the README, and its numbers from the data of docs/."""
 
 import argparse
+import json
 from pathlib import Path
 from statistics import median
 
@@ -43,6 +44,20 @@ def describe_gains() -> str:
     speeds = [
         b / a for a, b in zip(ours['seconds'], swin['seconds'], strict=True)
     ]
+    timings = json.loads((ROOT / 'docs' / 'gpu' / 'h100.json').read_text())
+    times = {
+        (*row['shape'][2:], row['train'], row['dtype'], row['backbone']): row
+        for row in timings['timings']
+    }
+    on_gpu = [
+        times[(*case, 'HAT-Net-Small')]['milliseconds']
+        / times[(*case, 'Swin-T')]['milliseconds']
+        for case in (
+            (224, 224, False, 'float32'),
+            (224, 224, False, 'bfloat16'),
+            (224, 224, True, 'bfloat16'),
+        )
+    ]
     return (
         '- **Exact at any size.** G1 and G2 need not divide the map: at the '
         'border, windows\n  and pooled cells have the tokens that exist. '
@@ -62,8 +77,10 @@ def describe_gains() -> str:
         'as fast as Swin-T\n  at 224x224, with '
         f'{ours["memory"] / swin["memory"]:.2f} times the memory '
         '([benchmark](docs/benchmark.md), 2 CPU threads).\n  '
-        'It was not timed on a GPU yet; [one command](docs/gpu.md) does it '
-        'on yours.\n'
+        'On a GPU it takes '
+        f'{on_gpu[0]:.2f} times the time of Swin-T in float32, but '
+        f'{on_gpu[1]:.2f} in bfloat16,\n  and {on_gpu[2]:.2f} in a training '
+        'step in bfloat16 ([H100](docs/gpu.md)).\n'
     )
 
 
