@@ -49,6 +49,16 @@ def fill_regions(text: str, name: str, make: Callable[..., str]) -> str:
     )
 
 
+def fill_page(
+    page: Path, regions: dict[str, Callable[[], str]], out: Path | None = None
+) -> None:
+    """Fill the regions of a page, and write it to its place or to ``out``."""
+    text = page.read_text('utf-8')
+    for name, make in regions.items():
+        text = fill_regions(text, name, make)
+    write_text(out or page, text)
+
+
 def span(values: Collection[float], form: str = '.4g') -> str:
     """The least and the greatest number, or one if they look alike."""
     ends = f'{min(values):{form}}', f'{max(values):{form}}'

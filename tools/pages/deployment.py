@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
-from common import DOCS, ROOT, write_text
+from common import DOCS, ROOT, fill_page
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from tqdm import tqdm
 
@@ -55,39 +55,6 @@ SPEED = {
     'hatnet-small_8xb128_in1k': (224, 512),
     'shape-segmentor': (256,),
 }
-TEXT = """# What exported files cost
-
-Made by `python tools/pages/deployment.py` from the tables in
-`docs/deployment_costs`; with `--measure`, it adds the models that they lack.
-
-## Precision
-
-Files of the models in the package, evaluated by
-`tools/deployment/evaluate.py` on their test data, which the calibration of
-int8 does not see. The checkpoints are in float16. {precision_machine}
-
-{precision}
-
-## Speed
-
-Milliseconds for one image, the median of several rounds in which all take
-turns. All four compute the same graph, from pixels to scores or labels, in
-float32, with random weights or those in the package. *torch.compile* compiles
-for the size of the row, AOTInductor and onnxruntime run one file at every
-size. {speed_machine}
-
-{speed}
-
-## From a file to a result
-
-`tools/infer.py` on a photograph, with `shape-segmentor` and with its ONNX
-file: *start* is the whole command, *next image* is one more image in a running
-process, with its picture. {start_machine}
-
-{start}
-"""
-
-
 # How the cells of a column are written; other numbers have one decimal.
 FORMATS = {'model': '`{}`', 'value': '{:.4g}', 'start (s)': '{:.2f}'}
 
@@ -97,15 +64,12 @@ def show_cell(title: str, value: object) -> str:
     return FORMATS.get(title, default).format(value)
 
 
-def make_page() -> str:
-    parts = {}
-    for table in MEASURES:
-        rows = read_csv(TABLES / f'{table}.csv')
-        machines = sorted({row.pop('machine') for row in rows})
-        cells = [{k: show_cell(k, v) for k, v in row.items()} for row in rows]
-        parts[table] = markdown_table(cells)
-        parts[f'{table}_machine'] = f'Measured on {" and ".join(machines)}.'
-    return TEXT.format_map(parts)
+def show_table(table: str) -> str:
+    """Make a table of the page, with its machines above it."""
+    rows = read_csv(TABLES / f'{table}.csv')
+    machines = sorted({row.pop('machine') for row in rows})
+    cells = [{k: show_cell(k, v) for k, v in row.items()} for row in rows]
+    return f'Measured on {" and ".join(machines)}.\n\n{markdown_table(cells)}'
 
 
 def measure_table(table: str, folder: Path) -> None:
@@ -221,7 +185,7 @@ MEASURES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Make docs/deployment_costs.md: precision, speed and '
+        description='Fill docs/deployment_costs.md: precision, speed and '
         'start of exported files.'
     )
     parser.add_argument(
@@ -233,7 +197,10 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             for table in MEASURES:
                 measure_table(table, Path(folder))
-    write_text(DOCS / 'deployment_costs.md', make_page())
+    fill_page(
+        DOCS / 'deployment_costs.md',
+        {table: partial(show_table, table) for table in MEASURES},
+    )
 
 
 if __name__ == '__main__':

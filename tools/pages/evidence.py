@@ -2,9 +2,9 @@
 """Makes docs/evidence.md from the trainings and tests in docs/evidence."""
 
 import argparse
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,21 +13,19 @@ from typing import Any
 from common import (
     DOCS,
     ROOT,
+    fill_page,
     make_figure,
     read_json,
     save_figure,
     span,
     write_json,
-    write_text,
 )
-from dial import dial
 
-from mmhatnet.analysis.report import markdown_table, read_csv
+from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.reproduction.record import record_training
 from mmhatnet.utils.config import read_config
 
-FOLDER = DOCS / 'evidence'
 CONFIGS = ROOT / 'configs' / 'evidence'
 
 
@@ -44,10 +42,8 @@ class Goal:
 class Group:
     """Trainings that are compared."""
 
-    title: str
     metric: str  # mm's name
     shape: tuple[int, int]  # height and width of the images in pixels
-    text: str
     base: str  # the config with which the others are compared
     goals: tuple[Goal, ...] = ()
     shared: str = ''  # records of another group that belong here, too
@@ -58,66 +54,33 @@ LONG = 'hatnet-micro_1xb256-60e_cifar10'
 SCRATCH = 'fpn_hatnet-micro-scratch_1xb8-1200_demo'
 SEGMENTOR = 'fpn_hatnet-micro_1xb8-1200_demo'
 DETECTOR = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees'
+# Names of regions of the page.
 GROUPS = {
     'cifar10': Group(
-        'Classification from scratch: CIFAR-10',
         'accuracy/top1',
         (32, 32),
-        'All 50,000 images of CIFAR-10; accuracy on the 10,000 test images. '
-        'All models have the same pipeline, optimizer, schedule, precision '
-        'and number of images, but for the one of 60 epochs.',
         MICRO,
         (Goal(MICRO, 84, 60), Goal(LONG, 91, 240)),
     ),
-    'search': Group(
-        'Search: the recipe of CIFAR-10',
-        'accuracy/top1',
-        (32, 32),
-        'Trainings of two epochs instead of ten, with one seed: what another '
-        'learning rate, or another setting, does.',
-        MICRO,
-    ),
+    'search': Group('accuracy/top1', (32, 32), MICRO),
     'trees': Group(
-        'Transfer: a detector of tree crowns',
-        'coco/bbox_mAP_50',
-        (400, 400),
-        'RetinaNet, trained on one aerial photograph and tested on three '
-        'others, two of them of other sites; most of the test boxes are of '
-        'the site of the training. Tiles overlap, so some trees count twice. '
-        'At most 100 trees of a tile count. The backbone is that of the '
-        'classifier of CIFAR-10.',
-        DETECTOR,
-        (Goal(DETECTOR, 0.4),),
+        'coco/bbox_mAP_50', (400, 400), DETECTOR, (Goal(DETECTOR, 0.4),)
     ),
     'fpn': Group(
-        'Transfer: a segmentor of the demo data',
         'mIoU',
         (160, 192),
-        'Semantic FPN on shapes that hide in photographs. *scratch* starts '
-        'from random weights, the others from the classifier of CIFAR-10.',
         SEGMENTOR,
         (Goal(SEGMENTOR, 80),),
         'ablation_scratch*.json',
     ),
-    'ablation': Group(
-        'Ablations in miniature: a segmentor of the demo data',
-        'mIoU',
-        (160, 192),
-        'Semantic FPN from random weights, with the designs of Table 5 and '
-        'the ablations of Sec. 4.4. *scratch* is HAT-Net itself, design 4; '
-        '*official* starts from the initial weights of the authors.',
-        SCRATCH,
-    ),
+    'ablation': Group('mIoU', (160, 192), SCRATCH),
 }
-TEXT = """# Evidence
+SEARCH = """
+### Search
 
-Trainings and tests on real data; the demo data are shapes on photographs. The
-curves and seeds are in `docs/evidence/`, with what each training wrote about
-itself when it started: versions, commit, machine, batch and learning rate. A
-training is `python tools/train.py configs/evidence/CONFIG.py --cfg-options
-randomness.seed=SEED`, with the config and the seed of the table. Where two
-configs are compared, the trainings of a pair have the same seed.
-`tools/pages/evidence.py` made this page, its conclusions included.
+Trainings of two epochs instead of ten, with one seed: what another learning \
+rate, or another setting, does.
+
 """
 # What decides about a training, but for what a machine changes.
 COMPARED = (
@@ -165,6 +128,10 @@ def add_training(folder: Path, group: str, work_dir: str) -> None:
         FileNotFoundError: If its config is not in ``configs/evidence``.
         ValueError: If the page could not show it, or not beside the others.
     """
+    if group not in GROUPS:
+        raise ValueError(
+            f"no group '{group}': choose from {', '.join(GROUPS)}"
+        )
     metric = GROUPS[group].metric
     record = record_training(work_dir, GROUPS[group].shape)
     config = CONFIGS / f'{record["config"]}.py'
@@ -179,23 +146,6 @@ def add_training(folder: Path, group: str, work_dir: str) -> None:
     if metric not in record['curve'][-1]:
         raise ValueError(f'{work_dir} has no last {metric}')
     write_json(folder / f'{group}_{record["name"]}.json', record)
-
-
-def add_sweep(folder: Path, group: str, name: str, path: str) -> None:
-    """Store a sweep over G1 and G2.
-
-    Raises:
-        ValueError: If the page could not show it.
-    """
-    rows, columns = read_csv(path), {'latency_ratio', GROUPS[group].metric}
-    if not rows or not rows[0].keys() >= columns:
-        raise ValueError(f'{path} lacks {" or ".join(sorted(columns))}')
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, folder / f'sweep_{group}_{name}.csv')
-
-
-def bullets(sentences: Iterable[str]) -> str:
-    return ''.join(f'- {text}\n' for text in sentences)
 
 
 def results(records: list[dict], metric: str) -> dict[str, dict[int, float]]:
@@ -250,7 +200,7 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
         }
 
 
-def search_section(records: list[dict], metric: str) -> Iterator[str]:
+def search_section(records: list[dict], metric: str) -> str:
     """A row for each training, and the best learning rate of each config."""
     rows, rates = [], {}
     for record in records:
@@ -273,12 +223,12 @@ def search_section(records: list[dict], metric: str) -> Iterator[str]:
         )
     order = 'config', 'changed', 'lr'
     rows.sort(key=lambda row: [row[key] for key in order])
-    yield markdown_table(rows) + '\n'
-    yield bullets(
-        f'Of the learning rates of {config}, {max(found)[1]:.2g} is the best.'
+    best = [
+        f'- The best learning rate of {config} is {max(found)[1]:.2g}.'
         for config, found in sorted(rates.items())
         if len(found) > 1
-    )
+    ]
+    return '\n'.join([SEARCH + markdown_table(rows), '', *best]).rstrip()
 
 
 def cpu_minutes(record: dict) -> float:
@@ -316,7 +266,7 @@ def judge_pairs(ahead: list[float]) -> str:
     )
 
 
-def verdicts(records: list[dict], group: Group) -> Iterator[str]:
+def judge(records: list[dict], group: Group) -> Iterator[str]:
     """What the trainings show, in sentences."""
     found = results(records, group.metric)
     spreads = [max(v.values()) - min(v.values()) for v in found.values()]
@@ -366,48 +316,40 @@ def plot_trainings(records: list[dict], metric: str, path: Path) -> None:
     save_figure(figure, path)
 
 
-def training_section(records: list[dict], group: Group) -> Iterator[str]:
+def training_section(records: list[dict], group: Group, picture: Path) -> str:
+    """Compare trainings; the figure is for a page beside its folder."""
+    plot_trainings(records, group.metric, picture)
     machines = ', '.join(dict.fromkeys(x['machine'] for x in records))
     height, width = group.shape
-    yield (
-        '*operations* are multiply-accumulates with the configured G1 and G2, '
-        'and *kept* is what the backbone keeps for the backward pass in '
-        f'float32, for one image of {height}x{width}. *minutes* are the '
-        f'images times the time of a step, on {machines}. *base* is '
-        f'`{group.base}`; it is ahead by the mean (and the least to the most) '
-        'of the differences in pairs of seeds.\n\n'
-        f'{markdown_table(list(training_rows(records, group)))}\n'
-    )
-    yield bullets(verdicts(records, group))
+    parts = [
+        '*operations* are multiply-accumulates with the configured G1 and '
+        'G2, and *kept* is what the backbone keeps for the backward pass '
+        f'in float32, for one image of {height}x{width}. *minutes* are '
+        f'the images times the time of a step, on {machines}. *base* is '
+        f'`{group.base}`; it is ahead by the mean (and the least to the '
+        'most) of the differences in pairs of seeds.',
+        markdown_table(list(training_rows(records, group))),
+        '\n'.join(f'- {text}' for text in judge(records, group)),
+        f'![{group.metric} over images, operations and time]'
+        f'({picture.parent.name}/{picture.name})',
+    ]
+    return '\n\n'.join(filter(None, parts))
 
 
-def make_page(folder: Path) -> str:
-    """Make the page, and the figures in the folder of its data."""
-    parts = [TEXT]
-    for name, group in GROUPS.items():
-        records = read_records(folder, name)
-        if not records:
-            continue
-        parts.append(f'## {group.title}\n\n{group.text}\n')
-        if name == 'search':
-            parts += search_section(records, group.metric)
-            continue
-        parts += training_section(records, group)
-        plot_trainings(records, group.metric, folder / f'{name}.png')
-        parts.append(
-            f'![{group.metric} over images, operations and time]'
-            f'({folder.name}/{name}.png)\n'
-        )
-    for name, group in GROUPS.items():
-        title = group.title.split(': ')[-1]
-        parts += dial(folder, name, group.metric, title)
-    return '\n'.join(filter(None, parts)).rstrip() + '\n'
+def make_section(folder: Path, name: str) -> str:
+    """Fill the region of a group; it is empty without records."""
+    group, records = GROUPS[name], read_records(folder, name)
+    if not records:
+        return ''
+    if name == 'search':
+        return search_section(records, group.metric)
+    return training_section(records, group, folder / f'{name}.png')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Make docs/evidence.md from the trainings and sweeps that '
-        'were added to docs/evidence.'
+        description='Fill docs/evidence.md from the trainings that were added '
+        'to docs/evidence.'
     )
     parser.add_argument(
         '--add',
@@ -416,30 +358,20 @@ def main() -> None:
         help=f'add a training first; GROUP is one of {", ".join(GROUPS)}',
     )
     parser.add_argument(
-        '--add-sweep',
-        nargs=3,
-        metavar=('GROUP', 'NAME', 'CSV'),
-        help='add the CSV of a sweep_grids.py first; NAME says how the '
-        'weights were trained, as fixed or elastic',
-    )
-    parser.add_argument(
         '--out',
         type=Path,
-        default=FOLDER,
+        default=DOCS / 'evidence',
         help='folder of the trainings; the page is beside it (default: '
         'docs/evidence)',
     )
     args = parser.parse_args()
-    for group, *_ in filter(None, (args.add, args.add_sweep)):
-        if group not in GROUPS:
-            parser.error(
-                f"no group '{group}': choose from {', '.join(GROUPS)}"
-            )
     if args.add:
         add_training(args.out, *args.add)
-    if args.add_sweep:
-        add_sweep(args.out, *args.add_sweep)
-    write_text(args.out.with_suffix('.md'), make_page(args.out))
+    fill_page(
+        DOCS / 'evidence.md',
+        {name: partial(make_section, args.out, name) for name in GROUPS},
+        args.out.with_suffix('.md'),
+    )
 
 
 if __name__ == '__main__':

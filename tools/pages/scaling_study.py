@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import DOCS, make_figure, page_path, save_figure, write_text
+from common import DOCS, fill_page, make_figure, page_path, save_figure
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from mmhatnet.apis.zoo import load_backbone_config
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine
 
+PAGE = DOCS / 'scaling.md'
 SIZES = 224, 384, 512, 768, 1024, 1280, 1536
 ROUNDS = 3
 LIMIT = 60  # seconds; slower backbones are not timed
@@ -173,17 +174,12 @@ def figures(value: float) -> str:
     return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
 
 
-def make_page(rows: list[dict], picture: str) -> str:
+def show_costs(rows: list[dict], picture: Path) -> str:
+    """Make the figure and the tables of what was measured."""
+    plot(rows, picture)
     parts = [
-        '# Scaling with the size of the image\n',
-        'Made by `python tools/pages/scaling_study.py` '
-        f'on {rows[0]["machine"]}: inference of one square image, eager, with '
-        'random weights and the backbones of the configs. Time is the median '
-        f'of {rows[0]["rounds"]} rounds in which all take turns. Memory is '
-        f'the peak above the weights. *{MHSA}* is HAT-Net-Small with Eq. (5) '
-        'in all blocks; its fused attention never stores the H²W² weights. '
-        'Empty cells were not timed because they would take too long.\n',
-        f'![operations, time and memory against size]({picture})\n',
+        f'Measured on {rows[0]["machine"]}, in {rows[0]["rounds"]} rounds.',
+        f'![operations, time and memory against size]({picture.name})',
     ]
     sizes = list(dict.fromkeys(row['size'] for row in rows))
     for column, (label, _) in UNITS.items():
@@ -199,17 +195,13 @@ def make_page(rows: list[dict], picture: str) -> str:
             for name, here in found.items()
         ]
         parts.append(
-            f'## {label[0].upper()}{label[1:]}\n\n{markdown_table(table)}\n'
+            f'## {label[0].upper()}{label[1:]}\n\n{markdown_table(table)}'
         )
-    parts.append(
-        '## The effect of G2\n\nThe global attention of a block takes 2 H²W²C '
-        '/ G2² multiply-accumulates (Eq. 15). Apart from the last stage, no '
-        'other part is quadratic. It exceeds the 2 H W C G1² of the windows '
-        'when the side of the map is more than G1 G2 tokens. For larger '
-        'images, it may exceed everything else; for a large G2, the last '
-        'stage grows faster. The table has the side of the image in pixels, '
-        'in its last column in steps of 64.\n'
-    )
+    return '\n\n'.join(parts)
+
+
+def show_limits() -> str:
+    """Make the table of the sizes from which the global attention costs more."""
     g1 = load_backbone_config(HATNET).grid_sizes
     table = [
         {
@@ -221,12 +213,12 @@ def make_page(rows: list[dict], picture: str) -> str:
         }
         for g2 in tqdm(G2, desc='where G2 takes over')
     ]
-    return '\n'.join([*parts, markdown_table(table), ''])
+    return markdown_table(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Make docs/scaling.md: operations, time and peak memory '
+        description='Fill docs/scaling.md: operations, time and peak memory '
         'of HAT-Net with several G2, Swin, PVTv2, Twins and plain MHSA for '
         'growing images. Sizes that its table lacks are measured first. After '
         'a stop, the same command continues.'
@@ -237,7 +229,7 @@ def main() -> None:
     parser.add_argument(
         '--out',
         type=page_path,
-        default=DOCS / 'scaling.md',
+        default=PAGE,
         metavar='PAGE.md',
         help='page, with .csv and .png beside it (default: docs/scaling.md)',
     )
@@ -249,8 +241,11 @@ def main() -> None:
             rows += rows_of(size, rows, args.device)
             rows.sort(key=lambda row: row['size'])
             write_csv(table, rows)
-    plot(rows, picture)
-    write_text(args.out, make_page(rows, picture.name))
+    fill_page(
+        PAGE,
+        {'costs': partial(show_costs, rows, picture), 'G2': show_limits},
+        args.out,
+    )
 
 
 if __name__ == '__main__':
