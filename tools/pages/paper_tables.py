@@ -4,12 +4,13 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 import yaml
-from common import DOCS, span, write_text
+from common import DOCS, fill_page, span
 from mmengine.config import Config
 from torch import nn
 from torchvision.models.regnet import BlockParams, RegNet
@@ -23,24 +24,6 @@ from mmhatnet.engine.cli import one_line_errors
 SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text('utf-8'))
 PAGE = DOCS / 'paper_tables.md'
 DATA = PAGE.with_suffix('.csv')
-INTRODUCTION = """\
-# The paper's tables, measured
-
-Made by `python tools/pages/paper_tables.py --measure` from the list in
-`tools/pages/paper_tables.yml`. The modules and configs of the installed
-libraries build every model, and it is counted as in
-`tools/analysis_tools/get_flops.py`. *Print* is the paper: #Param in M and
-#FLOPs in G, where one multiply-accumulate is one FLOP. Differences are
-relative to print. [The CSV](paper_tables.csv) has all digits.
-
-- **without products**: convolutions, linear layers and norms (5 operations
-  per element, 2 for a batch norm, as in fvcore), without the two matrix
-  products of attention. This is how the paper counts HAT-Net in Table 2.
-- **with products**: convolutions, linear layers and all matrix products, as
-  in the metafiles. This is the count of Tables 3, 4 and 6.
-
-The rows of other systems in Table 2 follow one count or the other.
-"""
 
 
 def regnet_y(depths: list, widths: list, group_width: int) -> nn.Module:
@@ -241,39 +224,21 @@ def misses(rows: list[dict]) -> Iterator[str]:
         yield f'- Table {number}, {head.partition("_")[0]}: {text}.'
 
 
-def make_page(rows: list[dict]) -> str:
-    """Make the page from the rows."""
-    parts = [INTRODUCTION]
-    for number in dict.fromkeys(row['table'] for row in rows):
-        here = [row for row in rows if row['table'] == number]
-        table = SOURCE['tables'][number]
-        parts.append(f'## Table {number}: {table["title"]}\n')
-        if 'note' in table:
-            parts.append(table['note'] + '\n')
-        for head in table['heads']:
-            if len(table['heads']) > 1:
-                parts.append(f'With the head of `{head}`:\n')
-            parts.append(
-                markdown_table(
-                    [cells(row) for row in here if row['head'] == head]
-                )
-                + '\n'
-            )
-    parts.append('## Assertions\n')
-    parts += [
-        f'- {text}: {"holds" if holds else "does not hold"}.'
-        for text, holds in claims(rows)
-    ]
-    missed = list(misses(rows))
-    if missed:
-        parts += [
-            '\n## Differences from print\n\nFor dense prediction, we found no '
-            'way of counting that gives the printed numbers of HAT-Net, and '
-            'print has fewer parameters for Tiny than in Table 2. No setting '
-            'is fitted to print.\n',
-            *missed,
-        ]
-    return '\n'.join(parts) + '\n'
+def show_table(rows: list[dict], number: int) -> str:
+    """Make a table for each of the heads."""
+    heads = SOURCE['tables'][number]['heads']
+    parts = []
+    for head in heads:
+        here = [x for x in rows if (x['table'], x['head']) == (number, head)]
+        if len(heads) > 1:
+            parts.append(f'With the head of `{head}`:')
+        parts.append(markdown_table([cells(row) for row in here]))
+    return '\n\n'.join(parts)
+
+
+def show_claims(rows: list[dict]) -> str:
+    verdicts = {True: 'holds', False: 'does not hold'}
+    return '\n'.join(f'- {text}: {verdicts[x]}.' for text, x in claims(rows))
 
 
 def main() -> None:
@@ -301,10 +266,17 @@ def main() -> None:
     if args.measure and not args.table:
         write_csv(DATA, rows)
     rows = rows or read_csv(DATA)
+    regions = {
+        f'table {number}': partial(show_table, rows, number)
+        for number in args.table or SOURCE['tables']
+    }
+    regions['claims'] = partial(show_claims, rows)
     if args.table:
-        print(make_page(rows))
+        for title, show in regions.items():
+            print(f'{title}:\n\n{show()}\n')
     else:
-        write_text(PAGE, make_page(rows))
+        regions['misses'] = lambda: '\n'.join(misses(rows))
+        fill_page(PAGE, regions)
     failed = [text for text, holds in claims(rows) if not holds]
     if failed:
         sys.exit('\n'.join(f'does not hold: {text}' for text in failed))

@@ -201,7 +201,7 @@ def show_costs(rows: list[dict], picture: Path) -> str:
 
 
 def show_limits() -> str:
-    """Make the table of the sizes from which the global attention costs more."""
+    """Make the table of sizes from which the global attention costs more."""
     g1 = load_backbone_config(HATNET).grid_sizes
     table = [
         {
