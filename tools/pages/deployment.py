@@ -2,14 +2,14 @@
 """Makes docs/deployment_costs.md: size, accuracy and speed of exported files.
 
 The machine should be idle. The rows of a model are kept in a table in
-docs/deployment_costs as soon as they are measured, and not measured again.
+docs/deployment_costs as soon as they are measured.
 """
 
 import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
+from common import DOCS, ROOT, fill_page
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from tqdm import tqdm
 
@@ -39,12 +40,10 @@ from mmhatnet.deploy.writer import export_files, save
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.runtime import OnnxModel
-from mmhatnet.utils.atomic import replacing
 from mmhatnet.weights.releases import list_shipped
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / 'docs' / 'deployment_costs.md'
-TABLES = ROOT / 'docs' / 'deployment_costs'
+TABLES = DOCS / 'deployment_costs'
+ROUNDS = 15
 PHOTO = 'data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg'
 # Model -> images of the calibration; they are not those of the test.
 CALIBRATION = {
@@ -60,93 +59,36 @@ SPEED = {
     'hatnet-small_8xb128_in1k': (224, 512),
     'shape-segmentor': (256,),
 }
-TEXT = """# What exported files cost
-
-Made by `python tools/pages/deployment.py` from the tables in
-`docs/deployment_costs`; remove one to measure it again.
-
-## Precision
-
-Files of the models in the package, evaluated by
-`tools/deployment/evaluate.py` on their test data, which the calibration of
-int8 does not see. The checkpoints are in float16. {precision_machine}
-
-{precision}
-
-## Speed
-
-Milliseconds for one image, the median of several rounds (15 by default) in
-which all take turns. All four compute the same graph, from pixels to scores or
-labels, in float32, with random weights or those in the package.
-*torch.compile* compiles for the size of the row, AOTInductor and onnxruntime
-run one file at every size. {speed_machine}
-
-{speed}
-
-## From a file to a result
-
-`tools/infer.py` on a photograph, with `shape-segmentor` and with its ONNX
-file: *start* is the whole command, *next image* is one more image in a running
-process, with its picture. {start_machine}
-
-{start}
-"""
+# How the cells of a column are written; other numbers have one decimal.
+FORMATS = {'model': '`{}`', 'value': '{:.4g}', 'start (s)': '{:.2f}'}
 
 
-# How the cells of a column are written.
-FORMATS = {
-    'model': '`{}`',
-    'MB': '{:.1f}',
-    'value': '{:.4g}',
-    'start (s)': '{:.2f}',
-    **dict.fromkeys(
-        (
-            *('eager', 'torch.compile', 'AOTInductor', 'onnxruntime'),
-            'next image (ms)',
-        ),
-        '{:.1f}',
-    ),
-}
+def show_cell(title: str, value: object) -> str:
+    default = '{:.1f}' if isinstance(value, float) else '{}'
+    return FORMATS.get(title, default).format(value)
 
 
-def measure_rows(
-    table: str, names: Iterable[str], measure: Callable[[str], Iterable[dict]]
-) -> list[dict]:
-    """Measure the models that a table lacks.
+def show_table(table: str) -> str:
+    """Make a table of the page, with its machines above it."""
+    rows = read_csv(TABLES / f'{table}.csv')
+    machines = sorted({row.pop('machine') for row in rows})
+    cells = [{k: show_cell(k, v) for k, v in row.items()} for row in rows]
+    return f'Measured on {" and ".join(machines)}.\n\n{markdown_table(cells)}'
 
-    Args:
-        table (str): The name of the table in TABLES.
-        names (Iterable[str]): The models.
-        measure (Callable): Gives the rows of a model.
 
-    Returns:
-        list[dict]: All rows of the table.
-    """
+def measure_table(table: str, folder: Path) -> None:
+    """Measure the models that a table lacks."""
     path = TABLES / f'{table}.csv'
-    rows = read_csv(path)
+    names, measure = MEASURES[table]
     machine = f'{describe_machine()}, onnxruntime {onnxruntime.__version__}'
-    for name in tqdm(list(names), desc=table):
+    rows = read_csv(path)
+    for name in tqdm(names, desc=table):
         if name not in {row['model'] for row in rows}:
             rows += [
                 dict(model=name, **row, machine=machine)
-                for row in measure(name)
+                for row in measure(name, folder)
             ]
             write_csv(path, rows)
-    return rows
-
-
-def page_of(**tables: list[dict]) -> str:
-    """Write the page."""
-    parts = {}
-    for table, rows in tables.items():
-        cells = [
-            {key: FORMATS.get(key, '{}').format(row[key]) for key in row}
-            for row in rows
-        ]
-        machines = sorted({cell.pop('machine') for cell in cells})
-        parts[table] = markdown_table(cells)
-        parts[f'{table}_machine'] = f'Measured on {" and ".join(machines)}.'
-    return TEXT.format(**parts)
 
 
 def precision_of(name: str, folder: Path) -> Iterator[dict]:
@@ -197,33 +139,32 @@ def forms_of(name: str, folder: Path) -> dict[str, Callable]:
     }
 
 
-def speed_of(name: str, folder: Path, rounds: int) -> Iterator[dict]:
+def speed_of(name: str, folder: Path) -> Iterator[dict]:
     forms = forms_of(name, folder)
     for side in SPEED[name]:
         images = torch.randint(256, (1, 3, side, side)).float()
         steps = {form: partial(run, images) for form, run in forms.items()}
         with torch.no_grad():
-            seconds = time_in_turns(steps, rounds)
+            seconds = time_in_turns(steps, ROUNDS)
         yield {
             'size': f'{side}x{side}',
             **{form: 1000 * median(times) for form, times in seconds.items()},
         }
 
 
-def start_of(name: str, folder: Path, rounds: int) -> Iterator[dict]:
+def start_of(name: str, folder: Path) -> Iterator[dict]:
     photo = find_images([PHOTO])[0]
     cfg, checkpoint = load_model_config(name), find_weights(name)
     graph = make_graph(get_model(cfg, checkpoint))
     (file,) = export_files(graph, cfg, checkpoint, folder / 'start.onnx')
+    exported = OnnxModel(file, torch.get_num_threads())
     inferencer = get_inferencer(name, device='cpu')
     steps = {
         'checkpoint': partial(predict, inferencer, photo),
-        'onnxruntime': partial(
-            OnnxModel(file, torch.get_num_threads()).predict, photo
-        ),
+        'onnxruntime': partial(exported.predict, photo),
     }
-    seconds = time_in_turns(steps, rounds)
-    for form, model in (('checkpoint', name), ('onnxruntime', file)):
+    seconds = time_in_turns(steps, ROUNDS)
+    for form, model in zip(steps, (name, file), strict=True):
         command = [sys.executable, ROOT / 'tools' / 'infer.py', model, photo]
         command += ['--out-dir', folder / 'results', '--overwrite']
         starts = []
@@ -238,29 +179,32 @@ def start_of(name: str, folder: Path, rounds: int) -> Iterator[dict]:
         }
 
 
+# Table -> its models, and what gives the rows of a model.
+MEASURES = {
+    'precision': (list(list_shipped()), precision_of),
+    'speed': (list(SPEED), speed_of),
+    'start': (['shape-segmentor'], start_of),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Measure exported files: precision, speed and start, and '
-        'write docs/deployment_costs.md.'
+        description='Fill docs/deployment_costs.md: precision, speed and '
+        'start of exported files.'
     )
-    parser.add_argument('--rounds', type=int, default=15)
-    args = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        folder = Path(folder)
-        timed = dict(folder=folder, rounds=args.rounds)
-        page = page_of(
-            precision=measure_rows(
-                'precision',
-                list_shipped(),
-                partial(precision_of, folder=folder),
-            ),
-            speed=measure_rows('speed', SPEED, partial(speed_of, **timed)),
-            start=measure_rows(
-                'start', ['shape-segmentor'], partial(start_of, **timed)
-            ),
-        )
-    with replacing(PAGE) as part:
-        Path(part).write_text(page, 'utf-8')
+    parser.add_argument(
+        '--measure',
+        action='store_true',
+        help='first measure the models that the tables lack',
+    )
+    if parser.parse_args().measure:
+        with TemporaryDirectory() as folder:
+            for table in MEASURES:
+                measure_table(table, Path(folder))
+    fill_page(
+        DOCS / 'deployment_costs.md',
+        {table: partial(show_table, table) for table in MEASURES},
+    )
 
 
 if __name__ == '__main__':

@@ -2,32 +2,30 @@
 """Makes docs/evidence.md from the trainings and tests in docs/evidence."""
 
 import argparse
-import json
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
-from statistics import mean, median, stdev
-from tempfile import TemporaryDirectory
+from statistics import mean, stdev
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from mmhatnet.analysis.dial import check_test, dials, robustness, save_figure
-from mmhatnet.analysis.report import markdown_table
-from mmhatnet.analysis.training_profile import profile_training
-from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.engine.provenance import describe_machine, precision_of
-from mmhatnet.utils.atomic import replacing
-from mmhatnet.utils.config import read_config
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import (
+    DOCS,
+    ROOT,
+    fill_page,
+    make_figure,
+    read_json,
+    save_figure,
+    span,
+    write_json,
+)
 from reproduction.record import record_training
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / 'docs' / 'evidence'
+from mmhatnet.analysis.report import markdown_table
+from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.utils.config import read_config
+
 CONFIGS = ROOT / 'configs' / 'evidence'
 
 
@@ -44,10 +42,8 @@ class Goal:
 class Group:
     """Trainings that are compared."""
 
-    title: str
     metric: str  # mm's name
     shape: tuple[int, int]  # height and width of the images in pixels
-    text: str
     base: str  # the config with which the others are compared
     goals: tuple[Goal, ...] = ()
     shared: str = ''  # records of another group that belong here, too
@@ -58,67 +54,33 @@ LONG = 'hatnet-micro_1xb256-60e_cifar10'
 SCRATCH = 'fpn_hatnet-micro-scratch_1xb8-1200_demo'
 SEGMENTOR = 'fpn_hatnet-micro_1xb8-1200_demo'
 DETECTOR = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees'
+# Names of regions of the page.
 GROUPS = {
     'cifar10': Group(
-        'Classification from scratch: CIFAR-10',
         'accuracy/top1',
         (32, 32),
-        'All 50,000 images of CIFAR-10; accuracy on the 10,000 test images. '
-        'All models have the same pipeline, optimizer, schedule, precision '
-        'and number of images, but for the one of 60 epochs, and each the '
-        'learning rate that the search below found for it.',
         MICRO,
         (Goal(MICRO, 84, 60), Goal(LONG, 91, 240)),
     ),
-    'search': Group(
-        'The recipe of CIFAR-10: a search',
-        'accuracy/top1',
-        (32, 32),
-        'Two epochs instead of ten, one seed: what the settings do that are '
-        'given, everything else being as in the config.',
-        MICRO,
-    ),
+    'search': Group('accuracy/top1', (32, 32), MICRO),
     'trees': Group(
-        'Transfer: a detector of tree crowns',
-        'coco/bbox_mAP_50',
-        (400, 400),
-        'RetinaNet, trained on one aerial photograph and tested on three '
-        'others, two of them of other sites; most of the test boxes are of '
-        'the site of the training. Tiles overlap, so some trees count twice. '
-        'At most 100 trees of a tile count. The backbone is that of the '
-        'classifier of CIFAR-10.',
-        DETECTOR,
-        (Goal(DETECTOR, 0.4),),
+        'coco/bbox_mAP_50', (400, 400), DETECTOR, (Goal(DETECTOR, 0.4),)
     ),
     'fpn': Group(
-        'Transfer: a segmentor of the demo data',
         'mIoU',
         (160, 192),
-        'Semantic FPN on shapes that hide in photographs. *scratch* starts '
-        'from random weights, the others from the classifier of CIFAR-10.',
         SEGMENTOR,
         (Goal(SEGMENTOR, 80),),
         'ablation_scratch*.json',
     ),
-    'ablation': Group(
-        'Ablations in miniature: a segmentor of the demo data',
-        'mIoU',
-        (160, 192),
-        'Semantic FPN from random weights, with the designs of Table 5 and '
-        'the ablations of Sec. 4.4. *scratch* is HAT-Net itself, design 4; '
-        '*official* starts from the initial weights of the authors.',
-        SCRATCH,
-    ),
+    'ablation': Group('mIoU', (160, 192), SCRATCH),
 }
-TEXT = """# Evidence
+SEARCH = """
+### Search
 
-Trainings and tests on real data; the demo data are shapes on photographs. The
-curves and seeds are in `docs/evidence/`, with what each training wrote about
-itself when it started: versions, commit, machine, batch and learning rate. A
-training is `python tools/train.py configs/evidence/CONFIG.py --cfg-options
-randomness.seed=SEED`, with the config and the seed of the table. Where two
-configs are compared, the trainings of a pair have the same seed.
-`tools/pages/evidence.py` made this page, its conclusions included.
+Trainings of two epochs instead of ten, with one seed: what another learning \
+rate, or another setting, does.
+
 """
 # What decides about a training, but for what a machine changes.
 COMPARED = (
@@ -126,14 +88,16 @@ COMPARED = (
     *('train_dataloader', 'test_dataloader', 'custom_hooks'),
 )
 IGNORED = 'optim_wrapper.type', 'optim_wrapper.dtype', 'train_cfg.val_interval'
+# What a search has a column for, or changes in all trainings.
+LENGTH = 'param_scheduler', 'train_cfg'
+LR = 'optim_wrapper.optimizer.lr'
 
 
 def read_records(folder: Path, group: str) -> list[dict]:
     shared = GROUPS[group].shared
     paths = sorted(folder.glob(f'{group}_*.json'))
     paths += sorted(folder.glob(shared)) if shared else []
-    records = [json.loads(path.read_text('utf-8')) for path in paths]
-    return sorted(records, key=lambda record: record['seed'])
+    return sorted(map(read_json, paths), key=lambda record: record['seed'])
 
 
 def flatten(cfg: object, prefix: str = '') -> Iterator[tuple[str, Any]]:
@@ -146,10 +110,9 @@ def flatten(cfg: object, prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 def find_options(work_dir: Path, config: Path) -> dict[str, Any]:
     """Find the settings in which a training differs from its config."""
-    trained = read_config(work_dir / config.name)
     here, there = (
         dict(flatten({key: cfg.get(key) for key in COMPARED}))
-        for cfg in (trained, read_config(config))
+        for cfg in map(read_config, (work_dir / config.name, config))
     )
     return {
         key: here.get(key)
@@ -158,63 +121,45 @@ def find_options(work_dir: Path, config: Path) -> dict[str, Any]:
     }
 
 
-def use_times(records: list[dict], folder: Path, group: str) -> None:
-    """Replace the times of logs by those of an idle machine, if known."""
-    times = folder / f'times_{group}.json'
-    if not times.exists():
-        return
-    found = json.loads(times.read_text('utf-8'))
-    for record in records:
-        per_image = found['seconds per image'].get(record['config'])
-        if per_image:
-            record['machine'] = found['machine']
-            record['timed in'] = found['precision'][record['config']]
-            for point in record['curve']:
-                point['seconds'] = point['images'] * per_image
+def add_training(folder: Path, group: str, work_dir: str) -> None:
+    """Store the record of a training.
 
-
-def measure_times(folder: Path, group: str, rounds: int = 3) -> None:
-    """Time steps of all trainings of a group in turns, with their data."""
-    configs = {record['config'] for record in read_records(folder, group)}
-    found = {config: [] for config in sorted(configs)}
-    precision = {}
-    # One folder for all, since mmengine's visualizer keeps the first.
-    with TemporaryDirectory() as work_dir:
-        for config, seconds in list(found.items()) * rounds:
-            cfg = read_config(CONFIGS / f'{config}.py')
-            cfg.work_dir = work_dir
-            hook = profile_training(cfg)
-            steps = map(sum, zip(*hook.seconds.values(), strict=True))
-            batch_size = cfg.train_dataloader.batch_size
-            precision[config] = precision_of(cfg)  # on this machine
-            seconds.append(median(steps) / batch_size)
-    times = {
-        'seconds per image': {k: median(v) for k, v in found.items()},
-        'precision': precision,
-        'machine': describe_machine(),
-    }
-    with replacing(folder / f'times_{group}.json') as part:
-        Path(part).write_text(json.dumps(times, indent=1) + '\n', 'utf-8')
+    Raises:
+        FileNotFoundError: If its config is not in ``configs/evidence``.
+        ValueError: If the page could not show it, or not beside the others.
+    """
+    if group not in GROUPS:
+        raise ValueError(
+            f"no group '{group}': choose from {', '.join(GROUPS)}"
+        )
+    metric = GROUPS[group].metric
+    record = record_training(work_dir, GROUPS[group].shape)
+    config = CONFIGS / f'{record["config"]}.py'
+    if not config.exists():
+        raise FileNotFoundError(f'{record["config"]} is not in {CONFIGS}')
+    record['options'] = find_options(Path(work_dir), config)
+    if record['options'] and group != 'search':
+        raise ValueError(
+            f'{work_dir} was trained with other settings than {config.name}: '
+            f'{", ".join(record["options"])}'
+        )
+    if metric not in record['curve'][-1]:
+        raise ValueError(f'{work_dir} has no last {metric}')
+    write_json(folder / f'{group}_{record["name"]}.json', record)
 
 
 def results(records: list[dict], metric: str) -> dict[str, dict[int, float]]:
     """The last value of each training: config -> seed -> metric."""
     found: dict[str, dict[int, float]] = {}
     for record in records:
-        value = record['curve'][-1][metric]
         values = found.setdefault(record['config'], {})
         if record['seed'] in values:
             raise ValueError(
                 f'two trainings of {record["config"]} have the seed '
                 f'{record["seed"]}: remove one'
             )
-        values[record['seed']] = value
+        values[record['seed']] = record['curve'][-1][metric]
     return found
-
-
-def span(values: list[float]) -> str:
-    ends = f'{min(values):.4g}', f'{max(values):.4g}'
-    return ' to '.join(dict.fromkeys(ends))
 
 
 def pairs(found: dict, base: str, other: str) -> list[float]:
@@ -230,10 +175,6 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
         here = [record for record in records if record['config'] == config]
         first = here[0]
         seconds = [record['curve'][-1]['seconds'] for record in here]
-        minutes = f'{mean(seconds) / 60:.3g}'
-        timed = first.get('timed in', first['precision'])
-        if timed != first['precision']:
-            minutes += f' in {timed}'
         ahead = pairs(found, group.base, config)
         several = len(values) > 1
         yield {
@@ -242,13 +183,11 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
             'operations (M)': f'{first["operations"] / 1e6:.0f}',
             'kept (MiB)': f'{first["kept_memory"] / 2**20:.1f}',
             'precision': ', '.join(
-                dict.fromkeys(record['precision'] for record in here)
+                dict.fromkeys(x['precision'] for x in here)
             ),
-            'lr': ', '.join(
-                dict.fromkeys(f'{record["lr"]:.2g}' for record in here)
-            ),
+            'lr': ', '.join(dict.fromkeys(f'{x["lr"]:.2g}' for x in here)),
             'images seen': f'{first["curve"][-1]["images"]}',
-            'minutes': minutes,
+            'minutes': f'{mean(seconds) / 60:.3g}',
             'seeds': ', '.join(map(str, values)),
             group.metric: ', '.join(f'{v:.4g}' for v in values.values()),
             'mean': f'{mean(values.values()):.4g}',
@@ -261,33 +200,73 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
         }
 
 
-def search_rows(records: list[dict], group: Group) -> Iterator[dict]:
-    """One row for each training, with the settings that it was given."""
-    for record in sorted(records, key=lambda record: record['name']):
-        settings = [
-            f'{key.removeprefix("optim_wrapper.").removeprefix("model.")}='
-            f'{value}'
+def search_section(records: list[dict], metric: str) -> str:
+    """A row for each training, and the best learning rate of each config."""
+    rows, rates = [], {}
+    for record in records:
+        changed = [
+            f'`{key.removeprefix("optim_wrapper.").removeprefix("model.")}='
+            f'{value}`'
             for key, value in record['options'].items()
-            if not key.startswith(('param_scheduler', 'train_cfg'))
+            if not key.startswith(LENGTH) and key != LR
         ]
-        yield {
-            'config': f'`{record["config"]}`',
-            'settings': ', '.join(f'`{text}`' for text in settings),
-            'lr': f'{record["lr"]:.2g}',
-            group.metric: f'{record["curve"][-1][group.metric]:.4g}',
-        }
+        config, value = f'`{record["config"]}`', record['curve'][-1][metric]
+        if not changed:
+            rates.setdefault(config, []).append((value, record['lr']))
+        rows.append(
+            {
+                'config': config,
+                'changed': ', '.join(changed),
+                'lr': f'{record["lr"]:.2g}',
+                metric: f'{value:.4g}',
+            }
+        )
+    order = 'config', 'changed', 'lr'
+    rows.sort(key=lambda row: [row[key] for key in order])
+    best = [
+        f'- The best learning rate of {config} is {max(found)[1]:.2g}.'
+        for config, found in sorted(rates.items())
+        if len(found) > 1
+    ]
+    return '\n'.join([SEARCH + markdown_table(rows), '', *best]).rstrip()
 
 
 def cpu_minutes(record: dict) -> float:
     """Minutes times threads of all processes; infinite with a GPU."""
-    threads = record['machine'].split()
-    if threads[1] != 'CPU':
+    threads, kind, *_ = record['machine'].split()
+    if kind != 'CPU':
         return inf
     minutes = record['curve'][-1]['seconds'] / 60
-    return minutes * int(threads[0]) * record.get('processes', 1)
+    return minutes * int(threads) * record.get('processes', 1)
 
 
-def verdicts(records: list[dict], group: Group) -> Iterator[str]:
+def judge_goal(goal: Goal, values: list[float], spent: float) -> str:
+    met = min(values) >= goal.value and spent <= goal.cpu_minutes
+    limited = goal.cpu_minutes < inf
+    within = f' in {goal.cpu_minutes:g} CPU minutes' if limited else ''
+    return (
+        f'The goal of {goal.value:g}{within} for `{goal.config}` is '
+        f'{"met" if met else "missed"}: {span(values)}'
+        + (f' in {spent:.0f} CPU minutes.' if spent < inf else '.')
+    )
+
+
+def judge_pairs(ahead: list[float]) -> str:
+    """Say what differences from the base decide."""
+    size = span([abs(value) for value in ahead])
+    if len(ahead) < 3:
+        return 'fewer than three pairs of seeds, which decide nothing'
+    if min(ahead) > 0:
+        return f'behind in all {len(ahead)} pairs, by {size}'
+    if max(ahead) < 0:
+        return f'ahead in all {len(ahead)} pairs, by {size}'
+    return (
+        f'from {max(ahead):.3g} behind to {-min(ahead):.3g} ahead in '
+        f'{len(ahead)} pairs, which decides nothing'
+    )
+
+
+def judge(records: list[dict], group: Group) -> Iterator[str]:
     """What the trainings show, in sentences."""
     found = results(records, group.metric)
     spreads = [max(v.values()) - min(v.values()) for v in found.values()]
@@ -297,126 +276,80 @@ def verdicts(records: list[dict], group: Group) -> Iterator[str]:
             f'{group.metric}.'
         )
     for goal in group.goals:
-        if goal.config not in found:
-            continue
-        values = list(found[goal.config].values())
-        limit = goal.cpu_minutes
-        spent = max(
-            cpu_minutes(record)
-            for record in records
-            if record['config'] == goal.config
-        )
-        met = min(values) >= goal.value and spent <= limit
-        within = f' in {limit:g} CPU minutes' if limit < inf else ''
-        yield (
-            f'The goal of {goal.value:g}{within} for `{goal.config}` is '
-            f'{"met" if met else "missed"}: {span(values)}'
-            + (f' in {spent:.0f} CPU minutes.' if spent < inf else '.')
-        )
+        if goal.config in found:
+            here = [x for x in records if x['config'] == goal.config]
+            values = list(found[goal.config].values())
+            yield judge_goal(goal, values, max(map(cpu_minutes, here)))
     for config in found:
         ahead = pairs(found, group.base, config)
-        if config == group.base or not ahead:
-            continue
-        size = [abs(value) for value in ahead]
-        if len(ahead) < 3:
-            text = 'fewer than three pairs of seeds, which decide nothing'
-        elif min(ahead) > 0:
-            text = f'behind in all {len(ahead)} pairs, by {span(size)}'
-        elif max(ahead) < 0:
-            text = f'ahead in all {len(ahead)} pairs, by {span(size)}'
-        else:
-            text = (
-                f'from {max(ahead):.3g} behind to {-min(ahead):.3g} ahead in '
-                f'{len(ahead)} pairs, which decides nothing'
-            )
-        yield f'`{config}` against `{group.base}`: {text}.'
+        if ahead and config != group.base:
+            yield f'`{config}` against `{group.base}`: {judge_pairs(ahead)}.'
 
 
-def plot_trainings(records: list[dict], metric: str) -> Figure:
-    figure = Figure(figsize=(12, 4), layout='constrained')
-    panels = figure.subplots(1, 3, sharey=True)
-    labels = (
-        'images seen',
-        '3 x operations x images seen (T)',
-        'minutes of training',
-    )
+def plot_trainings(records: list[dict], metric: str, path: Path) -> None:
+    figure, panels = make_figure(1, 3, size=(12, 4), sharey=True)
     # The seeds of a config share a colour and an entry of the legend.
-    lines: dict[str, list[dict]] = {}
-    for record in records:
-        lines.setdefault(record['config'], []).append(record)
-    for number, (config, seeds) in enumerate(lines.items()):
-        for record in seeds:
-            values = [point[metric] for point in record['curve']]
-            images = [point['images'] for point in record['curve']]
+    configs = list(dict.fromkeys(record['config'] for record in records))
+    for number, config in enumerate(configs):
+        label = config
+        for record in (x for x in records if x['config'] == config):
+            curve = record['curve']
+            values = [point[metric] for point in curve]
+            images = [point['images'] for point in curve]
             # The backward pass has two products for each of the forward pass.
             operations = [3e-12 * n * record['operations'] for n in images]
-            minutes = [point['seconds'] / 60 for point in record['curve']]
-            label = config if record is seeds[0] else None
+            minutes = [point['seconds'] / 60 for point in curve]
             for panel, costs in zip(
                 panels, (images, operations, minutes), strict=True
             ):
                 panel.plot(costs, values, f'C{number}.-', label=label)
-    for panel, label in zip(panels, labels, strict=True):
-        panel.set(xlabel=label)
-        panel.grid(alpha=0.3)
-    panels[0].set(ylabel=metric)
+            label = None
+    panels[0].set(xlabel='images seen', ylabel=metric)
+    panels[1].set(xlabel='3 x operations x images seen (T)')
+    panels[2].set(xlabel='minutes of training')
     figure.legend(
         *panels[0].get_legend_handles_labels(),
         loc='outside lower center',
         ncols=3,
         fontsize='small',
     )
-    return figure
+    save_figure(figure, path)
 
 
-def trainings(folder: Path, name: str) -> Iterator[str]:
-    """The section of a group, if it has trainings."""
-    group = GROUPS[name]
-    records = read_records(folder, name)
-    if not records:
-        return
-    yield f'## {group.title}\n\n{group.text}\n'
-    if name == 'search':
-        yield markdown_table(list(search_rows(records, group))) + '\n'
-        return
-    use_times(records, folder, name)
-    image = save_figure(
-        plot_trainings(records, group.metric), folder / f'{name}.png'
-    )
-    machines = ', '.join({record['machine']: None for record in records})
+def training_section(records: list[dict], group: Group, picture: Path) -> str:
+    """Compare trainings; the figure is for a page beside its folder."""
+    plot_trainings(records, group.metric, picture)
+    machines = ', '.join(dict.fromkeys(x['machine'] for x in records))
     height, width = group.shape
-    yield (
-        '*operations* are multiply-accumulates with the configured G1 and G2, '
-        'and *kept* is what the backbone keeps for the backward pass in '
-        f'float32, for one image of {height}x{width}. *minutes* are the '
-        f'images times the time of a step, on {machines}. *base* is '
-        f'`{group.base}`; it is ahead by the mean (and the least to the most) '
-        'of the differences in pairs of seeds.\n\n'
-        f'{markdown_table(list(training_rows(records, group)))}\n'
-    )
-    sentences = [f'- {text}' for text in verdicts(records, group)]
-    if sentences:
-        yield '\n'.join(sentences) + '\n'
-    yield f'![{group.metric} over images, operations and time]{image}\n'
+    parts = [
+        '*operations* are multiply-accumulates with the configured G1 and '
+        'G2, and *kept* is what the backbone keeps for the backward pass '
+        f'in float32, for one image of {height}x{width}. *minutes* are '
+        f'the images times the time of a step, on {machines}. *base* is '
+        f'`{group.base}`; it is ahead by the mean (and the least to the '
+        'most) of the differences in pairs of seeds.',
+        markdown_table(list(training_rows(records, group))),
+        '\n'.join(f'- {text}' for text in judge(records, group)),
+        f'![{group.metric} over images, operations and time]'
+        f'({picture.parent.name}/{picture.name})',
+    ]
+    return '\n\n'.join(filter(None, parts))
 
 
-def make_page(folder: Path) -> None:
-    parts = [TEXT]
-    for group in GROUPS:
-        parts += trainings(folder, group)
-    for group in GROUPS:
-        title = GROUPS[group].title.split(': ')[-1]
-        parts += dials(folder, group, GROUPS[group].metric, title)
-    cifar10 = GROUPS['cifar10']
-    parts += robustness(folder, cifar10.metric, cifar10.shape[0])
-    with replacing(folder.with_suffix('.md')) as part:
-        Path(part).write_text('\n'.join(parts).rstrip() + '\n', 'utf-8')
+def make_section(folder: Path, name: str) -> str:
+    """Fill the region of a group; it is empty without records."""
+    group, records = GROUPS[name], read_records(folder, name)
+    if not records:
+        return ''
+    if name == 'search':
+        return search_section(records, group.metric)
+    return training_section(records, group, folder / f'{name}.png')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Make docs/evidence.md from the trainings and tests that '
-        'were added to docs/evidence.'
+        description='Fill docs/evidence.md from the trainings that were added '
+        'to docs/evidence.'
     )
     parser.add_argument(
         '--add',
@@ -425,58 +358,20 @@ def main() -> None:
         help=f'add a training first; GROUP is one of {", ".join(GROUPS)}',
     )
     parser.add_argument(
-        '--add-test',
-        nargs=2,
-        metavar=('NAME', 'CSV'),
-        help='add a test first: a CSV of sweep_grids.py as sweep_GROUP_NAME, '
-        'or one of robustness.py as robustness_NAME',
-    )
-    parser.add_argument(
         '--out',
         type=Path,
-        default=FOLDER,
+        default=DOCS / 'evidence',
         help='folder of the trainings; the page is beside it (default: '
         'docs/evidence)',
     )
-    parser.add_argument(
-        '--time',
-        choices=GROUPS,
-        metavar='GROUP',
-        help='time steps of all trainings of a group in turns; the machine '
-        'should be idle',
-    )
     args = parser.parse_args()
     if args.add:
-        group, work_dir = args.add
-        if group not in GROUPS:
-            parser.error(
-                f"no group '{group}': choose from {', '.join(GROUPS)}"
-            )
-        record = record_training(work_dir, GROUPS[group].shape)
-        config = CONFIGS / f'{record["config"]}.py'
-        if not config.exists():
-            parser.error(f'{record["config"]} is not in {CONFIGS}')
-        record['options'] = find_options(Path(work_dir), config)
-        if record['options'] and group != 'search':
-            parser.error(
-                f'{work_dir} was trained with other settings than '
-                f'{config.name}: {", ".join(record["options"])}'
-            )
-        if GROUPS[group].metric not in record['curve'][-1]:
-            parser.error(f'{work_dir} has no last {GROUPS[group].metric}')
-        args.out.mkdir(parents=True, exist_ok=True)
-        target = args.out / f'{group}_{record["name"]}.json'
-        with replacing(target) as part:
-            Path(part).write_text(json.dumps(record, indent=1) + '\n', 'utf-8')
-    if args.add_test:
-        name, path = args.add_test
-        metrics = {key: group.metric for key, group in GROUPS.items()}
-        check_test(name, path, metrics)
-        args.out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, args.out / f'{name}.csv')
-    if args.time:
-        measure_times(args.out, args.time)
-    make_page(args.out)
+        add_training(args.out, *args.add)
+    fill_page(
+        DOCS / 'evidence.md',
+        {name: partial(make_section, args.out, name) for name in GROUPS},
+        args.out.with_suffix('.md'),
+    )
 
 
 if __name__ == '__main__':

@@ -2,13 +2,13 @@
 """Updates the metafiles, and the tables of the pages that show them."""
 
 import argparse
-import json
 import re
-import sys
 from pathlib import Path
 
 import yaml
+from common import DOCS, ROOT, fill_regions, read_json, write_text
 from mmengine.config import Config
+from reproduction.experiments import METRICS, list_experiments
 from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import measure_complexity
@@ -19,11 +19,7 @@ from mmhatnet.utils.config import read_config
 from mmhatnet.utils.hashes import sha256_of
 from mmhatnet.weights.releases import list_shipped
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-from reproduction.experiments import METRICS, list_experiments
-
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / 'docs' / 'reproductions'
+RESULTS = DOCS / 'reproductions'
 TITLES = dict(
     hatnet='HAT-Net on ImageNet (Table 2)',
     sem_fpn='Semantic FPN on ADE20K (Table 3)',
@@ -40,49 +36,66 @@ TITLES = dict(
 PAGES = ('README.md', 'docs/model_zoo.md')
 
 
+# mm's names for steps of the data and for samplers.
+TECHNIQUES = dict(
+    RandAugment='RandAugment',
+    RandomErasing='Random Erasing',
+    RepeatAugSampler='Repeated Augmentation',
+    PhotoMetricDistortion='Photometric Distortion',
+)
+
+
 def metafiles() -> list[Path]:
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text('utf-8'))
     return [ROOT / name for name in index['Import']]
 
 
-def reproduced(name: str) -> dict[str, float]:
+def read_models(metafile: Path) -> list[dict]:
+    return yaml.safe_load(metafile.read_text('utf-8'))['Models']
+
+
+def metrics_of(model: dict) -> dict[str, float]:
+    """Metrics of all results; those of the paper end with an asterisk."""
+    return {
+        name: value
+        for result in model['Results']
+        for name, value in result['Metrics'].items()
+    }
+
+
+def reproduced(name: str) -> dict[str, dict]:
     """Metrics that reproductions.py has stored, by their names."""
     path = RESULTS / f'{name}.json'
-    if not path.exists():
-        return {}
-    metrics = json.loads(path.read_text('utf-8'))['metrics']
-    return {key: value['measured'] for key, value in metrics.items()}
+    return read_json(path)['metrics'] if path.exists() else {}
 
 
 def add_training(model: dict, cfg: Config) -> None:
     """Copy what the log of a training says to its entry and its config."""
     metadata = model['Metadata']
-    record = json.loads((ROOT / metadata['Training Log']).read_text('utf-8'))
-    metadata['Training Resources'] = record['machine']
+    record = read_json(ROOT / metadata['Training Log'])
     options = {'randomness.seed': record['seed']}
     if record['precision'] != precision_of(cfg):
         options['optim_wrapper.type'] = 'AmpOptimWrapper'
         options['optim_wrapper.dtype'] = record['precision']
         cfg.merge_from_dict(options)
-    metadata['Training Command'] = ' '.join(
-        [
-            f'python tools/train.py configs/evidence/{record["config"]}.py',
-            '--cfg-options',
-            *(f'{key}={value}' for key, value in options.items()),
-        ]
-    )
+    given = ' '.join(f'{key}={value}' for key, value in options.items())
     step = (
         f'epoch_{metadata["Epochs"]}'
         if 'Epochs' in metadata
         else f'iter_{metadata["Iterations"]}'
     )
-    metadata['Publishing Command'] = (
-        'python tools/model_converters/publish_model.py '
-        f'work_dirs/{record["config"]}/{step}.pth mmhatnet/weights/shipped '
-        f'--name {model["Name"]} --half'
-    )
-    metadata['Trained At Commit'] = record['commit']
-    metadata['SHA256'] = sha256_of(list_shipped()[model['Name']])
+    metadata |= {
+        'Training Resources': record['machine'],
+        'Training Command': 'python tools/train.py '
+        f'configs/evidence/{record["config"]}.py --cfg-options {given}',
+        'Publishing Command': (
+            'python tools/model_converters/publish_model.py '
+            f'work_dirs/{record["config"]}/{step}.pth '
+            f'mmhatnet/weights/shipped --name {model["Name"]} --half'
+        ),
+        'Trained At Commit': record['commit'],
+        'SHA256': sha256_of(list_shipped()[model['Name']]),
+    }
     last = record['curve'][-1]
     for result in model['Results']:
         result['Metrics'] = {
@@ -90,6 +103,20 @@ def add_training(model: dict, cfg: Config) -> None:
             for name, (key, factor, _) in METRICS.items()
             if key in last
         }
+
+
+def add_reproduction(model: dict) -> None:
+    """Copy what was measured on the paper's data beside the paper's."""
+    gpus = re.search(r'_(\d+)xb', model['Name'])[1]
+    model['Metadata']['Training Resources'] = f'{gpus} GPUs'
+    found = reproduced(model['Name'])
+    for entry in model['Results']:
+        printed = entry['Metrics']
+        for name in [name.rstrip('*') for name in printed if star(name)]:
+            # A result that was withdrawn goes as well.
+            printed.pop(name, None)
+            if name in found:
+                printed[name] = found[name]['measured']
 
 
 def update(text: str) -> str:
@@ -103,60 +130,43 @@ def update(text: str) -> str:
         metadata['FLOPs'] = result.operations
         metadata['Parameters'] = result.params
         metadata['Batch Size'] = cfg.auto_scale_lr.base_batch_size
-        if 'Training Log' in metadata:
+        trained_here = 'Training Log' in metadata
+        if trained_here:
             add_training(model, cfg)
         metadata['Training Techniques'] = techniques(cfg)
-        if 'Training Log' in metadata:
-            continue
-        gpus = re.search(r'_(\d+)xb', model['Name'])[1]
-        metadata['Training Resources'] = f'{gpus} GPUs'
-        found = reproduced(model['Name'])
-        for entry in model['Results']:
-            printed = entry['Metrics']
-            for name in [name for name in printed if star(name)]:
-                # A result that was withdrawn goes as well.
-                printed.pop(name.rstrip('*'), None)
-                if name.rstrip('*') in found:
-                    printed[name.rstrip('*')] = found[name.rstrip('*')]
+        if not trained_here:
+            add_reproduction(model)
     return yaml.safe_dump(content, sort_keys=False, width=100)
 
 
 def techniques(cfg: Config) -> list[str]:
     """Name what a recipe does, as mm's metafiles name it."""
     wrapper, model = cfg.optim_wrapper, cfg.model
+    used = {
+        'EMA': 'EMAHook' in str(cfg.get('custom_hooks')),
+        'Gradient Clipping': wrapper.get('clip_grad'),
+        'Mixed Precision Training': wrapper.get('type') == 'AmpOptimWrapper',
+        'Layer-wise Learning Rate Decay': 'mmhatnet.LayerDecay'
+        in wrapper.get('constructor', ''),
+        'Stochastic Depth': model.backbone.get('drop_path_rate'),
+        'Activation Checkpointing': model.backbone.get('with_cp'),
+    }
     found = [wrapper.optimizer.type.rpartition('.')[2], 'Weight Decay']
-    if 'EMAHook' in str(cfg.get('custom_hooks')):
-        found.append('EMA')
-    if wrapper.get('clip_grad'):
-        found.append('Gradient Clipping')
-    if wrapper.get('type') == 'AmpOptimWrapper':
-        found.append('Mixed Precision Training')
-    if wrapper.get('constructor', '').startswith('mmhatnet.LayerDecay'):
-        found.append('Layer-wise Learning Rate Decay')
-    if model.backbone.get('drop_path_rate'):
-        found.append('Stochastic Depth')
-    if model.backbone.get('with_cp'):
-        found.append('Activation Checkpointing')
-    found += [
-        a.type for a in (model.get('train_cfg') or {}).get('augments', [])
-    ]
+    found += [name for name, is_used in used.items() if is_used]
+    augments = (model.get('train_cfg') or {}).get('augments', [])
+    found += [augment.type for augment in augments]
     if 'LabelSmooth' in str(model.get('head', {}).get('loss')):
         found.append('Label Smoothing')
-    used = [t['type'] for t in cfg.train_dataloader.dataset.pipeline]
-    used.append(cfg.train_dataloader.sampler.type)
-    names = dict(
-        RandAugment='RandAugment',
-        RandomErasing='Random Erasing',
-        RepeatAugSampler='Repeated Augmentation',
-        PhotoMetricDistortion='Photometric Distortion',
-    )
-    return found + [name for key, name in names.items() if key in used]
+    loader = cfg.train_dataloader
+    steps = {step['type'] for step in loader.dataset.pipeline}
+    steps.add(loader.sampler.type)
+    return found + [name for key, name in TECHNIQUES.items() if key in steps]
 
 
 def readme(metafile: Path) -> str:
     """The page of a folder of configs."""
     folder = metafile.parent.name
-    first, *_ = yaml.safe_load(metafile.read_text('utf-8'))['Models']
+    first, *_ = read_models(metafile)
     metadata = first['Metadata']
     command = metadata.get('Training Command')
     if not command:
@@ -187,7 +197,7 @@ python tools/analysis_tools/get_flops.py {first['Name']} --shape {shape}
 
 def table(metafile: Path, up: str) -> str:
     """Table of the models of a metafile; ``up`` leads to the root."""
-    models = yaml.safe_load(metafile.read_text('utf-8'))['Models']
+    models = read_models(metafile)
     metrics = {
         name: None
         for model in models
@@ -196,12 +206,7 @@ def table(metafile: Path, up: str) -> str:
     }
     rows = []
     for model in models:
-        metadata = model['Metadata']
-        found = {
-            name: value
-            for result in model['Results']
-            for name, value in result['Metrics'].items()
-        }
+        metadata, found = model['Metadata'], metrics_of(model)
         weights = metadata['Released Weights']
         if model.get('Weights', '').startswith('https://'):
             weights = f'[{weights}]({model["Weights"]})'
@@ -226,19 +231,15 @@ def table(metafile: Path, up: str) -> str:
 
 def settings() -> str:
     """Table of the rows of Table 6 that were reproduced."""
+    names = [x for x in list_experiments() if x.startswith('table6')]
     rows = [
-        {
-            'row': name,
-            **{
-                key: f'{metric["printed"]}\\*; {metric["measured"]}'
-                for key, metric in json.loads(path.read_text('utf-8'))[
-                    'metrics'
-                ].items()
-            },
+        {'row': name}
+        | {
+            key: f'{metric["printed"]}\\*; {metric["measured"]}'
+            for key, metric in found.items()
         }
-        for name in list_experiments()
-        if name.startswith('table6')
-        and (path := RESULTS / f'{name}.json').exists()
+        for name in names
+        if (found := reproduced(name))
     ]
     return (
         markdown_table(rows) if rows else 'None of them has been reproduced.'
@@ -254,26 +255,14 @@ def title(name: str) -> str:
 
 
 def with_tables(page: Path) -> str:
-    """Text of a page with current tables.
-
-    They are between ``<!-- models: FOLDER -->`` and ``<!-- end -->``.
-    """
+    """Text of a page with current tables."""
     up = '../' * (len(page.relative_to(ROOT).parts) - 1)
-    text = re.sub(
-        r'(<!-- rows of Table 6 -->\n).*?(<!-- end -->)',
-        lambda match: f'{match[1]}{settings()}\n{match[2]}',
-        page.read_text('utf-8'),
-        flags=re.DOTALL,
-    )
-    return re.sub(
-        r'(<!-- models: (\w+) -->\n).*?(<!-- end -->)',
-        lambda match: (
-            match[1]
-            + table(ROOT / 'configs' / match[2] / 'metafile.yml', up)
-            + f'\n{match[3]}'
-        ),
+    text = page.read_text('utf-8')
+    text = fill_regions(text, 'rows of Table 6', settings)
+    return fill_regions(
         text,
-        flags=re.DOTALL,
+        r'models: (\w+)',
+        lambda name: table(ROOT / 'configs' / name / 'metafile.yml', up),
     )
 
 
@@ -283,31 +272,12 @@ def main() -> None:
         f'and update the model tables of {" and ".join(PAGES)} and of the '
         'README of each folder of configs.'
     )
-    parser.add_argument(
-        '--check',
-        action='store_true',
-        help='change nothing; fail if something would change',
-    )
-    args = parser.parse_args()
-    changed = []
-
-    def replace(path: Path, text: str) -> None:
-        if not path.exists() or text != path.read_text('utf-8'):
-            changed.append(str(path.relative_to(ROOT)))
-            if not args.check:
-                path.write_text(text, 'utf-8')
-
+    parser.parse_args()
     for metafile in tqdm(metafiles(), unit='metafile'):
-        replace(metafile, update(metafile.read_text('utf-8')))
-        replace(metafile.with_name('README.md'), readme(metafile))
+        write_text(metafile, update(metafile.read_text('utf-8')))
+        write_text(metafile.with_name('README.md'), readme(metafile))
     for name in PAGES:
-        replace(ROOT / name, with_tables(ROOT / name))
-    if args.check and changed:
-        sys.exit(
-            f'model_zoo.py: error: not current: {", ".join(changed)}; run '
-            'tools/pages/model_zoo.py'
-        )
-    print('changed:', *changed or ['nothing'])
+        write_text(ROOT / name, with_tables(ROOT / name))
 
 
 if __name__ == '__main__':

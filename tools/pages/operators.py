@@ -3,9 +3,7 @@
 
 import argparse
 import copy
-import json
 import pkgutil
-import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +11,7 @@ from statistics import median
 from types import ModuleType
 
 import torch
+from common import DOCS, fill_page, read_json, write_json
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -26,10 +25,8 @@ from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.engine.runner import build_runner
 from mmhatnet.operators import NAME, describe_operators, ext
-from mmhatnet.utils.atomic import replacing
 from mmhatnet.utils.config import read_config
 
-DOCS = Path(__file__).resolve().parents[2] / 'docs'
 PAGE, DATA = DOCS / 'operators.md', DOCS / 'operators.json'
 MODELS_COMPARED = (
     'retinanet_hatnet-tiny_fpn_8xb2-1x_coco',
@@ -74,7 +71,9 @@ def build(name: str) -> tuple[nn.Module, Callable[[int], dict]]:
 
 
 def compare_model(name: str, both: dict[str, ModuleType]) -> dict:
-    losses, steps = {}, {}
+    """Train and test a model with both; times are taken in turns."""
+    losses = {}
+    steps: dict[str, dict[str, Callable]] = dict(training={}, inference={})
     for key, operators in both.items():
         use(operators)
         model, train = build(name)
@@ -95,40 +94,33 @@ def compare_model(name: str, both: dict[str, ModuleType]) -> dict:
             use(operators)
             train(0)
 
-        steps['training', key], steps['inference', key] = train_once, predict
-    row = dict(model=name, losses=losses)
-    for phase in ('training', 'inference'):
-        seconds = time_in_turns(
-            {key: steps[phase, key] for key in both}, ROUNDS
-        )
-        row[phase] = seconds
-    return row
+        steps['training'][key], steps['inference'][key] = train_once, predict
+    seconds = {
+        phase: time_in_turns(functions, ROUNDS)
+        for phase, functions in steps.items()
+    }
+    return dict(model=name, losses=losses, **seconds)
 
 
 def test_detector(
     config: str, checkpoint: str, both: dict[str, ModuleType]
 ) -> dict:
     """Test a trained detector with both."""
-    result = {}
+    metrics, boxes = {}, []
     for key, operators in both.items():
         use(operators)
         cfg = read_config(config)
         cfg.load_from, cfg.work_dir = checkpoint, 'work_dirs/operators'
         cfg.test_evaluator.outfile_prefix = f'work_dirs/operators/{key}'
-        metrics = build_runner(cfg, ('test',)).test()
-        found = json.loads(
-            Path(f'work_dirs/operators/{key}.bbox.json').read_text('utf-8')
-        )
-        result[key] = dict(
-            metrics=metrics, rows=[[*x['bbox'], x['score']] for x in found]
-        )
-    ours, theirs = (
-        torch.tensor(result[key].pop('rows')).double() for key in both
-    )
+        metrics[key] = build_runner(cfg, ('test',)).test()
+        found = read_json(Path(f'work_dirs/operators/{key}.bbox.json'))
+        rows = [[*x['bbox'], x['score']] for x in found]
+        boxes.append(torch.tensor(rows).double())
+    ours, theirs = boxes
     error = (ours - theirs).abs().amax(0) if len(ours) == len(theirs) else None
     return dict(
         config=Path(config).stem,
-        metrics={key: value['metrics'] for key, value in result.items()},
+        metrics=metrics,
         objects=len(ours),
         pixels=None if error is None else error[:4].max().item(),
         scores=None if error is None else error[4].item(),
@@ -139,24 +131,25 @@ def round_error(error: float) -> str:
     return f'{error:.0e}' if error else '0'
 
 
-def show(data: dict) -> str:
-    rows = []
-    for row in data['models']:
-        ours, theirs = row['losses'].values()
-        error = max(
-            abs(x - y) / abs(y) for x, y in zip(ours, theirs, strict=True)
+def compare_row(row: dict) -> dict[str, str]:
+    """Make the row of a model."""
+    losses = list(zip(*row['losses'].values(), strict=True))
+    error = max(abs(ours - theirs) / abs(theirs) for ours, theirs in losses)
+    cells = {
+        'model': row['model'],
+        f'losses of {len(losses)} iterations differ by': round_error(error),
+    }
+    for phase in ('training', 'inference'):
+        pairs = zip(*row[phase].values(), strict=True)
+        ratios = [ours / theirs for ours, theirs in pairs]
+        cells[f'time of a step, {phase}'] = (
+            f'{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
         )
-        cells = {
-            'model': row['model'],
-            f'losses of {len(ours)} iterations differ by': round_error(error),
-        }
-        for phase in ('training', 'inference'):
-            pairs = zip(*row[phase].values(), strict=True)
-            ratios = sorted(x / y for x, y in pairs)
-            cells[f'time of a step, {phase}'] = (
-                f'{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})'
-            )
-        rows.append(cells)
+    return cells
+
+
+def show(data: dict) -> str:
+    rows = list(map(compare_row, data['models']))
     test = data['test']
     scores = ', '.join(
         f'{name.rpartition("/")[2]} {ours} and {theirs}'
@@ -167,12 +160,11 @@ def show(data: dict) -> str:
         )
         if 'mAP' in name and ours >= 0
     )
-    machine = data['machine']
     return (
         f'{markdown_table(rows)}\n\n'
         'Times are relative to those of the compiled operators, measured in '
         f'turns: median of {ROUNDS} rounds, and the range. Two images of '
-        f'{SHAPE[0]}x{SHAPE[1]}, float32; {machine}.\n\n'
+        f'{SHAPE[0]}x{SHAPE[1]}, float32; {data["machine"]}.\n\n'
         f'`{test["config"]}`, trained, finds {test["objects"]} objects in the '
         f'test images with both. Their corners differ by '
         f'{round_error(test["pixels"])} pixels and their scores by '
@@ -203,16 +195,8 @@ def main() -> None:
             ],
             test=test_detector(*args.measure, both),
         )
-        with replacing(DATA) as part:
-            part.write_text(json.dumps(data, indent=1) + '\n', 'utf-8')
-    begin, end = '<!-- measured -->\n', '\n<!-- end -->'
-    page = PAGE.read_text('utf-8')
-    table = show(json.loads(DATA.read_text('utf-8')))
-    page = re.sub(
-        f'{begin}.*?{end}', lambda _: begin + table + end, page, flags=re.S
-    )
-    with replacing(PAGE) as part:
-        part.write_text(page, 'utf-8')
+        write_json(DATA, data)
+    fill_page(PAGE, {'measured': lambda: show(read_json(DATA))})
 
 
 if __name__ == '__main__':

@@ -4,41 +4,26 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 import yaml
+from common import DOCS, fill_page, span
 from mmengine.config import Config
 from torch import nn
 from torchvision.models.regnet import BlockParams, RegNet
 from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import build_on_meta, measure_complexity
-from mmhatnet.analysis.report import markdown_table, write_csv
+from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
 from mmhatnet.apis.zoo import load_backbone_config, load_model_config
 from mmhatnet.engine.cli import one_line_errors
 
 SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text('utf-8'))
-
-INTRODUCTION = """\
-# The paper's tables, measured
-
-Made by `python tools/pages/paper_tables.py --out docs/paper_tables.md` from
-the list in `tools/pages/paper_tables.yml`. The modules and configs of the
-installed libraries build every model, and it is counted as in
-`tools/analysis_tools/get_flops.py`. *Print* is the paper: #Param in M and
-#FLOPs in G, where one multiply-accumulate is one FLOP. Differences are
-relative to print. [The CSV](paper_tables.csv) has all digits.
-
-- **without products**: convolutions, linear layers and norms (5 operations
-  per element, 2 for a batch norm, as in fvcore), without the two matrix
-  products of attention. This is how the paper counts HAT-Net in Table 2.
-- **with products**: convolutions, linear layers and all matrix products, as
-  in the metafiles. This is the count of Tables 3, 4 and 6.
-
-The rows of other systems in Table 2 follow one count or the other.
-"""
+PAGE = DOCS / 'paper_tables.md'
+DATA = PAGE.with_suffix('.csv')
 
 
 def regnet_y(depths: list, widths: list, group_width: int) -> nn.Module:
@@ -88,14 +73,14 @@ def classifier(how: dict) -> tuple[Config, str]:
     return cfg, how['config']
 
 
-def rows_in_print(number: str) -> Iterator[dict]:
+def rows_in_print(number: int) -> Iterator[dict]:
     """The rows of a table, one for each of its heads."""
     table = SOURCE['tables'][number]
     for index, head in enumerate(table['heads']):
         for name, *printed in table['rows']:
             row = dict(table=number, head=head, model=name)
             row['height'], row['width'] = table['shape']
-            if number == '6':
+            if number == 6:
                 row.update(zip(('G1', 'G2'), printed, strict=False))
                 row['flops_in_print'] = printed[2]
             else:
@@ -110,7 +95,7 @@ def measure_row(row: dict) -> dict:
     if name in SOURCE['absent']:
         return row | dict(note=f'absent: {SOURCE["absent"][name]}')
     row = dict(row)
-    how = SOURCE['classifiers'].get(name, {}) if row['table'] == '2' else {}
+    how = SOURCE['classifiers'].get(name, {}) if row['table'] == 2 else {}
     if how:
         cfg, origin = classifier(how)
         row['height'], row['width'] = how.get('shape', (224, 224))
@@ -131,67 +116,54 @@ def measure_row(row: dict) -> dict:
     )
 
 
-def digits(printed: float) -> int:
-    return len(str(printed).partition('.')[2])
-
-
-def difference(value: int, printed: float, unit: float) -> str:
-    return f'{100 * (value / unit / printed - 1):+.1f} %'
+def relative(value: float, printed: float) -> float:
+    """Difference from print in percent."""
+    return 100 * (value / printed - 1)
 
 
 def cells(row: dict) -> dict[str, str]:
     """Make a row of the page."""
-    shown = dict(model=row['model'].replace('*', '\\*'))
     if 'G1' in row:
         shown = {key: ', '.join(map(str, row[key])) for key in ('G1', 'G2')}
-    if 'params_in_print' in row:
-        shown['#Param, print'] = str(row['params_in_print'])
-        shown['measured'] = shown['diff.'] = ''
-    flops = row['flops_in_print']
-    shown['#FLOPs, print'] = str(flops)
-    columns = ('without products', 'with products')
-    for column in columns:
-        shown[column] = shown[f'diff. {column}'] = ''
-    if 'G1' not in row:
-        shown['from'] = row['note'] if 'params' not in row else row['origin']
-    if 'params' not in row:
-        return shown
+    else:
+        shown = dict(model=row['model'].replace('*', '\\*'))
+
+    def compare(title: str, diff: str, value: float, printed: float) -> None:
+        shown[title] = f'{value:.2f}' if value else ''
+        shown[diff] = f'{relative(value, printed):+.1f} %' if value else ''
+
     if 'params_in_print' in row:
         printed = row['params_in_print']
-        shown['measured'] = f'{row["params"] / 1e6:.2f}'
-        shown['diff.'] = difference(row['params'], printed, 1e6)
-    for column in columns:
-        value = row[f'flops_{column.replace(" ", "_")}']
-        shown[column] = f'{value / 1e9:.2f}'
-        shown[f'diff. {column}'] = difference(value, flops, 1e9)
-    if row['note']:
-        shown['from'] += f' ({row["note"]})'
+        shown['#Param, print'] = str(printed)
+        compare('measured', 'diff.', row.get('params', 0) / 1e6, printed)
+    printed = row['flops_in_print']
+    shown['#FLOPs, print'] = str(printed)
+    for column in ('without products', 'with products'):
+        value = row.get(f'flops_{column.replace(" ", "_")}', 0) / 1e9
+        compare(column, f'diff. {column}', value, printed)
+    if 'G1' not in row:
+        origin, note = row.get('origin'), row.get('note')
+        both = f'{origin} ({note})'
+        shown['from'] = both if origin and note else origin or note
     return shown
 
 
 def params_agree(row: dict) -> bool:
     value, printed = row['params'] / 1e6, row['params_in_print']
+    digits = len(str(printed).partition('.')[2])
     return (
-        abs(value / printed - 1) <= 0.003
-        or round(value, digits(printed)) == printed
+        abs(relative(value, printed)) <= 0.3 or round(value, digits) == printed
     )
-
-
-def flops_agree(row: dict) -> bool:
-    value = row['flops_without_products'] / 1e9
-    return abs(value / row['flops_in_print'] - 1) <= 0.01
 
 
 def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
     """Assertions about the rows of HAT-Net, and whether they hold."""
-    tables = {row['table']: [] for row in rows}
+    tables: dict[int, list[dict]] = {}
     for row in rows:
         if row['model'].startswith('HAT-Net'):
-            tables[row['table']].append(row)
-    for number in tables:
-        if number == '6':
-            continue
-        tiny = '' if number == '2' else ', except for Tiny'
+            tables.setdefault(row['table'], []).append(row)
+    for number in [x for x in tables if x != 6]:
+        tiny = '' if number == 2 else ', except for Tiny'
         yield (
             f'Table {number}: #Param is within 0.3 % of print or rounds to '
             f'print{tiny}',
@@ -201,119 +173,110 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
                 if not tiny or row['model'] != 'HAT-Net-Tiny'
             ),
         )
-    if '2' in tables:
+    if 2 in tables:
         yield (
             'Table 2: #FLOPs without products are within 1 % of print',
-            all(map(flops_agree, tables['2'])),
+            all(
+                abs(relative(x['flops_without_products'] / 1e9, printed)) <= 1
+                for x in tables[2]
+                if (printed := x['flops_in_print'])
+            ),
         )
-    if '6' in tables:
-        first, *others = tables['6']
+    if 6 in tables:
         steps = [
-            (
-                (a['flops_with_products'] - b['flops_with_products']) / 1e9,
-                a['flops_in_print'] - b['flops_in_print'],
-            )
-            for a, b in pairwise(others)
+            (a['flops_with_products'] - b['flops_with_products']) / 1e9
+            - (a['flops_in_print'] - b['flops_in_print'])
+            for a, b in pairwise(tables[6][1:])
         ]
         yield (
             'Table 6: from one row to the next, except for the first row, '
             '#FLOPs with products change as in print within 3 G (2 G and '
             'rounding)',
-            all(abs(value - printed) <= 3 for value, printed in steps),
+            all(abs(step) <= 3 for step in steps),
         )
-
-
-def span(rows: list[dict]) -> str:
-    values = [
-        100 * (row['flops_with_products'] / 1e9 / row['flops_in_print'] - 1)
-        for row in rows
-    ]
-    return f'{min(values):+.1f} to {max(values):+.1f} %'
 
 
 def misses(rows: list[dict]) -> Iterator[str]:
     """Differences of the rows of dense prediction from print."""
-    rows = [row for row in rows if row['table'] != '2' and 'params' in row]
-    for number, head in dict.fromkeys((r['table'], r['head']) for r in rows):
-        here = [r for r in rows if (r['table'], r['head']) == (number, head)]
-        ours = [r for r in here if r['model'].startswith('HAT-Net')]
-        others = [r for r in here if r not in ours]
-        text = f'#FLOPs with products of HAT-Net differ by {span(ours)}'
-        if others:
-            text += f', those of other systems by {span(others)}'
-        tiny = ours[0]
+    heads: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row['table'] != 2 and 'params' in row:
+            heads.setdefault((row['table'], row['head']), []).append(row)
+    for (number, head), here in heads.items():
+        flops = {True: [], False: []}  # of HAT-Net, and of other systems
+        for row in here:
+            flops[row['model'].startswith('HAT-Net')].append(
+                relative(
+                    row['flops_with_products'] / 1e9, row['flops_in_print']
+                )
+            )
+        text = (
+            '#FLOPs with products of HAT-Net differ by '
+            f'{span(flops[True], "+.1f")} %'
+        )
+        if flops[False]:
+            others = span(flops[False], '+.1f')
+            text += f', those of other systems by {others} %'
+        tiny = next(x for x in here if x['model'].startswith('HAT-Net'))
         if 'params_in_print' in tiny:
             more = tiny['params'] / 1e6 - tiny['params_in_print']
             text += f'; #Param of Tiny by {more:+.2f} M'
         yield f'- Table {number}, {head.partition("_")[0]}: {text}.'
 
 
-def page(rows: list[dict]) -> str:
-    """Make the page from the rows."""
-    parts = [INTRODUCTION]
-    for number in dict.fromkeys(row['table'] for row in rows):
-        here = [row for row in rows if row['table'] == number]
-        table = SOURCE['tables'][number]
-        parts.append(f'## Table {number}: {table["title"]}\n')
-        if 'note' in table:
-            parts.append(table['note'] + '\n')
-        for head in table['heads']:
-            if len(table['heads']) > 1:
-                parts.append(f'With the head of `{head}`:\n')
-            parts.append(
-                markdown_table(
-                    [cells(row) for row in here if row['head'] == head]
-                )
-                + '\n'
-            )
-    parts.append('## Assertions\n')
-    parts += [
-        f'- {text}: {"holds" if holds else "does not hold"}.'
-        for text, holds in claims(rows)
-    ]
-    missed = list(misses(rows))
-    if missed:
-        parts += [
-            '\n## Differences from print\n\nFor dense prediction, we found no '
-            'way of counting that gives the printed numbers of HAT-Net, and '
-            'print has fewer parameters for Tiny than in Table 2. No setting '
-            'is fitted to print.\n',
-            *missed,
-        ]
-    return '\n'.join(parts) + '\n'
+def show_table(rows: list[dict], number: int) -> str:
+    """Make a table for each of the heads."""
+    heads = SOURCE['tables'][number]['heads']
+    parts = []
+    for head in heads:
+        here = [x for x in rows if (x['table'], x['head']) == (number, head)]
+        if len(heads) > 1:
+            parts.append(f'With the head of `{head}`:')
+        parts.append(markdown_table([cells(row) for row in here]))
+    return '\n\n'.join(parts)
+
+
+def show_claims(rows: list[dict]) -> str:
+    verdicts = {True: 'holds', False: 'does not hold'}
+    return '\n'.join(f'- {text}: {verdicts[x]}.' for text, x in claims(rows))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measure #Param and #FLOPs of the models in the paper's "
-        'tables, and compare them with print. No data set, GPU or weights are '
-        'needed.'
+        description='Make docs/paper_tables.md: #Param and #FLOPs of the '
+        "models in the paper's tables, compared with print. No data set, GPU "
+        'or weights are needed.'
+    )
+    parser.add_argument(
+        '--measure', action='store_true', help='measure all tables first'
     )
     parser.add_argument(
         '--table',
+        type=int,
         nargs='+',
         choices=SOURCE['tables'],
-        default=list(SOURCE['tables']),
-        help='numbers of the tables (default: all)',
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        metavar='PAGE.md',
-        help='file for the page, with all digits in a .csv beside it '
-        '(default: print the page)',
+        help='measure and print tables with these numbers, and write nothing',
     )
     args = parser.parse_args()
-    if args.out and args.out.suffix != '.md':
-        parser.error(f'--out writes a .md file, not {args.out}')
-    todo = [row for number in args.table for row in rows_in_print(number)]
-    rows = [measure_row(row) for row in tqdm(todo, unit='row')]
-    if args.out:
-        write_csv(args.out.with_suffix('.csv'), rows)
-        args.out.write_text(page(rows), 'utf-8')
-        print(args.out)
+    numbers = args.table or (SOURCE['tables'] if args.measure else [])
+    todo = [row for number in numbers for row in rows_in_print(number)]
+    rows = [
+        measure_row(row) for row in tqdm(todo, unit='row', disable=not todo)
+    ]
+    if args.measure and not args.table:
+        write_csv(DATA, rows)
+    rows = rows or read_csv(DATA)
+    regions = {
+        f'table {number}': partial(show_table, rows, number)
+        for number in args.table or SOURCE['tables']
+    }
+    regions['claims'] = partial(show_claims, rows)
+    if args.table:
+        for title, show in regions.items():
+            print(f'{title}:\n\n{show()}\n')
     else:
-        print(page(rows))
+        regions['misses'] = lambda: '\n'.join(misses(rows))
+        fill_page(PAGE, regions)
     failed = [text for text, holds in claims(rows) if not holds]
     if failed:
         sys.exit('\n'.join(f'does not hold: {text}' for text in failed))
