@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import importlib
 import io
 import json
 import os
@@ -187,6 +188,7 @@ def call_tool(script, *arguments, code=0, cwd='.', **env):
     ):
         patch.chdir(cwd)
         patch.setattr(sys, 'argv', argv)
+        patch.syspath_prepend(Path(argv[0]).parent)  # as Python does
         patch.setattr('mmengine.device.utils.DEVICE', 'cpu')
         try:
             runpy.run_path(argv[0], run_name='__main__')
@@ -197,6 +199,13 @@ def call_tool(script, *arguments, code=0, cwd='.', **env):
                 found = 1
     assert found == code, output.getvalue()
     return output.getvalue()
+
+
+def import_page(name):
+    """Import the module of a maker of pages, which imports its neighbours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOLS / 'pages')
+        return importlib.import_module(name)
 
 
 def forget(cls=ManagerMixin):

@@ -1,7 +1,6 @@
 """The rows of the paper, and the way from a config to a comparison."""
 
 import hashlib
-import importlib.util
 import json
 import re
 from collections import Counter
@@ -10,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers import ROOT, TOOLS, call_tool, run_tool
+from helpers import ROOT, TOOLS, call_tool, import_page, run_tool
 from mmengine.config import Config
 from mmengine.config import utils as mmengine_utils
 
-from mmhatnet.analysis.report import write_csv
 from mmhatnet.datasets import make_demo_data
 from mmhatnet.engine.provenance import KEYS, precision_of, read_provenance
 from mmhatnet.reproduction.experiments import (
@@ -434,11 +432,7 @@ class TestResultsOfOthers:
     def test_in_the_zoo(self, result, tmp_path, monkeypatch):
         """Beside the number of the paper, never typed."""
         self.store(result, tmp_path)
-        spec = importlib.util.spec_from_file_location(
-            'model_zoo', TOOLS / 'pages' / 'model_zoo.py'
-        )
-        zoo = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(zoo)
+        zoo = import_page('model_zoo')
         monkeypatch.setattr(zoo, 'RESULTS', tmp_path / 'stored')
         metafile = ROOT / 'configs' / 'mask_rcnn' / 'metafile.yml'
         content = yaml.safe_load(metafile.read_text())
@@ -510,143 +504,6 @@ class TestTool:
 
     def test_nothing_to_do(self):
         assert 'give a row' in call_tool(REPRODUCE, code=2)
-
-
-MICRO = 'hatnet-micro_1xb256-10e_cifar10'
-
-
-def add_records(folder, group, config, values, **others):
-    """Write records of trainings with the seeds 1, 2, ..."""
-    for seed, value in enumerate(values, 1):
-        record = dict(
-            name=f'{config}-{seed}',
-            config=config,
-            seed=seed,
-            parameters=2_480_000,
-            operations=49_500_000,
-            kept_memory=2**20,
-            precision='float32',
-            lr=4e-3,
-            machine='2 CPU threads',
-            processes=1,
-            options={},
-            curve=[
-                {
-                    'images': 1000 * k,
-                    'seconds': 60 * k,
-                    'accuracy/top1': value / 2 * k,
-                }
-                for k in (1, 2)
-            ],
-        )
-        path = folder / f'{group}_{config}-{seed}.json'
-        path.write_text(json.dumps(record | others))
-
-
-def test_page_of_evidence(tmp_path):
-    page, folder = TOOLS / 'pages' / 'evidence.py', tmp_path / 'evidence'
-    folder.mkdir()
-    for config, *values in (
-        (MICRO, 84.5, 85.0, 86.0),
-        ('a', 84.0, 84.75, 85.5),
-        ('b', 86.5, 84.5, 85.5),
-        ('c', 90.0),
-        ('d', 85.0, 86.0, 86.25),
-    ):
-        add_records(folder, 'cifar10', config, values)
-    options = {'model.backbone.init_cfg': None, 'optim_wrapper.x': 3}
-    options['train_cfg.max_epochs'] = 2
-    add_records(folder, 'search', MICRO, [60.5], options=options)
-    write_csv(
-        tmp_path / 'grids.csv',
-        [
-            {
-                'G1': (8, 4, 4),
-                'G2': (4, 2, 1),
-                'configured': True,
-                'height': 64,
-                'width': 64,
-                'operations': 49_500_000,
-                'latency_ratio': 1.0,
-                'accuracy/top1': 50.0,
-            }
-        ],
-    )
-    sweep = '--add-test', 'sweep_cifar10_fixed', tmp_path / 'grids.csv'
-    call_tool(page, '--out', folder, *sweep)
-    text = (tmp_path / 'evidence.md').read_text()
-    rows = {
-        cells[1]: cells[7:-1]
-        for cells in (
-            [cell.strip() for cell in line.split('|')]
-            for line in re.findall(r'^\| `.*$', text, re.M)
-        )
-    }
-    assert rows['`a`'] == [
-        *('2000', '2', '1, 2, 3', '84, 84.75, 85.5', '84.75', '0.75'),
-        '0.417 (0.25 to 0.5)',
-    ]
-    assert rows['`c`'][2:] == ['1', '90', '90', '', '-5.5 (-5.5)']
-    for sentence in (
-        'The seeds of one config differ by up to 2 in accuracy/top1.',
-        f'The goal of 84 in 60 CPU minutes for `{MICRO}` is met: 84.5 to 86 '
-        'in 4 CPU minutes.',
-        f'`a` against `{MICRO}`: behind in all 3 pairs, by 0.25 to 0.5.',
-        f'`b` against `{MICRO}`: from 0.5 behind to 2 ahead in 3 pairs, which '
-        'decides nothing.',
-        f'`c` against `{MICRO}`: fewer than three pairs of seeds, which '
-        'decide nothing.',
-        f'`d` against `{MICRO}`: ahead in all 3 pairs, by 0.25 to 1.',
-    ):
-        assert f'- {sentence}\n' in text
-    assert '`backbone.init_cfg=None`, `x=3` | 0.004 | 60.5 |' in text
-    assert '| 8, 4, 4; 4, 2, 1 | 49.5 | 1.00 | 50 |' in text
-    assert '--shape 64 64 --g1 8,4,4 --g2 4,2,1' in text
-    for name in ('cifar10', 'sweep_cifar10'):
-        assert (folder / f'{name}.png').stat().st_size > 1000
-    absent = tmp_path / 'absent'
-    for option, error in (
-        (('--add', 'x', 'y'), "no group 'x'"),
-        (('--add-test', 'sweep_x_y', 'y'), "'sweep_x_y' is neither"),
-        (('--add-test', 'sweep_fpn_', 'y'), "'sweep_fpn_' is neither"),
-        (('--add-test', 'robustness', 'y'), "'robustness' is neither"),
-        (
-            ('--add-test', 'robustness_x', tmp_path / 'grids.csv'),
-            'grids.csv lacks corruption or accuracy/top1',
-        ),
-    ):
-        code = 2 if option[0] == '--add' else 1
-        output = call_tool(page, '--out', absent, *option, code=code)
-        assert error in output
-    assert not absent.exists()
-
-
-@pytest.mark.slow
-def test_times_of_the_evidence(tmp_path, demo_folder):
-    """Steps with the data, instead of the times of a busy machine."""
-    config = 'fpn_hatnet-micro-scratch_1xb8-1200_demo'
-    record = dict(
-        name='a',
-        config=config,
-        seed=0,
-        parameters=1,
-        operations=1,
-        kept_memory=1,
-        precision='float32',
-        machine='busy',
-        lr=4e-3,
-        options={},
-        curve=[{'images': 3200, 'seconds': 9e9, 'mIoU': 50.0}],
-    )
-    (tmp_path / 'fpn_a.json').write_text(json.dumps(record))
-    page = TOOLS / 'pages' / 'evidence.py'
-    call_tool(page, '--out', tmp_path, '--time', 'fpn', cwd=demo_folder)
-    found = json.loads((tmp_path / 'times_fpn.json').read_text())
-    per_image = found['seconds per image'][config]
-    assert 0 < per_image < 60
-    text = tmp_path.with_suffix('.md').read_text()
-    assert f'| 3200 | {per_image * 3200 / 60:.3g} | 0 | 50 |' in text
-    assert 'busy' not in text
 
 
 def test_record_of_a_training(tmp_path):

@@ -1,6 +1,5 @@
 import math
 import re
-import sys
 from copy import deepcopy
 from functools import cache
 from urllib.parse import urlsplit
@@ -8,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import yaml
-from helpers import DEMOS, ROOT, run_tool
+from helpers import DEMOS, ROOT, import_page, run_tool
 from mmengine.config import Config
 
 import mmhatnet
@@ -114,11 +113,7 @@ class TestMetafiles:
 
 def test_tables_are_current():
     """The pages have the tables that tools/pages/model_zoo.py makes."""
-    sys.path.insert(0, str(ROOT / 'tools' / 'pages'))
-    try:
-        import model_zoo
-    finally:
-        sys.path.pop(0)
+    model_zoo = import_page('model_zoo')
     tables = 0
     for page in model_zoo.PAGES:
         text = (ROOT / page).read_text()

@@ -52,9 +52,15 @@ def fill_regions(text: str, name: str, make: Callable[..., str]) -> str:
 def fill_page(
     page: Path, regions: dict[str, Callable[[], str]], out: Path | None = None
 ) -> None:
-    """Fill the regions of a page, and write it to its place or to ``out``."""
+    """Fill regions of a page, and write it to its place or to ``out``.
+
+    Raises:
+        ValueError: If the page lacks a region.
+    """
     text = page.read_text('utf-8')
     for name, make in regions.items():
+        if f'<!-- {name} -->' not in text:
+            raise ValueError(f'{page} has no region <!-- {name} -->')
         text = fill_regions(text, name, make)
     write_text(out or page, text)
 

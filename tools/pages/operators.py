@@ -11,7 +11,7 @@ from statistics import median
 from types import ModuleType
 
 import torch
-from common import DOCS, fill_regions, read_json, write_json, write_text
+from common import DOCS, fill_page, read_json, write_json
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -196,9 +196,7 @@ def main() -> None:
             test=test_detector(*args.measure, both),
         )
         write_json(DATA, data)
-    text = PAGE.read_text('utf-8')
-    table = show(read_json(DATA))
-    write_text(PAGE, fill_regions(text, 'measured', lambda: table))
+    fill_page(PAGE, {'measured': lambda: show(read_json(DATA))})
 
 
 if __name__ == '__main__':

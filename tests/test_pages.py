@@ -1,0 +1,188 @@
+"""The pages of docs/ are those that tools/pages makes of the stored data."""
+
+import json
+import re
+from contextlib import contextmanager
+
+import pytest
+from helpers import ROOT, TOOLS, call_tool, import_page
+
+from mmhatnet.utils.config import read_config
+
+EVIDENCE = TOOLS / 'pages' / 'evidence.py'
+
+
+@pytest.mark.parametrize(
+    ('tool', 'page'),
+    [
+        pytest.param(
+            'deployment', 'deployment_costs', marks=pytest.mark.default_stack
+        ),
+        ('evidence', 'evidence'),
+        ('operators', 'operators'),
+        ('paper_tables', 'paper_tables'),
+        pytest.param('scaling_study', 'scaling', marks=pytest.mark.slow),
+    ],
+)
+def test_page_is_current(tool, page, tmp_path, monkeypatch):
+    @contextmanager
+    def writing(path):
+        yield tmp_path / path.name
+
+    # Files are written elsewhere, figures included.
+    monkeypatch.setattr(import_page('common'), 'replacing', writing)
+    call_tool(TOOLS / 'pages' / f'{tool}.py')
+    found = (tmp_path / f'{page}.md').read_text()
+    assert found == (ROOT / 'docs' / f'{page}.md').read_text()
+
+
+def test_regions(tmp_path):
+    common = import_page('common')
+    page, out = tmp_path / 'page.md', tmp_path / 'out.md'
+    text = 'a\n<!-- x -->\n{}\n<!-- end -->\nb\n<!-- y -->\n{}\n<!-- end -->\n'
+    page.write_text(text.format('old', 'old').replace('old\n', '', 1))
+    common.fill_page(page, dict(x=lambda: r'1\1', y=lambda: '2\n2'), out)
+    assert out.read_text() == text.format(r'1\1', '2\n2')
+    with pytest.raises(ValueError, match='has no region <!-- z -->'):
+        common.fill_page(page, dict(z=str))
+    filled = common.fill_regions(out.read_text(), r'(\w)', lambda x: x * 3)
+    assert filled == text.format('xxx', 'yyy')
+
+
+def test_span():
+    span = import_page('common').span
+    assert span([2, 1.5]) == '1.5 to 2'
+    assert span([-5.5, -5.50001]) == '-5.5'
+    assert span([0.124, 3], '+.1f') == '+0.1 to +3.0'
+
+
+MICRO = 'hatnet-micro_1xb256-10e_cifar10'
+
+
+def add_records(folder, group, config, values, **others):
+    """Write records of trainings with the seeds 1, 2, ..."""
+    for seed, value in enumerate(values, 1):
+        record = dict(
+            name=f'{config}-{seed}',
+            config=config,
+            seed=seed,
+            parameters=2_480_000,
+            operations=49_500_000,
+            kept_memory=2**20,
+            precision='float32',
+            lr=4e-3,
+            machine='2 CPU threads',
+            processes=1,
+            options={},
+            curve=[
+                {
+                    'images': 1000 * k,
+                    'seconds': 60 * k,
+                    'accuracy/top1': value / 2 * k,
+                }
+                for k in (1, 2)
+            ],
+        )
+        path = folder / f'{group}_{config}-{seed}.json'
+        path.write_text(json.dumps(record | others))
+
+
+def test_page_of_evidence(tmp_path):
+    folder = tmp_path / 'evidence'
+    folder.mkdir()
+    for config, *values in (
+        (MICRO, 84.5, 85.0, 86.0),
+        ('a', 84.0, 84.75, 85.5),
+        ('b', 86.5, 84.5, 85.5),
+        ('c', 90.0),
+        ('d', 85.0, 86.0, 86.25),
+    ):
+        add_records(folder, 'cifar10', config, values)
+    call_tool(EVIDENCE, '--out', folder)
+    text = (tmp_path / 'evidence.md').read_text()
+    rows = {
+        cells[1]: cells[7:-1]
+        for cells in (
+            [cell.strip() for cell in line.split('|')]
+            for line in re.findall(r'^\| `.*$', text, re.M)
+        )
+    }
+    assert rows['`a`'] == [
+        *('2000', '2', '1, 2, 3', '84, 84.75, 85.5', '84.75', '0.75'),
+        '0.417 (0.25 to 0.5)',
+    ]
+    assert rows['`c`'][2:] == ['1', '90', '90', '', '-5.5 (-5.5)']
+    for sentence in (
+        'The seeds of one config differ by up to 2 in accuracy/top1.',
+        f'The goal of 84 in 60 CPU minutes for `{MICRO}` is met: 84.5 to 86 '
+        'in 4 CPU minutes.',
+        f'`a` against `{MICRO}`: behind in all 3 pairs, by 0.25 to 0.5.',
+        f'`b` against `{MICRO}`: from 0.5 behind to 2 ahead in 3 pairs, which '
+        'decides nothing.',
+        f'`c` against `{MICRO}`: fewer than three pairs of seeds, which '
+        'decide nothing.',
+        f'`d` against `{MICRO}`: ahead in all 3 pairs, by 0.25 to 1.',
+    ):
+        assert f'- {sentence}\n' in text
+    assert (folder / 'cifar10.png').stat().st_size > 1000
+    assert 'Search' not in text
+    assert '<!-- trees -->\n\n<!-- end -->' in text
+
+
+def test_search(tmp_path):
+    """What was changed, and the best learning rate, if there are several."""
+    length = {'train_cfg.max_epochs': 2, 'param_scheduler': []}
+    folder = tmp_path / 'evidence'
+    folder.mkdir()
+    for name, value, lr, options in (
+        ('a', 60.5, 4e-3, {}),
+        ('b', 62.5, 8e-3, {'optim_wrapper.optimizer.lr': 8e-3}),
+        ('c', 63.5, 4e-3, {'model.backbone.init_cfg': None}),
+        ('d', 64.5, 1e-3, {'optim_wrapper.optimizer.type': 'AdamW'}),
+    ):
+        add_records(
+            *(folder, f'search_{name}', MICRO, [value]),
+            lr=lr,
+            options=options | length,
+        )
+    call_tool(EVIDENCE, '--out', folder)
+    text = (tmp_path / 'evidence.md').read_text()
+    assert re.findall(rf'^\| (`{MICRO}.*) \|$', text, re.M) == [
+        f'`{MICRO}` | {row}'
+        for row in (
+            ' | 0.004 | 60.5',
+            ' | 0.008 | 62.5',
+            '`backbone.init_cfg=None` | 0.004 | 63.5',
+            '`optimizer.type=AdamW` | 0.001 | 64.5',
+        )
+    ]
+    assert f'- The best learning rate of `{MICRO}` is 0.008.\n' in text
+
+
+def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
+    absent = tmp_path / 'absent'
+    for arguments, error in (
+        (('x', 'y'), "no group 'x'"),
+        (('fpn', tmp_path), 'no training in'),
+    ):
+        command = EVIDENCE, '--out', absent, '--add', *arguments
+        assert error in call_tool(*command, code=1)
+    evidence = import_page('evidence')
+    record = dict(name='a', config=MICRO, curve=[{'accuracy/top1': 1.0}])
+    monkeypatch.setattr(evidence, 'record_training', lambda *x: dict(record))
+    config = evidence.CONFIGS / f'{MICRO}.py'
+    cfg = read_config(config)
+    cfg.optim_wrapper.optimizer.lr *= 2
+    cfg.train_cfg.val_interval = 3  # changes nothing
+    cfg.dump(tmp_path / config.name)
+    with pytest.raises(
+        ValueError, match=r'other settings .*: optim_wra\S*lr$'
+    ):
+        evidence.add_training(absent, 'cifar10', tmp_path)
+    assert not absent.exists()
+    evidence.add_training(absent, 'search', tmp_path)
+    stored = json.loads((absent / 'search_a.json').read_text())
+    assert stored['options'] == {'optim_wrapper.optimizer.lr': 8e-3}
+    record.update(curve=[{'mIoU': 1.0}])
+    with pytest.raises(ValueError, match='has no last accuracy/top1'):
+        evidence.add_training(absent, 'search', tmp_path)
