@@ -2,12 +2,12 @@
 """The first picture of the README, and its numbers from the data of docs/."""
 
 import argparse
-import json
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
+from common import DOCS, ROOT, fill_page, read_json
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,10 +19,7 @@ from mmhatnet.analysis.report import read_csv
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.runtime.images import read_image
 
-ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / 'README.md'
-BEGIN, END = '<!-- gains -->\n', '<!-- end -->'
-PICTURE = ROOT / 'docs' / 'images' / 'overview.jpg'
+PICTURE = DOCS / 'images' / 'overview.jpg'
 BLUE = '#00c8ff'  # of the local attention
 SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 
@@ -31,12 +28,12 @@ def describe_gains() -> str:
     """Write what HAT-Net gains, with the numbers that docs/ has."""
     sizes = {
         (row['backbone'].partition(', G2 ')[2], row['size']): row
-        for row in read_csv(ROOT / 'docs' / 'scaling.csv')
+        for row in read_csv(DOCS / 'scaling.csv')
     }
     few, many = sizes['32, 16, 8', 1536], sizes['8, 4, 2', 1536]
     rows = {
         row['model']: row
-        for row in read_csv(ROOT / 'docs' / 'benchmark.csv')
+        for row in read_csv(DOCS / 'benchmark.csv')
         if row['case'] == 'inference, 224x224 (H x W), batch 8'
         and row['form'] == 'eager'
     }
@@ -44,9 +41,7 @@ def describe_gains() -> str:
     speeds = [
         b / a for a, b in zip(ours['seconds'], swin['seconds'], strict=True)
     ]
-    timings = json.loads(
-        (ROOT / 'docs' / 'gpu' / 'h100.json').read_text('utf-8')
-    )
+    timings = read_json(DOCS / 'gpu' / 'h100.json')
     times = {
         (*row['shape'][2:], row['train'], row['dtype'], row['backbone']): row
         for row in timings['timings']
@@ -82,7 +77,7 @@ def describe_gains() -> str:
         'On a GPU it takes '
         f'{on_gpu[0]:.2f} times the time of Swin-T in float32, but '
         f'{on_gpu[1]:.2f} in bfloat16,\n  and {on_gpu[2]:.2f} in a training '
-        'step in bfloat16 ([H100](docs/gpu.md)).\n'
+        'step in bfloat16 ([H100](docs/gpu.md)).'
     )
 
 
@@ -154,9 +149,7 @@ def main() -> None:
     if args.picture:
         shapes, trees, *point = args.picture
         draw_picture(Path(shapes), Path(trees), tuple(map(int, point)))
-    before, _, rest = README.read_text('utf-8').partition(BEGIN)
-    after = rest.partition(END)[2]
-    README.write_text(before + BEGIN + describe_gains() + END + after, 'utf-8')
+    fill_page(ROOT / 'README.md', dict(gains=describe_gains))
 
 
 if __name__ == '__main__':
