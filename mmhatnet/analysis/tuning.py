@@ -9,8 +9,8 @@ from statistics import median
 
 from mmengine.config import Config
 
-from ..models.archs import Ratio, as_integers
-from .sweep import Grids, build_hatnet, setting_of
+from ..models.archs import as_integers
+from .sweep import Grids, build_hatnet, setting_of, shape_of
 
 FACTORS = (0.5, 1, 2)
 UNITS = dict(latency=(1e-3, 'ms'), memory=(2**20, 'MiB'))
@@ -37,9 +37,8 @@ def nearby_grids(cfg: Config) -> list[Grids]:
             for factor in FACTORS
         ]
 
-    ratios: Sequence[tuple[Ratio, ...]] = [backbone.ds_ratios]
-    if numbers := as_integers(backbone.ds_ratios):
-        ratios = scaled(numbers)
+    numbers = as_integers(backbone.ds_ratios)
+    ratios = scaled(numbers) if numbers else [backbone.ds_ratios]
     return list(product(scaled(backbone.grid_sizes), ratios))
 
 
@@ -64,7 +63,7 @@ def comparable_rows(
     rows = [
         row
         for row in rows
-        if (row['height'], row['width']) == shape and setting_of(row) in grids
+        if shape_of(row) == shape and setting_of(row) in grids
     ]
     configured = median(row['latency'] / row['latency_ratio'] for row in rows)
     return [
