@@ -44,9 +44,7 @@ def describe_gains() -> str:
     speeds = [
         b / a for a, b in zip(ours['seconds'], swin['seconds'], strict=True)
     ]
-    timings = json.loads(
-        (ROOT / 'docs' / 'gpu' / 'h100.json').read_text('utf-8')
-    )
+    timings = json.loads((ROOT / 'docs' / 'gpu' / 'h100.json').read_text('utf-8'))
     times = {
         (*row['shape'][2:], row['train'], row['dtype'], row['backbone']): row
         for row in timings['timings']
