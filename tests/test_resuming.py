@@ -2,6 +2,7 @@ import functools
 import os
 import signal
 import time
+from runpy import run_path
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def damage(path):
 
 def resume(work_dir, chosen='auto'):
     cfg = Config(dict(resume=False, load_from='x', work_dir=str(work_dir)))
-    launch.enable_resume(cfg, str(chosen))
+    run_path(TOOLS / 'train.py')['enable_resume'](cfg, str(chosen))
     return cfg, resume_intact(cfg)
 
 

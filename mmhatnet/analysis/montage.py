@@ -5,7 +5,6 @@
 
 import cv2
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmengine.config import Config
@@ -16,7 +15,6 @@ from ..engine.checks import check_data, iter_datasets
 
 IGNORED = 255  # label of pixels that are not counted
 GREY = (128, 128, 128)
-TITLES = 'image', 'prediction', 'truth'
 GROUPS = 2  # samples in a row
 
 
@@ -57,7 +55,9 @@ def draw_montage(
         chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset)))
         samples = [dataset[i]['data_samples'] for i in chosen.astype(int)]
     meta = inferencer.model.dataset_meta
-    palette = np.array(meta['palette'], np.uint8)
+    # Pixels that are not counted have no class.
+    colours = np.full((256, 3), GREY, np.uint8)
+    colours[: len(meta['palette'])] = meta['palette']
     rows = -(-len(samples) // GROUPS)
     height, width = samples[0].gt_sem_seg.shape
     side = 1.9  # inches of a panel's width
@@ -78,52 +78,28 @@ def draw_montage(
         counted = truth != IGNORED
         right = (found == truth)[counted].mean() if counted.any() else 1
         image = np.asarray(cv2.imread(sample.img_path))[..., ::-1]
-        titles = (
-            TITLES[0],
-            f'{TITLES[1]}: {100 * right:.0f} % right',
-            TITLES[2],
-        )
-        for axis, title, labels in zip(
-            panels, titles, (None, found, truth), strict=True
-        ):
-            _draw(axis, title, image, labels, palette)
-        shown.update(np.unique(found), np.unique(truth))
-    _explain(figure, sorted(shown), meta['classes'], palette)
-    return figure
-
-
-def _draw(
-    axis: Axes,
-    title: str,
-    image: np.ndarray,
-    labels: np.ndarray | None,
-    palette: np.ndarray,
-) -> None:
-    if labels is not None:
-        colours = np.full((256, 3), GREY, np.uint8)
-        colours[: len(palette)] = palette
         # The colours of the image would change those of the classes.
-        shade = image.mean(2, keepdims=True)
-        image = (0.35 * shade + 0.65 * colours[labels]).astype(np.uint8)
-    axis.imshow(image)
-    axis.set_title(title, fontsize=9)
-
-
-def _explain(
-    figure: Figure,
-    shown: list[int],
-    classes: list[str],
-    palette: np.ndarray,
-) -> None:
+        shade = 0.35 * image.mean(2, keepdims=True)
+        pictures = {
+            'image': image,
+            f'prediction: {100 * right:.0f} % right': shade
+            + 0.65 * colours[found],
+            'truth': shade + 0.65 * colours[truth],
+        }
+        for axis, (title, picture) in zip(
+            panels, pictures.items(), strict=True
+        ):
+            axis.imshow(picture.astype(np.uint8))
+            axis.set_title(title, fontsize=9)
+        shown.update(np.unique(found), np.unique(truth))
+    names = dict(enumerate(meta['classes']))
     patches = [
         Patch(
-            facecolor=np.divide(
-                palette[label] if label < len(palette) else GREY, 255
-            ),
+            facecolor=colours[label] / 255,
             edgecolor='black',
-            label=classes[label] if label < len(classes) else 'not counted',
+            label=names.get(label, 'not counted'),
         )
-        for label in shown
+        for label in sorted(shown)
     ]
     figure.legend(
         handles=patches,
@@ -132,3 +108,4 @@ def _explain(
         fontsize=9,
         frameon=False,
     )
+    return figure

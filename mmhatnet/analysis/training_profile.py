@@ -4,19 +4,13 @@
 """
 
 import time
-from contextlib import suppress
 
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ..engine.runner import build_runner
-
-
-class EnoughError(Exception):
-    """Stops a training after its measured steps."""
 
 
 class StepHook(Hook):
@@ -27,9 +21,8 @@ class StepHook(Hook):
     gradients, and the rest, such as copies and logging.
 
     Args:
-        steps (int): Number of steps to measure; then it raises EnoughError.
-        skip (int): Number of steps before them, while workers start and
-            memory grows.
+        skip (int): Number of steps that are not measured, while workers start
+            and memory grows.
 
     Attributes:
         seconds (dict[str, list[float]]): Seconds of each part in each step.
@@ -40,16 +33,15 @@ class StepHook(Hook):
     # Other hooks run before it, and count as the rest.
     priority = 'VERY_LOW'
 
-    def __init__(self, steps: int, skip: int) -> None:
-        self.steps, self.skip = steps, skip
+    def __init__(self, skip: int) -> None:
+        self.skip = skip
         parts = 'data', 'backbone', 'head', 'optimizer', 'rest'
         self.seconds: dict[str, list[float]] = {part: [] for part in parts}
         self._times: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the model and the optimizer; mm's hooks call it."""
+        """Prepare the model and the optimizer."""
         model = runner.model
-        model = model.module if is_model_wrapper(model) else model
         self.device = next(model.parameters()).device
         self.images = len(runner.train_dataloader.dataset)
         model.backbone.register_forward_pre_hook(
@@ -85,7 +77,7 @@ class StepHook(Hook):
         self._mark('loaded')
 
     def after_train_iter(self, *args, **kwargs) -> None:
-        """Compute the parts of the step, and raise EnoughError at the end."""
+        """Compute the parts of the step."""
         self._mark('end')
         if self.skip:
             self.skip -= 1
@@ -103,8 +95,6 @@ class StepHook(Hook):
         step['rest'] = at['end'] - self._before - sum(step.values())
         for part, seconds in step.items():
             self.seconds[part].append(seconds)
-        if len(self.seconds['rest']) == self.steps:
-            raise EnoughError
 
 
 def profile_training(cfg: Config, steps: int = 20, skip: int = 3) -> StepHook:
@@ -128,9 +118,9 @@ def profile_training(cfg: Config, steps: int = 20, skip: int = 3) -> StepHook:
         if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
             cfg[key] = None
     cfg.default_hooks.checkpoint = None
-    cfg.launcher, hook = 'none', StepHook(steps, skip)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=skip + steps)
+    cfg.launcher, hook = 'none', StepHook(skip)
     runner = build_runner(cfg, ('train',))
     runner.register_hook(hook)
-    with suppress(EnoughError):
-        runner.train()
+    runner.train()
     return hook
