@@ -9,7 +9,6 @@ import torch
 from helpers import SMALL_ARCH, TOOLS, call_tool, recorded, start_tool
 from mmengine.config import Config
 
-from mmhatnet.engine import runner as launch
 from mmhatnet.engine.resuming import (
     find_checkpoints,
     is_intact,

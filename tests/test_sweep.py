@@ -10,7 +10,6 @@ from mmhatnet.analysis.report import read_csv
 from mmhatnet.analysis.sweep import (
     main_metric,
     metrics_of,
-    pareto_front,
     plot_sweep,
     sweep_grids,
     sweep_tables,
@@ -148,7 +147,7 @@ def test_metrics_by_name():
 
 def test_pareto_front():
     points = [(1, 1), (2, 3), (3, 2), (2, 2), (4, 3), (5, 4), (1, 0.5)]
-    assert pareto_front(points) == [0, 1, 5]
+    assert sweep._pareto_front(points) == [0, 1, 5]
 
 
 @pytest.mark.parametrize('metric', ['mIoU', None])

@@ -294,16 +294,8 @@ def main_metric(cfg: Config, rows: Sequence[dict]) -> str | None:
     return best if best in metrics else next(iter(metrics), None)
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Find the points that no other point beats.
-
-    Args:
-        points (Sequence[tuple[float, float]]): Cost and metric of each. A
-            lower cost and a higher metric are better.
-
-    Returns:
-        list[int]: The indices of these points, ordered by cost.
-    """
+def _pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Find the points of cost and metric that no other beats, by cost."""
     front: list[int] = []
     order = sorted(
         range(len(points)), key=lambda i: (points[i][0], -points[i][1])
@@ -368,7 +360,7 @@ def plot_sweep(rows: Sequence[dict], metric: str | None) -> Figure:
     for (shape, here), line in zip(groups.items(), panels, strict=True):
         for (x, y), panel in zip(axes, line, strict=True):
             points = [(_value(row, x), _value(row, y)) for row in here]
-            front = pareto_front(points) if metric else []
+            front = _pareto_front(points) if metric else []
             line_of = np.array([points[i] for i in front]).reshape(-1, 2)
             panel.plot(*line_of.T, 'k-', lw=0.8, zorder=0)
             for index, (row, point) in enumerate(

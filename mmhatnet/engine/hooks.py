@@ -176,9 +176,8 @@ class ResumeHook(Hook):
                 'from one that was saved after an epoch, as by_epoch=True does'
             )
         # FlexibleRunner counts one too many when it has found a best one.
-        meta['epoch'] = min(
-            meta['epoch'], info.get('epoch', meta['epoch']) + 1
-        )
+        last = info.get('epoch', meta['epoch']) + 1
+        meta['epoch'] = min(meta['epoch'], last)
         before = info.get('max_iters', 0) / info.get('max_epochs', 1)
         batches = len(runner.train_dataloader)
         if before not in (0, batches):

@@ -76,7 +76,7 @@ def describe_run(device: str | torch.device | None = None) -> dict:
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     return dict(
         versions=describe_versions(),
-        **describe_code(Path(__file__).resolve().parents[2]),
+        **_describe_code(Path(__file__).resolve().parents[2]),
         machine=describe_machine(device),
     )
 
@@ -106,15 +106,8 @@ def describe_machine(device: str | torch.device = 'cpu') -> str:
     return f'{name}, torch {torch.__version__}'
 
 
-def describe_code(clone: Path) -> dict[str, str | None]:
-    """Find the ``commit`` and the ``changes`` of :func:`describe_run`.
-
-    Args:
-        clone (Path): The folder of the clone.
-
-    Returns:
-        dict[str, str | None]: Both None if git cannot tell both.
-    """
+def _describe_code(clone: Path) -> dict[str, str | None]:
+    """Find ``commit`` and ``changes``, both None if git cannot tell both."""
     env = {k: v for k, v in os.environ.items() if k not in OTHER_REPOSITORY}
     env |= dict(GIT_TERMINAL_PROMPT='0', GIT_OPTIONAL_LOCKS='0')
 
@@ -174,16 +167,11 @@ def precision_of(cfg: Config) -> str:
     return str(wrapper.get('dtype') or 'float16').removeprefix('torch.')
 
 
-def describe_weights(location: str) -> dict[str, str | None]:
+def _describe_weights(location: str) -> dict[str, str | None]:
     """Name weights that a training starts from, and hash their file.
 
-    Args:
-        location (str): A file, URL or name.
-
-    Returns:
-        dict[str, str | None]: ``name``, without folders, passwords and the
-        query of a URL, and ``sha256``, None if mmengine alone can find the
-        file.
+    The name has no folders, passwords and queries of a URL. The hash is None
+    if mmengine alone can find the file.
     """
     name = location
     if '://' in location:
@@ -238,7 +226,7 @@ class ProvenanceHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Add this start, after the runner has loaded its checkpoint."""
         # All processes do, since a download makes them wait for each other.
-        weights = [describe_weights(x) for x in _find_sources(runner)]
+        weights = [_describe_weights(x) for x in _find_sources(runner)]
         if not is_main_process():
             return
         start = self.describe(runner, weights)

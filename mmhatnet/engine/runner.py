@@ -139,9 +139,9 @@ def _move_pretrained(cfg: Config) -> None:
 def _read_in_mm_layout(filename: str, map_location: str) -> dict:
     """Read a checkpoint; all hooks find its weights in ``state_dict``."""
     content = read_checkpoint(filename, map_location)
-    if 'state_dict' not in content:
-        content = dict(state_dict=unwrap_state_dict(content))
-    return content
+    if 'state_dict' in content:
+        return content
+    return dict(state_dict=unwrap_state_dict(content))
 
 
 @contextmanager
@@ -174,39 +174,33 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
     notes = []
     if cfg.get('launcher', 'none') != 'none' and not is_distributed():
         _start_gloo(cfg.launcher)
-        cfg.setdefault(
-            'model_wrapper_cfg',
-            dict(
-                type='MMDistributedDataParallel',
-                # The default is the number of a GPU.
-                device_ids=None,
-                broadcast_buffers=False,
-                find_unused_parameters=cfg.get(
-                    'find_unused_parameters', False
-                ),
-            ),
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,  # the default is the number of a GPU
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
+        cfg.setdefault('model_wrapper_cfg', wrapper)
         # In a single process mmengine does this itself.
         if _replace_sync_bn(cfg.model):
             notes.append('no GPU: SyncBN became BN, statistics per process')
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
-        dtype = wrapper.pop('dtype', None)
+        asked = 'bfloat16' in str(wrapper.pop('dtype', None))
         for key in ('loss_scale', 'use_fp64'):
             wrapper.pop(key, None)
-        asked = dtype in ('bfloat16', torch.bfloat16)
-        if asked and computes_bfloat16():
+        wrapper['type'] = 'OptimWrapper'
+        if not asked:
+            notes.append(
+                'no GPU: training in float32; for mixed precision on a CPU, '
+                'set optim_wrapper.dtype=bfloat16'
+            )
+        elif computes_bfloat16():
             wrapper['type'] = 'mmhatnet.BFloat16OptimWrapper'
         else:
-            wrapper['type'] = 'OptimWrapper'
             notes.append(
-                'no GPU: training in float32; '
-                + (
-                    'this CPU has no instructions for bfloat16'
-                    if asked
-                    else 'for mixed precision on a CPU, set '
-                    'optim_wrapper.dtype=bfloat16'
-                )
+                'no GPU: training in float32; this CPU has no instructions '
+                'for bfloat16'
             )
     return notes
 
