@@ -19,7 +19,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from torch import nn
 from tqdm import tqdm
 
 from ..apis.zoo import load_backbone_config
@@ -96,7 +95,7 @@ def sweep_grids(
     path = Path(out_dir) / 'grids.csv'
     rows, fingerprint = read_rows(path, cfg, checkpoint)
     backbone.to(get_device()).eval()
-    machine = describe_machine(_device(backbone))
+    machine = describe_machine(get_device())
     if any(row['machine'] != machine for row in rows):
         raise ValueError(
             f'{path} has times of another machine, {rows[0]["machine"]}: '
@@ -248,7 +247,7 @@ def _costs(
 ) -> dict:
     cfg = deepcopy(cfg)
     cfg.model.backbone.update(grid_sizes=setting[0], ds_ratios=setting[1])
-    device = _device(backbone)
+    device = torch.device(get_device())
     channels = backbone.stem[0].in_channels
     image = torch.rand(1, channels, *shape, device=device)
 
@@ -266,10 +265,6 @@ def _costs(
     )
     memory = peak_memory(step, device)
     return costs if memory is None else costs | dict(memory=memory)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def metrics_of(row: dict) -> dict[str, float]:
