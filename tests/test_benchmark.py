@@ -97,7 +97,7 @@ def test_tool(train, tmp_path):
     """A case is measured once; the forms of a model agree."""
     table = tmp_path / 'table.csv'
     args = TOOL, TINY, '--plain', '--with-cp', '--shape', 64, 96, *train
-    options = '--rounds', 2, '--channels-last', '--out', table
+    options = '--rounds', 2, '--out', table
     output = call_tool(*args, *options, cwd=ROOT)
     rows = read_csv(table)
     forms = 'plain', 'eager', 'with_cp'

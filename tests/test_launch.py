@@ -6,6 +6,7 @@ import shutil
 import socket
 from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from unittest import mock
 
 import mmengine
@@ -34,6 +35,7 @@ from mmhatnet.engine import runner as launch
 from mmhatnet.utils import device
 from mmhatnet.utils.config import check_keys
 
+TRAIN = run_path(TOOLS / 'train.py')
 # A run of seconds, on scenes of 64x64.
 EPOCH = ('train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
 SHORT = dict.fromkeys(DEMOS, EPOCH)
@@ -406,7 +408,7 @@ def test_bfloat16_on_the_cpu(monkeypatch, tmp_path):
 def test_tta(config):
     cfg = open_config(config)
     head = cfg.model.type
-    launch.enable_tta(cfg)
+    run_path(TOOLS / 'test.py')['enable_tta'](cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert 'TTA' in type(model).__name__
@@ -441,10 +443,10 @@ def test_on_a_gpu(monkeypatch):
 def test_bfloat16_has_no_loss_scale(typed):
     wrapper = {} if typed else dict(dtype='bfloat16')
     cfg = Config(dict(optim_wrapper=dict(optimizer={}, **wrapper)))
-    launch.enable_amp(cfg, 'bfloat16' if typed else None)
+    TRAIN['enable_amp'](cfg, 'bfloat16' if typed else None)
     assert cfg.optim_wrapper.dtype == 'bfloat16'
     assert cfg.optim_wrapper.loss_scale == dict(enabled=False)
-    launch.enable_amp(cfg, 'float16')
+    TRAIN['enable_amp'](cfg, 'float16')
     assert cfg.optim_wrapper.dtype == 'float16'
     assert cfg.optim_wrapper.loss_scale == 'dynamic'
 
@@ -467,11 +469,11 @@ def test_bfloat16_of_mmcv(config, supported, monkeypatch):
     monkeypatch.setattr(launch, 'describe_operators', lambda: operators)
     if not supported:
         with pytest.raises(ValueError, match='use --amp float16'):
-            launch.enable_amp(cfg, 'bfloat16')
-    launch.enable_amp(cfg, 'bfloat16' if supported else 'float16')
+            TRAIN['enable_amp'](cfg, 'bfloat16')
+    TRAIN['enable_amp'](cfg, 'bfloat16' if supported else 'float16')
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     operators = 'torchvision'
-    launch.enable_amp(cfg, 'bfloat16')
+    TRAIN['enable_amp'](cfg, 'bfloat16')
     assert cfg.optim_wrapper.dtype == 'bfloat16'
 
 
@@ -482,18 +484,18 @@ def test_amp_and_auto_scale_lr():
             auto_scale_lr=dict(base_batch_size=16),
         )
     )
-    launch.enable_amp(cfg)
+    TRAIN['enable_amp'](cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-    launch.enable_auto_scale_lr(cfg)
+    TRAIN['enable_auto_scale_lr'](cfg)
     assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
     # Four batches of 2 are one of 8, half of the base.
     cfg.optim_wrapper.accumulative_counts = 4
-    launch.enable_auto_scale_lr(cfg)
+    TRAIN['enable_auto_scale_lr'](cfg)
     assert 2 / cfg.auto_scale_lr.base_batch_size == 8 / 16
     with pytest.raises(ValueError, match='base_batch_size'):
-        launch.enable_auto_scale_lr(Config(dict()))
+        TRAIN['enable_auto_scale_lr'](Config(dict()))
     with pytest.raises(ValueError, match='Other'):
-        launch.enable_amp(Config(dict(optim_wrapper=dict(type='Other'))))
+        TRAIN['enable_amp'](Config(dict(optim_wrapper=dict(type='Other'))))
 
 
 def test_hooks_find_the_weights(small_config, tmp_path):

@@ -2,13 +2,13 @@ import functools
 import os
 import signal
 import time
+from runpy import run_path
 
 import pytest
 import torch
 from helpers import SMALL_ARCH, TOOLS, call_tool, recorded, start_tool
 from mmengine.config import Config
 
-from mmhatnet.engine import runner as launch
 from mmhatnet.engine.resuming import (
     find_checkpoints,
     is_intact,
@@ -41,7 +41,7 @@ def damage(path):
 
 def resume(work_dir, chosen='auto'):
     cfg = Config(dict(resume=False, load_from='x', work_dir=str(work_dir)))
-    launch.enable_resume(cfg, str(chosen))
+    run_path(TOOLS / 'train.py')['enable_resume'](cfg, str(chosen))
     return cfg, resume_intact(cfg)
 
 

@@ -32,8 +32,7 @@ def zoo_root() -> Path:
         Path: ``.mim`` in the installed package, else the repository.
     """
     package = Path(__file__).resolve().parents[1]
-    mim = package / '.mim'
-    return mim if mim.exists() else package.parent
+    return package / '.mim' if (package / '.mim').exists() else package.parent
 
 
 @cache
@@ -71,21 +70,18 @@ def list_models(
         ValueError: If the task is unknown.
     """
     tasks = {
-        name: {result['Task'].lower() for result in entry['Results']}
+        name: {result['Task'] for result in entry['Results']}
         for name, entry in model_entries().items()
     }
-    if task and task.lower() not in set().union(*tasks.values()):
-        known = {
-            r['Task'] for e in model_entries().values() for r in e['Results']
-        }
-        raise ValueError(
-            f"no task '{task}': choose from {', '.join(sorted(known))}"
-        )
+    known = {each.lower(): each for each in set().union(*tasks.values())}
+    if task and task.lower() not in known:
+        names = ', '.join(sorted(known.values()))
+        raise ValueError(f"no task '{task}': choose from {names}")
     return sorted(
         name
-        for name in tasks
+        for name, found in tasks.items()
         if (not pattern or fnmatch(name, pattern + '*'))
-        and (not task or task.lower() in tasks[name])
+        and (not task or known[task.lower()] in found)
     )
 
 

@@ -61,24 +61,21 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         ArgumentParser: The parser; a tool adds its own arguments.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        'config', help='config file, a Python program that is run'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('config', help='config file, a Python program that is run')
+    add(
         '--work-dir',
         help='folder for logs and checkpoints; default: work_dirs/<config>',
     )
     add_cfg_options(parser)
-    parser.add_argument(
+    add(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
         help='how the processes were started; dist_*.sh and slurm_*.sh set it',
     )
     # torch.distributed.launch passes it; torchrun sets LOCAL_RANK instead.
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS
-    )
+    add('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser
 
 
@@ -112,10 +109,10 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             the config, or it would set a variable of the config file, which
             changes nothing.
     """
-    options = args.cfg_options or {}
+    given = args.cfg_options or {}
     options = {
-        key: _in_containers_of(_find_setting(cfg, key, options), value)
-        for key, value in options.items()
+        key: _in_containers_of(_find_setting(cfg, key, given), value)
+        for key, value in given.items()
     }
     try:
         cfg.merge_from_dict(options)
@@ -164,28 +161,12 @@ def _in_containers_of(old: object, new: object) -> object:
 
 
 def ds_ratios(text: str) -> tuple[int, ...] | str:
-    """Parse G2.
-
-    Args:
-        text (str): Numbers with commas between them, or 'auto'.
-
-    Returns:
-        tuple[int] | str: The numbers, or 'auto'.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is anything else.
-    """
+    """Parse G2, which may also be 'auto', as :func:`grid_sizes`."""
     return text if text == AUTO else grid_sizes(text)
 
 
 def grid_sizes(text: str) -> tuple[int, ...]:
-    """Parse G1.
-
-    Args:
-        text (str): Numbers with commas between them.
-
-    Returns:
-        tuple[int]: The numbers.
+    """Parse G1, numbers with commas between them.
 
     Raises:
         argparse.ArgumentTypeError: If it is anything else.

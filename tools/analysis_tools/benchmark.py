@@ -60,7 +60,6 @@ def parse_args() -> argparse.Namespace:
     add('--batch', type=positive, default=1, help='images (default: 1)')
     add('--train', action='store_true', help='measure forward and backward')
     add('--amp', choices=('bfloat16', 'float16'), help='type for autocast')
-    add('--channels-last', action='store_true', help='use this memory format')
     add(
         '--whole-model',
         action='store_true',
