@@ -100,10 +100,10 @@ All forms of a model have the same weights:
 
 {forms}
 
-## HAT-Net beside others
+## HAT-Net compared with others
 
 HAT-Nets as they run by default (eager), relative to their plain form and to \
-other backbones; the tables below have the times.
+other backbones; the tables below give the times.
 
 {ratios}
 
@@ -194,8 +194,8 @@ def plot_accuracy(title: str, rows: list[dict]) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Measure the cases of docs/benchmark.md on a CPU, and '
-        'make the page. After a stop, the same command continues.'
+        description='Measure the cases of docs/benchmark.md on a CPU, and make the page. If it is interrupted, run the same command again to  '
+        'continue.'
     )
     parser.add_argument(
         '--rounds', type=positive, default=7, help='repetitions (default: 7)'

@@ -162,8 +162,7 @@ def show(data: dict) -> str:
     )
     return (
         f'{markdown_table(rows)}\n\n'
-        'Times are relative to those of the compiled operators, measured in '
-        f'turns: median of {ROUNDS} rounds, and the range. Two images of '
+        'Times are relative to those of the compiled operators, measured alternately: median of {ROUNDS} rounds, and the range. Two images of '
         f'{SHAPE[0]}x{SHAPE[1]}, float32; {data["machine"]}.\n\n'
         f'`{test["config"]}`, trained, finds {test["objects"]} objects in the '
         f'test images with both. Their corners differ by '

@@ -66,7 +66,7 @@ def describe_gains() -> str:
         '- **One file for all sizes.** An [exported](docs/deployment.md) ONNX '
         'file takes images of\n  any size, from pixels to boxes, and needs no '
         'torch.\n'
-        '- **A dial.** G1 and G2 change on a trained model. At 1536x1536, '
+        '- **A dial.** G1 and G2 can be changed on a trained model. At 1536x1536, '
         'HAT-Net-Small with G2 of\n  32, 16, 8 takes '
         f'{few["operations"] / many["operations"]:.2f} times the operations '
         f'and {few["seconds"] / many["seconds"]:.2f} times the time of\n  '
