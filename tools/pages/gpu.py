@@ -13,14 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = 'HAT-Net-Small, fast=False'
 TEXT = """# On a GPU
 
-`tools/gpu_check.sh` checks in minutes that HAT-Net gives the same results on your GPUs
-as on a CPU, in each precision, and that it trains: in mixed
+`tools/gpu_check.sh` checks in minutes that HAT-Net gives the same results on
+your GPUs as on a CPU, in each precision, and that it trains: in mixed
 precision, with DDP and SyncBN, resumed from a CPU and back, compiled, and in
 CUDA graphs. It runs `tests/test_gpu.py`, so it needs a clone of mmhatnet with
 pytest (`tools/setup_env.sh --tests`). The verdicts are in
 `gpu_check/report.md` and `report.json`; please attach them when you report a
-problem. `tools/gpu_check.sh -k parity` runs only the tests with
-this name.
+problem. `tools/gpu_check.sh -k parity` runs only the tests with this name.
 
 All checks below ran on one GPU. torch.compile, several GPUs and whole
 trainings of the paper's recipes have not been run yet. The checks have become
@@ -32,11 +31,11 @@ tests of pytest since then, and have not been run again.
   kernels; the tables below show what CUDA graphs gain. In these tables, mixed
   precision saves more memory than time, even with 64 images of 224x224.
 - `cudnn_benchmark` and TF32 are as in the libraries: mmsegmentation looks for
-  the fastest convolution for each size, mmdetection does not, and torch uses TF32
-  in convolutions.
-- Detectors use [operators of torchvision](operators.md), which support bfloat16;
-  mmcv's compiled operators do not. The checks below used torchvision's NMS and
-  RoIAlign.
+  the fastest convolution for each size, mmdetection does not, and torch uses
+  TF32 in convolutions.
+- Detectors use [operators of torchvision](operators.md), which support
+  bfloat16; mmcv's compiled operators do not. The checks below used
+  torchvision's NMS and RoIAlign.
 
 The first command measures the backbone on your GPU in three forms, the second
 a whole model with one image, as mm's benchmarks do. Neither has been run on
@@ -66,7 +65,9 @@ def section(report: dict) -> str:
         return '\n'.join([*parts, ''])
     parts += [
         '\nBackbones with random weights, measured once by a script that is '
-        'not part of mmhatnet, in one process and alternately. Values are medians; the script did not save the single rounds, so the ratios have no ranges. '
+        'not part of mmhatnet, in one process and '
+        'alternately. Values are medians; the script did not save the '
+        'single rounds, so the ratios have no ranges. '
         '*speed* and *memory* are relative to the plain equations in NCHW '
         '(`fast=False`), as the authors compute them. float32 has '
         "torch's defaults: TF32 in convolutions, not in matrix products.\n",

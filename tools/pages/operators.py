@@ -162,8 +162,9 @@ def show(data: dict) -> str:
     )
     return (
         f'{markdown_table(rows)}\n\n'
-        'Times are relative to those of the compiled operators, measured alternately: median of {ROUNDS} rounds, and the range. Two images of '
-        f'{SHAPE[0]}x{SHAPE[1]}, float32; {data["machine"]}.\n\n'
+        'Times are relative to those of the compiled operators, measured '
+        f'alternately: median of {ROUNDS} rounds, and the range. Two images '
+        f'of {SHAPE[0]}x{SHAPE[1]}, float32; {data["machine"]}.\n\n'
         f'`{test["config"]}`, trained, finds {test["objects"]} objects in the '
         f'test images with both. Their corners differ by '
         f'{round_error(test["pixels"])} pixels and their scores by '
