@@ -1,4 +1,4 @@
-"""Measure models and their forms in turns: time, memory, operations.
+"""Measure models and their forms alternately: time, memory, operations.
 
 ``tools/analysis_tools/benchmark.py`` is a command over this module.
 """
@@ -41,7 +41,7 @@ FORMS = {
     'compile': 'torch.compile, with constant weights in inference (freezing)',
     'compile_blocks': 'one compiled block for each stage (compile_blocks)',
     'cuda_graph': 'a recorded CUDA graph',
-    'with_cp': 'the blocks computed again in the backward pass',
+    'with_cp': 'the blocks recomputed in the backward pass',
 }
 SETTINGS = dict(plain=dict(fast=False), with_cp=dict(with_cp=True))
 # Shares of the time, and names of their operators; the first that fits counts.
@@ -75,13 +75,13 @@ class Entry(NamedTuple):
         return Path(self.model.rpartition('::')[2]).stem
 
 
-# What the device can do at best; it takes turns with the models.
+# The peak of the device; it takes turns with the models.
 PRODUCT = Entry('matrix product')
 
 
 @dataclass(frozen=True)
 class Case:
-    """Models to measure in turns, and how.
+    """Models to measure alternately, and how.
 
     Attributes:
         entries (tuple[Entry, ...]): The models; the first is the base.
@@ -97,7 +97,7 @@ class Case:
         whole_model (bool): Predict with the whole model, eager or plain,
             instead of its backbone's features. Defaults to False.
         keep_memory (bool): Let the allocator of the CPU keep freed memory.
-            Defaults to False, the allocator as it comes.
+            Defaults to False, the allocator's default.
     """
 
     entries: tuple[Entry, ...]
@@ -153,7 +153,7 @@ def _build_model(entry: Entry, case: Case) -> nn.Module:
             model.init_weights()  # detectors would find boxes everywhere
     for module in model.modules():
         if isinstance(module, DropPath):
-            module.drop_prob = 0  # it would drop other paths in each form
+            module.drop_prob = 0  # each form would drop other paths
     if case.channels_last:
         model.to(memory_format=torch.channels_last)
     if entry.form == 'compile_blocks':

@@ -63,8 +63,8 @@ class Complexity:
 class _NumbersOnCPU(TorchFunctionMode):
     """Make ``torch.linspace`` on the CPU, whatever the default device is.
 
-    Most backbones compute their drop path rates by it and read them as
-    numbers, which the meta device does not have.
+    Most backbones compute their drop path rates with it and read them as
+    numbers, which tensors on the meta device do not have.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -127,7 +127,7 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     torch's counter does not know the fused operator of every device.
 
     Two-stage detectors are counted with the maximum of proposals and masks
-    that their test config allows. Of DETR and its kin, Sparse R-CNN,
+    that their test config allows. For DETR and its variants, Sparse R-CNN,
     MaskFormer and Mask2Former, all but the backbone runs on the CPU.
 
     Args:
@@ -140,7 +140,7 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
 
     Raises:
         ValueError: If the model computes nothing from an image alone, such as
-            CondInst and PointRend, whose masks depend on what they find.
+            CondInst and PointRend, whose masks depend on the detected objects.
     """
     model = build_on_meta(cfg)
     params = sum(parameter.numel() for parameter in model.parameters())
@@ -253,7 +253,7 @@ def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, ...]:
 
 
 def _count_with_values(model: nn.Module, image: Tensor) -> tuple[int, ...]:
-    """Count a detector that reads sizes from tensors, such as DETR's kin.
+    """Count a detector that reads sizes from tensors, such as DETR.
 
     All but its backbone runs on the CPU, with zeros.
     """

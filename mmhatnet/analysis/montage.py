@@ -1,4 +1,4 @@
-"""Draw a segmentor's predictions beside the truth, in one picture.
+"""Draw a segmentor's predictions next to the ground truth, in one picture.
 
 ``tools/visualization/vis_predictions.py`` is a command over this module.
 """
@@ -26,7 +26,7 @@ def draw_montage(
     count: int = 6,
     device: str | None = None,
 ) -> Figure:
-    """Draw images of the test data, each beside its prediction and the truth.
+    """Draw test images, each next to its prediction and the ground truth.
 
     Args:
         cfg (Config): The config of a segmentor.
@@ -38,7 +38,7 @@ def draw_montage(
 
     Returns:
         Figure: Three panels for each image, with the share of its pixels that
-        are right, and a legend of the classes.
+        are labelled correctly, and a legend of the classes.
 
     Raises:
         FileNotFoundError: If the test data or the checkpoint is missing.

@@ -81,9 +81,9 @@ def within_budget(
 
     Args:
         rows (Sequence[dict]): The result of :func:`comparable_rows`.
-        latency (float, optional): Most milliseconds of the backbone with one
-            image. Defaults to None, any.
-        memory (float, optional): Most MiB, likewise.
+        latency (float, optional): Maximum time of the backbone for one image,
+            in milliseconds. Defaults to None, no limit.
+        memory (float, optional): Maximum memory in MiB, likewise.
 
     Returns:
         list[dict]: Their rows.

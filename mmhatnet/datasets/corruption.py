@@ -51,7 +51,7 @@ class Corruption(BaseTransform):
         """Replace ``results['img']``, (H, W, 3) in 8 bits.
 
         Args:
-            results (dict): What the loading of the image made.
+            results (dict): The result of the loading of the image.
 
         Returns:
             dict: The same dict.

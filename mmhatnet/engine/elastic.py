@@ -20,9 +20,9 @@ from ..registry import HOOKS
 class ElasticGridsHook(Hook):
     """Draw new G1, G2 and image sizes in every iteration.
 
-    The weights then serve each of the settings. A draw depends on the seed
-    and the number of the iteration alone, so it is the same on all processes
-    and after a resume. Validation and testing have the configured setting.
+    The weights then serve each of the settings. A draw depends on the seed and
+    the number of the iteration alone, so it is the same on all processes and
+    after a resume. Validation and testing use the configured setting.
 
     Args:
         grid_sizes (Sequence[Sequence[int]]): G1 to draw from, each three

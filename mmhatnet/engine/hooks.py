@@ -60,7 +60,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend = AtomicBackend()
             self.file_backend.remove = self._outdated.append
             if runner.rank == 0:
-                # Parts of files that a killed run has left.
+                # Incomplete files that a killed run has left.
                 for part in Path(self.out_dir).glob('.*.pth.*'):
                     part.unlink()
 
@@ -160,11 +160,11 @@ def _image_files(batch: object) -> list[str]:
 
 
 class ResumeHook(Hook):
-    """Go on from a checkpoint at the right place of the epochs.
+    """Resume at the right place when the length of an epoch has changed.
 
     mmengine records the epoch that was running, the complete ones, and the
-    length of the training. What it restores are iterations: in epochs of
-    another length, they would end the schedule too early or too late.
+    length of the training. It restores iterations: with epochs of another
+    length, these would end the schedule too early or too late.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -226,7 +226,7 @@ class ResumeHook(Hook):
     def _move(
         self, runner: Runner, checkpoint: dict, epochs: int, batches: int
     ) -> None:
-        """Give a checkpoint the schedule of epochs of another length."""
+        """Adapt the schedule in a checkpoint to epochs of another length."""
         checkpoint['meta']['iter'] = epochs * batches
         if not isinstance(runner.param_schedulers, list) or any(
             getattr(scheduler, 'need_val_args', False)
@@ -258,7 +258,7 @@ class ResumeHook(Hook):
 class MatchingKeysHook(Hook):
     """Refuse a checkpoint that does not fit the model.
 
-    mmengine would only log its keys and go on with random weights.
+    mmengine would only log its keys and continue with random weights.
 
     Args:
         strict (bool): All keys must match, as a test needs. Training may

@@ -24,13 +24,13 @@ from ..weights.download import without_password
 from ..weights.releases import locate_weights
 
 FILE = 'provenance.json'
-# What changes a training; other files of a clone do not.
+# The files of a clone that can change a training.
 CODE = 'mmhatnet', 'configs', 'tools'
-# What git is told of another repository, as in a hook of git.
+# Variables that name another repository, as in a hook of git.
 OTHER_REPOSITORY = {'GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE'}
 # Limits of what is read of a clone, so that a training starts soon.
 MAX_SECONDS, MAX_BYTES = 20, 2**28
-# What describe_run finds, and the rest of a start.
+# The keys of describe_run, and the other keys of a start.
 RUN = 'versions', 'commit', 'changes', 'machine'
 SETTINGS = 'seed', 'precision', 'processes', 'batch_size', 'lr'
 KEYS = {
@@ -57,7 +57,7 @@ def read_provenance(work_dir: str | Path) -> list[dict]:
 
 
 def are_starts(value: object) -> bool:
-    """Whether a value of JSON can be what :func:`read_provenance` returns."""
+    """Whether a JSON value is a possible result of :func:`read_provenance`."""
     return isinstance(value, list) and all(
         isinstance(start, dict) and start.keys() >= KEYS for start in value
     )
@@ -115,7 +115,7 @@ def describe_code(clone: Path) -> dict[str, str | None]:
         clone (Path): The folder of the clone.
 
     Returns:
-        dict[str, str | None]: Both None if git cannot tell both.
+        dict[str, str | None]: Both are None if git cannot tell both.
     """
     env = {k: v for k, v in os.environ.items() if k not in OTHER_REPOSITORY}
     env |= dict(GIT_TERMINAL_PROMPT='0', GIT_OPTIONAL_LOCKS='0')
@@ -159,7 +159,7 @@ def _hash_files(folder: Path, names: list[bytes]) -> str:
     """Hash the names, sizes and first contents of files, which may be gone."""
     digest, left = hashlib.sha256(), MAX_BYTES
     for name in names:
-        # A name need not be text.
+        # A name may not be valid text.
         path, size, content = os.path.join(os.fsencode(folder), name), -1, b''
         with suppress(OSError):
             if os.path.isfile(path):
@@ -197,7 +197,7 @@ def describe_weights(location: str) -> dict[str, str | None]:
 
     Returns:
         dict[str, str | None]: ``name``, without folders, passwords and the
-        query of a URL, and ``sha256``, None if mmengine alone can find the
+        query of a URL, and ``sha256``, None if only mmengine can find the
         file.
     """
     name = location
@@ -212,7 +212,7 @@ def describe_weights(location: str) -> dict[str, str | None]:
 
 
 def _find_checkpoints(cfg: object) -> Iterator[str]:
-    """Find what the ``init_cfg`` of any part of a model loads."""
+    """Find the files that any ``init_cfg`` of a model loads."""
     if isinstance(cfg, Mapping):
         if 'checkpoint' in cfg and 'Pretrained' in str(cfg.get('type')):
             yield cfg['checkpoint']
@@ -234,7 +234,7 @@ class ProvenanceHook(Hook):
         Args:
             runner (Runner): The runner, which has loaded its checkpoint.
         """
-        # All processes do, since a download makes them wait for each other.
+        # In all processes, since a download makes them wait for each other.
         weights = [describe_weights(x) for x in self.find_sources(runner)]
         if not is_main_process():
             return
@@ -290,7 +290,7 @@ class ProvenanceHook(Hook):
             ``seed``, ``precision``, ``processes``, ``batch_size`` (of all
             processes, with accumulated batches; None if unknown), ``lr`` (the
             largest, at its peak), ``config``, ``config_sha256``, ``weights``,
-            and those of :func:`describe_run`.
+            and the keys of :func:`describe_run`.
         """
         cfg, wrapper = runner.cfg, runner.optim_wrapper
         text = cfg.pretty_text

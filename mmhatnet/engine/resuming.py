@@ -110,7 +110,7 @@ def resume_intact(cfg: Config) -> list[str]:
 
 
 def lock_work_dir(work_dir: str | os.PathLike) -> TextIO:
-    """Keep other processes out of a folder while this one lives.
+    """Keep other processes out of a folder while this one runs.
 
     Args:
         work_dir (str | PathLike): The folder; created if it does not exist.

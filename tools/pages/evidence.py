@@ -78,8 +78,8 @@ GROUPS = {
 SEARCH = """
 ### Search
 
-Trainings of two epochs instead of ten, with one seed: what another learning \
-rate, or another setting, does.
+Trainings of two epochs instead of ten, with one seed. They show the \
+effect of another learning rate or another setting.
 
 """
 # Settings that define a training, without those that depend on the machine.

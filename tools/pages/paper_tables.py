@@ -165,8 +165,8 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
     for number in [x for x in tables if x != 6]:
         tiny = '' if number == 2 else ', except for Tiny'
         yield (
-            f'Table {number}: #Param is within 0.3 % of the published value, or '
-            f'rounds to it{tiny}',
+            f'Table {number}: #Param is within 0.3 % of the published value, '
+            f'or rounds to it{tiny}',
             all(
                 params_agree(row)
                 for row in tables[number]
