@@ -37,7 +37,7 @@ def find_examples() -> tuple[list[str], dict[str, str]]:
     shapes = Path('data/demo/ade/ADEChallengeData2016/images/validation')
     trees = Path('data/tree_crowns/test')
     suited = {
-        # Here the model is right.
+        # The model is right about this image.
         'shape-segmentor': next(shapes.glob('*_00000046.jpg'), None),
         'tree-detector': next(iter(sorted(trees.glob('*'))), None),
     }

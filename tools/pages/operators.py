@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compares operators in docs/operators.md, where mmcv has compiled its own."""
+"""Compares our operators with mmcv's compiled ones: docs/operators.md."""
 
 import argparse
 import copy
@@ -71,7 +71,7 @@ def build(name: str) -> tuple[nn.Module, Callable[[int], dict]]:
 
 
 def compare_model(name: str, both: dict[str, ModuleType]) -> dict:
-    """Train and test a model with both; times are taken in turns."""
+    """Train and test a model with both; times are taken alternately."""
     losses = {}
     steps: dict[str, dict[str, Callable]] = dict(training={}, inference={})
     for key, operators in both.items():
@@ -178,7 +178,7 @@ def main() -> None:
         '--measure',
         nargs=2,
         metavar=('CONFIG', 'CHECKPOINT'),
-        help='measure anew, with a trained detector to test',
+        help='measure again, with a trained detector to test',
     )
     args = parser.parse_args()
     if args.measure:

@@ -131,7 +131,7 @@ def points(rows: list[dict], name: str, column: str) -> dict[int, float]:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Draw operations, time, memory, and the part of the global attention."""
+    """Draw operations, time, memory, and the share of the global attention."""
     figure, panels = make_figure(2, 2, size=(12, 9))
     *measured, attention = panels
     for panel, (column, (label, _)) in zip(
