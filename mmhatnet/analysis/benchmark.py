@@ -248,7 +248,9 @@ def measure_cases(
     rows: dict[str, list[dict]] = {}
     for row in read_csv(path):
         if not {'case', 'model', 'form', 'seconds'} <= set(row):
-            raise ValueError(f'{path} is another table: name another file')
+            raise ValueError(
+                f'{path} is not a table of this command: name another file'
+            )
         rows.setdefault(row['case'], []).append(row)
     for case in tqdm(cases, unit='case'):
         machine = describe_machine(case.device)

@@ -46,8 +46,8 @@ def draw_montage(
     """
     if cfg.default_scope != 'mmseg':
         raise ValueError(
-            'predictions beside the truth are for segmentors: for others, '
-            'use tools/test.py --show-dir'
+            'predictions next to the ground truth need a '
+            'segmentor: for other models, use tools/test.py --show-dir'
         )
     check_data(cfg, ('test',))
     inferencer = get_inferencer(cfg, checkpoint, device)

@@ -275,7 +275,7 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
     cfg.pop('test_dataloader', None)
     raise ValueError(
         'the config has no data set in test_dataloader or val_dataloader: '
-        'predictions need the pipeline of one'
+        'predictions need the pipeline of such a data set'
     )
 
 

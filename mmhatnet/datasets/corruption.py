@@ -44,7 +44,7 @@ class Corruption(BaseTransform):
                 f"no corruption '{kind}': choose from {', '.join(kinds)}"
             )
         if severity not in range(1, 6):
-            raise ValueError(f'a severity is one of 1 to 5, got {severity}')
+            raise ValueError(f'severity must be from 1 to 5, got {severity}')
         self.corrupt, self.kind, self.severity = corrupt, kind, severity
 
     def transform(self, results: dict) -> dict:

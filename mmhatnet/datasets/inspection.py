@@ -129,7 +129,7 @@ def inspect_dataset(
     if unlearned and mapping is not None and 1 in mapping:
         found.problems.append(
             f'the label maps in {dataset.data_prefix["seg_map_path"]} have '
-            'only 0 and 255, which is not learned: write '
+            'only the values 0 and 255, of which 255 is ignored: write '
             f'{list(mapping).index(1)} for {classes[1]:.60}'
         )
     return found
@@ -149,9 +149,9 @@ def _add_results(
             break
     if turned:
         found.notes.append(
-            f'{len(turned)} images are turned as they are read, because of '
-            'their EXIF orientation, and their label maps or boxes are not: '
-            f'look whether they fit, such as those of {turned[0]:.200}'
+            f'{len(turned)} images are rotated when they are read, because of '
+            'their EXIF orientation, but their label maps or boxes are not: '
+            f'check whether they fit, for example those of {turned[0]:.200}'
         )
     return values
 
@@ -195,7 +195,7 @@ def _inspect_coco(
                 'model needs none'
             )
     except json.JSONDecodeError as error:
-        raise ValueError(f'{path}: no JSON: {error}') from error
+        raise ValueError(f'{path}: not valid JSON: {error}') from error
     except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: {error}') from error
     for severe, line in () if quick else find_odd_annotations(content, masks):

@@ -71,8 +71,8 @@ def sizes_of_one() -> Iterator[None]:
 
     if not hasattr(_config, 'backed_size_oblivious'):
         raise ImportError(
-            f'torch {torch.__version__} cannot export graphs of dynamic size: '
-            '2.8 or newer can'
+            f'torch {torch.__version__} cannot export graphs of dynamic '
+            'size: install 2.8 or newer'
         )
     with _config.patch(backed_size_oblivious=True):
         yield
@@ -166,6 +166,6 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
             yield dict(step='center_crop', size=step['crop_size'])
         else:
             raise ValueError(
-                f'the step {kind} of the test pipeline cannot be described '
-                'to those who run the file'
+                f'the step {kind} of the test pipeline cannot be described in '
+                'the metadata of the file'
             )

@@ -58,8 +58,8 @@ def _find(place: str) -> list[Path]:
         kinds = Counter(file.suffix or 'without a suffix' for file in others)
         named = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(4))
         print(
-            f'{place}: {len(others)} files are left out ({named}): name a '
-            'file itself if it is an image',
+            f'{place}: {len(others)} files are left out ({named}): to use '
+            'one of them, give its name',
             file=sys.stderr,
         )
     return images

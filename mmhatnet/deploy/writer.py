@@ -85,7 +85,9 @@ def export_files(
         )
     )
     if len(settings) > 1 and out.suffix != '.onnx':
-        raise ValueError('several G1 or G2 can share the weights in ONNX only')
+        raise ValueError(
+            'only ONNX files can share their weights between several G1 or G2'
+        )
     for setting in settings:
         backbone.set_grids(*setting)  # raises if it is not valid
     for _ in read_images(calibration, describe(graph, cfg)):

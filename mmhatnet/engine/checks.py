@@ -364,7 +364,7 @@ def _compare_ignored(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
     for name, label in dict.fromkeys(places):
         if None not in (label, expected) and label != expected:
             yield (
-                f'the label that is ignored is {expected} in {first}, and '
+                f'the ignored label is {expected} in {first}, and '
                 f'{label} in {name}'
             )
 
@@ -384,5 +384,5 @@ def _find_shared_data(parts: Sequence[_Part]) -> Iterator[str]:
         elif place and key in trained:
             yield (
                 f'{split}_dataloader reads {place}, with which the model is '
-                'trained: its results say nothing about other images'
+                'trained: the results say nothing about other images'
             )

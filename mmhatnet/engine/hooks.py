@@ -188,8 +188,8 @@ class ResumeHook(Hook):
             or not {'epoch', 'iter'} <= meta.keys()
         ):
             raise ValueError(
-                f'{source} is not of a training, which can be resumed: use '
-                'load_from in the config'
+                f'{source} has no state of a training and cannot be '
+                'resumed: use load_from in the config'
             )
         # mmengine would run it, to look for the number of GPUs.
         meta.pop('config', None)
@@ -197,7 +197,7 @@ class ResumeHook(Hook):
             last = (runner.cfg.get('train_cfg') or {}).get(unit)
             if last and meta[done] >= last:
                 runner.logger.warning(
-                    f'{source} is of {done} {meta[done]} of {last}, and '
+                    f'{source} was saved at {done} {meta[done]} of {last}, so '
                     f'nothing is left: set a larger train_cfg.{unit}'
                 )
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
@@ -217,9 +217,9 @@ class ResumeHook(Hook):
         batches = len(runner.train_dataloader)
         if before not in (0, batches):
             runner.logger.warning(
-                f'{source} is of epochs of {before:.0f} batches, and now they '
-                f'are of {batches}: learning rate and schedule go on after '
-                f'epoch {meta["epoch"]} as the config has them'
+                f'{source} had {before:.0f} batches per epoch, and now there '
+                f'are {batches}: learning rate and schedule continue after '
+                f'epoch {meta["epoch"]} as in the config'
             )
             self._move(runner, checkpoint, meta['epoch'], batches)
 

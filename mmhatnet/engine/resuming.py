@@ -104,7 +104,8 @@ def resume_intact(cfg: Config) -> list[str]:
         notes.append(f'damaged: {damaged}; resuming from {intact}')
     if intact.name.startswith('best_'):
         notes.append(
-            f'{intact} has no optimizer state: the optimizer starts without'
+            f'{intact} has no optimizer state: the optimizer starts from '
+            'scratch'
         )
     return notes
 

@@ -70,7 +70,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     for split in {*splits} - {'val'}:
         if not cfg.get(f'{split}_dataloader'):
             raise ValueError(
-                f'the config has no {split}_dataloader, which this needs'
+                f'the config has no {split}_dataloader, which this command '
+                'needs'
             )
     notes = check_data(cfg, splits) + resume_intact(cfg)
     if 'train' in splits:

@@ -65,8 +65,8 @@ class MHSA(nn.Module):
 
     The last stage attends over the whole map. Windows are the baseline of
     Table 5, where H-MHSA replaces the attention of Swin. As in Swin, every
-    second block shifts them by half their side. Relative position biases, whose
-    number would fix G1, are left out, and windows only hold neighbours.
+    second block shifts them by half their side. Relative position biases are
+    left out, because their number would fix G1. Windows only hold neighbours.
 
     Args:
         embed_dims (int): Channels C.

@@ -75,8 +75,8 @@ class OnnxModel:
             reason = str(error).strip().rpartition('\n')[2]
             if 'external ' in reason.lower():
                 raise ValueError(
-                    f'{path} needs the file of its weights, *.data, complete '
-                    'and itself, no link, in the same folder'
+                    f'{path} needs its complete file of weights, *.data, '
+                    'in the same folder, and not as a link'
                 ) from error
             raise ValueError(
                 f'{path} is not an ONNX model, or is damaged: {reason}'

@@ -147,7 +147,7 @@ class _Tensor(Unknown):
         storage, offset, size, stride, _, _, *metadata = args
         # Products with text would repeat it.
         if any(type(x) is not int for x in (offset, *size, *stride)):
-            raise ValueError('a tensor with a size that is no integer')
+            raise ValueError('a tensor with a size that is not an integer')
         if math.prod(size) > max(storage.numel(), MAX_EXPANDED):
             raise ValueError(f'a tensor of {size} is much too large')
         # The check of as_strided overflows in torch 2.1.

@@ -144,7 +144,7 @@ class Explorer:
     def _request(self) -> Iterator[None]:
         """Wait for a turn, and stop a slow computation between two blocks."""
         if not self._lock.acquire(timeout=SECONDS):
-            raise TimeoutError('others use the page: try again')
+            raise TimeoutError('the page is busy: try again')
         end = time.monotonic() + SECONDS
 
         def check(*_) -> None:

@@ -220,8 +220,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description='Fill docs/scaling.md: operations, time and peak memory '
         'of HAT-Net with several G2, Swin, PVTv2, Twins and plain MHSA for '
-        'growing images. Sizes that its table lacks are measured first. After '
-        'a stop, the same command continues.'
+        'growing images. Sizes that its table lacks are measured first. If it '
+        'is interrupted, run the same command again to continue.'
     )
     parser.add_argument(
         '--device', default='cpu', help='such as cpu or cuda (default: cpu)'

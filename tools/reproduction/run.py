@@ -186,7 +186,7 @@ def check_training(cfg: Config, work_dir: Path) -> list[str]:
         model['backbone'].pop('init_cfg', None)
         models.append(json.dumps(model, sort_keys=True, default=str))
     same = models[0] == models[1]
-    return [] if same else [f"the model in {work_dir} is not the row's"]
+    return [] if same else [f'the model in {work_dir} is not that of the row']
 
 
 def launch(script: str, *arguments: str | int | Path) -> None:
