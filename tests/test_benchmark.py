@@ -259,7 +259,7 @@ def test_forms_of_models(tmp_path):
 
 def test_other_tables_are_refused(tmp_path):
     (tmp_path / 'rows.csv').write_text('case,backbone\na,b\n')
-    with pytest.raises(ValueError, match='rows.csv is another table'):
+    with pytest.raises(ValueError, match='rows.csv is not a table'):
         measure_cases([], tmp_path / 'rows.csv')
 
 

@@ -132,7 +132,7 @@ def test_errors(model, options, message):
 def test_one_hook_alone():
     runner = Runner(Model())
     runner.hooks = [ElasticGridsHook(), ElasticGridsHook()]
-    with pytest.raises(ValueError, match='two of ElasticGridsHook'):
+    with pytest.raises(ValueError, match='two ElasticGridsHooks'):
         runner.hooks[0].before_train(runner)
 
 

@@ -220,7 +220,7 @@ class TestAnotherBatchSize:
             resume=('--resume', first(runner)),
         )
         batches = 24 // batch_size
-        assert f'of 2 batches, and now they are of {batches}:' in output
+        assert f'2 batches per epoch, and now there are {batches}:' in output
         found, rates = (
             {
                 line['iter']: line['lr']
@@ -239,7 +239,9 @@ class TestAnotherBatchSize:
         _, output = train(
             'end', 12, 'train_cfg.max_epochs=1', resume=('--resume', path)
         )
-        assert f'{path} is of epoch 1 of 1, and nothing is left' in output
+        assert (
+            f'{path} was saved at epoch 1 of 1, so nothing is left' in output
+        )
 
     def test_inside_an_epoch(self, train):
         """Its batches would be repeated, of which the last is the worst."""

@@ -347,5 +347,5 @@ class TestTuning:
         assert 'no checkpoint at absent.pth' in text
         for budget in ('0', 'nan'):
             text = call_tool(tool, *args, *options, budget, code=2)
-            assert 'budgets are positive numbers' in text
+            assert 'budgets must be positive numbers' in text
         assert 'a budget is needed' in call_tool(tool, *args, code=2)

@@ -187,7 +187,7 @@ class TestPredictionsBesideTheTruth:
     @pytest.mark.parametrize(
         ('model', 'message'),
         [
-            ('cifar10-classifier', 'are for segmentors: for others, use'),
+            ('cifar10-classifier', 'need a segmentor: for other models, use'),
             ('shape-segmentor', 'make_demo_data.py'),
         ],
     )

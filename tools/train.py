@@ -61,8 +61,8 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, or without a value from the last one '
-        'in the work_dir, if there is one',
+        help='resume from a checkpoint; without a value, from '
+        'the last one in the work_dir, if there is one',
     )
     arguments.add_argument(
         '--amp',

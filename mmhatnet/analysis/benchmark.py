@@ -1,4 +1,4 @@
-"""Measure models and their forms in turns: time, memory, operations.
+"""Measure models and their forms alternately: time, memory, operations.
 
 ``tools/analysis_tools/benchmark.py`` is a command over this module.
 """
@@ -41,7 +41,7 @@ FORMS = {
     'compile': 'torch.compile, with constant weights in inference (freezing)',
     'compile_blocks': 'one compiled block for each stage (compile_blocks)',
     'cuda_graph': 'a recorded CUDA graph',
-    'with_cp': 'the blocks computed again in the backward pass',
+    'with_cp': 'the blocks recomputed in the backward pass',
 }
 SETTINGS = dict(plain=dict(fast=False), with_cp=dict(with_cp=True))
 # Shares of the time, and names of their operators; the first that fits counts.
@@ -80,13 +80,13 @@ class Entry(NamedTuple):
         return cls(row['model'], row['form'])
 
 
-# What the device can do at best; it takes turns with the models.
+# The peak of the device; it takes turns with the models.
 PRODUCT = Entry('matrix product')
 
 
 @dataclass(frozen=True)
 class Case:
-    """Models to measure in turns, and how.
+    """Models to measure alternately, and how.
 
     Attributes:
         entries (tuple[Entry, ...]): The models; the first is the base.
@@ -100,7 +100,7 @@ class Case:
         whole_model (bool): Predict with the whole model, eager or plain,
             instead of its backbone's features. Defaults to False.
         keep_memory (bool): Let the allocator of the CPU keep freed memory.
-            Defaults to False, the allocator as it comes.
+            Defaults to False, the allocator's default.
     """
 
     entries: tuple[Entry, ...]
@@ -244,7 +244,9 @@ def measure_cases(
     rows: dict[str, list[dict]] = {}
     for row in read_csv(path):
         if not {'case', 'model', 'form', 'seconds'} <= set(row):
-            raise ValueError(f'{path} is another table: name another file')
+            raise ValueError(
+                f'{path} is not a table of this command: name another file'
+            )
         rows.setdefault(row['case'], []).append(row)
     for case in tqdm(cases, unit='case'):
         machine = describe_machine(case.device)

@@ -60,8 +60,8 @@ class Complexity:
 class _NumbersOnCPU(TorchFunctionMode):
     """Make ``torch.linspace`` on the CPU, whatever the default device is.
 
-    Most backbones compute their drop path rates by it and read them as
-    numbers, which the meta device does not have.
+    Most backbones compute their drop path rates with it and read them as
+    numbers, which tensors on the meta device do not have.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -136,8 +136,8 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
 
     Raises:
         ValueError: If the model computes nothing from an image alone, as
-            DETR and its kin, which read sizes from tensors, and CondInst and
-            PointRend, whose masks depend on what they find.
+            DETR and its variants, which read sizes from tensors, and CondInst
+            and PointRend, whose masks depend on the detected objects.
     """
     model = build_on_meta(cfg)
     params = sum(parameter.numel() for parameter in model.parameters())

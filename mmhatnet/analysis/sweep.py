@@ -137,7 +137,7 @@ def build_hatnet(cfg: Config) -> HATNet:
         HATNet: The backbone.
 
     Raises:
-        ValueError: If it is another one.
+        ValueError: If it is not a HATNet.
     """
     backbone = MODELS.build({**load_backbone_config(cfg), 'init_cfg': None})
     if not isinstance(backbone, HATNet):
@@ -149,7 +149,7 @@ def build_hatnet(cfg: Config) -> HATNet:
 
 
 def complete_grids(backbone: HATNet, grids: Sequence[Grids]) -> list[Grids]:
-    """Write settings as a backbone has them, each once.
+    """Complete settings as a backbone stores them, without duplicates.
 
     Args:
         backbone (HATNet): The backbone; its setting stays.
@@ -199,7 +199,7 @@ def read_rows(
 
 
 def _fingerprint(cfg: Config, checkpoint: str | None) -> str:
-    # The content counts, wherever the file is and the logs are.
+    # Only the content counts, not where the file and the logs are.
     if checkpoint:
         checkpoint = sha256_of(locate_weights(checkpoint))
     settings = {**cfg.to_dict(), 'work_dir': None}
@@ -208,7 +208,7 @@ def _fingerprint(cfg: Config, checkpoint: str | None) -> str:
 
 
 def build_tester(cfg: Config, checkpoint: str) -> Runner:
-    """Build what evaluates a model on its test data.
+    """Build the runner that evaluates a model on its test data.
 
     Args:
         cfg (Config): The config, with a ``work_dir``.
@@ -273,7 +273,7 @@ def metrics_of(row: dict) -> dict[str, float]:
 
 
 def main_metric(cfg: Config, rows: Sequence[dict]) -> str | None:
-    """Find the metric that decides about a config's best checkpoint.
+    """Find the metric that selects a config's best checkpoint.
 
     Args:
         cfg (Config): The config.

@@ -158,7 +158,7 @@ def find_weights(model: str | os.PathLike | Config) -> str:
 
     Args:
         model (str | PathLike | Config): The model's name, a config file, or a
-            config. Only a name has released weights.
+            config. Only models given by name have released weights.
 
     Returns:
         str: The URL of the weights.
@@ -194,7 +194,7 @@ def get_model(
         pretrained (bool | str): True for the released weights, or a file, a
             URL or ``hatnet://NAME``, read without running code that it may
             contain. Defaults to False, random weights as at the start of a
-            training, also in the place of those that ``init_cfg`` names.
+            training, even if ``init_cfg`` names a checkpoint.
         device (str, optional): The device of the model. Defaults to None, the
             CPU.
         **kwargs: Settings that override the config's model, such as
@@ -271,7 +271,7 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
     cfg.pop('test_dataloader', None)
     raise ValueError(
         'the config has no data set in test_dataloader or val_dataloader: '
-        'predictions need the pipeline of one'
+        'predictions need the pipeline of such a data set'
     )
 
 
@@ -283,7 +283,7 @@ def dataset_meta(cfg: Config) -> dict:
 
     Returns:
         dict: ``classes`` and, for dense prediction, ``palette``, if the data
-        set defines them; nothing if the config has no such data set.
+        set defines them; empty if the config has no such data set.
     """
     try:
         dataset = find_test_dataset(cfg)

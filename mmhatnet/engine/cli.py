@@ -24,8 +24,8 @@ from ..utils.config import check_keys, read_config
 from ..utils.stack import explain_missing_operators
 
 ONE_LINE = ImportError, OSError, ValueError
-# What mm says about a company's data sets, about CLRNet, and about functions
-# of a library, which it finds after all.
+# Warnings of mm that need no action: about OneDL's own data sets, CLRNet, and
+# functions that it finds in another registry.
 FALSE_ALARMS = re.compile(
     'Could not import OneDL|Line NMS is not compiled|'
     r'Failed to search registry with scope "\w+" in the "function"'
@@ -107,7 +107,7 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         ValueError: If the config has a misspelt key, an option does not fit
             the config, or it would set a variable of the config file, which
-            changes nothing.
+            has no effect.
     """
     given = args.cfg_options or {}
     options = {
@@ -150,9 +150,9 @@ def _find_setting(cfg: Config, key: str, options: Iterable[str]) -> object:
 
 
 def _in_containers_of(old: object, new: object) -> object:
-    """Make a list a tuple, or the reverse, where the old value is one.
+    """Convert a list to a tuple, or the reverse, to match the old value.
 
-    ``a,b`` is read as a list, but many arguments of mm take tuples alone.
+    ``a,b`` is read as a list, but many arguments of mm take only tuples.
     """
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         pairs = zip_longest(old[: len(new)], new, fillvalue=[*old, None][0])
@@ -237,7 +237,7 @@ def one_line_errors(*packages: str) -> Iterator[None]:
     Errors of a user's own code or of a library keep their traceback.
 
     Args:
-        *packages (str): Packages beside the tool whose errors are as ours.
+        *packages (str): Other packages whose errors are treated like ours.
 
     Raises:
         SystemExit: Instead of an ImportError, OSError or ValueError of ours,
@@ -246,7 +246,7 @@ def one_line_errors(*packages: str) -> Iterator[None]:
     rank = os.environ.get('RANK', '0')
     name = Path(sys.argv[0]).name
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # What a terminal cannot show is no reason to stop.
+        # Characters that the terminal cannot show must not raise an error.
         sys.stdout.reconfigure(errors='backslashreplace')
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
@@ -254,8 +254,8 @@ def one_line_errors(*packages: str) -> Iterator[None]:
         with explain_missing_operators(), _hide_false_alarms():
             yield
     except (Exception, KeyboardInterrupt) as error:
-        # Libraries wrap errors in others: mmengine's registries that of a
-        # class, and its config even Ctrl-C.
+        # Libraries wrap errors in others: mmengine's registries wrap those of
+        # classes, and its config wraps even Ctrl-C.
         chain = list(_iter_chain(error))
         if any(isinstance(cause, KeyboardInterrupt) for cause in chain):
             if rank == '0':
@@ -294,7 +294,7 @@ def _hide_false_alarms() -> Iterator[None]:
 def _interrupt_once(*args: object) -> None:
     """Handle Ctrl-C, and ignore it while the program ends.
 
-    torchrun repeats the signal, which would cut the end off.
+    torchrun repeats the signal, which would interrupt the end.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt

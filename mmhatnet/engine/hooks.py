@@ -51,7 +51,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend = AtomicBackend()
             self.file_backend.remove = self._outdated.append
             if runner.rank == 0:
-                # Parts of files that a killed run has left.
+                # Incomplete files that a killed run has left.
                 for part in Path(self.out_dir).glob('.*.pth.*'):
                     part.unlink()
 
@@ -128,11 +128,11 @@ def _image_files(batch: object) -> list[str]:
 
 
 class ResumeHook(Hook):
-    """Go on from a checkpoint at the right place of the epochs.
+    """Resume at the right place when the length of an epoch has changed.
 
     mmengine records the epoch that was running, the complete ones, and the
-    length of the training. What it restores are iterations: in epochs of
-    another length, they would end the schedule too early or too late.
+    length of the training. It restores iterations: with epochs of another
+    length, these would end the schedule too early or too late.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -154,8 +154,8 @@ class ResumeHook(Hook):
             or not {'epoch', 'iter'} <= meta.keys()
         ):
             raise ValueError(
-                f'{source} is not of a training, which can be resumed: use '
-                'load_from in the config'
+                f'{source} has no state of a training and cannot be '
+                'resumed: use load_from in the config'
             )
         # mmengine would run it, to look for the number of GPUs.
         meta.pop('config', None)
@@ -163,7 +163,7 @@ class ResumeHook(Hook):
             last = (runner.cfg.get('train_cfg') or {}).get(unit)
             if last and meta[done] >= last:
                 runner.logger.warning(
-                    f'{source} is of {done} {meta[done]} of {last}, and '
+                    f'{source} was saved at {done} {meta[done]} of {last}, so '
                     f'nothing is left: set a larger train_cfg.{unit}'
                 )
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
@@ -182,16 +182,16 @@ class ResumeHook(Hook):
         batches = len(runner.train_dataloader)
         if before not in (0, batches):
             runner.logger.warning(
-                f'{source} is of epochs of {before:.0f} batches, and now they '
-                f'are of {batches}: learning rate and schedule go on after '
-                f'epoch {meta["epoch"]} as the config has them'
+                f'{source} had {before:.0f} batches per epoch, and now there '
+                f'are {batches}: learning rate and schedule continue after '
+                f'epoch {meta["epoch"]} as in the config'
             )
             self._move(runner, checkpoint, meta['epoch'], batches)
 
     def _move(
         self, runner: Runner, checkpoint: dict, epochs: int, batches: int
     ) -> None:
-        """Give a checkpoint the schedule of epochs of another length."""
+        """Adapt the schedule in a checkpoint to epochs of another length."""
         checkpoint['meta']['iter'] = epochs * batches
         if not isinstance(runner.param_schedulers, list) or any(
             getattr(scheduler, 'need_val_args', False)
@@ -222,7 +222,7 @@ class ResumeHook(Hook):
 class MatchingKeysHook(Hook):
     """Refuse a checkpoint that does not fit the model.
 
-    mmengine would only log its keys and go on with random weights.
+    mmengine would only log its keys and continue with random weights.
 
     Args:
         strict (bool): All keys must match, as a test needs. Training may

@@ -23,9 +23,9 @@ from ..weights.download import without_password
 from ..weights.releases import locate_weights
 
 FILE = 'provenance.json'
-# What changes a training; other files of a clone do not.
+# The files of a clone that can change a training.
 CODE = 'mmhatnet', 'configs', 'tools'
-# What git is told of another repository, as in a hook of git.
+# Variables that name another repository, as in a hook of git.
 OTHER_REPOSITORY = {'GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE'}
 MAX_SECONDS = 20  # that git may take, so that a training starts soon
 # What describe_run finds, and the rest of a start.
@@ -55,7 +55,7 @@ def read_provenance(work_dir: str | Path) -> list[dict]:
 
 
 def are_starts(value: object) -> bool:
-    """Whether a value of JSON can be what :func:`read_provenance` returns."""
+    """Whether a JSON value is a possible result of :func:`read_provenance`."""
     return isinstance(value, list) and all(
         isinstance(start, dict) and start.keys() >= KEYS for start in value
     )
@@ -144,7 +144,8 @@ def _hash_files(folder: Path, names: list[bytes]) -> str:
         content = ''
         # A name need not be text, and a folder has no content.
         with suppress(OSError):
-            content = sha256_of(folder / os.fsdecode(name))
+            path = folder / os.fsdecode(name)
+            content = sha256_of(path) if path.is_file() else ''
         digest.update(b'%b\0%b\0' % (name, content.encode()))
     return digest.hexdigest()
 
@@ -185,7 +186,7 @@ def _describe_weights(location: str) -> dict[str, str | None]:
 
 
 def _find_checkpoints(cfg: object) -> Iterator[str]:
-    """Find what the ``init_cfg`` of any part of a model loads."""
+    """Find the files that any ``init_cfg`` of a model loads."""
     if isinstance(cfg, Mapping):
         if 'checkpoint' in cfg and 'Pretrained' in str(cfg.get('type')):
             yield cfg['checkpoint']
@@ -247,7 +248,7 @@ class ProvenanceHook(Hook):
             ``seed``, ``precision``, ``processes``, ``batch_size`` (of all
             processes, with accumulated batches; None if unknown), ``lr`` (the
             largest, at its peak), ``config``, ``config_sha256``, ``weights``,
-            and those of :func:`describe_run`.
+            and the keys of :func:`describe_run`.
         """
         cfg, wrapper = runner.cfg, runner.optim_wrapper
         text = cfg.pretty_text

@@ -44,8 +44,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     """Build the runner of a config, with or without a GPU.
 
     Without a GPU, distributed processes communicate by gloo, SyncBN becomes
-    BN, and mixed precision becomes float32 unless it is of bfloat16 and the
-    CPU has instructions for it; the log notes each change.
+    BN, and mixed precision becomes float32 unless it uses bfloat16 and the CPU
+    has instructions for it; the log notes each change.
 
     Args:
         cfg (Config): The config; changed in place.
@@ -69,7 +69,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     for split in {*splits} - {'val'}:
         if not cfg.get(f'{split}_dataloader'):
             raise ValueError(
-                f'the config has no {split}_dataloader, which this needs'
+                f'the config has no {split}_dataloader, which this command '
+                'needs'
             )
     notes = check_data(cfg, splits) + resume_intact(cfg)
     if 'train' in splits:
@@ -100,7 +101,7 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
 
 
 def _guard_checkpoints(cfg: Config) -> None:
-    """Use our hook in the place of mmengine's CheckpointHook."""
+    """Use our hook instead of mmengine's CheckpointHook."""
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     usual = 'CheckpointHook', 'mmengine.CheckpointHook'
     hook = hooks.setdefault('checkpoint', ConfigDict(type=usual[0]))
@@ -109,7 +110,7 @@ def _guard_checkpoints(cfg: Config) -> None:
 
 
 def _move_pretrained(cfg: Config) -> None:
-    """Load checkpoints that a whole model names where they are checked.
+    """Let our hook load, and check, a checkpoint that a whole model names.
 
     mmengine would only log that no key of them matches.
     """
@@ -222,7 +223,7 @@ def _start_gloo(launcher: str) -> None:
 def die_with_parent(sent: signal.Signals = signal.SIGKILL) -> None:
     """Make Linux end this process when its parent dies, even of SIGKILL.
 
-    It would go on with the training, beside the one that resumes it.
+    Otherwise it would continue to train beside the run that resumes it.
 
     Args:
         sent (Signals): The signal that it gets. Defaults to SIGKILL.

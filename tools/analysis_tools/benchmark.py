@@ -27,8 +27,8 @@ def form_of(option: str) -> str:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Measure time and memory of backbones side by side, in '
-        'turns. docs/benchmark.md explains the columns of the table. After a '
-        'stop, the same command continues.'
+        'turns. docs/benchmark.md explains the columns of the table. If it is '
+        'interrupted, run the same command again to continue.'
     )
     add = parser.add_argument
     add(

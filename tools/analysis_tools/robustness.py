@@ -42,7 +42,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Evaluate a trained model on corrupted test images and on '
         'images of other sizes, with all pairs of a G1 and a G2, without '
-        'training. After a stop, the same command continues.'
+        'training. If it is interrupted, run the same command again to '
+        'continue.'
     )
     parser.add_argument('config', help='name of a model, or config file')
     parser.add_argument('checkpoint', help='file, URL or hatnet://NAME')

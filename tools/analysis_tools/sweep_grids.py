@@ -26,9 +26,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Evaluate a trained model under many settings of G1 and '
         'G2, without training: the metric on its test data, operations, time '
-        'and peak memory, as a table and a Pareto plot. All pairs of a G1 '
-        'and a G2 are measured, and the configured pair. After a stop, the '
-        'same command continues.'
+        'and peak memory, as a table and a Pareto plot. All pairs of a G1 and '
+        'a G2 are measured, and the configured pair. If it is interrupted, '
+        'run the same command again to continue.'
     )
     parser.add_argument('config', help='name of a model, or config file')
     parser.add_argument(

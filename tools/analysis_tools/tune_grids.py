@@ -36,23 +36,23 @@ UNITS = dict(latency=(1e-3, 'ms'), memory=(2**20, 'MiB'))
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Find the G1 and G2 with which a trained model is best '
-        'within a budget of time or memory on this machine: of half, once and '
-        'twice the configured G1 and G2, the model is evaluated with those '
-        'within the budget, without training. After a stop, the same command '
-        'continues.'
+        'within a budget of time or memory on this machine: half, once and '
+        'twice the configured G1 and G2 are tried, and the model is evaluated '
+        'with those within the budget, without training. If it is '
+        'interrupted, run the same command again to continue.'
     )
     parser.add_argument('config', help='name of a model, or config file')
     parser.add_argument('checkpoint', help='file, URL or hatnet://NAME')
     parser.add_argument(
         '--latency-ms',
         type=float,
-        help='most milliseconds that the backbone may take for one image',
+        help='maximum time of the backbone for one image, in milliseconds',
     )
     parser.add_argument(
         '--memory-mb',
         type=float,
-        help='most MiB above the weights that the backbone may need for one '
-        'image',
+        help='maximum memory of the backbone above '
+        'the weights for one image, in MiB',
     )
     parser.add_argument(
         '--shape',
@@ -80,7 +80,7 @@ def parse_args() -> argparse.Namespace:
         parser.error('a budget is needed: --latency-ms or --memory-mb')
     for budget in (args.latency_ms, args.memory_mb):
         if budget is not None and not budget > 0:
-            parser.error('budgets are positive numbers')
+            parser.error('budgets must be positive numbers')
     name = Path(args.config).stem
     args.out_dir = args.out_dir or Path('work_dirs', 'tuning', name)
     return args

@@ -56,15 +56,15 @@ def describe_gains() -> str:
         )
     ]
     return (
-        '- **Exact at any size.** G1 and G2 need not divide the map: at the '
-        'border, windows\n  and pooled cells have the tokens that exist. '
-        "Outputs and gradients are those of the\n  authors' code wherever it "
-        'runs ([test](tests/test_parity.py)).\n'
+        '- **Exact at any size.** G1 and G2 need not divide the map: windows '
+        'and pooled\n  cells at the border contain only the tokens that '
+        "exist. Outputs and gradients equal\n  those of the authors' code "
+        'wherever that code runs ([test](tests/test_parity.py)).\n'
         '- **One file for all sizes.** An [exported](docs/deployment.md) ONNX '
         'file takes images of\n  any size, from pixels to boxes, and needs no '
         'torch.\n'
-        '- **A dial.** G1 and G2 change on a trained model. At 1536x1536, '
-        'HAT-Net-Small with G2 of\n  32, 16, 8 takes '
+        '- **A dial.** G1 and G2 can be changed on a trained model. At '
+        '1536x1536, HAT-Net-Small with\n  G2 of 32, 16, 8 takes '
         f'{few["operations"] / many["operations"]:.2f} times the operations '
         f'and {few["seconds"] / many["seconds"]:.2f} times the time of\n  '
         '8, 4, 2 ([scaling](docs/scaling.md)); accuracy is in '

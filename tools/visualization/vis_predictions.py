@@ -26,8 +26,8 @@ GROUPS = 2  # samples in a row
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Draw a segmentor's predictions for images of its test "
-        'data beside the truth, in one picture.'
+        description="Draw a segmentor's predictions for images of its "
+        'test data next to the ground truth, in one picture.'
     )
     parser.add_argument('model', help='name of a model, or config file')
     parser.add_argument(
