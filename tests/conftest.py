@@ -20,11 +20,11 @@ from helpers import (
     official_shapes,
 )
 from mmengine.config import Config
+from mmengine.config.utils import load
 from mmengine.registry import MODELS, init_default_scope
 
 import mmhatnet
 from mmhatnet.datasets import make_demo_data
-from mmhatnet.utils.config import reading_metafiles_once
 from mmhatnet.utils.device import find_device
 
 
@@ -246,7 +246,9 @@ def single_run(demo_folder, small_config):
 
 @pytest.fixture(scope='session', autouse=True)
 def _read_metafiles_once():
-    with reading_metafiles_once():
+    """mmengine reads them for each config that a config inherits from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.utils.load', cache(load))
         yield
 
 

@@ -237,7 +237,7 @@ class TestWriting:
         annotation, unfinished = demo._annotation, []
 
         def interrupt(*args):
-            unfinished.extend(tmp_path.glob('.demo-*/**/*.jpg'))
+            unfinished.extend(tmp_path.glob('.demo.*/**/*.jpg'))
             if unfinished:
                 raise KeyboardInterrupt
             return annotation(*args)

@@ -1,6 +1,5 @@
 import io
 import json
-import tempfile
 from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 from tqdm import tqdm
+
+from ..utils.atomic import creating
 
 
 def _polygon(points: int, step: int = 1) -> Callable:
@@ -301,8 +302,7 @@ def make_demo_data(
         )
     # If out_dir is a link, replace its target and keep the link.
     out_dir = Path(out_dir).resolve()
-    exists = out_dir.exists()
-    if exists and (out_dir.is_file() or any(out_dir.iterdir())):
+    if out_dir.is_file() or out_dir.exists() and any(out_dir.iterdir()):
         if not (out_dir / MARKER).is_file():
             raise FileExistsError(
                 f'{out_dir} contains files other than demo data: delete it '
@@ -312,16 +312,6 @@ def make_demo_data(
             raise FileExistsError(
                 f'{out_dir} exists: delete it or pass --force (force=True)'
             )
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    # Work on the same file system, where renaming is atomic.
-    with tempfile.TemporaryDirectory(
-        prefix=f'.{out_dir.name}-', dir=out_dir.parent
-    ) as temporary:
-        made = Path(temporary) / 'new'
-        made.mkdir()
-        numbers = dict(train=num_train, val=num_val)
-        summary = _make(made, numbers, size, seed)
-        if exists:
-            out_dir.rename(Path(temporary) / 'old')
-        made.rename(out_dir)
-    return summary
+    numbers = dict(train=num_train, val=num_val)
+    with creating(out_dir, replace=True) as made:
+        return _make(made, numbers, size, seed)

@@ -35,20 +35,23 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def creating(folder: str | os.PathLike) -> Iterator[Path]:
+def creating(
+    folder: str | os.PathLike, replace: bool = False
+) -> Iterator[Path]:
     """Fill a folder beside its place, and move it there when it is complete.
 
     Args:
         folder (str | PathLike): The folder. Its parent is created.
+        replace (bool): Replace a folder that exists. Defaults to False.
 
     Yields:
         Path: An empty folder to fill. It is deleted after an error.
 
     Raises:
-        FileExistsError: If the folder exists.
+        FileExistsError: If the folder exists and must not be replaced.
     """
     folder = Path(folder)
-    if folder.exists():
+    if folder.exists() and not replace:
         raise FileExistsError(f'{folder} exists; delete it to make it again')
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -57,6 +60,8 @@ def creating(folder: str | os.PathLike) -> Iterator[Path]:
         part = Path(temporary, 'new')
         part.mkdir()
         yield part
+        if replace and folder.exists():
+            folder.rename(Path(temporary, 'old'))
         part.rename(folder)
 
 

@@ -5,12 +5,9 @@ import functools
 import inspect
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from traceback import walk_tb
 from types import FunctionType
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
@@ -69,7 +66,7 @@ def read_config(filename: str | os.PathLike) -> Config:
             f'cannot read {filename}: {error!s:.500}{remedy}'
         ) from error
     if named:
-        _drop_scope(list(cfg.values()))
+        _drop_scope(cfg)
     name_types(cfg)
     return cfg
 
@@ -100,22 +97,26 @@ def name_types(cfg: Config) -> None:
         part['type'] = _name_type(kind, names, cfg.get('default_scope'))
 
 
+def _iter_dicts(cfg: object) -> Iterator[dict]:
+    """Iterate over the dicts inside a part of a config."""
+    if isinstance(cfg, dict):
+        yield cfg
+        cfg = list(cfg.values())
+    for part in cfg if isinstance(cfg, list | tuple) else ():
+        yield from _iter_dicts(part)
+
+
 def _iter_classes(cfg: object) -> Iterator[tuple[dict, type | FunctionType]]:
     """Iterate over the parts of a config with a class or function as type."""
-    if isinstance(cfg, dict):
-        kind = cfg.get('type')
+    for part in _iter_dicts(cfg):
+        kind = part.get('type')
         if isinstance(kind, LazyAttr | LazyObject):
             kind = kind.build()
         elif isinstance(kind, str) and kind.count('.') > 1:
             # mmengine dumps classes like this.
             kind = get_object_from_string(kind)
         if isinstance(kind, type | FunctionType):
-            yield cfg, kind
-        cfg = list(cfg.values())
-    elif not isinstance(cfg, list | tuple):
-        return
-    for part in cfg:
-        yield from _iter_classes(part)
+            yield part, kind
 
 
 def _find_library(kind: type | FunctionType) -> str | None:
@@ -163,26 +164,10 @@ def support_inheritance() -> None:
     @functools.wraps(fromfile)
     def read(*args, **kwargs) -> Config:
         cfg = fromfile(*args, **kwargs)
-        _drop_scope(list(cfg.values()))
+        _drop_scope(cfg)
         return cfg
 
     Config.fromfile = staticmethod(read)
-
-
-@contextmanager
-def reading_metafiles_once() -> Iterator[None]:
-    """Read many configs in a fraction of the time.
-
-    mmengine reads all metafiles of a library for each config that a config
-    inherits from it.
-    """
-    utils: Any = import_module('mmengine.config.utils')
-    load = utils.load
-    utils.load = functools.cache(load)
-    try:
-        yield
-    finally:
-        utils.load = load
 
 
 def check_keys(cfg: Config, options: Iterable[str] = ()) -> None:
@@ -218,17 +203,12 @@ def check_keys(cfg: Config, options: Iterable[str] = ()) -> None:
             )
 
 
-def _drop_scope(cfg: object) -> None:
+def _drop_scope(cfg: Config) -> None:
     """Remove mmhatnet's scope, so that ``default_scope`` applies.
 
     mmengine gives everything inherited from 'mmhatnet::' the scope mmhatnet,
     whose registries hold no data sets or hooks of the libraries.
     """
-    if isinstance(cfg, dict):
-        if cfg.get('_scope_') == 'mmhatnet':
-            del cfg['_scope_']
-        cfg = cfg.values()
-    elif not isinstance(cfg, list | tuple):
-        return
-    for part in cfg:
-        _drop_scope(part)
+    for part in _iter_dicts(list(cfg.values())):
+        if part.get('_scope_') == 'mmhatnet':
+            del part['_scope_']
