@@ -105,13 +105,17 @@ class HubHATNet(
             )
         except (
             ArithmeticError,
+            AssertionError,
             AttributeError,
             IsADirectoryError,
+            KeyError,
             RecursionError,
             RuntimeError,
+            TypeError,
         ) as error:
             raise ValueError(
-                f'{pretrained_model_name_or_path!s:.200} cannot be loaded, '
+                f'{pretrained_model_name_or_path!s:.200} cannot be loaded '
+                'with its and the given arguments, '
                 f'{type(error).__name__}: {error!s:.200}'
             ) from error
 
@@ -125,13 +129,8 @@ class HubHATNet(
             {k: v for k, v in found.items() if kwargs.get(k, v) is v},
             ARGUMENTS,
         )
-        try:
-            with torch.device('meta'):  # a file may ask for any size
-                return super()._from_pretrained(**kwargs)
-        except (AssertionError, KeyError, TypeError) as error:
-            raise ValueError(
-                f'illegal arguments for HATNet: {error!s:.200}'
-            ) from error
+        with torch.device('meta'):  # a file may ask for any size
+            return super()._from_pretrained(**kwargs)
 
     @classmethod
     def _load_as_safetensor(

@@ -310,25 +310,15 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_model
-def hatnet_tiny(pretrained: bool = False, **kwargs) -> nn.Module:
-    """Build HAT-Net-Tiny."""
-    return _create('tiny', pretrained, **kwargs)
+def _register(arch: str) -> None:
+    """Register a function with timm, which takes the name of the model."""
+
+    def build(pretrained: bool = False, **kwargs) -> nn.Module:
+        return _create(arch, pretrained, **kwargs)
+
+    build.__name__ = build.__qualname__ = f'hatnet_{arch}'
+    register_model(build)
 
 
-@register_model
-def hatnet_small(pretrained: bool = False, **kwargs) -> nn.Module:
-    """Build HAT-Net-Small."""
-    return _create('small', pretrained, **kwargs)
-
-
-@register_model
-def hatnet_medium(pretrained: bool = False, **kwargs) -> nn.Module:
-    """Build HAT-Net-Medium."""
-    return _create('medium', pretrained, **kwargs)
-
-
-@register_model
-def hatnet_large(pretrained: bool = False, **kwargs) -> nn.Module:
-    """Build HAT-Net-Large."""
-    return _create('large', pretrained, **kwargs)
+for arch in RELEASES:
+    _register(arch)

@@ -186,17 +186,13 @@ def _check(
     remedy: str,
     required: bool,
 ) -> None:
-    if installed is None:
-        if required:
-            raise ImportError(
-                f'mmhatnet needs {distribution}>={oldest}: {remedy}'
-            )
-    elif installed < Version(oldest):
+    old = installed and installed < Version(oldest)
+    if old or (required and not installed):
+        found = f', but {installed} is installed' if installed else ''
         raise ImportError(
-            f'mmhatnet needs {distribution}>={oldest}, but {installed} is '
-            f'installed: {remedy}'
+            f'mmhatnet needs {distribution}>={oldest}{found}: {remedy}'
         )
-    elif installed.release > Version(newest).release:
+    if installed and installed.release > Version(newest).release:
         warnings.warn(
             f'mmhatnet is tested with {distribution} up to {newest}; '
             f'{installed} may work as well.',

@@ -13,7 +13,7 @@ from torch import Tensor
 
 RELEASE_URL = 'https://github.com/yun-liu/HAT-Net/releases/download/v2.0'
 
-# Official name -> ours; see rename_keys.
+# Official name -> ours; see _rename_keys.
 RENAMES = {
     'patch_embed.': 'backbone.stem.',
     'ds2.conv.': 'backbone.downsamples.0.0.',
@@ -63,20 +63,12 @@ def strip_prefix(
     }
 
 
-def rename_keys(
+def _rename_keys(
     state_dict: Mapping[str, Tensor], renames: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Rename the keys of a state dict.
+    """Replace old parts of keys by new ones, in their order.
 
-    Args:
-        state_dict (Mapping[str, Tensor]): The tensors by key.
-        renames (Mapping[str, str]): Old part of a key -> new part, applied in
-            this order: at the start of a key, or anywhere in it if the old
-            part starts with a dot.
-
-    Returns:
-        dict[str, Tensor]: The same tensors. Keys that contain no old part
-        keep their names.
+    An old part is at the start of a key, or anywhere if it starts with a dot.
     """
     renamed = {}
     for key, value in state_dict.items():
@@ -101,7 +93,7 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         without the unused ``proj_norm``. Unknown keys keep their names.
     """
     used = {k: v for k, v in state_dict.items() if not UNUSED.match(k)}
-    return rename_keys(used, RENAMES)
+    return _rename_keys(used, RENAMES)
 
 
 def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,7 +110,7 @@ def to_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     prefix = '' if strip_prefix(state_dict, BACKBONE) else BACKBONE
     ours = {prefix + key: value for key, value in state_dict.items()}
-    official = rename_keys(
+    official = _rename_keys(
         {k: v for k, v in ours.items() if k in HEAD or k.startswith(BACKBONE)},
         {new: old for old, new in RENAMES.items()},
     )
