@@ -273,7 +273,7 @@ class TestOnnx:
     )
     def test_metadata_of_another_model(self, change, exported, tmp_path):
         path = change_metadata(exported('classification')[2], tmp_path, change)
-        with pytest.raises(ValueError, match='metadata that cannot be right'):
+        with pytest.raises(ValueError, match='invalid metadata'):
             OnnxModel(path)
 
     def test_other_classes(self, exported, demo_folder, tmp_path):
