@@ -244,7 +244,7 @@ class TestOnnx:
         record.unlink()
         for damage in lambda: data.write_bytes(b'weights'), data.unlink:
             damage()
-            with pytest.raises(ValueError, match='needs the file of'):
+            with pytest.raises(ValueError, match='needs its complete file of'):
                 OnnxModel(file)
 
     def test_damaged_weights(self, exported, tmp_path):
