@@ -103,7 +103,7 @@ class TestImages:
         found = inspect(name)
         assert found.problems == []
         turned = orientation > 1 and name != CLASSIFIER
-        assert [note[:20] for note in found.notes] == (
+        assert [note[:21] for note in found.notes] == (
             ['3 images are rotated '] if turned else []
         )
 
@@ -173,7 +173,7 @@ class TestLabelMaps:
             Image.fromarray(mask).save(path)
         cfg = open_config(f'demo/{SEMANTIC}.py')
         cfg.train_dataloader.dataset.reduce_zero_label = reduced
-        message = f'only 0 and 255, which .*: write {number} for disk'
+        message = f'only the values 0 and 255, .*: write {number} for disk'
         with pytest.raises(ValueError, match=message):
             check_data(cfg, ('train',))
         (found,) = inspect_data(cfg, ('train',)).values()
