@@ -4,6 +4,8 @@ import importlib
 import json
 import math
 import sys
+from itertools import pairwise, product
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -16,55 +18,73 @@ from hypothesis import strategies as st
 from mmhatnet import operators
 from mmhatnet.operators import ext
 
-compiled = pytest.mark.skipif(
-    operators.describe_operators() != 'mmcv',
-    reason='the installed mmcv has no compiled operators',
-)
 CLOSE = dict(rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def theirs():
+    """The module that mmcv compiles."""
+    if operators.describe_operators() != 'mmcv':
+        pytest.skip('the installed mmcv has no compiled operators')
+    return importlib.import_module(operators.NAME)
+
+
+def change(inputs, function):
+    """Apply a function to the floating tensors."""
+    return [
+        function(x)
+        if isinstance(x, torch.Tensor) and x.is_floating_point()
+        else x
+        for x in inputs
+    ]
+
+
+def differentiate(function, *inputs):
+    """The result, and the gradients of the inputs that have one."""
+    inputs = change(inputs, lambda x: x.detach().clone().requires_grad_())
+    out = function(*inputs)
+    if not isinstance(out, torch.Tensor) or not out.requires_grad:
+        return [out]
+    factors = torch.linspace(-1, 2, out.numel()).view_as(out).to(out)
+    (out * factors).sum().backward()
+    grads = [x.grad for x in inputs if isinstance(x, torch.Tensor)]
+    return [out.detach(), *(x for x in grads if x is not None)]
 
 
 @pytest.fixture
 def run(monkeypatch):
-    """Function that runs a function of mmcv.ops over a module of operators.
+    """Function that runs one of mmcv.ops over a module of operators."""
 
-    It returns the result and the gradients of floating inputs.
-    """
-
-    def run(path, module, *inputs, **options):
-        file, name = path.split('.')
+    def run(path, module, *inputs):
+        file, name = path.split('.', 1)
         ops = importlib.import_module(f'mmcv.ops.{file}')
         monkeypatch.setattr(ops, 'ext_module', module)
-        inputs = [
-            x.detach().clone().requires_grad_()
-            if isinstance(x, torch.Tensor) and x.is_floating_point()
-            else x
-            for x in inputs
-        ]
-        out = getattr(ops, name)(*inputs, **options)
-        if not isinstance(out, torch.Tensor) or not out.requires_grad:
-            return [out]
-        factors = torch.linspace(-1, 2, out.numel()).view_as(out).to(out)
-        (out * factors).sum().backward()
-        grads = [x.grad for x in inputs if isinstance(x, torch.Tensor)]
-        return [out.detach(), *(x for x in grads if x is not None)]
+        return differentiate(attrgetter(name)(ops), *inputs)
 
     return run
 
 
 @pytest.fixture
-def compare(run):
+def compare(run, theirs):
     """Function that asserts that both modules have the same results."""
 
-    def compare(path, *inputs, **options):
-        theirs = importlib.import_module(operators.NAME)
-        tolerance = options.pop('tolerance', CLOSE)
-        expected = run(path, theirs, *inputs, **options)
-        found = run(path, ext, *inputs, **options)
-        torch.testing.assert_close(
-            found, expected, equal_nan=True, **tolerance
-        )
+    def compare(path, *inputs):
+        found, expected = (run(path, m, *inputs) for m in (ext, theirs))
+        torch.testing.assert_close(found, expected, equal_nan=True, **CLOSE)
 
     return compare
+
+
+@pytest.fixture
+def check(run):
+    """Function that asserts that our results are those of a formula."""
+
+    def check(path, formula, *inputs):
+        found = run(path, ext, *inputs)
+        expected = differentiate(formula, *inputs)
+        torch.testing.assert_close(found, expected, **CLOSE)
+
+    return check
 
 
 def make_boxes(rng, count, kind='plain'):
@@ -106,11 +126,9 @@ def draw(seed, count, boxes, scores):
     return make_boxes(rng, count, boxes), make_scores(rng, count, scores)
 
 
-@compiled
 @settings(deadline=None, max_examples=300)
 @given(**boxes_and_scores, offset=st.sampled_from([0, 1]))
-def test_nms(seed, count, boxes, scores, threshold, offset):
-    theirs = importlib.import_module(operators.NAME)
+def test_nms(theirs, seed, count, boxes, scores, threshold, offset):
     if offset and boxes == 'huge':
         boxes = 'plain'  # 1 is less than the distance of numbers
     boxes, scores = draw(seed, count, boxes, scores)
@@ -120,7 +138,6 @@ def test_nms(seed, count, boxes, scores, threshold, offset):
     assert torch.equal(ext.nms(spread, scores, threshold, offset), expected)
 
 
-@compiled
 @settings(deadline=None, max_examples=300)
 @given(
     **boxes_and_scores,
@@ -129,9 +146,8 @@ def test_nms(seed, count, boxes, scores, threshold, offset):
     lowest=st.sampled_from([0.0, 0.001, 0.2]),
 )
 def test_softnms(
-    seed, count, boxes, scores, threshold, offset, method, lowest
+    theirs, seed, count, boxes, scores, threshold, offset, method, lowest
 ):
-    theirs = importlib.import_module(operators.NAME)
     boxes, scores = draw(seed, count, boxes, scores)
     found = []
     for module in (theirs, ext):
@@ -150,11 +166,9 @@ def test_softnms(
     torch.testing.assert_close(*found, equal_nan=True, **CLOSE)
 
 
-@compiled
 @settings(deadline=None)
 @given(**boxes_and_scores)
-def test_nms_match(seed, count, boxes, scores, threshold):
-    theirs = importlib.import_module(operators.NAME)
+def test_nms_match(theirs, seed, count, boxes, scores, threshold):
     boxes, scores = draw(seed, count, boxes, scores)
     dets = torch.cat([boxes, scores[:, None]], 1)
     expected = theirs.nms_match(dets, threshold) if count else []
@@ -170,7 +184,6 @@ def make_regions(seed, count=12):
     return torch.cat([images.float(), boxes], 1)
 
 
-@compiled
 @pytest.mark.parametrize('aligned', [False, True])
 @pytest.mark.parametrize('mode', ['avg', 'max'])
 @pytest.mark.parametrize('ratio', [0, 2])
@@ -187,7 +200,6 @@ def test_roi_align(compare, count, ratio, mode, aligned):
         compare(path, maps.mT.contiguous().mT.contiguous(), regions, *sizes)
 
 
-@compiled
 @pytest.mark.parametrize('zero', [False, True])
 @pytest.mark.parametrize('seed', range(4))
 def test_deformable_convolutions(compare, seed, zero):
@@ -212,7 +224,6 @@ def test_deformable_convolutions(compare, seed, zero):
         compare(v2, x, offset, mask, weight, None, *sizes, *ends)
 
 
-@compiled
 @pytest.mark.parametrize('kind', [0, 1])
 @pytest.mark.parametrize('size', [(3, 5), (9, 7)])
 def test_psamask(compare, size, kind):
@@ -220,97 +231,52 @@ def test_psamask(compare, size, kind):
     compare('psa_mask.psa_mask', x, kind, size)
 
 
-@compiled
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision(run, dtype):
-    """It is as near to float32 as the dtype allows; mmcv has float16."""
-    theirs = importlib.import_module(operators.NAME)
-    eps = torch.finfo(dtype).eps
-    maps, regions = torch.randn(2, 3, 9, 14), make_regions(1).round()
-    for mode in ('avg', 'max'):
-        sizes = (5, 3), 0.25, 2, mode
-        path = 'roi_align.roi_align'
-        expected = run(path, theirs, maps, regions, *sizes)
-        found = run(path, ext, maps.to(dtype), regions.to(dtype), *sizes)
-        for half, full in zip(found, expected, strict=True):
-            assert half.dtype == dtype
-            near = dict(atol=8 * eps * full.abs().max().item(), rtol=0)
-            torch.testing.assert_close(half.float(), full, **near)
-
-
 # What follows needs no compiled operators. The first are those that mmcv
 # compiles for GPUs alone.
 
 
-def test_sigmoid_focal_loss(run):
-    gamma, alpha = 1.5, 0.3
-    x = torch.cat([torch.randn(50, 4) * 3, torch.tensor([[-99.0, 99, 0, 1]])])
-    target = torch.randint(5, (51,))
-    for weight in (None, torch.rand(4)):
-        found, grad = run(
-            'focal_loss.sigmoid_focal_loss',
-            ext,
-            *(x, target, gamma, alpha, weight, 'none'),
-        )
-        wide = x.double().requires_grad_()
-        p = torch.where(F.one_hot(target, 5)[:, :4] > 0, wide, -wide)
-        balance = torch.where(
-            F.one_hot(target, 5)[:, :4] > 0, alpha, 1 - alpha
-        )
-        expected = -balance * (-p).sigmoid() ** gamma * F.logsigmoid(p)
-        if weight is not None:
-            factors = F.pad(weight, (0, 1), value=1)[target]
-            expected = expected * factors[:, None]
-        torch.testing.assert_close(found.double(), expected, **CLOSE)
-        factors = torch.linspace(-1, 2, found.numel()).view_as(found)
-        (expected * factors).sum().backward()
-        torch.testing.assert_close(grad.double(), wide.grad, **CLOSE)
+def sigmoid_focal_loss(x, target, gamma, alpha, weight, reduction):
+    positive = F.one_hot(target, 5)[:, :4] > 0
+    right = torch.where(positive, x, -x).double()
+    balance = torch.where(positive, alpha, 1 - alpha)
+    loss = -balance * (-right).sigmoid() ** gamma * F.logsigmoid(right)
+    if weight is not None:
+        loss = loss * F.pad(weight.detach(), (0, 1), value=1)[target][:, None]
+    return loss.to(x)
 
 
-@pytest.mark.parametrize('reduction', ['mean', 'sum'])
-def test_softmax_focal_loss(run, reduction):
-    gamma, alpha = 1.5, 0.3
-    x, target = torch.randn(50, 4).double() * 3, torch.randint(4, (50,))
-    for weight in (None, torch.rand(4).double()):
-        found, grad = run(
-            'focal_loss.softmax_focal_loss',
-            ext,
-            *(x, target, gamma, alpha, weight, reduction),
-        )
-        wide = x.clone().requires_grad_()
-        p = wide.softmax(1).gather(1, target[:, None])[:, 0]
-        loss = -alpha * (1 - p) ** gamma * p.log()
-        if weight is not None:
-            loss = loss * weight[target]
-        expected = getattr(loss, reduction)()
-        torch.testing.assert_close(found, expected, **CLOSE)
-        (-expected).backward()  # run() multiplies by the factor -1
-        torch.testing.assert_close(grad, wide.grad, **CLOSE)
+def softmax_focal_loss(x, target, gamma, alpha, weight, reduction):
+    p = x.double().softmax(1).gather(1, target[:, None])[:, 0]
+    loss = -alpha * (1 - p) ** gamma * p.log()
+    if weight is not None:
+        loss = loss * weight.detach()[target]
+    return loss.sum().to(x)
 
 
-def at(plane, y, x):
+@pytest.mark.parametrize('weight', [None, torch.tensor([0.2, 0.9, 0.5, 0.1])])
+def test_focal_losses(check, weight):
+    x, options = torch.randn(50, 4) * 3, (1.5, 0.3, weight)
+    large = torch.cat([x, torch.tensor([[-99.0, 99, 0, 1]])])
+    inputs = large, torch.randint(5, (51,)), *options, 'none'
+    check('focal_loss.sigmoid_focal_loss', sigmoid_focal_loss, *inputs)
+    inputs = x, torch.randint(4, (50,)), *options, 'sum'
+    check('focal_loss.softmax_focal_loss', softmax_focal_loss, *inputs)
+
+
+def at(plane, *place):
     """The value of a map between pixels, as mmcv defines it."""
-    height, width = plane.shape
-    if not (-1 <= y <= height and -1 <= x <= width):
+    sides = list(zip(place, plane.shape, strict=True))
+    if not all(-1 <= point <= side for point, side in sides):
         return plane.sum() * 0
-    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
-    top, left = int(y), int(x)
     rows, columns = (
-        [top, min(top + 1, height - 1)],
-        [left, min(left + 1, width - 1)],
+        torch.arange(side).to(plane) - min(max(point, 0), side - 1)
+        for point, side in sides
     )
-    low, right = y - top, x - left
-    parts = plane[rows][:, columns]
-    factors = parts.new_tensor(
-        [
-            [(1 - low) * (1 - right), (1 - low) * right],
-            [low * (1 - right), low * right],
-        ]
-    )
-    return (parts * factors).sum()
+    rows, columns = ((1 - x.abs()).clamp(min=0) for x in (rows, columns))
+    return rows @ plane @ columns
 
 
-def naive_roi_align(maps, regions, size, scale, ratio, mode, aligned):
+def roi_align(maps, regions, size, scale, ratio, mode, aligned):
     out = maps.new_zeros(len(regions), maps.shape[1], *size)
     for number, (image, *box) in enumerate(regions.tolist()):
         x1, y1, x2, y2 = (value * scale - 0.5 * aligned for value in box)
@@ -319,214 +285,148 @@ def naive_roi_align(maps, regions, size, scale, ratio, mode, aligned):
             sides = tuple(max(side, 1.0) for side in sides)
         bins = [side / n for side, n in zip(sides, size, strict=True)]
         grid = [ratio or math.ceil(side) for side in bins]
-        for index in np.ndindex(*out.shape[1:]):
+        for channel, row, column in np.ndindex(*out.shape[1:]):
             values = [
                 at(
-                    maps[int(image), index[0]],
-                    y1 + (index[1] + (i + 0.5) / grid[0]) * bins[0],
-                    x1 + (index[2] + (j + 0.5) / grid[1]) * bins[1],
+                    maps[int(image), channel],
+                    y1 + (row + (i + 0.5) / grid[0]) * bins[0],
+                    x1 + (column + (j + 0.5) / grid[1]) * bins[1],
                 )
-                for i in range(grid[0])
-                for j in range(grid[1])
+                for i, j in np.ndindex(*grid)
             ]
             if values:
-                best = (
-                    max(values) if mode == 'max' else sum(values) / len(values)
-                )
-                out[number, index[0], index[1], index[2]] = best
+                best = max(values) if mode == 'max' else sum(values)
+                best = best if mode == 'max' else best / len(values)
+                out[number, channel, row, column] = best
             elif mode == 'max':
                 out[number] = -10000
     return out
 
 
-def naive_roi_pool(maps, regions, size, scale):
+def find_bins(first, last, scale, count, length):
+    """The pixels of each output, along one side."""
+    edges = [
+        (last + 1 - first) * scale / count * n + first * scale
+        for n in range(count + 1)
+    ]
+    return [
+        slice(*np.clip([math.floor(low), math.ceil(high)], 0, length).tolist())
+        for low, high in pairwise(edges)
+    ]
+
+
+def roi_pool(maps, regions, size, scale):
     out = maps.new_zeros(len(regions), maps.shape[1], *size)
     for number, (image, x1, y1, x2, y2) in enumerate(regions.tolist()):
-        edges = []
-        for first, last, count, length in (
-            (y1, y2, size[0], maps.shape[2]),
-            (x1, x2, size[1], maps.shape[3]),
-        ):
-            side = (last + 1 - first) * scale / count
-            edges.append(
-                [
-                    slice(
-                        *(
-                            min(max(f(n * side + first * scale), 0), length)
-                            for f, n in ((math.floor, i), (math.ceil, i + 1))
-                        )
-                    )
-                    for i in range(count)
-                ]
-            )
+        rows = find_bins(y1, y2, scale, size[0], maps.shape[2])
+        columns = find_bins(x1, x2, scale, size[1], maps.shape[3])
         for i, j in np.ndindex(*size):
-            part = maps[int(image)][:, edges[0][i], edges[1][j]].flatten(1)
+            part = maps[int(image)][:, rows[i], columns[j]].flatten(1)
             if part.shape[1]:
                 out[number, :, i, j] = part.max(1)[0]
     return out
 
 
 @pytest.mark.parametrize('seed', range(3))
-def test_regions_by_formula(run, seed):
+def test_regions(check, seed):
     torch.manual_seed(seed)
-    maps, regions = (
-        torch.randn(2, 2, 7, 9).double(),
-        make_regions(seed).double(),
-    )
-    cases = [
-        ('roi_align.roi_align', naive_roi_align, (0.25, ratio, mode, aligned))
-        for ratio in (0, 2)
-        for mode in ('avg', 'max')
-        for aligned in (False, True)
-    ]
-    cases.append(('roi_pool.roi_pool', naive_roi_pool, (0.25,)))
-    for path, naive, options in cases:
-        found, *grads = run(path, ext, maps, regions, (3, 2), *options)
-        wide = maps.clone().requires_grad_()
-        expected = naive(wide, regions, (3, 2), *options)
-        torch.testing.assert_close(found, expected.detach(), **CLOSE)
-        factors = torch.linspace(-1, 2, found.numel()).view_as(found)
-        (expected * factors.to(found)).sum().backward()
-        torch.testing.assert_close(grads[0], wide.grad, **CLOSE)
+    maps, regions = torch.randn(2, 2, 7, 9).double(), make_regions(seed)
+    inputs = maps, regions.double(), (3, 2), 0.25
+    check('roi_pool.roi_pool', roi_pool, *inputs)
+    for options in product((0, 2), ('avg', 'max'), (False, True)):
+        check('roi_align.roi_align', roi_align, *inputs, *options)
 
 
-def test_carafe(run):
+def carafe(features, masks, kernel_size, groups, scale):
+    out = features.new_zeros(2, 4, 6, 10)
+    padded = F.pad(features, (1, 1, 1, 1))
+    for c, i, j in np.ndindex(*out.shape[1:]):
+        top, left, first = i // 2, j // 2, c // 2 * 9
+        part = padded[:, c, top : top + 3, left : left + 3].flatten(1)
+        weights = masks[:, first : first + 9, i, j]
+        out[:, c, i, j] = (part * weights).sum(1)
+    return out
+
+
+def test_carafe(check):
     features = torch.randn(2, 4, 3, 5).double()
     masks = torch.rand(2, 2 * 9, 6, 10).double()
-    wide = [x.clone().requires_grad_() for x in (features, masks)]
-    padded = F.pad(wide[0], (1, 1, 1, 1))
-    expected = torch.stack(
-        [
-            torch.stack(
-                [
-                    (
-                        padded[:, c, i // 2 : i // 2 + 3, j // 2 : j // 2 + 3]
-                        * wide[1][:, c // 2 * 9 : c // 2 * 9 + 9, i, j].view(
-                            2, 3, 3
-                        )
-                    ).sum((1, 2))
-                    for i in range(6)
-                    for j in range(10)
-                ],
-                1,
-            ).view(2, 6, 10)
-            for c in range(4)
-        ],
-        1,
-    )
-    found, *grads = run('carafe.carafe', ext, features, masks, 3, 2, 2)
-    torch.testing.assert_close(found, expected, **CLOSE)
-    naive = torch.zeros_like(found)
+    check('carafe.carafe', carafe, features, masks, 3, 2, 2)
+    naive = features.new_zeros(2, 4, 6, 10)
     ext.carafe_naive_forward(features, masks, naive, 3, 2, 2)
-    torch.testing.assert_close(naive, found)
-    factors = torch.linspace(-1, 2, found.numel()).view_as(found)
-    (expected * factors.to(found)).sum().backward()
-    torch.testing.assert_close(grads, [x.grad for x in wide], **CLOSE)
+    torch.testing.assert_close(naive, carafe(features, masks, 3, 2, 2))
+
+
+def masked_conv(x, mask, weight, bias, padding):
+    out = F.conv2d(x, weight, bias, padding=padding)
+    kept = F.pad(mask, (0, 2, 0, 2))[:, : out.shape[2], : out.shape[3]]
+    return (out * kept).detach()  # mmcv has no gradients
 
 
 @pytest.mark.parametrize('padding', [0, 1, 2])
-def test_masked_convolution(run, padding):
-    x, weight, bias = (
-        torch.randn(1, 3, 7, 6),
-        torch.randn(4, 3, 3, 3),
-        torch.randn(4),
-    )
-    expected = F.conv2d(x, weight, bias, padding=padding)
+def test_masked_convolution(check, padding):
     mask = torch.zeros(1, 7, 6)
-    mask[:, : expected.shape[2], : expected.shape[3]] = 1
+    mask[:, : 5 + 2 * padding, : 4 + 2 * padding] = 1
     mask[:, ::2, ::3] = 0
-    with torch.no_grad():
-        found = run(
-            'masked_conv.masked_conv2d', ext, x, mask, weight, bias, padding
-        )[0]
-    kept = F.pad(mask, (0, 2, 0, 2))[:, : found.shape[2], : found.shape[3]]
-    torch.testing.assert_close(found, expected * kept, **CLOSE)
-
-
-def test_multi_scale_attention(run):
-    from mmcv.ops.multi_scale_deform_attn import (
-        multi_scale_deformable_attn_pytorch,
+    check(
+        'masked_conv.masked_conv2d',
+        masked_conv,
+        *(torch.randn(1, 3, 7, 6), mask),
+        *(torch.randn(4, 3, 3, 3), torch.randn(4), padding),
     )
 
-    shapes = torch.tensor([[4, 5], [2, 3]])
-    starts = torch.tensor([0, 20])
-    value = torch.randn(2, 26, 2, 4)
-    places = torch.rand(2, 7, 2, 2, 3, 2) * 1.4 - 0.2
-    weights = torch.rand(2, 7, 2, 2, 3)
-    wide = [x.clone().requires_grad_() for x in (value, places, weights)]
-    expected = multi_scale_deformable_attn_pytorch(wide[0], shapes, *wide[1:])
-    out = ext.ms_deform_attn_forward(
-        value, shapes, starts, places, weights, 64
+
+def test_multi_scale_attention(check):
+    ops = importlib.import_module('mmcv.ops.multi_scale_deform_attn')
+
+    def formula(value, shapes, starts, places, weights, step):
+        return ops.multi_scale_deformable_attn_pytorch(
+            value, shapes, places, weights
+        )
+
+    check(
+        'multi_scale_deform_attn.MultiScaleDeformableAttnFunction.apply',
+        *(formula, torch.randn(2, 26, 2, 4), torch.tensor([[4, 5], [2, 3]])),
+        *(torch.tensor([0, 20]), torch.rand(2, 7, 2, 2, 3, 2) * 1.4 - 0.2),
+        *(torch.rand(2, 7, 2, 2, 3), 64),
     )
-    torch.testing.assert_close(out, expected)
-    grad = torch.randn_like(out)
-    expected.backward(grad)
-    grads = [torch.zeros_like(x) for x in (value, places, weights)]
-    ext.ms_deform_attn_backward(
-        value, shapes, starts, places, weights, grad, *grads, 64
-    )
-    torch.testing.assert_close(grads, [x.grad for x in wide])
 
 
-CASES = {
-    'roi_align.roi_align': lambda: (
-        torch.randn(2, 3, 9, 14),
-        make_regions(1).round(),
-        *((5, 3), 0.25, 2, 'avg'),
-    ),
-    'roi_pool.roi_pool': lambda: (
-        torch.randn(2, 3, 9, 14),
-        make_regions(1).round(),
-        *((5, 3), 0.25),
-    ),
-    'focal_loss.sigmoid_focal_loss': lambda: (
-        torch.randn(50, 4),
-        torch.randint(5, (50,)),
-        *(2.0, 0.25, torch.rand(4), 'sum'),
-    ),
-    'focal_loss.softmax_focal_loss': lambda: (
-        torch.randn(50, 4),
-        torch.randint(4, (50,)),
-        *(2.0, 0.25, torch.rand(4), 'sum'),
-    ),
-    'deform_conv.deform_conv2d': lambda: (
-        torch.randn(2, 4, 9, 8),
-        # Half a pixel from the kinks, which rounding would cross.
-        torch.randint(-2, 3, (2, 18, 9, 8)) + 0.5,
-        torch.randn(6, 4, 3, 3),
-        *(1, 1),
-    ),
-    'modulated_deform_conv.modulated_deform_conv2d': lambda: (
-        torch.randn(2, 4, 9, 8),
-        torch.randint(-2, 3, (2, 18, 9, 8)) + 0.5,
-        torch.rand(2, 9, 9, 8),
-        torch.randn(6, 4, 3, 3),
-        *(torch.randn(6), 1, 1),
-    ),
-    'carafe.carafe': lambda: (
-        torch.randn(2, 4, 3, 5),
-        torch.rand(2, 18, 6, 10),
-        *(3, 2, 2),
-    ),
-    'psa_mask.psa_mask': lambda: (torch.randn(2, 15, 5, 4), 0, (3, 5)),
-}
+def make_cases():
+    """Function of mmcv.ops -> its inputs."""
+    maps, regions = torch.randn(2, 3, 9, 14), make_regions(1).round()
+    scores, target = torch.randn(50, 4), torch.randint(4, (50,))
+    focal = scores, target, 2.0, 0.25, torch.rand(4), 'sum'
+    x, weight = torch.randn(2, 4, 9, 8), torch.randn(6, 4, 3, 3)
+    # Half a pixel from the kinks, which rounding would cross.
+    offset = torch.randint(-2, 3, (2, 18, 9, 8)) + 0.5
+    mask, bias = torch.rand(2, 9, 9, 8), torch.randn(6)
+    features, weights = torch.randn(2, 4, 3, 5), torch.rand(2, 18, 6, 10)
+    align = maps, regions, (5, 3), 0.25, 2
+    v2 = 'modulated_deform_conv.modulated_deform_conv2d'
+    return {
+        'roi_align.roi_align': (*align, 'avg'),
+        'roi_align.roi_align, max': (*align, 'max'),
+        'roi_pool.roi_pool': (maps, regions, (5, 3), 0.25),
+        'focal_loss.sigmoid_focal_loss': focal,
+        'focal_loss.softmax_focal_loss': focal,
+        'deform_conv.deform_conv2d': (x, offset, weight, 1, 1),
+        v2: (x, offset, mask, weight, bias, 1, 1),
+        'carafe.carafe': (features, weights, 3, 2, 2),
+        'psa_mask.psa_mask': (torch.randn(2, 15, 5, 4), 0, (3, 5)),
+    }
+
+
+CASES = make_cases()
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('path', CASES)
-def test_dtypes(run, path, dtype):
+@pytest.mark.parametrize('case', CASES)
+def test_dtypes(run, case, dtype):
     """Half precision is as near to float32 as the dtype allows."""
-    inputs = CASES[path]()
-    halves = [
-        x.to(dtype)
-        if isinstance(x, torch.Tensor) and x.is_floating_point()
-        else x
-        for x in inputs
-    ]
-    same = [
-        x.float() if isinstance(x, torch.Tensor) and x.dtype == dtype else x
-        for x in halves
-    ]
+    path = case.split(',')[0]
+    halves = change(CASES[case], lambda x: x.to(dtype))
+    same = change(halves, torch.Tensor.float)
     expected = run(path, ext, *same)
     found = run(path, ext, *halves)
     # That of an older torch has no float16 on a CPU.
@@ -541,30 +441,24 @@ def test_dtypes(run, path, dtype):
         torch.testing.assert_close(cast, full)
 
 
+# The others select regions or pixels by their values.
+SELECTING = (
+    'roi_align.roi_align, max',
+    'roi_pool.roi_pool',
+    'psa_mask.psa_mask',
+)
+
+
 @pytest.mark.skipif(
     TORCH < (2, 8), reason='an older torch follows fewer functions'
 )
-# The others select regions or pixels by their values.
-@pytest.mark.parametrize(
-    'path', sorted(CASES.keys() - {'roi_pool.roi_pool', 'psa_mask.psa_mask'})
-)
+@pytest.mark.parametrize('path', sorted(CASES.keys() - {*SELECTING}))
 def test_compiles_without_graph_breaks(run, path):
-    file, name = path.split('.')
-    inputs = CASES[path]()
-    function = getattr(importlib.import_module(f'mmcv.ops.{file}'), name)
-    expected = run(path, ext, *inputs)  # and leaves ext in its place
+    expected = run(path, ext, *CASES[path])  # and leaves ext in its place
+    mmcv_ops = importlib.import_module('mmcv.ops')
+    function = getattr(mmcv_ops, path.split('.')[1])
     graph = torch.compile(function, backend='aot_eager', fullgraph=True)
-    wide = [
-        x.clone().requires_grad_()
-        if isinstance(x, torch.Tensor) and x.is_floating_point()
-        else x
-        for x in inputs
-    ]
-    out = graph(*wide)
-    factors = torch.linspace(-1, 2, out.numel()).view_as(out)
-    (out * factors).sum().backward()
-    grads = [x.grad for x in wide if isinstance(x, torch.Tensor)]
-    found = [out.detach(), *(x for x in grads if x is not None)]
+    found = differentiate(graph, *CASES[path])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -696,21 +590,20 @@ print(json.dumps([
 """
 
 
-@compiled
 @pytest.mark.slow
 @pytest.mark.parametrize('task', ['Object Detection', 'Instance Segmentation'])
-def test_training_and_prediction_are_those_of_mmcv(task):
+def test_training_and_prediction_are_those_of_mmcv(task, theirs):
     code = TRAIN.format(name=DEMOS[task])
-    ours, theirs = (
+    found, expected = (
         json.loads(
             run_tool('-c', code, MMHATNET_OPERATORS=choice).splitlines()[-1]
         )
         for choice in operators.CHOICES
     )
-    assert 'torchvision' in ours.pop(0)
-    assert 'torchvision' not in theirs.pop(0)
-    for found, expected in zip(ours[0], theirs[0], strict=True):
-        assert found == pytest.approx(expected, rel=1e-5)
-    assert len(ours[1]) > 0
-    for found, expected in zip(ours[1:], theirs[1:], strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert 'torchvision' in found[0]
+    assert 'torchvision' not in expected[0]
+    for losses, others in zip(found[1], expected[1], strict=True):
+        assert losses == pytest.approx(others, rel=1e-5)
+    assert len(found[2]) > 0
+    for ours, others in zip(found[2:], expected[2:], strict=True):
+        np.testing.assert_allclose(ours, others, rtol=1e-4, atol=1e-4)
