@@ -16,8 +16,8 @@ def find_tools() -> dict[str, Path]:
     """Find the Python programs in ``tools/``, and ``collect_env``.
 
     Returns:
-        dict[str, Path]: Name -> program; without those that only make pages
-        of a clone, and without the modules of packages that programs import.
+        dict[str, Path]: Name -> program. Programs that only make the pages of
+        a clone are left out, and so are modules that programs import.
     """
     paths = [
         path

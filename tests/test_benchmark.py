@@ -97,7 +97,7 @@ def test_tool(train, tmp_path):
     """A case is measured once; the forms of a model agree."""
     table = tmp_path / 'table.csv'
     args = TOOL, TINY, '--plain', '--with-cp', '--shape', 64, 96, *train
-    options = '--rounds', 2, '--channels-last', '--out', table
+    options = '--rounds', 2, '--out', table
     output = call_tool(*args, *options, cwd=ROOT)
     rows = read_csv(table)
     forms = 'plain', 'eager', 'with_cp'
@@ -259,7 +259,7 @@ def test_forms_of_models(tmp_path):
 
 def test_other_tables_are_refused(tmp_path):
     (tmp_path / 'rows.csv').write_text('case,backbone\na,b\n')
-    with pytest.raises(ValueError, match='rows.csv is another table'):
+    with pytest.raises(ValueError, match='rows.csv is not a table'):
         measure_cases([], tmp_path / 'rows.csv')
 
 

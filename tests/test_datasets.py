@@ -225,7 +225,7 @@ class TestWriting:
 
     def test_does_not_delete_other_files(self, tmp_path):
         (tmp_path / 'precious').touch()
-        with pytest.raises(FileExistsError, match='other things'):
+        with pytest.raises(FileExistsError, match='files other than'):
             make(tmp_path, force=True)
         assert [path.name for path in tmp_path.iterdir()] == ['precious']
 

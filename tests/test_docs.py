@@ -4,7 +4,6 @@ import ast
 import itertools
 import os
 import re
-import runpy
 import shlex
 import textwrap
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ from pkgutil import resolve_name
 import numpy as np
 import pytest
 import torch
-from helpers import DEMOS, ROOT, TOOLS, call_tool
+from helpers import DEMOS, ROOT, call_tool, import_page
 from mmengine.registry import (
     DATASETS,
     DefaultScope,
@@ -303,8 +302,8 @@ def test_paths_exist():
 @pytest.mark.default_stack
 def test_gains_of_the_readme():
     """Its numbers are those of the measurements in docs/."""
-    tool = runpy.run_path(str(TOOLS / 'pages' / 'readme.py'))
-    assert tool['describe_gains']() in (ROOT / 'README.md').read_text()
+    gains = import_page('readme').describe_gains()
+    assert gains in (ROOT / 'README.md').read_text()
 
 
 @pytest.mark.default_stack

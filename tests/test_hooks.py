@@ -73,7 +73,7 @@ def test_record_is_complete_before_deletion(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalBackend, 'remove', remove)
     hook = AtomicCheckpointHook(by_epoch=True, interval=-1)
     hook.last_ckpt, hook._outdated = 'iter_2.pth', ['iter_1.pth']
-    hook.after_train_iter(Runner, 0)
+    hook._delete_outdated(Runner)
     assert deleted == ['iter_1.pth']
 
 

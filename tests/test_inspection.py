@@ -103,8 +103,8 @@ class TestImages:
         found = inspect(name)
         assert found.problems == []
         turned = orientation > 1 and name != CLASSIFIER
-        assert [note[:20] for note in found.notes] == (
-            ['3 images are turned '] if turned else []
+        assert [note[:21] for note in found.notes] == (
+            ['3 images are rotated '] if turned else []
         )
 
     def test_none(self, folder):
@@ -165,7 +165,7 @@ class TestLabelMaps:
 
     @pytest.mark.parametrize(('reduced', 'number'), [(True, 2), (False, 1)])
     def test_masks_of_0_and_255(self, reduced, number, folder):
-        """255 is not learned: a training would learn the background."""
+        """255 is ignored: a training would learn the background."""
         paths = sorted(folder.glob(MAPS))
         mask = np.zeros((64, 64), np.uint8)
         mask[:32] = 255
@@ -173,7 +173,7 @@ class TestLabelMaps:
             Image.fromarray(mask).save(path)
         cfg = open_config(f'demo/{SEMANTIC}.py')
         cfg.train_dataloader.dataset.reduce_zero_label = reduced
-        message = f'only 0 and 255, which .*: write {number} for disk'
+        message = f'only the values 0 and 255, .*: write {number} for disk'
         with pytest.raises(ValueError, match=message):
             check_data(cfg, ('train',))
         (found,) = inspect_data(cfg, ('train',)).values()
@@ -258,7 +258,9 @@ class TestCoco:
 
     def test_no_json(self, folder):
         (folder / JSON).write_text('{"images": [')
-        with pytest.raises(ValueError, match=f'{JSON}: no JSON: Expecting'):
+        with pytest.raises(
+            ValueError, match=f'{JSON}: not valid JSON: Expecting'
+        ):
             check(INSTANCES)
 
     def test_numbers_of_other_tools(self, change):

@@ -1,7 +1,6 @@
 import ast
 import os
 import re
-import runpy
 import shutil
 import sys
 import zipfile
@@ -12,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from helpers import CONFIGS, DEMOS, ROOT, TOOLS, run_tool
+from helpers import CONFIGS, DEMOS, ROOT, import_page, run_tool
 from packaging.version import Version
 
 import mmhatnet
@@ -388,9 +387,9 @@ def test_modules_import_in_no_circle():
 
 
 def test_folders_import_downwards():
-    plan = runpy.run_path(str(TOOLS / 'pages' / 'architecture.py'))
-    imports = plan['find_imports']()
-    floors = plan['find_floors'](imports)  # raises CycleError
+    plan = import_page('architecture')
+    imports = plan.find_imports()
+    floors = plan.find_floors(imports)  # raises CycleError
     assert not imports['runtime']  # it can be copied
     assert floors['weights'] < floors['models'] < floors['engine']
     assert 'analysis' not in set().union(*imports.values())

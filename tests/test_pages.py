@@ -118,9 +118,9 @@ def test_page_of_evidence(tmp_path):
         'in 4 CPU minutes.',
         f'`a` against `{MICRO}`: behind in all 3 pairs, by 0.25 to 0.5.',
         f'`b` against `{MICRO}`: from 0.5 behind to 2 ahead in 3 pairs, which '
-        'decides nothing.',
+        'is inconclusive.',
         f'`c` against `{MICRO}`: fewer than three pairs of seeds, which '
-        'decide nothing.',
+        'is inconclusive.',
         f'`d` against `{MICRO}`: ahead in all 3 pairs, by 0.25 to 1.',
     ):
         assert f'- {sentence}\n' in text

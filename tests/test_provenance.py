@@ -12,7 +12,7 @@ from helpers import TOOLS, call_tool, run_tool
 
 from mmhatnet.engine.provenance import (
     FILE,
-    describe_code,
+    _describe_code,
     describe_weights,
     read_provenance,
 )
@@ -43,11 +43,11 @@ def clone(tmp_path):
 class TestCode:
     def test_clean(self, clone):
         commit = git(clone, 'rev-parse', 'HEAD')
-        assert describe_code(clone) == dict(commit=commit, changes=None)
+        assert _describe_code(clone) == dict(commit=commit, changes=None)
         (clone / 'docs' / 'c.md').write_text('2\n')
         (clone / 'new.py').write_text('2\n')
         os.utime(clone / 'mmhatnet' / 'a.py', (1, 1))
-        assert describe_code(clone) == dict(commit=commit, changes=None)
+        assert _describe_code(clone) == dict(commit=commit, changes=None)
 
     def test_changes(self, clone):
         """Each change has its own digest, which comes back with it."""
@@ -55,7 +55,7 @@ class TestCode:
         odd = os.fsencode(clone) + b'/configs/\xff\n'
 
         def digest():
-            return describe_code(clone)['changes']
+            return _describe_code(clone)['changes']
 
         found = []
         for text in ('2\n', '3\n', ''):
@@ -82,37 +82,37 @@ class TestCode:
     def test_settings_of_git(self, clone, monkeypatch):
         """Neither those of a user nor those of git's own hooks count."""
         (clone / 'mmhatnet' / 'a.py').write_text('2\n')
-        expected = describe_code(clone)
+        expected = _describe_code(clone)
         git(clone, 'config', 'color.ui', 'always')
         git(clone, 'config', 'diff.external', 'false')
         monkeypatch.setenv('GIT_DIR', '/nowhere')
-        assert describe_code(clone) == expected
+        assert _describe_code(clone) == expected
 
     def test_folders(self, clone):
         """A repository inside is one of the names."""
         git(clone.parent, 'clone', '--quiet', 'clone', 'clone/configs/x')
-        assert len(describe_code(clone)['changes']) == 64
+        assert len(_describe_code(clone)['changes']) == 64
         git(clone, 'add', 'configs/x')
         git(clone, 'commit', '--quiet', '--message', 'x')
-        assert describe_code(clone)['changes'] is None
+        assert _describe_code(clone)['changes'] is None
         (clone / 'configs' / 'b.py').write_text('2\n')
-        assert len(describe_code(clone)['changes']) == 64
+        assert len(_describe_code(clone)['changes']) == 64
 
     def test_no_clone(self, clone, tmp_path):
-        assert describe_code(tmp_path) == NOTHING
-        assert describe_code(tmp_path / 'absent') == NOTHING
+        assert _describe_code(tmp_path) == NOTHING
+        assert _describe_code(tmp_path / 'absent') == NOTHING
         # A package that is installed inside another repository.
-        assert describe_code(clone / 'mmhatnet') == NOTHING
+        assert _describe_code(clone / 'mmhatnet') == NOTHING
 
     def test_broken_clone(self, clone):
         (clone / '.git' / 'index').write_bytes(b'x')
-        assert describe_code(clone) == NOTHING
+        assert _describe_code(clone) == NOTHING
         shutil.rmtree(clone / '.git' / 'objects')
-        assert describe_code(clone) == NOTHING
+        assert _describe_code(clone) == NOTHING
 
     def test_no_git(self, clone, tmp_path, monkeypatch):
         monkeypatch.setenv('PATH', str(tmp_path))
-        assert describe_code(clone) == NOTHING
+        assert _describe_code(clone) == NOTHING
 
     def test_git_that_hangs(self, clone, tmp_path, monkeypatch):
         """Nor does what it started keep us."""
@@ -120,7 +120,7 @@ class TestCode:
         (tmp_path / 'git').chmod(0o755)
         monkeypatch.setenv('PATH', str(tmp_path))
         monkeypatch.setattr('mmhatnet.engine.provenance.MAX_SECONDS', 0.2)
-        assert describe_code(clone) == NOTHING
+        assert _describe_code(clone) == NOTHING
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,9 @@ def test_a_training_of_another_model(tmp_path):
     cfg.dump(tmp_path / 'config.py')
     row = find_experiment('table6_g1-4-4-4_g2-16-8-4_trained')
     assert not check_training(find_experiment(TABLE_6).config(), tmp_path)
-    with pytest.raises(ValueError, match="the model in .* is not the row's"):
+    with pytest.raises(
+        ValueError, match='the model in .* is not that of the row'
+    ):
         reproduce(row, tmp_path / 'x', work_dir=tmp_path)
     (tmp_path / 'config.py').unlink()
     with pytest.raises(FileNotFoundError, match='no training in'):

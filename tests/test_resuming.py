@@ -2,13 +2,13 @@ import functools
 import os
 import signal
 import time
+from runpy import run_path
 
 import pytest
 import torch
 from helpers import SMALL_ARCH, TOOLS, call_tool, recorded, start_tool
 from mmengine.config import Config
 
-from mmhatnet.engine import runner as launch
 from mmhatnet.engine.resuming import (
     find_checkpoints,
     is_intact,
@@ -41,7 +41,7 @@ def damage(path):
 
 def resume(work_dir, chosen='auto'):
     cfg = Config(dict(resume=False, load_from='x', work_dir=str(work_dir)))
-    launch.enable_resume(cfg, str(chosen))
+    run_path(TOOLS / 'train.py')['enable_resume'](cfg, str(chosen))
     return cfg, resume_intact(cfg)
 
 
@@ -220,7 +220,7 @@ class TestAnotherBatchSize:
             resume=('--resume', first(runner)),
         )
         batches = 24 // batch_size
-        assert f'of 2 batches, and now they are of {batches}:' in output
+        assert f'2 batches per epoch, and now there are {batches}:' in output
         found, rates = (
             {
                 line['iter']: line['lr']
@@ -239,7 +239,9 @@ class TestAnotherBatchSize:
         _, output = train(
             'end', 12, 'train_cfg.max_epochs=1', resume=('--resume', path)
         )
-        assert f'{path} is of epoch 1 of 1, and nothing is left' in output
+        assert (
+            f'{path} was saved at epoch 1 of 1, so nothing is left' in output
+        )
 
     def test_inside_an_epoch(self, train):
         """Its batches would be repeated, of which the last is the worst."""
@@ -263,4 +265,4 @@ class TestAnotherBatchSize:
             del content[key]
             torch.save(content, path)
             _, output = train('no', 12, resume=('--resume', path), code=1)
-            assert 'is not of a training' in output.splitlines()[-1]
+            assert 'has no state of a training' in output.splitlines()[-1]

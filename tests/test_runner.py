@@ -6,6 +6,8 @@ import shutil
 import socket
 from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 
 import mmengine
 import pytest
@@ -33,6 +35,7 @@ from mmhatnet.engine import runner as engine
 from mmhatnet.utils import device
 from mmhatnet.utils.config import check_keys
 
+train = SimpleNamespace(**run_path(TOOLS / 'train.py'))
 # A run of seconds, on scenes of 64x64.
 EPOCH = ('train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
 SHORT = dict.fromkeys(DEMOS, EPOCH)
@@ -137,8 +140,8 @@ def test_flexible_runner(demo_folder, small_config, tmp_path):
 def test_pure_python_config(name, demo_folder, tmp_path):
     """Its types are classes, in all tools."""
     config = DATA / 'pure_python' / f'{name}.py'
-    train = TOOLS / 'train.py', config, '--work-dir', tmp_path
-    output = call_tool(*train, cwd=demo_folder)
+    command = TOOLS / 'train.py', config, '--work-dir', tmp_path
+    output = call_tool(*command, cwd=demo_folder)
     assert 'training in float32' in output  # --amp is for a GPU
     weights = tmp_path / 'epoch_1.pth'
     assert engine.read_checkpoint(weights)['meta']['epoch'] == 1
@@ -246,17 +249,16 @@ def test_resume(damaged, demo_folder, small_config, single_run, killed_run):
         *(TOOLS / 'train.py', small_config, '--work-dir', folder, '--resume'),
         *('--cfg-options', 'train_dataloader.batch_size=4'),
         cwd=demo_folder,
-        RECORD=f'record_{folder.name}',
+        RECORD=str(folder / 'record'),
     )
     note = f'damaged: {last}; resuming from {before}'
     assert (note in output) == damaged
-    first = before if damaged else last
+    first, begin = (before, 2) if damaged else (last, 4)
     assert f'Load checkpoint from {first}' in output
     lines, expected = (
         [line for line in recorded(path) if 'iter' in line]
-        for path in (demo_folder / f'record_{folder.name}', single_run)
+        for path in (folder / 'record', single_run)
     )
-    begin = 2 if damaged else 4
     assert [line['iter'] for line in lines] == list(range(begin, ITERS))
     for line, other in zip(lines, expected[begin:], strict=True):
         assert line == pytest.approx(other, rel=1e-5)
@@ -392,7 +394,7 @@ def test_bfloat16_on_the_cpu(monkeypatch, tmp_path):
 def test_tta(config):
     cfg = open_config(config)
     head = cfg.model.type
-    engine.enable_tta(cfg)
+    run_path(TOOLS / 'test.py')['enable_tta'](cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert 'TTA' in type(model).__name__
@@ -405,10 +407,10 @@ def test_tta(config):
 def test_bfloat16_has_no_loss_scale(typed):
     wrapper = {} if typed else dict(dtype='bfloat16')
     cfg = Config(dict(optim_wrapper=dict(optimizer={}, **wrapper)))
-    engine.enable_amp(cfg, 'bfloat16' if typed else None)
+    train.enable_amp(cfg, 'bfloat16' if typed else None)
     assert cfg.optim_wrapper.dtype == 'bfloat16'
     assert cfg.optim_wrapper.loss_scale == dict(enabled=False)
-    engine.enable_amp(cfg, 'float16')
+    train.enable_amp(cfg, 'float16')
     assert cfg.optim_wrapper.dtype == 'float16'
     assert cfg.optim_wrapper.loss_scale == 'dynamic'
 
@@ -429,13 +431,13 @@ def test_bfloat16_of_mmcv(config, supported, monkeypatch):
     cfg = open_config(config)
     monkeypatch.setattr(engine, 'describe_operators', lambda: 'mmcv')
     if supported:
-        engine.enable_amp(cfg, 'bfloat16')
+        train.enable_amp(cfg, 'bfloat16')
     else:
         with pytest.raises(ValueError, match='use --amp float16'):
-            engine.enable_amp(cfg, 'bfloat16')
-    engine.enable_amp(cfg, 'float16')
+            train.enable_amp(cfg, 'bfloat16')
+    train.enable_amp(cfg, 'float16')
     monkeypatch.setattr(engine, 'describe_operators', lambda: 'torchvision')
-    engine.enable_amp(cfg, 'bfloat16')
+    train.enable_amp(cfg, 'bfloat16')
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.optim_wrapper.dtype == 'bfloat16'
 
@@ -447,18 +449,18 @@ def test_amp_and_auto_scale_lr():
             auto_scale_lr=dict(base_batch_size=16),
         )
     )
-    engine.enable_amp(cfg)
+    train.enable_amp(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-    engine.enable_auto_scale_lr(cfg)
+    train.enable_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
     # Four batches of 2 are one of 8, half of the base.
     cfg.optim_wrapper.accumulative_counts = 4
-    engine.enable_auto_scale_lr(cfg)
+    train.enable_auto_scale_lr(cfg)
     assert 2 / cfg.auto_scale_lr.base_batch_size == 8 / 16
     with pytest.raises(ValueError, match='base_batch_size'):
-        engine.enable_auto_scale_lr(Config(dict()))
+        train.enable_auto_scale_lr(Config(dict()))
     with pytest.raises(ValueError, match='Other'):
-        engine.enable_amp(Config(dict(optim_wrapper=dict(type='Other'))))
+        train.enable_amp(Config(dict(optim_wrapper=dict(type='Other'))))
 
 
 def test_hooks_find_the_weights(cfg, tmp_path):

@@ -1,4 +1,5 @@
 from argparse import ArgumentTypeError
+from runpy import run_path
 
 import pytest
 import torch
@@ -10,21 +11,15 @@ from mmhatnet.analysis.report import read_csv
 from mmhatnet.analysis.sweep import (
     main_metric,
     metrics_of,
-    pareto_front,
-    plot_sweep,
     sweep_grids,
-    sweep_tables,
-)
-from mmhatnet.analysis.tuning import (
-    comparable_rows,
-    nearby_grids,
-    within_budget,
 )
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import ds_ratios, grid_sizes
 from mmhatnet.utils.config import read_config
 
 TOOL = TOOLS / 'analysis_tools' / 'sweep_grids.py'
+SWEEP = run_path(TOOL)
+TUNE = run_path(TOOLS / 'analysis_tools' / 'tune_grids.py')
 CLASSIFIER = DEMOS['Image Classification']
 # The first one is the configured setting.
 GRIDS = [((8, 7, 7), (8, 4, 2)), ((4, 4, 2), (8, 4, 2))]
@@ -61,7 +56,7 @@ def test_costs_alone(tmp_path):
         assert row['latency'] > 0
         assert (row['latency_ratio'] == 1) == row['configured']
     assert main_metric(cfg, rows) is None
-    assert '## 96x64' in sweep_tables(rows, None)
+    assert '## 96x64' in SWEEP['sweep_tables'](rows, None)
 
 
 def test_continues_after_a_stop(tmp_path, monkeypatch):
@@ -148,7 +143,7 @@ def test_metrics_by_name():
 
 def test_pareto_front():
     points = [(1, 1), (2, 3), (3, 2), (2, 2), (4, 3), (5, 4), (1, 0.5)]
-    assert pareto_front(points) == [0, 1, 5]
+    assert SWEEP['pareto_front'](points) == [0, 1, 5]
 
 
 @pytest.mark.parametrize('metric', ['mIoU', None])
@@ -169,7 +164,7 @@ def test_plot(metric):
         for g1 in ((8, 8, 8), (4, 4, 4))
         for g2 in ((8, 4, 2), (16, 8, 4))
     ]
-    figure = plot_sweep(rows, metric)
+    figure = SWEEP['plot_sweep'](rows, metric)
     # Memory is absent, as on systems where it cannot be measured.
     assert len(figure.axes) == (2 if metric else 1)
     for axis in figure.axes:
@@ -245,7 +240,7 @@ class TestTuning:
     ]
 
     def test_settings(self):
-        assert nearby_grids(self.CFG)[:4] == [
+        assert TUNE['nearby_grids'](self.CFG)[:4] == [
             ((4, 4, 4), (4, 2, 1)),
             ((4, 4, 4), (8, 4, 2)),
             ((4, 4, 4), (16, 8, 4)),
@@ -255,12 +250,14 @@ class TestTuning:
     def test_settings_with_auto(self):
         cfg = load_model_config(CLASSIFIER)
         cfg.model.backbone.ds_ratios = 'auto'
-        assert [g2 for _, g2 in nearby_grids(cfg)] == [('auto',) * 3] * 3
+        assert [g2 for _, g2 in TUNE['nearby_grids'](cfg)] == [
+            ('auto',) * 3
+        ] * 3
 
     def test_other_backbone(self):
         cfg = load_model_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
         with pytest.raises(ValueError, match='only HATNet has G1 and G2'):
-            nearby_grids(cfg)
+            TUNE['nearby_grids'](cfg)
 
     @pytest.mark.parametrize(
         ('budget', 'kept'),
@@ -272,7 +269,7 @@ class TestTuning:
         ],
     )
     def test_budget(self, budget, kept):
-        found = within_budget(self.ROWS, **budget)
+        found = TUNE['within_budget'](self.ROWS, **budget)
         assert found == [self.ROWS[i] for i in kept]
 
     @pytest.mark.parametrize(
@@ -288,11 +285,11 @@ class TestTuning:
     )
     def test_no_choice(self, budget, message):
         with pytest.raises(ValueError, match=message):
-            within_budget(self.ROWS, **budget)
+            TUNE['within_budget'](self.ROWS, **budget)
 
     def test_memory_that_cannot_be_measured(self):
         with pytest.raises(ValueError, match='cannot be measured'):
-            within_budget([dict(latency=1)], memory=1)
+            TUNE['within_budget']([dict(latency=1)], memory=1)
 
     def test_comparable_rows(self):
         """The machine was three times slower during the second row."""
@@ -312,13 +309,13 @@ class TestTuning:
                 (GRIDS[0], 96, 0.2, 1.0),
             )
         ]
-        found = comparable_rows(rows, GRIDS, SHAPE)
+        found = TUNE['comparable_rows'](rows, GRIDS, SHAPE)
         assert [(row['G1'], row['G2']) for row in found] == GRIDS
         assert [row['latency'] for row in found] == pytest.approx([0.2, 0.16])
 
     @pytest.mark.slow
     def test_tool(self, trained, on_demo_data, tmp_path):
-        tool = TOOLS / 'analysis_tools' / 'tune_grids.py'
+        tool = TOOL.with_name('tune_grids.py')
         args = CLASSIFIER, trained(CLASSIFIER), '--shape', *SHAPE
         changes = (
             'model.backbone.drop_path_rate=0.3',
@@ -349,5 +346,5 @@ class TestTuning:
         assert 'no checkpoint at absent.pth' in text
         for budget in ('0', 'nan'):
             text = call_tool(tool, *args, *options, budget, code=2)
-            assert 'budgets are positive numbers' in text
+            assert 'budgets must be positive numbers' in text
         assert 'a budget is needed' in call_tool(tool, *args, code=2)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ from PIL import Image
 
 from mmhatnet.analysis.attention import _weights, attend_from
 from mmhatnet.analysis.attention_figure import draw_attention
-from mmhatnet.analysis.montage import draw_montage
 from mmhatnet.analysis.timing import peak_memory
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.datasets.demo import CLASSES
@@ -159,7 +159,8 @@ class TestPredictionsBesideTheTruth:
         """The prediction of the shipped model is compared with the truth."""
         monkeypatch.chdir(demo_folder)
         cfg = load_model_config('shape-segmentor')
-        figure = draw_montage(cfg, 'hatnet://shape-segmentor', 9, 'cpu')
+        draw = run_path(self.TOOL)['draw_montage']
+        figure = draw(cfg, 'hatnet://shape-segmentor', 9, 'cpu')
         titles = [axis.get_title() for axis in figure.axes]
         count = len(list(Path('data/demo').glob('ade/*/images/val*/*')))
         assert titles.count('truth') == titles.count('image') == count > 1
@@ -186,7 +187,7 @@ class TestPredictionsBesideTheTruth:
     @pytest.mark.parametrize(
         ('model', 'message'),
         [
-            ('cifar10-classifier', 'are for segmentors: for others, use'),
+            ('cifar10-classifier', 'need a segmentor: for other models, use'),
             ('shape-segmentor', 'make_demo_data.py'),
         ],
     )

@@ -18,14 +18,14 @@ def parse_args() -> argparse.Namespace:
         action='append',
         default=[],
         metavar=('CONFIG', 'CHECKPOINT'),
-        help='a model beside the shipped ones: a name or config file, and a '
+        help='a model besides the shipped ones: a name or config file, and a '
         'file, URL or hatnet://NAME; may be repeated',
     )
     parser.add_argument(
         '--host',
         default='127.0.0.1',
-        help='address to listen on; 0.0.0.0 lets other machines in (default: '
-        '127.0.0.1, this machine alone)',
+        help='address to listen on; 0.0.0.0 gives other machines access '
+        '(default: 127.0.0.1, this machine alone)',
     )
     parser.add_argument(
         '--port', type=int, help='port (default: a free one from 7860 on)'
@@ -37,7 +37,7 @@ def find_examples() -> tuple[list[str], dict[str, str]]:
     shapes = Path('data/demo/ade/ADEChallengeData2016/images/validation')
     trees = Path('data/tree_crowns/test')
     suited = {
-        # Here the model is right.
+        # The model is right about this image.
         'shape-segmentor': next(shapes.glob('*_00000046.jpg'), None),
         'tree-detector': next(iter(sorted(trees.glob('*'))), None),
     }

@@ -27,7 +27,7 @@ def parse_args(exported: bool) -> argparse.Namespace:
         'model',
         metavar='MODEL',
         help='name of a model, config file, or a file that '
-        'tools/deployment/export.py wrote, which needs onnxruntime alone',
+        'tools/deployment/export.py wrote, which needs only onnxruntime',
     )
     parser.add_argument(
         'images',

@@ -20,8 +20,8 @@ from mmhatnet.engine.resuming import find_checkpoints
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train and test a row of the paper's tables, and compare "
-        'each metric with the published one. After a stop, the same command '
-        'continues.'
+        'each metric with the published one. If it is interrupted, run the '
+        'same command again to continue.'
     )
     parser.add_argument('row', nargs='?', help='name of the row; see --list')
     parser.add_argument('--list', action='store_true', help='show all rows')
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         dest='work_dir',
         type=Path,
         metavar='WORK_DIR',
-        help='folder of a training that has ended, for example one of '
+        help='folder of a finished training, for example one of '
         'tools/slurm_train.sh',
     )
     source.add_argument(
@@ -101,7 +101,7 @@ def main() -> None:
     args = parse_args()
     if args.list:
         print(markdown_table(list(list_rows(args.folder))))
-        print(f'here: what {args.folder} has of the row')
+        print(f'here: the part of the row that is in {args.folder}')
         return
     suffix = '_smoke' * args.smoke + '_test-only' * bool(args.test_only)
     folder = args.folder / (args.row + suffix)

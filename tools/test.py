@@ -1,12 +1,50 @@
 #!/usr/bin/env python
+import os
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+
+from mmhatnet.engine.checks import iter_datasets
 from mmhatnet.engine.cli import load_config, make_parser, one_line_errors
-from mmhatnet.engine.runner import (
-    build_runner,
-    enable_out,
-    enable_show,
-    enable_tta,
-    stop_distributed,
-)
+from mmhatnet.engine.runner import build_runner, stop_distributed
+
+
+def enable_show(cfg: Config, show_dir: str) -> None:
+    if 'visualization' not in cfg.default_hooks:
+        raise ValueError(
+            '--show-dir needs default_hooks.visualization in the config'
+        )
+    hook = cfg.default_hooks.visualization
+    # Each library has its own settings.
+    if cfg.default_scope == 'mmpretrain':
+        hook.update(enable=True, interval=1, out_dir=show_dir)
+    elif cfg.default_scope == 'mmdet':
+        # mmdet puts a relative folder inside the work_dir.
+        hook.update(draw=True, test_out_dir=os.path.abspath(show_dir))
+    else:
+        hook.update(draw=True, interval=1)
+        cfg.visualizer.save_dir = show_dir
+
+
+def enable_tta(cfg: Config) -> None:
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise ValueError(
+            '--tta needs tta_model and tta_pipeline in the config'
+        )
+    loader = cfg.get('test_dataloader') or {}
+    for dataset in iter_datasets(loader.get('dataset')):
+        dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=deepcopy(cfg.model))
+
+
+def enable_out(cfg: Config, out: str) -> None:
+    if not out.endswith(('.pkl', '.pickle')):
+        raise ValueError(f'--out writes a .pkl file, not {out}')
+    kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    metrics = cfg.get('test_evaluator') or []
+    if isinstance(metrics, dict):
+        metrics = [metrics]
+    cfg.test_evaluator = [*metrics, dict(type=kind, out_file_path=out)]
 
 
 def main() -> None:

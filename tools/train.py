@@ -1,12 +1,57 @@
 #!/usr/bin/env python
+from mmengine.config import Config
+
 from mmhatnet.engine.cli import load_config, make_parser, one_line_errors
+from mmhatnet.engine.resuming import find_checkpoints
 from mmhatnet.engine.runner import (
     build_runner,
-    enable_amp,
-    enable_auto_scale_lr,
-    enable_resume,
+    lacks_bfloat16,
     stop_distributed,
 )
+
+
+def enable_amp(cfg: Config, dtype: str | None = None) -> None:
+    """Train in this type, or else that of the config or the device."""
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(f'--amp does not support optim_wrapper.type={kind}')
+    wrapper.type = 'AmpOptimWrapper'
+    if dtype and dtype != wrapper.get('dtype', 'float16'):
+        wrapper.dtype = dtype
+        wrapper.pop('loss_scale', None)
+    if 'bfloat16' not in str(wrapper.get('dtype')):
+        wrapper.setdefault('loss_scale', 'dynamic')
+        return
+    if lacks_bfloat16(cfg):
+        raise ValueError(
+            "mmcv's operators, which this model needs, do not support "
+            "bfloat16: use --amp float16, or torchvision's by setting "
+            'MMHATNET_OPERATORS=torchvision'
+        )
+    # It has the range of float32.
+    wrapper.setdefault('loss_scale', dict(enabled=False))
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) '
+            'in the config: the batch size of its learning rate'
+        )
+    cfg.auto_scale_lr.enable = True
+    # mmengine does not count accumulated batches.
+    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+    if counts != 1:
+        cfg.auto_scale_lr.base_batch_size /= counts
+
+
+def enable_resume(cfg: Config, chosen: str) -> None:
+    """Without a checkpoint in the work_dir, 'auto' starts from load_from."""
+    if chosen != 'auto':
+        cfg.update(resume=True, load_from=chosen)
+    elif find_checkpoints(cfg.work_dir):
+        cfg.update(resume=True, load_from=None)
 
 
 def main() -> None:
@@ -16,8 +61,8 @@ def main() -> None:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint, or without a value from the last one '
-        'in the work_dir, if there is one',
+        help='resume from a checkpoint; without a value, from '
+        'the last one in the work_dir, if there is one',
     )
     arguments.add_argument(
         '--amp',

@@ -1,7 +1,7 @@
-# A segmentor of shapes on photographs, with a backbone that knows CIFAR-10. It
-# is small enough for a CPU and for the package: without the last stage, which
-# has half of the parameters. The stem has its usual stride, with the same
-# weights.
+# A segmentor of shapes on photographs, with a backbone pretrained on CIFAR-10.
+# It is small enough for a CPU and for the package: without the last stage,
+# which has half of the parameters. The stem has its usual stride, with the
+# same weights.
 _base_ = [
     '../_base_/models/fpn_hatnet.py',
     '../_base_/datasets/demo_semantic.py',

@@ -1,4 +1,4 @@
-# The same for longer, with mixtures of images in half of the batches.
+# The same model for 60 epochs, with CutMix in half of the batches.
 _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# From random weights, to see what pretraining is worth.
+# From random weights, to measure the effect of pretraining.
 _base_ = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees.py'
 
 model = dict(

@@ -23,5 +23,5 @@ model = dict(
     decode_head=dict(in_channels=[64, 128, 320, 512], num_classes=150),
     auxiliary_head=dict(in_channels=320, num_classes=150),
 )
-# As often as it evaluates.
+# Save as often as it evaluates.
 default_hooks = dict(checkpoint=dict(interval=16000))

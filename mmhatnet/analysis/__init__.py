@@ -1,1 +1,1 @@
-"""Measuring and showing models; training and inference import none of it."""
+"""Measure and show models; training and inference do not import them."""

@@ -1,4 +1,4 @@
-"""Measure models and their forms in turns: time, memory, operations.
+"""Measure models and their forms alternately: time, memory, operations.
 
 ``tools/analysis_tools/benchmark.py`` is a command over this module.
 """
@@ -41,7 +41,7 @@ FORMS = {
     'compile': 'torch.compile, with constant weights in inference (freezing)',
     'compile_blocks': 'one compiled block for each stage (compile_blocks)',
     'cuda_graph': 'a recorded CUDA graph',
-    'with_cp': 'the blocks computed again in the backward pass',
+    'with_cp': 'the blocks recomputed in the backward pass',
 }
 SETTINGS = dict(plain=dict(fast=False), with_cp=dict(with_cp=True))
 # Shares of the time, and names of their operators; the first that fits counts.
@@ -74,14 +74,19 @@ class Entry(NamedTuple):
         """The model without library, folders and suffix."""
         return Path(self.model.rpartition('::')[2]).stem
 
+    @classmethod
+    def of(cls, row: Mapping) -> 'Entry':
+        """The entry of a row of a table."""
+        return cls(row['model'], row['form'])
 
-# What the device can do at best; it takes turns with the models.
+
+# The peak of the device; it takes turns with the models.
 PRODUCT = Entry('matrix product')
 
 
 @dataclass(frozen=True)
 class Case:
-    """Models to measure in turns, and how.
+    """Models to measure alternately, and how.
 
     Attributes:
         entries (tuple[Entry, ...]): The models; the first is the base.
@@ -92,12 +97,10 @@ class Case:
         device (str): The device. Defaults to 'cpu'.
         amp (str, optional): Type for autocast, 'bfloat16' or 'float16'.
             Defaults to None, which is float32.
-        channels_last (bool): Use that memory format for weights and images.
-            Defaults to False.
         whole_model (bool): Predict with the whole model, eager or plain,
             instead of its backbone's features. Defaults to False.
         keep_memory (bool): Let the allocator of the CPU keep freed memory.
-            Defaults to False, the allocator as it comes.
+            Defaults to False, the allocator's default.
     """
 
     entries: tuple[Entry, ...]
@@ -106,7 +109,6 @@ class Case:
     train: bool = False
     device: str = 'cpu'
     amp: str | None = None
-    channels_last: bool = False
     whole_model: bool = False
     keep_memory: bool = False
 
@@ -116,7 +118,6 @@ class Case:
             f'{self.shape[0]}x{self.shape[1]} (H x W)',
             f'batch {self.batch}',
             self.amp,
-            'channels_last' if self.channels_last else None,
             'whole models' if self.whole_model else None,
             'freed memory kept' if self.keep_memory else None,
         ]
@@ -154,8 +155,6 @@ def _build_model(entry: Entry, case: Case) -> nn.Module:
     for module in model.modules():
         if isinstance(module, DropPath):
             module.drop_prob = 0  # it would drop other paths in each form
-    if case.channels_last:
-        model.to(memory_format=torch.channels_last)
     if entry.form == 'compile_blocks':
         compile_blocks(model)
     model.train(case.train)  # mm's backbones do not return themselves
@@ -171,8 +170,6 @@ def _build_forward(entry: Entry, case: Case, model: nn.Module) -> Callable:
         )
     channels = load_backbone_config(entry.model).get('in_channels', 3)
     image = torch.rand(case.batch, channels, *case.shape).to(case.device)
-    if case.channels_last:
-        image = image.contiguous(memory_format=torch.channels_last)
     forward = torch.compile(model) if entry.form == 'compile' else model
     return partial(forward, image)
 
@@ -180,8 +177,7 @@ def _build_forward(entry: Entry, case: Case, model: nn.Module) -> Callable:
 def _build_step(entry: Entry, case: Case) -> Callable[[], Sequence[Tensor]]:
     """Make the function to measure, with the same weights for all forms.
 
-    It computes the features, and in training also the gradients. With whole
-    models it predicts from pixels, and returns nothing.
+    It returns the features, but nothing if it predicts with a whole model.
     """
     torch.manual_seed(0)
     if entry == PRODUCT:
@@ -248,22 +244,20 @@ def measure_cases(
     rows: dict[str, list[dict]] = {}
     for row in read_csv(path):
         if not {'case', 'model', 'form', 'seconds'} <= set(row):
-            raise ValueError(f'{path} is another table: name another file')
+            raise ValueError(
+                f'{path} is not a table of this command: name another file'
+            )
         rows.setdefault(row['case'], []).append(row)
     for case in tqdm(cases, unit='case'):
         machine = describe_machine(case.device)
         found = [
-            (_entry(row), len(row['seconds']), row['machine'])
+            (Entry.of(row), len(row['seconds']), row['machine'])
             for row in rows.get(str(case), [])
         ]
         if found != [(e, rounds, machine) for e in (*case.entries, PRODUCT)]:
             rows[str(case)] = _measure_case(case, rounds)
             write_csv(path, sum(rows.values(), []))
     return rows
-
-
-def _entry(row: Mapping) -> Entry:
-    return Entry(row['model'], row['form'])
 
 
 def _measure_case(case: Case, rounds: int) -> list[dict]:
@@ -400,7 +394,7 @@ def compare(
         each round, with the smallest and the largest if they differ. Memory
         has one ratio; it is empty if it was not measured.
     """
-    found = {_entry(row): row for row in rows}
+    found = {Entry.of(row): row for row in rows}
     row, other = found[entry], found[base]
     if column == 'memory':
         known = 'memory' in row and 'memory' in other
@@ -424,9 +418,9 @@ def make_table(rows: Sequence[Mapping]) -> str:
     Returns:
         str: The table in Markdown, with ratios to the first row.
     """
-    first, cells = _entry(rows[0]), []
+    first, cells = Entry.of(rows[0]), []
     for row in rows:
-        entry, seconds = _entry(row), median(row['seconds'])
+        entry, seconds = Entry.of(row), median(row['seconds'])
         if entry == PRODUCT:
             continue
         cell = {

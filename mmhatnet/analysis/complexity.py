@@ -29,9 +29,6 @@ NORMS = {
     aten.native_batch_norm: 2,
 }
 
-# Parts of detectors whose forward pass reads sizes from tensors.
-READ_VALUES = 'roi_head', 'forward_transformer', 'panoptic_head'
-
 
 @dataclass(frozen=True)
 class Complexity:
@@ -63,8 +60,8 @@ class Complexity:
 class _NumbersOnCPU(TorchFunctionMode):
     """Make ``torch.linspace`` on the CPU, whatever the default device is.
 
-    Most backbones compute their drop path rates by it and read them as
-    numbers, which the meta device does not have.
+    Most backbones compute their drop path rates with it and read them as
+    numbers, which tensors on the meta device do not have.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -127,8 +124,7 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     torch's counter does not know the fused operator of every device.
 
     Two-stage detectors are counted with the maximum of proposals and masks
-    that their test config allows. Of DETR and its kin, Sparse R-CNN,
-    MaskFormer and Mask2Former, all but the backbone runs on the CPU.
+    that their test config allows.
 
     Args:
         cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its
@@ -139,23 +135,19 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
         Complexity: The counts for one image.
 
     Raises:
-        ValueError: If the model computes nothing from an image alone, such as
-            CondInst and PointRend, whose masks depend on what they find.
+        ValueError: If the model computes nothing from an image alone, as
+            DETR and its variants, which read sizes from tensors, and CondInst
+            and PointRend, whose masks depend on the detected objects.
     """
     model = build_on_meta(cfg)
     params = sum(parameter.numel() for parameter in model.parameters())
     image = torch.empty(1, image_channels(cfg), *shape, device='meta')
     try:
         counts = _count_model(model, image)
-    except (
-        AssertionError,
-        AttributeError,
-        NotImplementedError,
-        TypeError,
-    ) as error:
+    except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
         raise ValueError(
-            f'the operations of {type(model).__name__} cannot be counted, as '
-            'its forward pass needs more than an image: count its backbone'
+            f'the operations of {type(model).__name__} cannot be counted from '
+            f'the size of an image alone ({error!r:.99}): count its backbone'
         ) from error
     return Complexity(params, *counts)
 
@@ -163,13 +155,10 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
 def _count_model(model: nn.Module, image: Tensor) -> tuple[int, ...]:
     if hasattr(getattr(model, 'rpn_head', None), 'prior_generator'):
         return _count_two_stages(model, image)
-    if any(hasattr(model, name) for name in READ_VALUES):
-        return _count_with_values(model, image)
     if hasattr(model, 'decode_head'):
         return _count(lambda: _segment(model, image))
-    if isinstance(model, BaseModel):
-        return _count(lambda: model(image, mode='tensor'))
-    return _count(lambda: model(image))
+    mode = dict(mode='tensor') if isinstance(model, BaseModel) else {}
+    return _count(lambda: model(image, **mode))
 
 
 def _count(forward: Callable[[], object]) -> tuple[int, int, int]:
@@ -198,11 +187,6 @@ def _segment(model: nn.Module, image: Tensor) -> object:
 
     features = model.extract_feat(image)
     head = model.decode_head
-    if isinstance(head, nn.ModuleList):  # a cascade
-        logits = head[0].forward(features)
-        for part in head[1:]:
-            logits = part.forward(features, logits)
-        return logits
     if 'batch_data_samples' not in signature(head.forward).parameters:
         return head.forward(features)
     # Mask2Former's head reads sizes from tensors, so it needs values. With
@@ -250,39 +234,6 @@ def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, ...]:
         parts.append([a - b for a, b in zip(with_masks, without, strict=True)])
     parts.append(second(proposals))
     return tuple(map(sum, zip(*parts, strict=True)))
-
-
-def _count_with_values(model: nn.Module, image: Tensor) -> tuple[int, ...]:
-    """Count a detector that reads sizes from tensors, such as DETR's kin.
-
-    All but its backbone runs on the CPU, with zeros.
-    """
-    from mmdet.structures import DetDataSample
-
-    features = []
-    first = _count(lambda: features.extend(model.backbone(image)))
-    maps = [torch.zeros(feature.shape) for feature in features]
-    del model.backbone
-    model.to_empty(device='cpu')
-    for value in (*model.parameters(), *model.buffers()):
-        value.detach().zero_()
-    model.backbone = lambda _: maps
-    size = tuple(image.shape[-2:])
-    sample = DetDataSample(
-        metainfo=dict(
-            img_shape=size,
-            ori_shape=size,
-            batch_input_shape=size,
-            scale_factor=(1.0, 1.0),
-        )
-    )
-
-    def second() -> None:
-        # With gradients enabled, torch splits its fused multi-head attention.
-        with torch.enable_grad():
-            model.predict(torch.zeros(image.shape), [sample])
-
-    return tuple(map(sum, zip(first, _count(second), strict=True)))
 
 
 def _skip_sampling(extractor: nn.Module) -> None:

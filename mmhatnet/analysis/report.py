@@ -65,7 +65,7 @@ def read_csv(path: str | os.PathLike) -> list[dict[str, Any]]:
     Returns:
         list[dict[str, Any]]: The rows in order, each from column title to
         value. Empty cells are left out. Cells that are Python literals (int,
-        float, bool, tuple, list, None) have that type again, and so have
+        float, bool, tuple, list, None) are converted to that type, and so are
         'inf' and 'nan'; all other cells are strings. The list is empty if
         there is no such file.
     """

@@ -40,7 +40,7 @@ def time_in_turns(
     rounds: int,
     device: str | torch.device = 'cpu',
 ) -> dict[str, list[float]]:
-    """Time several functions in turns, so that all see the same machine.
+    """Time several functions alternately, under the same conditions.
 
     Args:
         steps (Mapping[str, Callable]): The functions by name. Each runs once
@@ -67,7 +67,7 @@ def peak_memory(
     """Measure the peak memory of one call, above the memory used before it.
 
     On a GPU, this is the memory that torch allocates. On a CPU, it is the
-    resident memory of the process, which only Linux tells.
+    resident memory of the process, which only Linux reports.
 
     Args:
         step (Callable): The function to measure. Call it before, so that the

@@ -67,7 +67,7 @@ def convert_to_official(
 
     Args:
         checkpoint (Mapping): A classifier, or any other model with a HATNet;
-            the latter gives its backbone alone.
+            of the latter, only the backbone is converted.
         source (str): The origin of the checkpoint, for the message.
 
     Returns:

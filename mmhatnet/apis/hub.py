@@ -17,7 +17,7 @@ ARGUMENTS = signature(HATNet).parameters
 
 
 def _encode(value: object) -> object:
-    """Give JSON the content of an array, or the name of anything else."""
+    """Convert an array to its content for JSON, anything else to its name."""
     plain = as_plain(value)
     return repr(value) if plain is value else plain
 
@@ -36,10 +36,10 @@ class HubHATNet(
     arguments as JSON and the weights as safetensors. The arguments are those
     of :class:`~mmhatnet.models.HATNet`.
 
-    A folder may be a stranger's: ``from_pretrained`` takes plain arguments and
-    the names of well-known norms and activations from it, and weights that fit
-    in every key and shape and are finite, whatever ``strict`` is. Arguments of
-    the call may be anything.
+    A folder may be untrusted: ``from_pretrained`` accepts only plain
+    arguments, the names of well-known norms and activations, and weights that
+    fit in every key and shape and are finite, whatever ``strict`` is.
+    Arguments of the call may be of any kind.
     """
 
     def save_pretrained(
@@ -62,8 +62,8 @@ class HubHATNet(
             str, optional: The address of the commit, if there is one.
 
         Raises:
-            ValueError: If an argument cannot be read from a file again, such
-                as a class. The message names it.
+            ValueError: If an argument cannot be stored in a file, such as a
+                class. The message names it.
         """
         if config is None:
             arguments: Any = self._hub_mixin_config
@@ -75,7 +75,7 @@ class HubHATNet(
 
     @classmethod
     def _is_jsonable(cls, value: Any) -> bool:
-        # The mixin would leave the others out of the file without a word.
+        # The mixin would silently leave the others out of the file.
         return True
 
     @classmethod
@@ -87,17 +87,17 @@ class HubHATNet(
         Args:
             pretrained_model_name_or_path (str | Path): The folder, or the name
                 of the repository.
-            **kwargs: As in huggingface_hub, and arguments of HATNet in the
-                place of those of the folder.
+            **kwargs: As in huggingface_hub, and arguments of HATNet, which
+                replace those of the folder.
 
         Returns:
             HubHATNet: The model, in eval mode.
 
         Raises:
             ValueError: If ``config`` is given, or an argument or a weight in
-                the folder is not as it should be.
+                the folder is not valid.
         """
-        if 'config' in kwargs:  # the mixin would not tell what the file has
+        if 'config' in kwargs:  # the mixin would ignore the file's
             raise ValueError('give arguments by their names, not as config')
         try:
             return super().from_pretrained(

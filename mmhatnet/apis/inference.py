@@ -119,8 +119,8 @@ def predict(
 
     Returns:
         tuple[dict, ndarray | None, ndarray | None]: The result, ready for
-        JSON; its picture, RGB, 8 bits, as large as the image or, of a small
-        one, a multiple of that, or None if the image cannot be shown in three
+        JSON; its picture, RGB, 8 bits, in the size of the image (enlarged if
+        the image is small), or None if the image cannot be shown in three
         channels; and for a segmentor the label of each pixel, (H, W).
 
         A classifier has a list ``classes`` of ``label``, ``name`` and
@@ -162,7 +162,7 @@ def _classify(inferencer, path: str, top: int) -> Result:
 
 
 def load_image(cfg: Config, path: str) -> np.ndarray:
-    """Load an image as the test data of a config.
+    """Load an image as the test pipeline of a config does.
 
     Args:
         cfg (Config): The config.
@@ -191,12 +191,12 @@ def _detect(inferencer, path: str, score_thr: float) -> Result:
     if 'bboxes' not in found or ('masks' in found and not found.bboxes.any()):
         from mmdet.structures.mask import mask2bbox
 
-        found.bboxes = mask2bbox(found.masks)  # SOLO finds masks alone
+        found.bboxes = mask2bbox(found.masks)  # SOLO predicts only masks
     found = found.numpy()
     masks = iter(found.masks) if 'masks' in found else None
     image = decode(path)
     if image is not None and image.shape[:2] != sample.ori_shape:
-        image = None  # OpenCV reads another one of several in the file
+        image = None  # OpenCV may read another image of the file
     objects = found.bboxes, found.scores, found.labels, masks
     return detection(image, *objects, *_names(inferencer))
 

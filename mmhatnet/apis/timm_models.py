@@ -29,7 +29,7 @@ from ..weights.releases import RELEASES, load_from_hatnet
 
 # The keys of timm's pretrained_cfg that name weights.
 SOURCES = 'file', 'hf_hub_id', 'source', 'state_dict', 'url'
-MOST_CLASSES = 2**17  # more in a stranger's folder exhaust the memory
+MOST_CLASSES = 2**17  # more, in an untrusted folder, exhaust the memory
 # The names of the weights in timm's folders.
 FILES = 'model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth'
 
@@ -52,9 +52,9 @@ class HATNetClassifier(nn.Module):
         ds_ratios (Sequence[int] | str): G2. Defaults to that for 224x224.
         output_stride (int, optional): 32 or None, since the strides are fixed.
             Defaults to None.
-        **kwargs: Other arguments of the backbone. As timm may have read them
-            in a stranger's folder, norms and activations are classes, or names
-            of well-known ones.
+        **kwargs: Other arguments of the backbone. Norms and activations must
+            be classes or the names of well-known ones, because timm may have
+            read them from an untrusted folder.
 
     Raises:
         ValueError: If an argument is unknown or illegal.
@@ -137,11 +137,11 @@ class HATNetClassifier(nn.Module):
 
         Args:
             x (Tensor): Images, (N, in_chans, H, W).
-            indices (int | Sequence[int], optional): The last so many stages,
-                or these. Defaults to None, all.
+            indices (int | Sequence[int], optional): The number of last stages,
+                or the stages themselves. Defaults to None, all.
             norm (bool): Has no effect. Defaults to False.
             stop_early (bool): Has no effect. Defaults to False.
-            output_fmt (str): 'NCHW' alone.
+            output_fmt (str): Only 'NCHW'.
             intermediates_only (bool): Do not return the last map in addition.
                 Defaults to False.
 
@@ -216,8 +216,8 @@ def _take(count: int, indices: int | Sequence[int] | None) -> list[int]:
 def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
     """Give a checkpoint of the authors or of mm the keys of the model.
 
-    All is checked but what timm adapts itself: the channels of the images, and
-    a head with another number of classes.
+    Everything is checked except what timm adapts itself: the channels of the
+    images, and a head with another number of classes.
     """
     weights = to_mm(checkpoint)
     expected, found, cfg = (
@@ -241,7 +241,7 @@ def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
 
 
 def _read(arch: str, cfg: Mapping) -> dict | None:
-    """Read pretrained weights without unpickling; None if timm has to.
+    """Read pretrained weights without unpickling; None if timm reads them.
 
     Args:
         arch (str): Of the authors' weights, if ``cfg`` names no others.
@@ -252,8 +252,8 @@ def _read(arch: str, cfg: Mapping) -> dict | None:
         already, or on the hub of Hugging Face.
 
     Raises:
-        FileNotFoundError: If there is no file.
-        ValueError: If it is no checkpoint.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a checkpoint.
     """
     if not any(cfg.get(key) for key in SOURCES):
         return load_from_hatnet(f'hatnet://{arch}')

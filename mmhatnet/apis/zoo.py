@@ -32,8 +32,7 @@ def zoo_root() -> Path:
         Path: ``.mim`` in the installed package, else the repository.
     """
     package = Path(__file__).resolve().parents[1]
-    mim = package / '.mim'
-    return mim if mim.exists() else package.parent
+    return package / '.mim' if (package / '.mim').exists() else package.parent
 
 
 @cache
@@ -71,21 +70,18 @@ def list_models(
         ValueError: If the task is unknown.
     """
     tasks = {
-        name: {result['Task'].lower() for result in entry['Results']}
+        name: {result['Task'] for result in entry['Results']}
         for name, entry in model_entries().items()
     }
-    if task and task.lower() not in set().union(*tasks.values()):
-        known = {
-            r['Task'] for e in model_entries().values() for r in e['Results']
-        }
-        raise ValueError(
-            f"no task '{task}': choose from {', '.join(sorted(known))}"
-        )
+    known = {each.lower(): each for each in set().union(*tasks.values())}
+    if task and task.lower() not in known:
+        names = ', '.join(sorted(known.values()))
+        raise ValueError(f"no task '{task}': choose from {names}")
     return sorted(
         name
-        for name in tasks
+        for name, found in tasks.items()
         if (not pattern or fnmatch(name, pattern + '*'))
-        and (not task or task.lower() in tasks[name])
+        and (not task or known[task.lower()] in found)
     )
 
 
@@ -162,7 +158,7 @@ def find_weights(model: str | os.PathLike | Config) -> str:
 
     Args:
         model (str | PathLike | Config): The model's name, a config file, or a
-            config. Only a name has released weights.
+            config. Only models given by name have released weights.
 
     Returns:
         str: The URL of the weights.
@@ -198,7 +194,7 @@ def get_model(
         pretrained (bool | str): True for the released weights, or a file, a
             URL or ``hatnet://NAME``, read without running code that it may
             contain. Defaults to False, random weights as at the start of a
-            training, also in the place of those that ``init_cfg`` names.
+            training, even if ``init_cfg`` names a checkpoint.
         device (str, optional): The device of the model. Defaults to None, the
             CPU.
         **kwargs: Settings that override the config's model, such as
@@ -275,7 +271,7 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
     cfg.pop('test_dataloader', None)
     raise ValueError(
         'the config has no data set in test_dataloader or val_dataloader: '
-        'predictions need the pipeline of one'
+        'predictions need the pipeline of such a data set'
     )
 
 
@@ -287,7 +283,7 @@ def dataset_meta(cfg: Config) -> dict:
 
     Returns:
         dict: ``classes`` and, for dense prediction, ``palette``, if the data
-        set defines them; nothing if the config has no such data set.
+        set defines them; empty if the config has no such data set.
     """
     try:
         dataset = find_test_dataset(cfg)

@@ -12,9 +12,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     'categories': ('id', 'name'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
-# What values of other types raise.
+# The errors that values of other types raise.
 WRONG_TYPE = AttributeError, KeyError, OverflowError, TypeError
-# An image that no library can read.
+# No library can read an image with more pixels.
 MAX_PIXELS = 2**30
 
 
@@ -129,8 +129,8 @@ def find_odd_annotations(
         masks (bool): Their masks are needed. Defaults to True.
 
     Yields:
-        tuple[bool, str]: Whether it stops or falsifies a training (or is only
-        left out), and what it is.
+        tuple[bool, str]: Whether it stops or falsifies a training (otherwise
+        mmdet leaves it out), and a description.
     """
     images = {image['id']: image for image in content['images']}
     categories = {category['id'] for category in content['categories']}
@@ -178,15 +178,15 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict:
         dict: As pycocotools decodes it.
 
     Raises:
-        ValueError: If there is none of this size, or a coordinate is far away.
-            Values of other types raise one of WRONG_TYPE.
+        ValueError: If it has no mask of this size, or a coordinate is far
+            outside the image. Values of other types raise one of WRONG_TYPE.
     """
     from pycocotools import mask as mask_utils
 
     size = f'an image of {width}x{height} pixels'
     if isinstance(segmentation, list):
-        # pycocotools reads a list of four numbers as a box, and takes memory
-        # for the way to a point, however far away that is.
+        # pycocotools reads a list of four numbers as a box, and the memory
+        # that it takes grows with the distance of a point.
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         for value in chain(*polygons):
             if not abs(value) <= 2 * max(width, height):

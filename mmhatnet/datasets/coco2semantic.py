@@ -73,7 +73,7 @@ def coco_to_semantic(
     """
     out_dir = Path(out_dir)
     try:
-        # As bytes, of which json finds the encoding.
+        # As bytes, because json detects their encoding.
         data = json.loads(Path(ann_file).read_bytes())
         check_lists(data, NEEDED)
         categories = sorted(data['categories'], key=lambda item: item['id'])

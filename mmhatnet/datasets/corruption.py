@@ -44,14 +44,14 @@ class Corruption(BaseTransform):
                 f"no corruption '{kind}': choose from {', '.join(kinds)}"
             )
         if severity not in range(1, 6):
-            raise ValueError(f'a severity is one of 1 to 5, got {severity}')
+            raise ValueError(f'severity must be from 1 to 5, got {severity}')
         self.corrupt, self.kind, self.severity = corrupt, kind, severity
 
     def transform(self, results: dict) -> dict:
         """Replace ``results['img']``, (H, W, 3) in 8 bits.
 
         Args:
-            results (dict): What the loading of the image made.
+            results (dict): The result of the loading of the image.
 
         Returns:
             dict: The same dict.

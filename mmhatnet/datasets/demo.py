@@ -289,7 +289,7 @@ def make_demo_data(
         same content.
 
     Raises:
-        FileExistsError: If ``out_dir`` contains other things than demo data,
+        FileExistsError: If ``out_dir`` contains files other than demo data,
             or contains demo data and ``force`` is not set.
         ImportError: If scikit-image or pycocotools is not installed.
         ValueError: If a number is too small.
@@ -305,7 +305,7 @@ def make_demo_data(
     if exists and (out_dir.is_file() or any(out_dir.iterdir())):
         if not (out_dir / MARKER).is_file():
             raise FileExistsError(
-                f'{out_dir} contains other things than demo data: delete it '
+                f'{out_dir} contains files other than demo data: delete it '
                 'yourself or choose another folder'
             )
         if not force:

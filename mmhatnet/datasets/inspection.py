@@ -1,4 +1,4 @@
-"""What is wrong with the files of a data set.
+"""Find errors in the files of a data set.
 
 ``tools/misc/check_dataset.py`` reads all of them. The checks that take no more
 than seconds also run before every training.
@@ -22,11 +22,11 @@ from tqdm.contrib.concurrent import process_map
 from ..runtime.images import CHANNELS, unreadable
 from .coco import check_coco, find_odd_annotations
 
-IGNORED = 255  # label of pixels that are not learned
+IGNORED = 255  # label of ignored pixels
 EXIF_ORIENTATION = 0x0112
 # A larger JSON takes more than seconds to read.
 QUICK_BYTES = 100_000_000
-# So many label maps are read in seconds.
+# The number of label maps that can be read in seconds.
 QUICK_MAPS = 20
 
 
@@ -36,8 +36,9 @@ class Inspection:
 
     Attributes:
         images (int): Number of images.
-        problems (list[str]): What stops or falsifies a training, a line each.
-        notes (list[str]): What may be right, a line each.
+        problems (list[str]): Errors that stop or falsify a training, one line
+            each.
+        notes (list[str]): Findings that may be intended, one line each.
     """
 
     images: int = 0
@@ -84,7 +85,7 @@ def inspect_dataset(
             True.
         masks (bool): The pipeline loads the masks of objects. Defaults to
             False.
-        quick (bool): Read what takes only seconds, however many files there
+        quick (bool): Read only what takes seconds, however many files there
             are: a JSON of up to 100 MB, and some of the label maps. Defaults
             to False.
         workers (int): Number of processes. Defaults to 1.
@@ -108,7 +109,7 @@ def inspect_dataset(
         found.problems.append(f'{kind and kind + ": "}{error!s:.500}')
         return found
     found.images = len(samples)
-    if not samples:  # mmengine's sampler would wait for one forever
+    if not samples:  # mmengine's sampler would wait for a sample forever
         suffix = getattr(dataset, 'img_suffix', '')
         named = f' *{suffix} (img_suffix of the data set)' if suffix else ''
         folder = dataset.data_prefix.get('img_path') or dataset.data_prefix
@@ -128,7 +129,7 @@ def inspect_dataset(
     if unlearned and mapping is not None and 1 in mapping:
         found.problems.append(
             f'the label maps in {dataset.data_prefix["seg_map_path"]} have '
-            'only 0 and 255, which is not learned: write '
+            'only the values 0 and 255, of which 255 is ignored: write '
             f'{list(mapping).index(1)} for {classes[1]:.60}'
         )
     return found
@@ -148,9 +149,9 @@ def _add_results(
             break
     if turned:
         found.notes.append(
-            f'{len(turned)} images are turned as they are read, because of '
-            'their EXIF orientation, and their label maps or boxes are not: '
-            f'look whether they fit, such as those of {turned[0]:.200}'
+            f'{len(turned)} images are rotated when they are read, because of '
+            'their EXIF orientation, but their label maps or boxes are not: '
+            f'check whether they fit, for example those of {turned[0]:.200}'
         )
     return values
 
@@ -194,7 +195,7 @@ def _inspect_coco(
                 'model needs none'
             )
     except json.JSONDecodeError as error:
-        raise ValueError(f'{path}: no JSON: {error}') from error
+        raise ValueError(f'{path}: not valid JSON: {error}') from error
     except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: {error}') from error
     for severe, line in () if quick else find_odd_annotations(content, masks):
@@ -203,7 +204,7 @@ def _inspect_coco(
 
 
 def _map_labels(dataset: BaseDataset) -> np.ndarray | None:
-    """Value in a label map -> label, as mmseg's LoadAnnotations has it."""
+    """Value in a label map -> label, as in mmseg's LoadAnnotations."""
     if not hasattr(dataset, 'reduce_zero_label'):
         return None
     labels: np.ndarray = np.arange(IGNORED + 1)
@@ -221,8 +222,8 @@ def _read_sample(
 
     Returns:
         tuple[list[str], set[int], str | None]: Problems, the values in the
-        label map, and the image if it is turned as it is read and its
-        annotations are not, although they have its size.
+        label map, and the image if reading rotates it but not its annotations,
+        although they have its size.
     """
     problems: list[str] = []
     values: set[int] = set()
@@ -257,7 +258,7 @@ def _noting(problems: list[str], path: object) -> Iterator[None]:
 
 
 def _check_image(path: str, info: dict) -> tuple[tuple | None, bool]:
-    """Check an image; its size, and whether it is turned."""
+    """Check an image; get its size, and whether it is rotated."""
     reason = unreadable(path)
     if reason:
         raise ValueError(reason)
@@ -299,15 +300,15 @@ def read_size(
 ) -> tuple[tuple[int, int] | None, bool]:
     """Get the size of an image as the libraries see it.
 
-    They turn it as its EXIF data ask for, and not its annotations.
+    They rotate it as its EXIF data say, but not its annotations.
 
     Args:
         path (str | PathLike): The file.
 
     Returns:
         tuple[tuple[int, int] | None, bool]: Width and height in pixels (None
-        for files of any channels), and whether it is turned and its size does
-        not show it.
+        for files that may have any number of channels), and whether it is
+        rotated in a way that its size does not show.
     """
     if Path(path).suffix.lower() in CHANNELS:
         return None, False  # Pillow takes channels for pages

@@ -6,7 +6,7 @@ import torch
 def make_batch(
     scope: str, shape: tuple[int, int] = (64, 64), n: int = 2, classes: int = 6
 ) -> dict:
-    """Make random images with what a task needs as truth.
+    """Make random images with the ground truth that a task needs.
 
     Args:
         scope (str): The library of the task: 'mmpretrain', 'mmseg' or
@@ -17,7 +17,7 @@ def make_batch(
         classes (int): Number of classes. Defaults to 6.
 
     Returns:
-        dict: What a data loader of the library gives.
+        dict: A batch as from a data loader of the library.
     """
     if scope == 'mmdet':
         from mmdet.testing import demo_mm_inputs

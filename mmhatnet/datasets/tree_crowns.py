@@ -13,7 +13,7 @@ from ..utils.atomic import creating
 from ..utils.hashes import verify_sha256
 
 # The large photograph, of Yellowstone, is for training; the others, two of
-# them of other sites, are for testing.
+# them from other sites, are for testing.
 SPLITS = {
     'train': ['2019_YELL_2_528000_4978000_image_crop2.png'],
     'test': [
@@ -65,18 +65,18 @@ def prepare_tree_crowns(
     out_dir: str | Path,
     size: int = 400,
 ) -> dict[str, tuple[int, int]]:
-    """Cut DeepForest's aerial photographs to tiles with COCO annotations.
+    """Cut DeepForest's aerial photographs into tiles with COCO annotations.
 
     The training tiles come from one photograph, the test tiles from three
-    others, two of them of other sites.
+    others, two of them from other sites.
 
     Args:
         package (str | Path): The wheel ``deepforest`` 2.1.0.
         out_dir (str | Path): Folder to make: ``train/``, ``test/`` and
             ``annotations/``.
         size (int): Side of the tiles in pixels. Neighbouring training tiles
-            share half of it, test tiles only what the size of the photograph
-            needs. Defaults to 400.
+            share half of it, test tiles only as much as the size of the
+            photograph requires. Defaults to 400.
 
     Returns:
         dict[str, tuple[int, int]]: Split -> the number of tiles and of boxes.

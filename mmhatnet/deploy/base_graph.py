@@ -1,4 +1,4 @@
-"""The base of what exported files compute, and what fixes sizes in it."""
+"""The base of exported graphs, and replacements for modules that fix sizes."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def check_exportable(condition: object, otherwise: str) -> None:
 
     Args:
         condition (object): Whether it does.
-        otherwise (str): What the model has if not.
+        otherwise (str): The part of the model that cannot be exported.
 
     Raises:
         ValueError: If the condition is false.
@@ -113,7 +113,7 @@ class AdaptivePool(nn.Module):
 
     @staticmethod
     def weights(side: int, count: int, like: Tensor) -> Tensor:
-        """(count, side): what each position adds to each mean."""
+        """(count, side): the weight of each position in each mean."""
         places = torch.arange(side, device=like.device)
         cells = torch.arange(count, device=like.device)[:, None]
         first, end = cells * side // count, -(-(cells + 1) * side // count)

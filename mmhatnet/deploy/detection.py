@@ -10,13 +10,13 @@ from .base_graph import Graph, check_exportable
 
 
 def check_nms(cfg: ConfigDict) -> None:
-    """Check that :func:`best_boxes` suppresses boxes as a config asks.
+    """Check that :func:`best_boxes` suppresses boxes as a config requires.
 
     Args:
         cfg (ConfigDict): The config, with ``nms`` and ``max_per_img``.
 
     Raises:
-        ValueError: If it asks for something else.
+        ValueError: If it does not.
     """
     nms = cfg.get('nms') or {}
     check_exportable(nms.get('type', 'nms') == 'nms', f'{nms.get("type")}')
@@ -166,7 +166,8 @@ class TwoStageGraph(Graph):
 
     For Faster R-CNN and Mask R-CNN. A mask holds probabilities inside its box.
     Both stages compute a constant number of regions, the last of which are
-    empty, as only the outputs may depend on what an image shows.
+    empty, because only the sizes of outputs may depend on the content of an
+    image.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -200,7 +201,7 @@ class TwoStageGraph(Graph):
     def propose(
         self, features: list[Tensor], shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Compute the proposals of the RPN, (most, 4), and which are real."""
+        """Compute the proposals of the RPN, (most, 4), and which are valid."""
         head, cfg = self.model.rpn_head, self.model.test_cfg.rpn
         found, levels = [], []
         for i, (score, delta) in enumerate(zip(*head(features), strict=True)):

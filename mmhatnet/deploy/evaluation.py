@@ -52,7 +52,7 @@ def evaluate_exported(
     cfg.update(load_from=None, resume=False, custom_hooks=[])
     runner = build_runner(cfg, ('test',))
     runner.model = ExportedModel(exported)
-    # The data may find their classes in folders.
+    # Some data sets take their classes from the names of folders.
     classes = runner.test_loop.dataloader.dataset.metainfo.get('classes') or ()
     found = exported.metadata['classes']
     if found and classes and found != list(classes):
@@ -64,7 +64,7 @@ def evaluate_exported(
 
 
 class ExportedModel(nn.Module):
-    """An exported file in the place of a model of mm, for tests.
+    """An exported file that stands in for a model of mm, for tests.
 
     Args:
         exported (OnnxModel): The file.

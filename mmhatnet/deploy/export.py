@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 MOST = 256  # images of a batch
-# Number, height and width of the images of the example. The program is the
-# same for any, but AOTInductor takes sizes that are equal in the example, such
-# as one window and one image, for equal at every size. Here, none are.
+# Number, height and width of the images of the example. The program does not
+# depend on them, but AOTInductor assumes that sizes that are equal in the
+# example, such as one window and one image, are always equal. Here, none are
+# equal.
 EXAMPLE = (7, 353, 613)
 
 
@@ -36,8 +37,8 @@ def export_program(graph: Graph) -> 'ExportedProgram':
         graph (Graph): As from :func:`~mmhatnet.deploy.graphs.make_graph`.
 
     Returns:
-        ExportedProgram: The program. N is dynamic, too, unless the graph finds
-        objects, which takes one image.
+        ExportedProgram: The program. N is dynamic, too, unless the graph is
+        that of a detector, which takes one image.
 
     Raises:
         ImportError: If torch is older than 2.8.
@@ -70,8 +71,8 @@ def sizes_of_one() -> Iterator[None]:
 
     if not hasattr(_config, 'backed_size_oblivious'):
         raise ImportError(
-            f'torch {torch.__version__} cannot export graphs of dynamic size: '
-            '2.8 or newer can'
+            f'torch {torch.__version__} cannot export graphs of dynamic '
+            'size: install 2.8 or newer'
         )
     with _config.patch(backed_size_oblivious=True):
         yield
@@ -83,7 +84,7 @@ def describe(
     checkpoint: str | None = None,
     precision: str = 'float32',
 ) -> dict:
-    """Describe an exported model: everything that its user has to know.
+    """Describe an exported model: everything that its users have to know.
 
     Args:
         graph (Graph): The graph.
@@ -96,7 +97,7 @@ def describe(
         dict: The metadata, ready for JSON.
 
     Raises:
-        ValueError: If the test pipeline has a step that is not known.
+        ValueError: If the test pipeline has an unknown step.
     """
     model = graph.model
     meta = model.dataset_meta
@@ -165,6 +166,6 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
             yield dict(step='center_crop', size=step['crop_size'])
         else:
             raise ValueError(
-                f'the step {kind} of the test pipeline cannot be described '
-                'to those who run the file'
+                f'the step {kind} of the test pipeline cannot be described in '
+                'the metadata of the file'
             )

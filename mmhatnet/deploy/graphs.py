@@ -2,7 +2,7 @@
 
 The input is a batch of images, (N, 3, H, W), with values from 0 to 255 in the
 order of channels that the metadata name. Normalization, padding and
-postprocessing are inside, so that a file is right at every size.
+postprocessing are inside, so that a file is correct at every size.
 """
 
 import copy
@@ -137,7 +137,7 @@ def check_graph(graph: Graph, model: nn.Module) -> None:
     found = as_arrays(graph)(ordered[None].float().numpy())
     outputs = predict_in_mm(graph.kind, model, image)
     expected = [each.numpy() for each in outputs]
-    # Without masks, which are in no image yet.
+    # Without masks, which are not pasted into the image yet.
     error = compare(graph.kind, found[:3], expected)['error']
     if not error <= TOLERANCES['float32']:
         raise ValueError(
@@ -149,7 +149,7 @@ def check_graph(graph: Graph, model: nn.Module) -> None:
 def predict_in_mm(
     kind: str, model: nn.Module, image: Tensor
 ) -> tuple[Tensor, ...]:
-    """Predict for one image, without changes of its size.
+    """Predict for one image, without resizing it.
 
     Args:
         kind (str): The kind of the graph.

@@ -1,14 +1,15 @@
-"""How operators of PyTorch become those of ONNX where torch errs."""
+"""Translations of operators to ONNX where those of torch are imprecise."""
 
 from collections.abc import Callable
 
 
 def translations() -> dict[Callable, Callable]:
-    """Get what replaces torch's own translations.
+    """Get the translations that replace torch's own.
 
-    torch makes a group norm from InstanceNormalization. That of onnxruntime
-    adds all values of a group one by one, and rounding grows with the map.
-    Here rows are averaged, then their means, then those of channels.
+    torch translates a group norm to InstanceNormalization, for which
+    onnxruntime adds all values of a group one by one, so the rounding error
+    grows with the map. Here, rows are averaged first, then their means, then
+    those of channels.
 
     Returns:
         dict[Callable, Callable]: For ``torch.onnx.export``'s
@@ -17,7 +18,7 @@ def translations() -> dict[Callable, Callable]:
     import torch
     from onnxscript import FLOAT, opset18
 
-    # The names are those of the operator; with others, torch takes its own.
+    # With other argument names than the operator, torch ignores this.
     def group_norm(
         input: FLOAT,
         num_groups: int,

@@ -1,6 +1,6 @@
 """The images that a command predicts for, and the files of its results.
 
-As ``runtime``, it imports neither torch nor mm.
+Like ``runtime``, it imports neither torch nor mm.
 """
 
 import json
@@ -18,7 +18,7 @@ from PIL import Image
 from ..runtime.results import caption
 from ..utils.atomic import check_folder, replacing
 
-# Ends of the names of results: the picture, the data, the labels of pixels.
+# Suffixes of results: the picture, the data, the labels of pixels.
 SUFFIXES = ('.png', '.json', '_labels.png')
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -58,8 +58,8 @@ def _find(place: str) -> list[Path]:
         kinds = Counter(file.suffix or 'without a suffix' for file in others)
         named = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(4))
         print(
-            f'{place}: {len(others)} files are left out ({named}): name a '
-            'file itself if it is an image',
+            f'{place}: {len(others)} files are left out ({named}): to use '
+            'one of them, give its name',
             file=sys.stderr,
         )
     return images
@@ -118,8 +118,8 @@ def predict_all(
     """Predict for images and save the results, with a progress display.
 
     Args:
-        load (Callable): Loads the model, once the images are found; returns
-            what predicts for a file as :meth:`OnnxModel.predict` does.
+        load (Callable): Loads the model, once the images are found; returns a
+            function that predicts for a file like :meth:`OnnxModel.predict`.
         places (Sequence[str]): As for :func:`find_images`.
         out_dir (Path): The folder for the results; created if absent.
         overwrite (bool): Replace results that exist. Defaults to False.
@@ -173,7 +173,7 @@ def predict_all(
 
 
 def printable(path: Path) -> str:
-    """Write a name without what controls a terminal or is no text.
+    """Write a name without control characters and invalid text.
 
     Args:
         path (Path): The file.

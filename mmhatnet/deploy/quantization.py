@@ -43,8 +43,8 @@ def to_float16(path: str | os.PathLike) -> None:
 def to_int8(path: str | os.PathLike, images: Iterator[np.ndarray]) -> None:
     """Convert convolutions and products to integers of 8 bits, in place.
 
-    Weights use 7 of them and have a scale for each channel, activations one
-    for each tensor, which spans the values that occur with the images.
+    Weights use 7 of the bits and have one scale per channel. Activations have
+    one scale per tensor, which spans the values that occur with the images.
 
     Args:
         path (str | PathLike): The file.

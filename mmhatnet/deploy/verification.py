@@ -9,10 +9,10 @@ from torch import Tensor
 from ..runtime.metadata import has_batches
 from .base_graph import Graph
 
-# Largest differences to PyTorch, relative to the largest value or to 1, and
+# Largest differences from PyTorch, relative to the largest value or to 1, and
 # shares of pixels with another label. Those of int8 depend on the images of
-# the calibration, so only NaN, infinity and other shapes fail; a test with
-# data finds the cost.
+# the calibration, so only NaN, infinity and wrong shapes fail; a test with
+# data measures the cost.
 TOLERANCES = dict(float32=1e-3, float16=5e-2, int8=1e6)
 # Heights and widths of the images of a verification.
 SHAPES = ((224, 224), (101, 77), (256, 160), (97, 353), (64, 64), (32, 50))
@@ -68,7 +68,7 @@ def compare(
 def as_arrays(
     model: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
 ) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Make a function of arrays.
+    """Wrap a model as a function of arrays.
 
     Args:
         model (Callable): From images to an output or several.
@@ -91,10 +91,10 @@ def objects_error(
 ) -> tuple[float, int]:
     """Get the largest difference of 95 % of the objects to their counterpart.
 
-    Non-maximum suppression turns rounding into another object where an
-    overlap is at the threshold, so one object in twenty, or one, may lack a
-    counterpart. The order may change where scores are equal, and the last
-    objects may be others, since their number is capped.
+    Where an overlap is at the threshold of non-maximum suppression, rounding
+    decides which object stays, so one object in twenty (or one object) may
+    lack a counterpart. The order may change where scores are equal, and the
+    last objects may differ, since their number is capped.
 
     Args:
         found (Sequence[ndarray]): Boxes (K, 4), scores (K,), labels (K,), and
@@ -132,8 +132,8 @@ def objects_error(
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """Get the largest difference, relative to the largest value or to 1.
 
-    Labels may differ where logits are equal within the tolerance, so the
-    share of pixels with another label counts.
+    Labels may differ where logits are equal within the tolerance, so the share
+    of pixels with another label is compared.
     """
     if found.shape != expected.shape:
         return float('inf')

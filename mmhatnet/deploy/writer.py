@@ -44,7 +44,7 @@ def export_files(
 ) -> list[Path]:
     """Write and verify one file for each pair of G1 and G2.
 
-    Files get their names when all of them are verified.
+    Files are moved to their places when all of them are verified.
 
     Args:
         graph (Graph): The graph; its G1 and G2 are changed.
@@ -59,8 +59,8 @@ def export_files(
         precision (str): 'float32', 'float16' or 'int8'. Defaults to
             'float32'.
         calibration (Sequence[Path]): Images for 'int8'.
-        report (Callable, optional): Gets the name of each file and the result
-            of its verification, as from
+        report (Callable, optional): Called with the name of each file and the
+            result of its verification, as from
             :func:`~mmhatnet.deploy.verification.verify`.
 
     Returns:
@@ -85,7 +85,9 @@ def export_files(
         )
     )
     if len(settings) > 1 and out.suffix != '.onnx':
-        raise ValueError('several G1 or G2 can share the weights in ONNX only')
+        raise ValueError(
+            'only ONNX files can share their weights between several G1 or G2'
+        )
     for setting in settings:
         backbone.set_grids(*setting)  # raises if it is not valid
     for _ in read_images(calibration, describe(graph, cfg)):
@@ -214,7 +216,7 @@ def write_hashes(files: Sequence[Path]) -> Path:
 
 
 def share_weights(paths: Sequence[Path], name: str) -> Path:
-    """Move the weights of ONNX files to one file, equal ones once.
+    """Move the weights of ONNX files to one file, without duplicates.
 
     Args:
         paths (Sequence[Path]): The files, in one folder; changed in place.

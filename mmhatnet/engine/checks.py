@@ -34,10 +34,10 @@ DATA_SOURCES = {
 }
 # Parts of models whose classes are not those of the data set.
 OPEN_CLASSES = {'language_model', 'tracker'}
-# Heads of other classes than those of the objects.
+# Heads whose classes are not those of the objects.
 OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
 OTHER_TYPES = ('STDCHead',)
-# Libraries whose transforms read label maps and leave the labels alone.
+# Libraries whose transforms read label maps and do not change the labels.
 LIBRARIES = {'mmcv', 'mmengine', 'mmseg', 'mmhatnet'}
 # Metrics that read the annotations again; others read other files.
 READERS = ('CocoMetric', 'CocoPanopticMetric', 'CrowdHumanMetric')
@@ -52,9 +52,10 @@ class _Part(NamedTuple):
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
-    """Check the data sets before a run, as far as it takes seconds.
+    """Run the checks of the data sets that take only seconds, before a run.
 
-    ``check_data=False`` at the top of the config only looks for the files.
+    With ``check_data=False`` at the top of the config, it only looks for
+    files.
 
     Args:
         cfg (Config): The config.
@@ -120,7 +121,7 @@ def inspect_data(
 def _build_parts(
     cfg: Config, splits: Sequence[str]
 ) -> tuple[list[_Part], list[str]]:
-    """Build data sets; also the errors of those that cannot be built."""
+    """Build data sets, and get the errors of those that cannot be built."""
     parts, errors = [], []
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
@@ -155,7 +156,7 @@ def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
 
 
 def _without_copies(parts: Sequence[_Part]) -> list[_Part]:
-    """Leave out what an earlier split reads, too."""
+    """Leave out data sets that an earlier split reads, too."""
     kept: list[_Part] = []
     for part in parts:
         if part.cfg not in [earlier.cfg for earlier in kept]:
@@ -202,7 +203,7 @@ def _inspect(
 
 
 def _iter_transforms(pipeline: object) -> Iterator[dict]:
-    """Iterate over the configs of transforms, also those inside others."""
+    """Iterate over the configs of transforms, including nested ones."""
     if isinstance(pipeline, dict):
         if 'type' in pipeline:
             yield pipeline
@@ -213,7 +214,7 @@ def _iter_transforms(pipeline: object) -> Iterator[dict]:
 
 
 def _reads_label_maps(cfg: Config, transforms: Iterable[dict]) -> bool:
-    """Whether no transform of other code reads or changes label maps."""
+    """Whether only the libraries' transforms read or change label maps."""
     with TRANSFORMS.switch_scope_and_registry(
         cfg.get('default_scope')
     ) as registry:
@@ -337,7 +338,7 @@ def _is_same(first: str, second: str) -> bool:
 
 
 def _compare_ignored(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
-    """Compare the label that is not learned, in all places that name it."""
+    """Compare the ignored label in all settings that name it."""
     model = cfg.model.get('module', cfg.model)  # of test-time augmentation
     places = [
         (f'model.{key}', head.get('ignore_index', IGNORED))
@@ -363,7 +364,7 @@ def _compare_ignored(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
     for name, label in dict.fromkeys(places):
         if None not in (label, expected) and label != expected:
             yield (
-                f'the label that is ignored is {expected} in {first}, and '
+                f'the ignored label is {expected} in {first}, and '
                 f'{label} in {name}'
             )
 
@@ -375,7 +376,7 @@ def _find_shared_data(parts: Sequence[_Part]) -> Iterator[str]:
         prefix = dataset.data_prefix
         images = prefix.get('img_path') or prefix.get('img') or ''
         place = dataset.ann_file or images
-        # These choose a part of the files.
+        # These settings choose a part of the files.
         chosen = [str(settings.get(key)) for key in ('split', 'indices')]
         key = (*map(os.path.realpath, (dataset.ann_file, images)), *chosen)
         if split == 'train':
@@ -383,5 +384,5 @@ def _find_shared_data(parts: Sequence[_Part]) -> Iterator[str]:
         elif place and key in trained:
             yield (
                 f'{split}_dataloader reads {place}, with which the model is '
-                'trained: its results say nothing about other images'
+                'trained: the results say nothing about other images'
             )

@@ -24,8 +24,8 @@ from ..utils.config import check_keys, read_config
 from ..utils.stack import explain_missing_operators
 
 ONE_LINE = ImportError, OSError, ValueError
-# What mm says about a company's data sets, about CLRNet, and about functions
-# of a library, which it finds after all.
+# Warnings of mm that need no action: about OneDL's own data sets, CLRNet, and
+# functions that it finds in another registry.
 FALSE_ALARMS = re.compile(
     'Could not import OneDL|Line NMS is not compiled|'
     r'Failed to search registry with scope "\w+" in the "function"'
@@ -61,24 +61,21 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         ArgumentParser: The parser; a tool adds its own arguments.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        'config', help='config file, a Python program that is run'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('config', help='config file, a Python program that is run')
+    add(
         '--work-dir',
         help='folder for logs and checkpoints; default: work_dirs/<config>',
     )
     add_cfg_options(parser)
-    parser.add_argument(
+    add(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
         default='none',
         help='how the processes were started; dist_*.sh and slurm_*.sh set it',
     )
     # torch.distributed.launch passes it; torchrun sets LOCAL_RANK instead.
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS
-    )
+    add('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
     return parser
 
 
@@ -110,12 +107,12 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         ValueError: If the config has a misspelt key, an option does not fit
             the config, or it would set a variable of the config file, which
-            changes nothing.
+            has no effect.
     """
-    options = args.cfg_options or {}
+    given = args.cfg_options or {}
     options = {
-        key: _in_containers_of(_find_setting(cfg, key, options), value)
-        for key, value in options.items()
+        key: _in_containers_of(_find_setting(cfg, key, given), value)
+        for key, value in given.items()
     }
     try:
         cfg.merge_from_dict(options)
@@ -153,9 +150,9 @@ def _find_setting(cfg: Config, key: str, options: Iterable[str]) -> object:
 
 
 def _in_containers_of(old: object, new: object) -> object:
-    """Make a list a tuple, or the reverse, where the old value is one.
+    """Convert a list to a tuple, or the reverse, to match the old value.
 
-    ``a,b`` is read as a list, but many arguments of mm take tuples alone.
+    ``a,b`` is read as a list, but many arguments of mm take only tuples.
     """
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         pairs = zip_longest(old[: len(new)], new, fillvalue=[*old, None][0])
@@ -164,28 +161,12 @@ def _in_containers_of(old: object, new: object) -> object:
 
 
 def ds_ratios(text: str) -> tuple[int, ...] | str:
-    """Parse G2.
-
-    Args:
-        text (str): Numbers with commas between them, or 'auto'.
-
-    Returns:
-        tuple[int] | str: The numbers, or 'auto'.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is anything else.
-    """
+    """Parse G2, which may also be 'auto', as :func:`grid_sizes`."""
     return text if text == AUTO else grid_sizes(text)
 
 
 def grid_sizes(text: str) -> tuple[int, ...]:
-    """Parse G1.
-
-    Args:
-        text (str): Numbers with commas between them.
-
-    Returns:
-        tuple[int]: The numbers.
+    """Parse G1, numbers with commas between them.
 
     Raises:
         argparse.ArgumentTypeError: If it is anything else.
@@ -256,7 +237,7 @@ def one_line_errors(*packages: str) -> Iterator[None]:
     Errors of a user's own code or of a library keep their traceback.
 
     Args:
-        *packages (str): Packages beside the tool whose errors are as ours.
+        *packages (str): Other packages whose errors are treated like ours.
 
     Raises:
         SystemExit: Instead of an ImportError, OSError or ValueError of ours,
@@ -265,7 +246,7 @@ def one_line_errors(*packages: str) -> Iterator[None]:
     rank = os.environ.get('RANK', '0')
     name = Path(sys.argv[0]).name
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # What a terminal cannot show is no reason to stop.
+        # Characters that the terminal cannot show must not raise an error.
         sys.stdout.reconfigure(errors='backslashreplace')
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
@@ -273,8 +254,8 @@ def one_line_errors(*packages: str) -> Iterator[None]:
         with explain_missing_operators(), _hide_false_alarms():
             yield
     except (Exception, KeyboardInterrupt) as error:
-        # Libraries wrap errors in others: mmengine's registries that of a
-        # class, and its config even Ctrl-C.
+        # Libraries wrap errors in others: mmengine's registries wrap those of
+        # classes, and its config wraps even Ctrl-C.
         chain = list(_iter_chain(error))
         if any(isinstance(cause, KeyboardInterrupt) for cause in chain):
             if rank == '0':
@@ -313,7 +294,7 @@ def _hide_false_alarms() -> Iterator[None]:
 def _interrupt_once(*args: object) -> None:
     """Handle Ctrl-C, and ignore it while the program ends.
 
-    torchrun repeats the signal, which would cut the end off.
+    torchrun repeats the signal, which would interrupt the end.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Print the versions a report needs: ``python -m mmhatnet collect_env``."""
+"""Print the versions for a bug report: ``python -m mmhatnet collect_env``."""
 
 from importlib import import_module
 

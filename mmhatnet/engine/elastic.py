@@ -20,9 +20,9 @@ from ..registry import HOOKS
 class ElasticGridsHook(Hook):
     """Draw new G1, G2 and image sizes in every iteration.
 
-    The weights then serve each of the settings. A draw depends on the seed
-    and the number of the iteration alone, so it is the same on all processes
-    and after a resume. Validation and testing have the configured setting.
+    The weights then serve each of the settings. A draw depends on the seed and
+    the number of the iteration alone, so it is the same on all processes and
+    after a resume. Validation and testing use the configured setting.
 
     Args:
         grid_sizes (Sequence[Sequence[int]]): G1 to draw from, each three
@@ -65,7 +65,8 @@ class ElasticGridsHook(Hook):
                 or any(isinstance(value, number) for value in values)
             ):
                 raise ValueError(
-                    f'{name} is a list of what to draw from, got {values!r}'
+                    f'{name} must be a list of values to draw from, got '
+                    f'{values!r}'
                 )
         if not scales or not all(
             isinstance(scale, Real) and 0 < scale < inf for scale in scales
@@ -88,7 +89,7 @@ class ElasticGridsHook(Hook):
         """
         same = [h for h in runner.hooks if isinstance(h, ElasticGridsHook)]
         if len(same) > 1:
-            raise ValueError('the config has two of ElasticGridsHook')
+            raise ValueError('the config has two ElasticGridsHooks')
         modules = list(runner.model.modules())
         backbones = [m for m in modules if isinstance(m, HATNet)]
         if len(backbones) != 1:

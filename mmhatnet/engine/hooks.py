@@ -24,12 +24,7 @@ class AtomicBackend(LocalBackend):
     """The local file system, with files that are complete or absent."""
 
     def put(self, obj: bytes, filepath: str) -> None:
-        """Write a file.
-
-        Args:
-            obj (bytes): The content.
-            filepath (str): The file.
-        """
+        """Write a file, as mmengine's."""
         with replacing(filepath) as part:
             super().put(obj, part)
 
@@ -48,11 +43,7 @@ class AtomicCheckpointHook(CheckpointHook):
     file_backend: Any  # mmengine's before_train sets it
 
     def before_train(self, runner: Runner) -> None:
-        """Replace the local file system by an atomic one.
-
-        Args:
-            runner (Runner): The runner.
-        """
+        """Replace the local file system by an atomic one."""
         super().before_train(runner)
         self._outdated: list[str] = []
         if type(self.file_backend) is LocalBackend:
@@ -60,23 +51,16 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend = AtomicBackend()
             self.file_backend.remove = self._outdated.append
             if runner.rank == 0:
-                # Parts of files that a killed run has left.
+                # Incomplete files that a killed run has left.
                 for part in Path(self.out_dir).glob('.*.pth.*'):
                     part.unlink()
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        """Save, then delete."""
-        super().after_train_iter(runner, *args, **kwargs)
+    def _save_checkpoint(self, runner: Runner) -> None:
+        super()._save_checkpoint(runner)
         self._delete_outdated(runner)
 
-    def after_train_epoch(self, runner: Runner, *args, **kwargs) -> None:
-        """Save, then delete."""
-        super().after_train_epoch(runner, *args, **kwargs)
-        self._delete_outdated(runner)
-
-    def after_val_epoch(self, runner: Runner, *args, **kwargs) -> None:
-        """Save, then delete."""
-        super().after_val_epoch(runner, *args, **kwargs)
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        super()._save_best_checkpoint(runner, metrics)
         self._delete_outdated(runner)
 
     def _delete_outdated(self, runner: Runner) -> None:
@@ -105,17 +89,9 @@ class FiniteLossHook(Hook):
         data_batch: dict | Sequence | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Check the loss of an iteration.
+        """Raise ValueError if the loss of an iteration is not finite.
 
-        Args:
-            runner (Runner): The runner.
-            batch_idx (int): The number of the batch in its epoch.
-            data_batch (dict | Sequence, optional): The batch.
-            outputs (dict, optional): The losses.
-
-        Raises:
-            ValueError: If it is not finite. The message names the images of
-                the batch and the last checkpoint.
+        The message names the images of the batch and the last checkpoint.
         """
         loss = torch.as_tensor((outputs or {}).get('loss', 0)).detach()
         wrong = (~loss.isfinite()).float()
@@ -134,15 +110,7 @@ class FiniteLossHook(Hook):
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check the weights that will be saved.
-
-        Args:
-            runner (Runner): The runner.
-            checkpoint (dict): The content of the checkpoint.
-
-        Raises:
-            ValueError: If one is not finite.
-        """
+        """Raise ValueError if a weight to be saved is not finite."""
         source = f'the model after iteration {runner.iter + 1}'
         check_finite(unwrap_state_dict(checkpoint), source)
 
@@ -160,11 +128,11 @@ def _image_files(batch: object) -> list[str]:
 
 
 class ResumeHook(Hook):
-    """Go on from a checkpoint at the right place of the epochs.
+    """Resume at the right place when the length of an epoch has changed.
 
     mmengine records the epoch that was running, the complete ones, and the
-    length of the training. What it restores are iterations: in epochs of
-    another length, they would end the schedule too early or too late.
+    length of the training. It restores iterations: with epochs of another
+    length, these would end the schedule too early or too late.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -172,24 +140,22 @@ class ResumeHook(Hook):
 
         Args:
             runner (Runner): The runner, with its optimizer and schedule.
-            checkpoint (dict): The content of the checkpoint; changed in
-                place.
+            checkpoint (dict): The content; changed in place.
 
         Raises:
             ValueError: If it is not of a training, or batches of an epoch
                 would be repeated.
         """
         source = runner.cfg.load_from
-        meta = checkpoint.get('meta')
-        record = checkpoint.get('message_hub')
+        meta, record = checkpoint.get('meta'), checkpoint.get('message_hub')
         if (
             not isinstance(meta, dict)
             or not isinstance(record, dict)
             or not {'epoch', 'iter'} <= meta.keys()
         ):
             raise ValueError(
-                f'{source} is not of a training, which can be resumed: use '
-                'load_from in the config'
+                f'{source} has no state of a training and cannot be '
+                'resumed: use load_from in the config'
             )
         # mmengine would run it, to look for the number of GPUs.
         meta.pop('config', None)
@@ -197,7 +163,7 @@ class ResumeHook(Hook):
             last = (runner.cfg.get('train_cfg') or {}).get(unit)
             if last and meta[done] >= last:
                 runner.logger.warning(
-                    f'{source} is of {done} {meta[done]} of {last}, and '
+                    f'{source} was saved at {done} {meta[done]} of {last}, so '
                     f'nothing is left: set a larger train_cfg.{unit}'
                 )
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
@@ -210,23 +176,22 @@ class ResumeHook(Hook):
                 'from one that was saved after an epoch, as by_epoch=True does'
             )
         # FlexibleRunner counts one too many when it has found a best one.
-        meta['epoch'] = min(
-            meta['epoch'], info.get('epoch', meta['epoch']) + 1
-        )
+        last = info.get('epoch', meta['epoch']) + 1
+        meta['epoch'] = min(meta['epoch'], last)
         before = info.get('max_iters', 0) / info.get('max_epochs', 1)
         batches = len(runner.train_dataloader)
         if before not in (0, batches):
             runner.logger.warning(
-                f'{source} is of epochs of {before:.0f} batches, and now they '
-                f'are of {batches}: learning rate and schedule go on after '
-                f'epoch {meta["epoch"]} as the config has them'
+                f'{source} had {before:.0f} batches per epoch, and now there '
+                f'are {batches}: learning rate and schedule continue after '
+                f'epoch {meta["epoch"]} as in the config'
             )
             self._move(runner, checkpoint, meta['epoch'], batches)
 
     def _move(
         self, runner: Runner, checkpoint: dict, epochs: int, batches: int
     ) -> None:
-        """Give a checkpoint the schedule of epochs of another length."""
+        """Adapt the schedule in a checkpoint to epochs of another length."""
         checkpoint['meta']['iter'] = epochs * batches
         if not isinstance(runner.param_schedulers, list) or any(
             getattr(scheduler, 'need_val_args', False)
@@ -249,16 +214,15 @@ class ResumeHook(Hook):
         state = checkpoint['optimizer']
         # Of several groups, mmengine keeps the settings without factors, too.
         groups = [*state['param_groups'], state.get('base_param_settings')]
-        for old, new in zip(
-            groups, runner.optim_wrapper.param_groups, strict=False
-        ):
+        current = runner.optim_wrapper.param_groups
+        for old, new in zip(groups, current, strict=False):
             old.update({k: v for k, v in new.items() if k != 'params'})
 
 
 class MatchingKeysHook(Hook):
     """Refuse a checkpoint that does not fit the model.
 
-    mmengine would only log its keys and go on with random weights.
+    mmengine would only log its keys and continue with random weights.
 
     Args:
         strict (bool): All keys must match, as a test needs. Training may
@@ -269,17 +233,8 @@ class MatchingKeysHook(Hook):
         self.strict = strict
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare the keys of the checkpoint and the model.
-
-        Args:
-            runner (Runner): The runner, with its model.
-            checkpoint (dict): The content of the checkpoint.
-
-        Raises:
-            ValueError: If they do not fit, or a value is not finite.
-        """
-        source = runner.cfg.load_from
-        model = runner.model
+        """Raise ValueError if keys do not fit, or a value is not finite."""
+        source, model = runner.cfg.load_from, runner.model
         while hasattr(model, 'module'):  # DDP, test time augmentation
             model = model.module
         expected = model.state_dict()
@@ -303,19 +258,13 @@ class MatchingKeysHook(Hook):
         check_finite(found, source)
         if not self.strict:
             # A training may not start with a randomly initialized backbone.
-            found, expected = (
-                {k: v for k, v in keys.items() if k.startswith(BACKBONE)}
-                for keys in (found, expected)
-            )
-            optional = getattr(
-                getattr(model, 'backbone', None),
-                'is_optional',
-                lambda _: False,
-            )
+            backbone = getattr(model, 'backbone', None)
+            optional = getattr(backbone, 'is_optional', lambda _: False)
             expected = {
                 key: value
                 for key, value in expected.items()
-                if key in found or not optional(key.removeprefix(BACKBONE))
+                if key.startswith(BACKBONE)
+                and (key in found or not optional(key.removeprefix(BACKBONE)))
             }
             found = {key: found[key] for key in expected if key in found}
         check_state_dict(found, expected, source)

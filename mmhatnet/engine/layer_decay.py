@@ -29,8 +29,7 @@ class LayerDecayOptimWrapperConstructor(
         )
 
     ``paramwise_cfg`` takes the same other keys as in mmpretrain.
-    ``custom_keys`` may contain ``decay_mult`` and, other than there,
-    ``lr_mult``.
+    ``custom_keys`` may contain ``decay_mult`` and, unlike there, ``lr_mult``.
     """
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs):

@@ -15,7 +15,7 @@ from ..registry import OPTIM_WRAPPERS, OPTIMIZERS
 
 @OPTIMIZERS.register_module('Muon')
 def build_muon(params: Iterable, **kwargs: Any) -> Optimizer:
-    """Build timm's Muon: for matrices Muon, for the rest AdamW.
+    """Build timm's optimizer: Muon for matrices, AdamW for the rest.
 
     Convolutions count as matrices of (output channels, the rest). The updates
     are as large as those of AdamW, so that both take one learning rate. In a
@@ -45,9 +45,9 @@ class BFloat16OptimWrapper(OptimWrapper):
     """Train in bfloat16 under autocast, on a CPU or a CUDA GPU.
 
     mmengine's ``AmpOptimWrapper`` refuses a CPU. bfloat16 has the range of
-    float32, so no loss is scaled. Configs name ``AmpOptimWrapper`` with
-    ``dtype='bfloat16'``; ``tools/train.py`` puts this one in its place if
-    there is no GPU.
+    float32, so losses need no scaling. Configs name ``AmpOptimWrapper`` with
+    ``dtype='bfloat16'``; ``tools/train.py`` replaces it by this class if there
+    is no GPU.
     """
 
     @contextmanager

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import torch
 from mmengine.config import Config
@@ -24,12 +23,11 @@ from ..weights.download import without_password
 from ..weights.releases import locate_weights
 
 FILE = 'provenance.json'
-# What changes a training; other files of a clone do not.
+# The files of a clone that can change a training.
 CODE = 'mmhatnet', 'configs', 'tools'
-# What git is told of another repository, as in a hook of git.
+# Variables that name another repository, as in a hook of git.
 OTHER_REPOSITORY = {'GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE'}
-# Limits of what is read of a clone, so that a training starts soon.
-MAX_SECONDS, MAX_BYTES = 20, 2**28
+MAX_SECONDS = 20  # that git may take, so that a training starts soon
 # What describe_run finds, and the rest of a start.
 RUN = 'versions', 'commit', 'changes', 'machine'
 SETTINGS = 'seed', 'precision', 'processes', 'batch_size', 'lr'
@@ -57,7 +55,7 @@ def read_provenance(work_dir: str | Path) -> list[dict]:
 
 
 def are_starts(value: object) -> bool:
-    """Whether a value of JSON can be what :func:`read_provenance` returns."""
+    """Whether a JSON value is a possible result of :func:`read_provenance`."""
     return isinstance(value, list) and all(
         isinstance(start, dict) and start.keys() >= KEYS for start in value
     )
@@ -78,7 +76,7 @@ def describe_run(device: str | torch.device | None = None) -> dict:
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     return dict(
         versions=describe_versions(),
-        **describe_code(Path(__file__).resolve().parents[2]),
+        **_describe_code(Path(__file__).resolve().parents[2]),
         machine=describe_machine(device),
     )
 
@@ -108,66 +106,47 @@ def describe_machine(device: str | torch.device = 'cpu') -> str:
     return f'{name}, torch {torch.__version__}'
 
 
-def describe_code(clone: Path) -> dict[str, str | None]:
-    """Find the ``commit`` and the ``changes`` of :func:`describe_run`.
-
-    Args:
-        clone (Path): The folder of the clone.
-
-    Returns:
-        dict[str, str | None]: Both None if git cannot tell both.
-    """
+def _describe_code(clone: Path) -> dict[str, str | None]:
+    """Find ``commit`` and ``changes``, both None if git cannot tell both."""
     env = {k: v for k, v in os.environ.items() if k not in OTHER_REPOSITORY}
     env |= dict(GIT_TERMINAL_PROMPT='0', GIT_OPTIONAL_LOCKS='0')
 
     def git(*arguments: str) -> bytes:
-        # Programs that git starts can keep a pipe open, but not a file.
-        with TemporaryFile() as file:
-            subprocess.run(
-                ['git', '-c', 'core.fsmonitor=false', *arguments],
-                cwd=clone,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.DEVNULL,
-                check=True,
-                timeout=MAX_SECONDS,
-            )
-            file.seek(0)
-            return file.read()
+        return subprocess.check_output(
+            # A monitor that git starts would keep the pipe open.
+            ['git', '-c', 'core.fsmonitor=false', *arguments],
+            cwd=clone,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=MAX_SECONDS,
+        )
 
     try:
         found = git('rev-parse', '--show-toplevel', 'HEAD')
         top, _, commit = found.removesuffix(b'\n').rpartition(b'\n')
         if not os.path.samefile(top, clone):
             return dict(commit=None, changes=None)
-        listed = git(
-            *('diff', 'HEAD', '--name-only', '--no-renames', '-z'),
-            *('--', *CODE),
-        ) + git(
-            *('ls-files', '--others', '--exclude-standard', '-z'),
-            *('--', *CODE),
-        )
+        diff = 'diff', 'HEAD', '--name-only', '--no-renames', '-z', '--'
+        new = 'ls-files', '--others', '--exclude-standard', '-z', '--'
+        changed = git(*diff, *CODE) + git(*new, *CODE)
     except (OSError, subprocess.SubprocessError):
         return dict(commit=None, changes=None)
-    names = sorted({*listed.split(b'\0')} - {b''})
+    names = sorted({*changed.split(b'\0')} - {b''})
     changes = _hash_files(clone, names) if names else None
     return dict(commit=commit.decode(), changes=changes)
 
 
 def _hash_files(folder: Path, names: list[bytes]) -> str:
-    """Hash the names, sizes and first contents of files, which may be gone."""
-    digest, left = hashlib.sha256(), MAX_BYTES
+    """Hash the names and contents of files, which may be gone."""
+    digest = hashlib.sha256()
     for name in names:
-        # A name need not be text.
-        path, size, content = os.path.join(os.fsencode(folder), name), -1, b''
+        content = ''
+        # A name need not be text, and a folder has no content.
         with suppress(OSError):
-            if os.path.isfile(path):
-                size = os.path.getsize(path)
-                with open(path, 'rb') as file:
-                    content = file.read(left)
-        left -= len(content)
-        digest.update(b'%b\0%d\0' % (name, size) + content)
+            path = folder / os.fsdecode(name)
+            content = sha256_of(path) if path.is_file() else ''
+        digest.update(b'%b\0%b\0' % (name, content.encode()))
     return digest.hexdigest()
 
 
@@ -192,13 +171,8 @@ def precision_of(cfg: Config) -> str:
 def describe_weights(location: str) -> dict[str, str | None]:
     """Name weights that a training starts from, and hash their file.
 
-    Args:
-        location (str): A file, URL or name.
-
-    Returns:
-        dict[str, str | None]: ``name``, without folders, passwords and the
-        query of a URL, and ``sha256``, None if mmengine alone can find the
-        file.
+    The name has no folders, passwords and queries of a URL. The hash is None
+    if mmengine alone can find the file.
     """
     name = location
     if '://' in location:
@@ -212,7 +186,7 @@ def describe_weights(location: str) -> dict[str, str | None]:
 
 
 def _find_checkpoints(cfg: object) -> Iterator[str]:
-    """Find what the ``init_cfg`` of any part of a model loads."""
+    """Find the files that any ``init_cfg`` of a model loads."""
     if isinstance(cfg, Mapping):
         if 'checkpoint' in cfg and 'Pretrained' in str(cfg.get('type')):
             yield cfg['checkpoint']
@@ -222,6 +196,28 @@ def _find_checkpoints(cfg: object) -> Iterator[str]:
             yield from _find_checkpoints(part)
 
 
+def _find_sources(runner: Runner) -> list[str]:
+    """Find the checkpoints that a training starts or resumes from."""
+    sources = [runner._load_from]
+    if not runner.iter:
+        sources += _find_checkpoints(runner.cfg.model)
+    return [str(source) for source in sources if source]
+
+
+def _find_earlier(runner: Runner) -> list[dict]:
+    """Find the earlier starts of a resumed training.
+
+    Checkpoints can be kept in another folder than the work_dir.
+    """
+    if not runner.iter:
+        return []
+    source = runner._load_from or ''
+    folders = [Path(runner.work_dir)]
+    if source and '://' not in source:
+        folders.insert(0, Path(source).parent)
+    return next(filter(None, map(read_provenance, folders)), [])
+
+
 class ProvenanceHook(Hook):
     """Writes ``provenance.json`` into the work_dir when a training starts.
 
@@ -229,53 +225,15 @@ class ProvenanceHook(Hook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Add this start.
-
-        Args:
-            runner (Runner): The runner, which has loaded its checkpoint.
-        """
+        """Add this start, after the runner has loaded its checkpoint."""
         # All processes do, since a download makes them wait for each other.
-        weights = [describe_weights(x) for x in self.find_sources(runner)]
+        weights = [describe_weights(x) for x in _find_sources(runner)]
         if not is_main_process():
             return
         start = self.describe(runner, weights)
-        starts = [*self.find_earlier(runner), start]
+        starts = [*_find_earlier(runner), start]
         with replacing(Path(runner.work_dir, FILE)) as part:
             Path(part).write_text(json.dumps(starts, indent=1) + '\n', 'utf-8')
-
-    @staticmethod
-    def find_earlier(runner: Runner) -> list[dict]:
-        """Find the earlier starts of a resumed training.
-
-        Args:
-            runner (Runner): The runner.
-
-        Returns:
-            list[dict]: Those of the checkpoint's folder, or else of the
-            work_dir, since checkpoints can be kept in another folder.
-        """
-        if not runner.iter:
-            return []
-        source = runner._load_from or ''
-        folders = [Path(runner.work_dir)]
-        if source and '://' not in source:
-            folders.insert(0, Path(source).parent)
-        return next(filter(None, map(read_provenance, folders)), [])
-
-    @staticmethod
-    def find_sources(runner: Runner) -> list[str]:
-        """Find the checkpoints that a training starts or resumes from.
-
-        Args:
-            runner (Runner): The runner.
-
-        Returns:
-            list[str]: Files, URLs or names.
-        """
-        sources = [runner._load_from]
-        if not runner.iter:
-            sources += _find_checkpoints(runner.cfg.model)
-        return [str(source) for source in sources if source]
 
     @staticmethod
     def describe(runner: Runner, weights: list[dict]) -> dict:
@@ -290,16 +248,14 @@ class ProvenanceHook(Hook):
             ``seed``, ``precision``, ``processes``, ``batch_size`` (of all
             processes, with accumulated batches; None if unknown), ``lr`` (the
             largest, at its peak), ``config``, ``config_sha256``, ``weights``,
-            and those of :func:`describe_run`.
+            and the keys of :func:`describe_run`.
         """
         cfg, wrapper = runner.cfg, runner.optim_wrapper
         text = cfg.pretty_text
         # A loader with a sampler of batches, as mmdet's, has no batch_size.
         sampler = getattr(runner.train_dataloader, 'batch_sampler', None)
         size = getattr(sampler, 'batch_size', None)
-        parallel = get_world_size() * getattr(
-            wrapper, '_accumulative_counts', 1
-        )
+        accumulated = getattr(wrapper, '_accumulative_counts', 1)
         groups = getattr(wrapper, 'param_groups', [])
         if isinstance(groups, dict):  # several optimizers
             groups = [x for each in groups.values() for x in each]
@@ -311,7 +267,7 @@ class ProvenanceHook(Hook):
             seed=runner.seed,
             precision=precision_of(cfg),
             processes=get_world_size(),
-            batch_size=size and size * parallel,
+            batch_size=size and size * accumulated * get_world_size(),
             lr=max(rates, default=None),
             config=Path(cfg.filename or 'config.py').stem,
             config_sha256=hashlib.sha256(text.encode()).hexdigest(),

@@ -104,13 +104,14 @@ def resume_intact(cfg: Config) -> list[str]:
         notes.append(f'damaged: {damaged}; resuming from {intact}')
     if intact.name.startswith('best_'):
         notes.append(
-            f'{intact} has no optimizer state: the optimizer starts without'
+            f'{intact} has no optimizer state: the optimizer starts from '
+            'scratch'
         )
     return notes
 
 
 def lock_work_dir(work_dir: str | os.PathLike) -> TextIO:
-    """Keep other processes out of a folder while this one lives.
+    """Keep other processes out of a folder while this one runs.
 
     Args:
         work_dir (str | PathLike): The folder; created if it does not exist.

@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -25,10 +24,10 @@ from ..utils.config import name_types
 from ..utils.config import read_config as read_config  # a documented name
 from ..utils.device import computes_bfloat16
 from ..weights.files import read_checkpoint, unwrap_state_dict
-from .checks import check_data, iter_datasets
+from .checks import check_data
 from .hooks import FiniteLossHook, MatchingKeysHook, ResumeHook
 from .provenance import ProvenanceHook
-from .resuming import find_checkpoints, lock_work_dir, resume_intact
+from .resuming import lock_work_dir, resume_intact
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 PRETRAINED = 'Pretrained', "PretrainedInit'>"  # also as a class
@@ -45,8 +44,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     """Build the runner of a config, with or without a GPU.
 
     Without a GPU, distributed processes communicate by gloo, SyncBN becomes
-    BN, and mixed precision becomes float32 unless it is of bfloat16 and the
-    CPU has instructions for it; the log notes each change.
+    BN, and mixed precision becomes float32 unless it uses bfloat16 and the CPU
+    has instructions for it; the log notes each change.
 
     Args:
         cfg (Config): The config; changed in place.
@@ -70,7 +69,8 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     for split in {*splits} - {'val'}:
         if not cfg.get(f'{split}_dataloader'):
             raise ValueError(
-                f'the config has no {split}_dataloader, which this needs'
+                f'the config has no {split}_dataloader, which this command '
+                'needs'
             )
     notes = check_data(cfg, splits) + resume_intact(cfg)
     if 'train' in splits:
@@ -101,7 +101,7 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
 
 
 def _guard_checkpoints(cfg: Config) -> None:
-    """Use our hook in the place of mmengine's CheckpointHook."""
+    """Use our hook instead of mmengine's CheckpointHook."""
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     usual = 'CheckpointHook', 'mmengine.CheckpointHook'
     hook = hooks.setdefault('checkpoint', ConfigDict(type=usual[0]))
@@ -110,7 +110,7 @@ def _guard_checkpoints(cfg: Config) -> None:
 
 
 def _move_pretrained(cfg: Config) -> None:
-    """Load checkpoints that a whole model names where they are checked.
+    """Let our hook load, and check, a checkpoint that a whole model names.
 
     mmengine would only log that no key of them matches.
     """
@@ -140,9 +140,9 @@ def _move_pretrained(cfg: Config) -> None:
 def _read_in_mm_layout(filename: str, map_location: str) -> dict:
     """Read a checkpoint; all hooks find its weights in ``state_dict``."""
     content = read_checkpoint(filename, map_location)
-    if 'state_dict' not in content:
-        content = dict(state_dict=unwrap_state_dict(content))
-    return content
+    if 'state_dict' in content:
+        return content
+    return dict(state_dict=unwrap_state_dict(content))
 
 
 @contextmanager
@@ -175,39 +175,33 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
     notes = []
     if cfg.get('launcher', 'none') != 'none' and not is_distributed():
         _start_gloo(cfg.launcher)
-        cfg.setdefault(
-            'model_wrapper_cfg',
-            dict(
-                type='MMDistributedDataParallel',
-                # The default is the number of a GPU.
-                device_ids=None,
-                broadcast_buffers=False,
-                find_unused_parameters=cfg.get(
-                    'find_unused_parameters', False
-                ),
-            ),
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,  # the default is the number of a GPU
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
+        cfg.setdefault('model_wrapper_cfg', wrapper)
         # In a single process mmengine does this itself.
         if _replace_sync_bn(cfg.model):
             notes.append('no GPU: SyncBN became BN, statistics per process')
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
-        dtype = wrapper.pop('dtype', None)
+        asked = 'bfloat16' in str(wrapper.pop('dtype', None))
         for key in ('loss_scale', 'use_fp64'):
             wrapper.pop(key, None)
-        asked = dtype in ('bfloat16', torch.bfloat16)
-        if asked and computes_bfloat16():
+        wrapper['type'] = 'OptimWrapper'
+        if not asked:
+            notes.append(
+                'no GPU: training in float32; for mixed precision on a CPU, '
+                'set optim_wrapper.dtype=bfloat16'
+            )
+        elif computes_bfloat16():
             wrapper['type'] = 'mmhatnet.BFloat16OptimWrapper'
         else:
-            wrapper['type'] = 'OptimWrapper'
             notes.append(
-                'no GPU: training in float32; '
-                + (
-                    'this CPU has no instructions for bfloat16'
-                    if asked
-                    else 'for mixed precision on a CPU, set '
-                    'optim_wrapper.dtype=bfloat16'
-                )
+                'no GPU: training in float32; this CPU has no instructions '
+                'for bfloat16'
             )
     return notes
 
@@ -229,7 +223,7 @@ def _start_gloo(launcher: str) -> None:
 def die_with_parent(sent: signal.Signals = signal.SIGKILL) -> None:
     """Make Linux end this process when its parent dies, even of SIGKILL.
 
-    It would go on with the training, beside the one that resumes it.
+    Otherwise it would continue to train beside the run that resumes it.
 
     Args:
         sent (Signals): The signal that it gets. Defaults to SIGKILL.
@@ -262,54 +256,6 @@ def _replace_sync_bn(cfg: object) -> bool:
     return _replace_sync_bn(list(cfg.values())) or found
 
 
-def enable_resume(cfg: Config, chosen: str) -> None:
-    """Resume from a checkpoint: ``--resume``.
-
-    Args:
-        cfg (Config): The config; changed in place.
-        chosen (str): A checkpoint, or 'auto' for the last intact one in the
-            work_dir; if there is none yet, the run starts from the beginning,
-            with the ``load_from`` of the config.
-    """
-    if chosen != 'auto':
-        cfg.update(resume=True, load_from=chosen)
-    elif find_checkpoints(cfg.work_dir):
-        cfg.update(resume=True, load_from=None)
-
-
-def enable_amp(cfg: Config, dtype: str | None = None) -> None:
-    """Train in mixed precision: ``--amp``.
-
-    Args:
-        cfg (Config): The config; changed in place.
-        dtype (str, optional): 'float16', or 'bfloat16', which needs no loss
-            scale. Defaults to that of the config, or else to the device's.
-
-    Raises:
-        ValueError: If the config has an optimizer wrapper of another type, or
-            a model without bfloat16.
-    """
-    wrapper = cfg.optim_wrapper
-    kind = wrapper.get('type', 'OptimWrapper')
-    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ValueError(f'--amp does not support optim_wrapper.type={kind}')
-    wrapper.type = 'AmpOptimWrapper'
-    if dtype and dtype != wrapper.get('dtype', 'float16'):
-        wrapper.dtype = dtype
-        wrapper.pop('loss_scale', None)
-    if wrapper.get('dtype') in ('bfloat16', torch.bfloat16):
-        if lacks_bfloat16(cfg):
-            raise ValueError(
-                "mmcv's operators, which this model needs, do not support "
-                "bfloat16: use --amp float16, or torchvision's by setting "
-                'MMHATNET_OPERATORS=torchvision'
-            )
-        # It has the range of float32.
-        wrapper.setdefault('loss_scale', dict(enabled=False))
-    else:
-        wrapper.setdefault('loss_scale', 'dynamic')
-
-
 def lacks_bfloat16(cfg: Config) -> bool:
     """Whether a model needs operators that mmcv compiles without bfloat16.
 
@@ -325,90 +271,3 @@ def lacks_bfloat16(cfg: Config) -> bool:
     return cfg.get('default_scope') == 'mmdet' or (
         'MSDeformAttn' in str(cfg.get('model'))
     )
-
-
-def enable_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate with the batch size: ``--auto-scale-lr``.
-
-    Batches whose gradients are accumulated count as one.
-
-    Args:
-        cfg (Config): The config; changed in place.
-
-    Raises:
-        ValueError: If the config lacks the batch size of its learning rate.
-    """
-    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise ValueError(
-            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) '
-            'in the config: the batch size of its learning rate'
-        )
-    cfg.auto_scale_lr.enable = True
-    # mmengine does not count accumulated batches.
-    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
-    if counts != 1:
-        cfg.auto_scale_lr.base_batch_size /= counts
-
-
-def enable_show(cfg: Config, show_dir: str) -> None:
-    """Save pictures of predictions: ``--show-dir``.
-
-    Args:
-        cfg (Config): The config; changed in place.
-        show_dir (str): The folder for the pictures.
-
-    Raises:
-        ValueError: If the config has no visualization hook.
-    """
-    if 'visualization' not in cfg.default_hooks:
-        raise ValueError(
-            '--show-dir needs default_hooks.visualization in the config'
-        )
-    hook = cfg.default_hooks.visualization
-    # Each library has its own settings.
-    if cfg.default_scope == 'mmpretrain':
-        hook.update(enable=True, interval=1, out_dir=show_dir)
-    elif cfg.default_scope == 'mmdet':
-        # mmdet puts a relative folder inside the work_dir.
-        hook.update(draw=True, test_out_dir=os.path.abspath(show_dir))
-    else:
-        hook.update(draw=True, interval=1)
-        cfg.visualizer.save_dir = show_dir
-
-
-def enable_tta(cfg: Config) -> None:
-    """Test with augmentation: ``--tta``.
-
-    Args:
-        cfg (Config): The config; changed in place.
-
-    Raises:
-        ValueError: If the config has no ``tta_model`` and ``tta_pipeline``.
-    """
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise ValueError(
-            '--tta needs tta_model and tta_pipeline in the config'
-        )
-    loader = cfg.get('test_dataloader') or {}
-    for dataset in iter_datasets(loader.get('dataset')):
-        dataset.pipeline = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=deepcopy(cfg.model))
-
-
-def enable_out(cfg: Config, out: str) -> None:
-    """Save the predictions for mm's analysis tools: ``--out``.
-
-    Args:
-        cfg (Config): The config; changed in place.
-        out (str): The file.
-
-    Raises:
-        ValueError: If the file is not named ``*.pkl``.
-    """
-    if not out.endswith(('.pkl', '.pickle')):
-        raise ValueError(f'--out writes a .pkl file, not {out}')
-    kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
-    metrics = cfg.get('test_evaluator') or []
-    if isinstance(metrics, dict):
-        metrics = [metrics]
-    cfg.test_evaluator = [*metrics, dict(type=kind, out_file_path=out)]

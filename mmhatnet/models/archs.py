@@ -30,7 +30,7 @@ ARCHS = {
 ARCHS['micro'] = dict(zip(_COLUMNS, _MICRO, strict=True))
 
 
-# What a file may name: norms and activations of mmcv.
+# The layers that a file may name: norms and activations of mmcv.
 NORMS = 'BN', 'BN2d', 'GN', 'IN', 'IN2d', 'SyncBN'
 ACTIVATIONS = (
     'Clamp',
@@ -64,14 +64,14 @@ LARGEST = 4096  # an integer of a file; larger ones exhaust the memory
 
 
 def check_plain(arguments: Mapping, known: Mapping[str, Parameter]) -> None:
-    """Check arguments that may come from a stranger's file.
+    """Check arguments that may come from an untrusted file.
 
     mm's registries import whatever a ``type`` names, and call it.
 
     Args:
         arguments (Mapping): Arguments of a HATNet. A class as a ``type``
             passes, since no file can hold one.
-        known (Mapping[str, Parameter]): The arguments that there are.
+        known (Mapping[str, Parameter]): The arguments that exist.
 
     Raises:
         ValueError: If an argument is unknown, or is more than numbers, text
@@ -160,7 +160,7 @@ def as_integers(values: object) -> tuple[int, ...]:
 
 
 def is_integer(value: object) -> bool:
-    """Whether a value is an integer, also of numpy; bool is none."""
+    """Whether a value is an integer, including numpy's, but not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""What mm asks of a backbone: freezing, layer depths, pretrained weights."""
+"""What mm needs in a backbone: freezing, layer depths, pretrained weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -114,8 +114,7 @@ class BackboneBase(BaseModule):
                 or 'auto'. Defaults to None, no change.
 
         Raises:
-            ValueError: If either is not what it should be. Nothing is changed
-                then.
+            ValueError: If either is not valid. Then nothing is changed.
         """
         if grid_sizes is None:
             grid_sizes = self.grid_sizes
@@ -186,7 +185,7 @@ class BackboneBase(BaseModule):
             self.is_init = True
 
     def train(self, mode: bool = True) -> 'BackboneBase':
-        """Set the mode, except of frozen stages and, if asked, batch norms.
+        """Set the mode, except for frozen stages and, if asked, batch norms.
 
         Args:
             mode (bool): Train or evaluate. Defaults to True.

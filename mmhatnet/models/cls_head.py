@@ -54,7 +54,7 @@ class HATNetClsHead(LinearClsHead):
             raise ValueError(
                 f'{prefix}fc.weight is {tuple(weight.shape)} in the '
                 f'checkpoint and {tuple(self.fc.weight.shape)} in the model. '
-                'To train on other classes, load the backbone alone: '
+                'To train on other classes, load only the backbone: '
                 "model.backbone.init_cfg=dict(type='Pretrained', "
                 'checkpoint=...)'
             )

@@ -1,4 +1,4 @@
-"""Graphs: whether one is made, of which sizes and modules; CUDA graphs."""
+"""Graphs: whether one is made, for which sizes and modules; CUDA graphs."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -29,7 +29,7 @@ def makes_graph() -> bool:
 
 
 def is_dynamic(*sizes: int) -> bool:
-    """Whether a graph is made in which one of some sizes can change.
+    """Whether a graph is made in which one of the sizes can change.
 
     Code that depends on a dynamic size must not branch on it: each outcome
     would trigger a recompile. Nor must a view with dynamic strides wait for
@@ -50,7 +50,7 @@ def is_dynamic(*sizes: int) -> bool:
 
 
 def exports_dynamic(*sizes: int) -> bool:
-    """Whether torch.export makes a graph in which one of some sizes changes.
+    """Whether torch.export makes a graph in which one of the sizes changes.
 
     Its graph must hold for all sizes, and must not even branch on whether one
     is 1. Compilers may make a second graph then.
@@ -92,8 +92,8 @@ def compile_blocks(backbone: nn.Module, **kwargs) -> None:
 
     ``torch.compile(backbone)`` compiles every block. Here, the blocks of a
     stage share a graph, which takes less time in training. It is meant for
-    images of one size, as torch allows eight graphs of a method. (torch 2.1
-    makes a graph of every block here, too.)
+    images of one size, because torch allows at most eight graphs per method.
+    (torch 2.1 makes a graph of every block here, too.)
 
     Args:
         backbone (nn.Module): A :class:`HATNet`.

@@ -1,4 +1,4 @@
-"""What makes ``HATNet(fast=True)`` fast; every function has a plain twin.
+"""What makes ``HATNet(fast=True)`` fast; each function has a plain equivalent.
 
 Maps stay in channels_last memory, in which attention, 1x1 convolutions and
 norms work without copies.
@@ -168,9 +168,10 @@ class SingleGroupNorm(nn.GroupNorm):
     """Group norm with one group, for maps in channels_last memory.
 
     torch's CUDA kernel copies such maps to another layout, and computes the
-    statistics of an image in one block. Here it gets the map as it lies in
-    memory, since one group has the same statistics in any layout, and only
-    small maps. The result has the dtype of the map, also under autocast.
+    statistics of an image in one block. Here, only small maps go to that
+    kernel, and they go as they lie in memory, since one group has the same
+    statistics in any layout. The result has the dtype of the map, also under
+    autocast.
 
     Args:
         num_channels (int): Channels C.
@@ -310,7 +311,7 @@ def is_bare(layer: nn.Module | None) -> bool:
 
 
 def bottleneck(layer: nn.Module, equation: Callable, x: Tensor) -> Tensor:
-    """Compute all between the norms of an MLP, Sec. 3.3.
+    """Compute everything between the norms of an MLP, Sec. 3.3.
 
     On a CPU it is computed in chunks that fit the cache, of images or of
     rows.
@@ -355,7 +356,7 @@ def bottleneck(layer: nn.Module, equation: Callable, x: Tensor) -> Tensor:
             for top in range(0, h, rows)
         ]
         padding = (0, around)
-    # As tokens, of which strips and images are pieces alike.
+    # As tokens, so that strips and images are joined in the same way.
     tokens = [
         compute(part, padding).permute(0, 2, 3, 1).flatten(0, 2)
         for part in parts

@@ -21,11 +21,11 @@ def find_form(is_fast: bool, x: Tensor) -> str:
     """Choose the form for a layer and a tensor.
 
     Args:
-        is_fast (bool): Whether the layer is.
+        is_fast (bool): Whether the layer has ``fast``.
         x (Tensor): The map, or the queries of an attention.
 
     Returns:
-        str: The name of its file, or 'plain', the equation.
+        str: The name of its file, or 'plain' for the equation.
     """
     if makes_graph():
         if exports_dynamic(*x.shape) or is_dynamic(*x.shape[2:]):
@@ -41,7 +41,7 @@ def has_forms(equation: Callable[..., Tensor]) -> Callable[..., Tensor]:
         equation (Callable): The method. Its first argument is a tensor.
 
     Returns:
-        Callable: The method that chooses.
+        Callable: A method that chooses the form.
     """
     name = equation.__name__
     OPERATIONS.add(name)

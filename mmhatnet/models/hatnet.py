@@ -1,7 +1,7 @@
 """HAT-Net, Sec. 3 of the paper.
 
 ``windows.py`` cuts maps of any size into windows, ``archs.py`` has Table 1,
-``base.py`` has the methods that mm asks for, and ``forms.py`` chooses faster
+``base.py`` has the methods that mm needs, and ``forms.py`` chooses faster
 forms of the operations with ``@has_forms``.
 """
 
@@ -65,8 +65,8 @@ class MHSA(nn.Module):
 
     The last stage attends over the whole map. Windows are the baseline of
     Table 5, where H-MHSA replaces the attention of Swin. As in Swin, every
-    second block shifts them by half their side. They have no relative position
-    biases, whose number would fix G1, and only hold neighbours on the map.
+    second block shifts them by half their side. Relative position biases are
+    left out, because their number would fix G1. Windows only hold neighbours.
 
     Args:
         embed_dims (int): Channels C.
@@ -129,7 +129,7 @@ class MHSA(nn.Module):
     def local_attention(
         self, x: Tensor, mask: Tensor | None = None, residual: bool = False
     ) -> Tensor:
-        """Attend inside the windows, Eqs. (6) to (9), and maybe add ``x``."""
+        """Attend inside the windows, Eqs. (6) to (9); can add ``x``."""
         qkv = cut_windows(self.qkv(self.norm(x)), self.grid_size, self.shifted)
         return self.attend_windows(qkv, x, mask, residual)
 
@@ -244,7 +244,7 @@ class MLP(nn.Module):
 
     @has_forms
     def bottleneck(self, x: Tensor) -> Tensor:
-        """Compute all between the norms."""
+        """Compute everything between the norms."""
         x = self.act(self.fc1(x))
         if self.dw_conv is not None:
             x = self.act(self.dw_conv(x))
@@ -305,8 +305,8 @@ class HATNet(BackboneBase):
             (8, 7, 7).
         ds_ratios (Sequence[int] | str): G2 of the stages 0 to 2, the side in
             tokens of the cells that are pooled for the global attention, or
-            'auto', 7x7 cells of a square. Defaults to (16, 8, 4), the paper's
-            choice for dense prediction; for 224x224 it is (8, 4, 2).
+            'auto' for 7x7 cells on a square map. Defaults to (16, 8, 4), the
+            paper's choice for dense prediction; for 224x224 it is (8, 4, 2).
         out_indices (Sequence[int] | int): Stages whose features are returned;
             negative ones count from the end. Later stages are not built.
             Defaults to (0, 1, 2, 3).
@@ -331,8 +331,8 @@ class HATNet(BackboneBase):
         with_cp (bool): Checkpoint the activations of every block: less
             memory, slower training. Defaults to False.
         fast (bool): Use fused attention, channels_last memory and, on a CPU,
-            chunks that fit its cache. False computes the equations as they
-            stand in the paper, with equal results. Defaults to True.
+            chunks that fit its cache. False computes the equations as they are
+            in the paper, with equal results. Defaults to True.
         stem_stride (int): 4, or 2 for images like CIFAR's. Defaults to 4.
         init_cfg (dict | list[dict], optional): Initialization config. With
             ``dict(type='Pretrained', checkpoint=...)`` the checkpoint is a
@@ -342,8 +342,8 @@ class HATNet(BackboneBase):
             learn faster. Defaults to the authors' normal weights.
 
     Raises:
-        ValueError: If an argument is illegal or an image under 32x32 pixels
-            (16x16 with a stem of stride 2).
+        ValueError: If an argument is illegal or an image is smaller than 32x32
+            pixels (16x16 with a stem of stride 2).
 
     Examples:
         >>> import torch

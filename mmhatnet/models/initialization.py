@@ -2,8 +2,7 @@
 
 The authors draw all weights with a standard deviation of 0.02. The signal in
 an MLP is then so small that its activations are linear, SiLU(x) = x / 2. A
-long training grows out of that; a short one learns with half of each MLP
-switched off.
+long training overcomes this; in a short one, the MLPs stay almost linear.
 """
 
 from collections.abc import Iterable, Mapping

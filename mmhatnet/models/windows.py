@@ -83,11 +83,11 @@ def mark_tokens(
 
     Args:
         x (Tensor): The map, (N, C, H, W).
-        rows (tuple[int, int, int, int]): What :func:`cut_side` gives for H.
-        columns (tuple[int, int, int, int]): What it gives for W.
+        rows (tuple[int, int, int, int]): The result of :func:`cut_side` for H.
+        columns (tuple[int, int, int, int]): Its result for W.
 
     Returns:
-        Tensor: As of :func:`window_mask`.
+        Tensor: As from :func:`window_mask`.
     """
     n, _, h, w = x.shape
     real_rows = real_tokens(h, *rows[1:], x.device)
@@ -100,12 +100,12 @@ def mark_tokens(
 def real_tokens(
     length: int, size: int, before: int, after: int, device: torch.device
 ) -> Tensor:
-    """Tell the tokens of a side from padding.
+    """Distinguish the tokens of a side from padding.
 
     Args:
         length (int): The side in tokens.
         size (int): The windows' side.
-        before (int): Padding before, as of :func:`cut_side`.
+        before (int): Padding before, as from :func:`cut_side`.
         after (int): Padding after.
         device (torch.device): The device of the result.
 

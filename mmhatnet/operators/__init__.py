@@ -1,8 +1,8 @@
 """mmcv's operators without compiling: torchvision's and plain torch.
 
-``mmcv.ops`` is Python over one compiled module, ``mmcv._ext``. Where an mmcv
-lacks it, Python finds :mod:`.ext` under its name. The environment variable
-``MMHATNET_OPERATORS`` chooses one of both instead.
+``mmcv.ops`` is Python over one compiled module, ``mmcv._ext``. If the
+installed mmcv lacks it, Python finds :mod:`.ext` under its name. The
+environment variable ``MMHATNET_OPERATORS`` forces one of the two.
 """
 
 import os
@@ -16,7 +16,7 @@ VARIABLE = 'MMHATNET_OPERATORS'
 CHOICES = 'torchvision', 'mmcv'
 NAME = 'mmcv._ext'
 FILE = Path(__file__).with_name('ext.py')
-# These import mmcv.ops, or go on without it, when they are imported.
+# When they are imported, these import mmcv.ops, or continue without it.
 USERS = 'mmdet.structures', 'mmdet.models', 'mmseg.models'
 
 
@@ -42,7 +42,7 @@ def install_operators() -> None:
 
     Raises:
         ImportError: If the user chose torchvision's, but mmcv's are in use.
-        ValueError: If the user chose others.
+        ValueError: If the environment variable has another value.
     """
     choice = os.environ.get(VARIABLE, '')
     if choice not in ('', *CHOICES):
@@ -63,7 +63,8 @@ def install_operators() -> None:
             f'{late} has no operators of mmcv: import mmhatnet before it',
             stacklevel=3,
         )
-    # Python asks one after the other, and so the last if no other finds it.
+    # Python asks one after the other, so the last is asked if no other finds
+    # it.
     sys.meta_path.insert(0 if choice else len(sys.meta_path), Finder)
 
 

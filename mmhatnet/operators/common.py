@@ -1,4 +1,4 @@
-"""What the operators share."""
+"""Helpers of the operators."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def float32(number: float) -> float:
     """Round a number to float32, as mmcv's functions do with arguments.
 
-    An overlap of exactly 0.6 is above 0.6 otherwise.
+    Otherwise, an overlap of exactly 0.6 would count as above 0.6.
 
     Args:
         number (float): Any number.
@@ -31,7 +31,7 @@ def widen(*tensors: Tensor) -> list[Tensor]:
         *tensors (Tensor): Any tensors.
 
     Returns:
-        list[Tensor]: Those of other dtypes as they are.
+        list[Tensor]: The tensors; those of other dtypes are unchanged.
     """
     halves = torch.float16, torch.bfloat16
     return [x.float() if x.dtype in halves else x for x in tensors]

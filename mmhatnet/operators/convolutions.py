@@ -6,8 +6,8 @@ from torch import Tensor
 
 from .common import widen
 
-# The arguments of a convolution in the words of deform_conv, and in those of
-# modulated_deform_conv.
+# The arguments of a convolution as deform_conv and modulated_deform_conv name
+# them.
 SETTINGS = (
     ('dH', 'dW', 'padH', 'padW', 'dilationH', 'dilationW'),
     ('stride_h', 'stride_w', 'pad_h', 'pad_w', 'dilation_h', 'dilation_w'),
@@ -21,7 +21,7 @@ def _settings(given: dict[str, int]) -> list[int]:
 
 
 def _unused(input: Tensor) -> Tensor:
-    """What torchvision wants in the place of a mask."""
+    """The tensor that torchvision takes if there is no mask."""
     return input.new_zeros(len(input), 1)
 
 
@@ -105,7 +105,7 @@ def deform_conv_forward(
     ones: Tensor,
     **given: int,
 ) -> None:
-    """Convolve at offsets.
+    """Compute a deformable convolution.
 
     Args:
         input (Tensor): (N, C, H, W).
@@ -169,8 +169,8 @@ def deform_conv_backward_parameters(
         scale (float): A factor.
         **given (int): As in the forward pass.
     """
-    # The gradient does not depend on the weight, of which gradWeight has the
-    # shape.
+    # The gradient depends only on the shape of the weight, which gradWeight
+    # has.
     found = _backward(gradOutput, input, gradWeight, offset, None, given)
     gradWeight.add_(found[1] * scale)
 
@@ -187,7 +187,7 @@ def modulated_deform_conv_forward(
     with_bias: bool,
     **given: int,
 ) -> None:
-    """Convolve at offsets, with weights of the samples.
+    """Compute a modulated deformable convolution.
 
     Args:
         input (Tensor): (N, C, H, W).

@@ -1,4 +1,4 @@
-"""What stands in for the compiled module ``mmcv._ext``.
+"""A stand-in for the compiled module ``mmcv._ext``.
 
 The functions have its names and arguments, and write into the tensors that
 they are given. What mmdet and mmseg need is here; CornerPool and
@@ -60,17 +60,17 @@ from mmhatnet.operators.regions import (  # noqa: F401
 
 
 def get_compiler_version() -> str:
-    """Say what has compiled the operators."""
+    """Say which compiler built the operators."""
     return f'none (operators of torchvision {torchvision.__version__})'
 
 
 def get_compiling_cuda_version() -> str:
-    """Say for which CUDA they are, as mmcv."""
+    """Say for which CUDA they were built, as in mmcv."""
     return torch.version.cuda or 'not available'
 
 
 def __getattr__(name: str) -> Callable[..., NoReturn]:
-    """Stand in for the other operators, which mmcv.ops looks up at once."""
+    """Stand in for the other operators, which mmcv.ops looks up on import."""
     if name.startswith('_'):
         raise AttributeError(name)
 

@@ -143,7 +143,7 @@ def carafe_backward(
 
     Args:
         top_grad (Tensor): As there.
-        rfeatures (Tensor): As of :func:`carafe_forward`.
+        rfeatures (Tensor): As from :func:`carafe_forward`.
         masks (Tensor): As there.
         rtop_grad (Tensor): Not used.
         rbottom_grad_hs (Tensor): Not used.
@@ -164,7 +164,7 @@ def carafe_backward(
 def _psa_places(
     height: int, width: int, mask_size: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Channel, pixel and neighbour of all neighbours inside the map."""
+    """Indices of channel, pixel and neighbour of neighbours inside the map."""
     y, x, rows, columns = (
         torch.arange(count, device=device)
         for count in (height, width, *mask_size)

@@ -1,7 +1,7 @@
 """Focal losses.
 
-The formulas are those of mmcv's kernels. These compute log(1 - p) of a rounded
-p, though, which is less exact for large logits, and bound it.
+The formulas are those of mmcv's kernels. But those compute log(1 - p) from a
+rounded p, which is less exact for large logits, and limit it.
 """
 
 import torch

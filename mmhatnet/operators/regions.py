@@ -29,7 +29,7 @@ def _corners(
         row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
         for row, column in zip(rows, columns, strict=True)
     ]
-    # Float64 has all pixel numbers, and float32 up to 2^24 only.
+    # Float64 can hold all numbers of pixels, float32 only those up to 2^24.
     return torch.stack(pixels).long(), torch.stack(weights) * inside
 
 
@@ -89,7 +89,8 @@ def roi_align_forward(
         sides = sides.clamp(min=1)
     bins = sides / sides.new_tensor(size)
     grids = bins.ceil() if sampling_ratio < 1 else bins * 0 + sampling_ratio
-    # All regions with as many samples at once, as means of one sample each.
+    # Regions with equal numbers of samples at once, as means of single
+    # samples.
     for grid in grids.unique(dim=0):
         chosen = (grids == grid).all(1).nonzero()[:, 0]
         rows, columns = (int(n) for n in grid)
@@ -184,7 +185,7 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Take the largest value of each bin; torchvision's bins are others.
+    """Take the largest value of each bin; torchvision's bins differ.
 
     Args:
         input (Tensor): (N, C, H, W).

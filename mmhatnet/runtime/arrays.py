@@ -1,4 +1,4 @@
-"""What happens to images before a model, and to its results."""
+"""Array operations on images before a model, and on its results."""
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ def check_size(h: int, w: int) -> None:
 def best_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Find the class of each pixel after a change of size.
 
-    One class after the other, since those of a large image need gigabytes.
+    One class after the other, since all of a large image need gigabytes.
 
     Args:
         logits (ndarray): (classes, H, W).

@@ -1,4 +1,4 @@
-"""Images, which strangers or accidents may have changed."""
+"""Read images, which may be untrusted or damaged."""
 
 import os
 from collections.abc import Collection
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# Files of any number of channels, which other libraries than Pillow read.
+# Files of any number of channels, which libraries other than Pillow read.
 CHANNELS = {'.npy', '.tif', '.tiff'}
 # The environment variable with the largest number of pixels of an image, and
 # its default. Small files can have many pixels, which need gigabytes.
@@ -46,8 +46,8 @@ def decode(path: str | os.PathLike) -> np.ndarray | None:
     """Read three channels of an image that :func:`unreadable` has checked.
 
     Args:
-        path (str | PathLike): The file. Its name may be no text, for which
-            OpenCV's own ``imread`` crashes.
+        path (str | PathLike): The file. Its name may not be valid text, for
+            which OpenCV's own ``imread`` crashes.
 
     Returns:
         ndarray, optional: (H, W, 3), BGR, 8 bits; None if OpenCV cannot.
@@ -66,7 +66,7 @@ def unreadable(
 ) -> str | None:
     """Find the reason why a file cannot be read as an image.
 
-    OpenCV does not report it: of a truncated file it returns the first part.
+    OpenCV does not report it: for a truncated file it returns the first part.
 
     Args:
         path (str | PathLike): The file.
@@ -102,7 +102,7 @@ def unreadable(
 def open_image(
     path: str | os.PathLike, limit: int | None = None
 ) -> Image.Image:
-    """Read the header of an image, and no pixel of one that has too many.
+    """Read the header of an image, and refuse one with too many pixels.
 
     Args:
         path (str | PathLike): The file.

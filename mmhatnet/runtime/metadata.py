@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself, which a stranger may have written."""
+"""The metadata of an ONNX file, which may be untrusted."""
 
 import json
 
@@ -42,7 +42,7 @@ def has_batches(kind: str) -> bool:
 
 
 def read_metadata(text: str) -> dict:
-    """Read the metadata of a file, which a stranger may have written.
+    """Read the metadata of a file, which may be untrusted.
 
     Args:
         text (str): The metadata in JSON.
@@ -51,7 +51,7 @@ def read_metadata(text: str) -> dict:
         dict: The metadata.
 
     Raises:
-        BAD_METADATA: If it is no JSON, or a part is missing or impossible.
+        BAD_METADATA: If it is not JSON, or a part is missing or impossible.
     """
     found = json.loads(text)
     classes, steps = found['classes'], found['steps']
@@ -64,7 +64,7 @@ def read_metadata(text: str) -> dict:
     if len(steps) > MOST_STEPS:
         raise ValueError(f'{len(steps)} steps')
     for name in classes:
-        # Others may control or fill the terminal.
+        # Other names may control or fill the terminal.
         if not name.isprintable() or len(name) > LONGEST:
             raise ValueError(f'the class {name[:20]!r}')
     for step in steps:

@@ -75,8 +75,8 @@ class OnnxModel:
             reason = str(error).strip().rpartition('\n')[2]
             if 'external ' in reason.lower():
                 raise ValueError(
-                    f'{path} needs the file of its weights, *.data, complete '
-                    'and itself, no link, in the same folder'
+                    f'{path} needs its complete file of weights, *.data, '
+                    'in the same folder, and not as a link'
                 ) from error
             raise ValueError(
                 f'{path} is not an ONNX model, or is damaged: {reason}'
@@ -92,8 +92,7 @@ class OnnxModel:
             self._check_outputs()
         except BAD_METADATA as error:
             raise ValueError(
-                f'{path} has metadata that cannot be right: '
-                f'{type(error).__name__}, {error}'
+                f'{path} has invalid metadata: {type(error).__name__}, {error}'
             ) from error
 
     def _check_outputs(self) -> None:
@@ -163,7 +162,7 @@ def predict_with(
     score_thr: float = 0.3,
     top: int = 5,
 ) -> Result:
-    """Predict for one image with what runs a graph.
+    """Predict for one image with a function that runs a graph.
 
     Args:
         run (Callable): As :meth:`OnnxModel.run`.
@@ -210,7 +209,7 @@ def _objects(
     boxes = (boxes[shown] * ratio).clip(0, [w, h, w, h])
     pasted = None
     if masks:
-        # One by one, since those of a large image need gigabytes.
+        # One by one, since all of a large image need gigabytes.
         pairs = zip(masks[0][shown], boxes, strict=True)
         pasted = (paste(mask, box, (h, w)) for mask, box in pairs)
     return boxes, scores[shown], labels[shown], pasted

@@ -140,7 +140,7 @@ def detection(
 
 
 def caption(entry: dict) -> str:
-    """Write an entry of a result as people do: ``tree 0.39``.
+    """Write an entry of a result for people: ``tree 0.39``.
 
     Args:
         entry (dict): A class or an object, with a score or a share.
@@ -155,7 +155,7 @@ def caption(entry: dict) -> str:
 
 
 def enlargement(height: int, width: int) -> int:
-    """Get the factor by which pictures of small images are larger.
+    """Get the factor by which pictures of small images are enlarged.
 
     Args:
         height (int): Of the image, in pixels.
@@ -174,7 +174,7 @@ def _entry(label: int, classes: Sequence[str], **values) -> dict:
 
 
 def _colour(label: int, palette: Sequence[Sequence[int]]) -> Colour:
-    """RGB of a class: the palette's, or one of its own."""
+    """RGB of a class: from the palette, or a colour of its own."""
     if 0 <= label < len(palette):
         red, green, blue = map(int, palette[label])
     else:
@@ -184,7 +184,7 @@ def _colour(label: int, palette: Sequence[Sequence[int]]) -> Colour:
 
 
 def _enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:
-    """Make RGB of BGR, large enough for text: the picture and its factor."""
+    """Make an RGB picture, large enough for text, and its factor."""
     factor = enlargement(*image.shape[:2])
     size = [factor * side for side in image.shape[1::-1]]
     enlarged = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST)

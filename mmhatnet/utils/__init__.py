@@ -1,1 +1,1 @@
-"""What every other folder may use; it imports nothing of torch or mm here."""
+"""Helpers for all other folders; this file imports neither torch nor mm."""

@@ -20,7 +20,7 @@ def positive(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not 1, 2, 3 or more')
+        raise argparse.ArgumentTypeError(f'{text} is not a positive integer')
     return number
 
 

@@ -21,7 +21,7 @@ from mmengine.utils import get_object_from_string
 
 from .stack import FAMILIES, REQUIRED, one_thread_at_a_time
 
-# Keys that have a meaning beside the arguments of mmengine's Runner.
+# Keys that have a meaning besides the arguments of mmengine's Runner.
 MORE_KEYS = (
     'auto_scale_lr',
     'check_data',
@@ -75,7 +75,7 @@ def read_config(filename: str | os.PathLike) -> Config:
 
 
 def name_types(cfg: Config) -> None:
-    """Write classes as names, so that all code meets only names.
+    """Write classes as names, so that all other code sees only names.
 
     Configs in pure Python have ``type=RetinaNet``. mm builds this, but its
     inferencers and hooks, like ours, compare types with names.
@@ -197,8 +197,8 @@ def check_keys(cfg: Config, options: Iterable[str] = ()) -> None:
             Defaults to none.
 
     Raises:
-        ValueError: If a key is almost one that has a meaning, or an option
-            has none.
+        ValueError: If a key resembles one that has a meaning, or an option has
+            no effect.
     """
     known = {*MORE_KEYS}.union(
         *(inspect.signature(kind).parameters for kind in RUNNERS)

@@ -1,4 +1,4 @@
-"""What the devices of this machine are, and what they compute."""
+"""The devices of this machine, and what they support."""
 
 from pathlib import Path
 

@@ -124,7 +124,7 @@ def register_configs() -> None:
 
 
 def _link_clone(package: Path) -> None:
-    """Make the links of an editable installation in a clone without one."""
+    """Make the links of an editable installation in a clone without them."""
     names = 'configs', 'tools', 'model-index.yml'
     mim = package / '.mim'
     if mim.exists() or not (package.parent / names[-1]).exists():
@@ -163,10 +163,10 @@ def explain_missing_operators() -> Iterator[None]:
 
 @contextmanager
 def one_thread_at_a_time() -> Iterator[None]:
-    """Keep other threads out of all that this decorates or surrounds.
+    """Let only one thread at a time run what this decorates or surrounds.
 
     mm keeps the default scope, parts of configs and the state of inferencers
-    where other threads change them.
+    where other threads can change them.
     """
     with _STATE:
         yield

@@ -14,7 +14,7 @@ from ..utils.atomic import replacing
 from ..utils.hashes import sha256_of, verify_sha256
 from .reader import is_checkpoint_format, read_file
 
-# A larger file is no checkpoint of a model that anyone runs.
+# No checkpoint of a model in use is larger.
 MAX_BYTES = 10 * 2**30
 
 
@@ -109,12 +109,12 @@ class _LimitedFile:
         self.file.write(data)
 
     def flush(self) -> None:
-        """Write what the file holds back."""
+        """Write what the file has buffered."""
         self.file.flush()
 
 
 def _refuse_encodings(response: Any, **_) -> None:
-    """Take the bytes of a file alone: a few of gzip become gigabytes."""
+    """Accept only plain bytes: a few bytes of gzip become gigabytes."""
     encoding = response.headers.get('Content-Encoding', 'identity')
     if response.ok and encoding != 'identity':
         raise OSError(f'the server sends it in the encoding {encoding:.40}')

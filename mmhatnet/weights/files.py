@@ -55,7 +55,7 @@ def read_checkpoint(
     if colon and not location.startswith(URLS):
         known = tuple(prefix for prefix in CheckpointLoader._schemes if prefix)
         if not location.startswith(known):
-            raise ValueError(f"nothing is known to read '{scheme}://'")
+            raise ValueError(f"there is no reader for '{scheme}://'")
         return CheckpointLoader.load_checkpoint(filename, map_location)
     path = locate_checkpoint(location, pin)
     try:
@@ -198,7 +198,7 @@ def unwrap_state_dict(checkpoint: Mapping) -> dict[str, Tensor]:
         if isinstance(key, str) and isinstance(value, Tensor)
     }
     if len(found) < sum(isinstance(x, Tensor) for x in checkpoint.values()):
-        raise ValueError('two keys of the checkpoint differ by a prefix alone')
+        raise ValueError('two keys of the checkpoint differ only by a prefix')
     if not found:
         entries = ', '.join(
             f'{str(key)[:60]} ({type(value).__name__})'

@@ -19,7 +19,7 @@ def check_weights(
     expected: Mapping[str, Tensor],
     source: str,
 ) -> None:
-    """Check keys, shapes and values: the door of all weights for a model.
+    """Check keys, shapes and values of weights before a model loads them.
 
     Args:
         found (Mapping[str, Tensor]): The weights.
@@ -49,9 +49,8 @@ def check_state_dict(
         source (str): The origin of ``found``, for the message.
 
     Raises:
-        ValueError: If keys are missing or unexpected, shapes differ, or
-            values are integers in the place of reals. The message names the
-            keys.
+        ValueError: If keys are missing or unexpected, shapes differ, or values
+            are integers instead of real numbers. The message names the keys.
     """
 
     def listing(problem: str, keys: list[str]) -> str:
@@ -93,7 +92,7 @@ def check_state_dict(
 
 
 def _kind(dtype: torch.dtype) -> str:
-    """The kind of values; what torch cannot compute with is one of its own."""
+    """The kind of values; what torch cannot compute with is its own kind."""
     if dtype.is_floating_point and not str(dtype).startswith('torch.float4'):
         return 'real'
     if dtype.is_complex or dtype.is_floating_point or dtype == torch.bool:
@@ -102,7 +101,7 @@ def _kind(dtype: torch.dtype) -> str:
 
 
 def check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Check that weights are numbers.
+    """Check that weights are finite.
 
     Args:
         state_dict (Mapping[str, Tensor]): The weights.
@@ -113,7 +112,7 @@ def check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:
     """
     for key, value in state_dict.items():
         if value.is_floating_point() and value.element_size() == 1:
-            value = value.float()  # torch cannot tell in eight bits
+            value = value.float()  # torch cannot check floats of eight bits
         if not value.isfinite().all():
             raise ValueError(f'{source}: {key} has values that are not finite')
 
@@ -195,7 +194,7 @@ def to_backbone(
 def _adapt_stem(
     found: dict, expected: Mapping, source: str, stem: str
 ) -> None:
-    """Give the first convolution the channels of a model's images."""
+    """Adapt the first convolution to the channels of a model's images."""
     if stem not in STEMS:
         raise ValueError(f"stem is one of {', '.join(STEMS)}; got '{stem}'")
     weight, random = found.get(STEM), expected[STEM]
@@ -266,12 +265,12 @@ def load_backbone(
             Defaults to None: 'backbone.' if any key starts with it.
         map_location (str | torch.device): As for ``torch.load``. Defaults to
             'cpu'.
-        stem (str): What becomes of the first convolution if the checkpoint
-            takes RGB images, and the model takes another number of channels.
-            'adapt' sums the weights for one channel, and repeats them in the
-            order RGBRGB... for several, divided so that equal channels give
-            the features of a grey image. 'random' keeps the model's own
-            weights. 'strict' raises an error. Defaults to 'adapt'.
+        stem (str): How the first convolution is loaded if the checkpoint takes
+            RGB images, and the model takes another number of channels. 'adapt'
+            sums the weights for one channel, and repeats them in the order
+            RGBRGB... for several, divided so that equal channels give the
+            features of a grey image. 'random' keeps the model's own weights.
+            'strict' raises an error. Defaults to 'adapt'.
 
     Raises:
         FileNotFoundError: If the file does not exist.

@@ -147,7 +147,7 @@ class _Tensor(Unknown):
         storage, offset, size, stride, _, _, *metadata = args
         # Products with text would repeat it.
         if any(type(x) is not int for x in (offset, *size, *stride)):
-            raise ValueError('a tensor with a size that is no integer')
+            raise ValueError('a tensor with a size that is not an integer')
         if math.prod(size) > max(storage.numel(), MAX_EXPANDED):
             raise ValueError(f'a tensor of {size} is much too large')
         # The check of as_strided overflows in torch 2.1.
@@ -237,7 +237,7 @@ def is_checkpoint_format(path: Path) -> bool:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file starts with the length of a header, and that as JSON."""
+    """Whether a file starts with the length of a header and this as JSON."""
     with open(path, 'rb') as file:
         return file.read(9)[5:] == b'\0\0\0{'
 
@@ -246,7 +246,7 @@ def read_file(path: Path, device: str | torch.device = 'cpu') -> object:
     """Read the data of a checkpoint file.
 
     The file is torch's, in its zip format with verified checksums or in the
-    format before 1.6, or that of safetensors. Its name does not matter.
+    format before 1.6, or a file of safetensors. Its name does not matter.
 
     Args:
         path (Path): The file.
@@ -351,7 +351,7 @@ def _read_legacy(file: BinaryIO) -> object:
 
 
 def _check_opcodes(file: BinaryIO) -> None:
-    """Refuse a pickle whose run would exhaust the memory or the C stack.
+    """Refuse a pickle that would exhaust the memory or the C stack.
 
     Python recurses into tuples to hash them. So this follows the levels of
     tuples on the stack and in the memo of the pickle.
@@ -402,7 +402,7 @@ def _elements(data: bytes, dtype: torch.dtype) -> Tensor:
 
 
 def _resolve(content: object, device: str | torch.device) -> object:
-    """Put data, with tensors on a device, in the place of placeholders."""
+    """Replace placeholders by data, with tensors on a device."""
     count = made = elements = 0
     storages: dict[int, int] = {}  # the elements of each
 

@@ -27,8 +27,8 @@ def form_of(option: str) -> str:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Measure time and memory of backbones side by side, in '
-        'turns. docs/benchmark.md explains the columns of the table. After a '
-        'stop, the same command continues.'
+        'turns. docs/benchmark.md explains the columns of the table. If it is '
+        'interrupted, run the same command again to continue.'
     )
     add = parser.add_argument
     add(
@@ -60,7 +60,6 @@ def parse_args() -> argparse.Namespace:
     add('--batch', type=positive, default=1, help='images (default: 1)')
     add('--train', action='store_true', help='measure forward and backward')
     add('--amp', choices=('bfloat16', 'float16'), help='type for autocast')
-    add('--channels-last', action='store_true', help='use this memory format')
     add(
         '--whole-model',
         action='store_true',

@@ -3,10 +3,15 @@ import argparse
 import shlex
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
 from mmhatnet.analysis.report import markdown_table
-from mmhatnet.analysis.training_profile import profile_training
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import (
     add_cfg_options,
@@ -15,6 +20,7 @@ from mmhatnet.engine.cli import (
     positive,
 )
 from mmhatnet.engine.provenance import describe_machine
+from mmhatnet.engine.runner import build_runner
 
 PAGE = """# Where the time of training goes
 
@@ -25,6 +31,92 @@ the losses.
 
 {table}
 """
+
+
+class StepHook(Hook):
+    """Time the parts of every training step.
+
+    The parts are the wait for data, the backbone forward and backward, all
+    layers after it with the losses, the optimizer with the clipping of
+    gradients, and the rest, such as copies and logging.
+    """
+
+    # Other hooks run before it, and count as the rest.
+    priority = 'VERY_LOW'
+
+    def __init__(self, skip: int) -> None:
+        self.skip = skip  # steps, while workers start and memory grows
+        parts = 'data', 'backbone', 'head', 'optimizer', 'rest'
+        self.seconds: dict[str, list[float]] = {part: [] for part in parts}
+        self._times: dict[str, float] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model
+        self.device = next(model.parameters()).device
+        self.images = len(runner.train_dataloader.dataset)
+        model.backbone.register_forward_pre_hook(
+            lambda *_: self._mark('forward')
+        )
+        model.backbone.register_forward_hook(self._after_backbone)
+        # torch.compile of torch 2.1 removes hooks of the optimizer itself.
+        step = runner.optim_wrapper.step
+
+        def timed_step(*args, **kwargs) -> None:
+            self._mark('update')
+            step(*args, **kwargs)
+            self._mark('updated')
+
+        runner.optim_wrapper.step = timed_step
+        self._mark('end')
+
+    def _mark(self, name: str) -> None:
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        self._times[name] = time.perf_counter()
+
+    def _after_backbone(self, module, args, outs) -> None:
+        self._mark('features')
+        # The backward pass of the backbone starts after the last of these.
+        for out in outs:
+            if out.requires_grad:
+                out.register_hook(lambda _: self._mark('gradients'))
+
+    def before_train_iter(self, *args, **kwargs) -> None:
+        self._before = self._times['end']
+        self._mark('loaded')
+
+    def after_train_iter(self, *args, **kwargs) -> None:
+        self._mark('end')
+        if self.skip:
+            self.skip -= 1
+            return
+        at = self._times
+        # A frozen backbone has no gradients.
+        gradients = at.pop('gradients', at['update'])
+        backward = at['update'] - gradients
+        step = dict(
+            data=at['loaded'] - self._before,
+            backbone=at['features'] - at['forward'] + backward,
+            head=gradients - at['features'],
+            optimizer=at['updated'] - at['update'],
+        )
+        step['rest'] = at['end'] - self._before - sum(step.values())
+        for part, seconds in step.items():
+            self.seconds[part].append(seconds)
+
+
+def profile_training(cfg: Config, steps: int, skip: int) -> StepHook:
+    """Train for some steps without validation; the config is changed."""
+    for key in cfg:
+        if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
+            cfg[key] = None
+    cfg.default_hooks.checkpoint = None
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=skip + steps)
+    cfg.launcher, hook = 'none', StepHook(skip)
+    runner = build_runner(cfg, ('train',))
+    runner.register_hook(hook)
+    runner.train()
+    return hook
 
 
 def main() -> None:

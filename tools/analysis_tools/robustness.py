@@ -8,14 +8,14 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
-from mmhatnet.analysis.dial import CLEAN
 from mmhatnet.analysis.report import markdown_table, write_csv
 from mmhatnet.analysis.sweep import (
     build_hatnet,
     build_tester,
     complete_grids,
+    evaluate_grids,
     main_metric,
-    name_of,
+    name_sizes,
     read_rows,
     setting_of,
 )
@@ -31,6 +31,7 @@ from mmhatnet.engine.cli import (
 )
 from mmhatnet.models.archs import check_image_size
 
+CLEAN = 'none'  # instead of a corruption
 KINDS = (
     *('gaussian_noise', 'gaussian_blur', 'pixelate', 'jpeg_compression'),
     *('brightness', 'contrast'),
@@ -41,7 +42,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Evaluate a trained model on corrupted test images and on '
         'images of other sizes, with all pairs of a G1 and a G2, without '
-        'training. After a stop, the same command continues.'
+        'training. If it is interrupted, run the same command again to '
+        'continue.'
     )
     parser.add_argument('config', help='name of a model, or config file')
     parser.add_argument('checkpoint', help='file, URL or hatnet://NAME')
@@ -122,19 +124,18 @@ def measure(cfg: Config, args: argparse.Namespace) -> list[dict]:
         todo = [x for x in grids if (*condition, x) not in done]
         runner = build_tester(test_cfg, args.checkpoint) if todo else None
         for g1, g2 in todo:
-            runner.model.backbone.set_grids(g1, g2)
             row = dict(G1=g1, G2=g2, corruption=condition[0])
             row.update(scale=condition[1], fingerprint=fingerprint)
-            rows.append(row | {k: float(v) for k, v in runner.test().items()})
+            rows.append(row | evaluate_grids(runner, (g1, g2)))
             write_csv(args.out, rows)
     return rows
 
 
 def table_rows(rows: list[dict], metric: str) -> Iterator[dict]:
-    for setting in dict.fromkeys(map(name_of, rows)):
-        cells = {'G1; G2': setting}
+    for setting in dict.fromkeys(map(setting_of, rows)):
+        cells = {'G1; G2': '; '.join(map(name_sizes, setting))}
         for row in rows:
-            if name_of(row) == setting:
+            if setting_of(row) == setting:
                 kind, scale = row['corruption'], row['scale']
                 kind = 'as it is' if kind == CLEAN else kind
                 title = f'{scale} pixels' if scale else kind

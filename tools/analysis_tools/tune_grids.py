@@ -1,18 +1,22 @@
 #!/usr/bin/env python
 import argparse
 import os
+from collections.abc import Sequence
 from functools import partial, reduce
-from itertools import takewhile
+from itertools import product, takewhile
 from operator import getitem
 from pathlib import Path
+from statistics import median
 
 from mmengine.config import Config
 
-from mmhatnet.analysis.sweep import main_metric, setting_of, sweep_grids
-from mmhatnet.analysis.tuning import (
-    comparable_rows,
-    nearby_grids,
-    within_budget,
+from mmhatnet.analysis.sweep import (
+    Grids,
+    build_hatnet,
+    main_metric,
+    setting_of,
+    shape_of,
+    sweep_grids,
 )
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import (
@@ -21,30 +25,34 @@ from mmhatnet.engine.cli import (
     one_line_errors,
     positive,
 )
+from mmhatnet.models.archs import as_integers
 from mmhatnet.utils.atomic import replacing
 from mmhatnet.weights.releases import locate_weights
+
+FACTORS = (0.5, 1, 2)
+UNITS = dict(latency=(1e-3, 'ms'), memory=(2**20, 'MiB'))
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Find the G1 and G2 with which a trained model is best '
-        'within a budget of time or memory on this machine: of half, once and '
-        'twice the configured G1 and G2, the model is evaluated with those '
-        'within the budget, without training. After a stop, the same command '
-        'continues.'
+        'within a budget of time or memory on this machine: half, once and '
+        'twice the configured G1 and G2 are tried, and the model is evaluated '
+        'with those within the budget, without training. If it is '
+        'interrupted, run the same command again to continue.'
     )
     parser.add_argument('config', help='name of a model, or config file')
     parser.add_argument('checkpoint', help='file, URL or hatnet://NAME')
     parser.add_argument(
         '--latency-ms',
         type=float,
-        help='most milliseconds that the backbone may take for one image',
+        help='maximum time of the backbone for one image, in milliseconds',
     )
     parser.add_argument(
         '--memory-mb',
         type=float,
-        help='most MiB above the weights that the backbone may need for one '
-        'image',
+        help='maximum memory of the backbone above '
+        'the weights for one image, in MiB',
     )
     parser.add_argument(
         '--shape',
@@ -72,10 +80,67 @@ def parse_args() -> argparse.Namespace:
         parser.error('a budget is needed: --latency-ms or --memory-mb')
     for budget in (args.latency_ms, args.memory_mb):
         if budget is not None and not budget > 0:
-            parser.error('budgets are positive numbers')
+            parser.error('budgets must be positive numbers')
     name = Path(args.config).stem
     args.out_dir = args.out_dir or Path('work_dirs', 'tuning', name)
     return args
+
+
+def nearby_grids(cfg: Config) -> list[Grids]:
+    """All pairs of half, once and twice G1 and G2, unless it is 'auto'."""
+    backbone = build_hatnet(cfg)
+
+    def scaled(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [
+            tuple(max(1, round(side * factor)) for side in sides)
+            for factor in FACTORS
+        ]
+
+    numbers = as_integers(backbone.ds_ratios)
+    ratios = scaled(numbers) if numbers else [backbone.ds_ratios]
+    return list(product(scaled(backbone.grid_sizes), ratios))
+
+
+def comparable_rows(
+    rows: Sequence[dict], grids: Sequence[Grids], shape: tuple[int, int]
+) -> list[dict]:
+    """Select rows, and make their times comparable.
+
+    A busy machine changes the time of the same setting from row to row; its
+    ratio to the configured one, which took turns with it, holds.
+    """
+    rows = [
+        row
+        for row in rows
+        if shape_of(row) == shape and setting_of(row) in grids
+    ]
+    configured = median(row['latency'] / row['latency_ratio'] for row in rows)
+    return [
+        {**row, 'latency': configured * row['latency_ratio']} for row in rows
+    ]
+
+
+def within_budget(
+    rows: Sequence[dict],
+    latency: float | None = None,
+    memory: float | None = None,
+) -> list[dict]:
+    """Select the rows within a budget in milliseconds and MiB."""
+    left = list(rows)
+    for name, budget in (('latency', latency), ('memory', memory)):
+        if budget is None:
+            continue
+        if any(name not in row for row in rows):
+            raise ValueError(f'the {name} cannot be measured on this machine')
+        unit, symbol = UNITS[name]
+        lowest = min(row[name] for row in left) / unit
+        left = [row for row in left if row[name] <= budget * unit]
+        if not left:
+            raise ValueError(
+                f'no setting has a {name} of at most {budget:g} {symbol}; the '
+                f'lowest is {lowest:.4g} {symbol}'
+            )
+    return left
 
 
 def write_config(

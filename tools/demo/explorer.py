@@ -26,7 +26,7 @@ from mmhatnet.runtime.model import predict_with
 from mmhatnet.runtime.results import enlargement
 
 LONGEST = 2048  # pixels of a side
-# What one request can take, so that others need not wait: pixels of the image,
+# Limits of one request, so that others need not wait: pixels of the image,
 # multiply-accumulates of the model, and seconds, also for its turn.
 PIXELS, OPERATIONS, SECONDS = 40_000_000, 100 * 10**9, 30
 
@@ -111,7 +111,7 @@ class Explorer:
 
         The point has x and y in pixels of the picture of :meth:`explore`.
         """
-        # A browser sends the point.
+        # The point comes from a browser.
         if (
             not isinstance(point, list | tuple)
             or len(point) != 2
@@ -142,9 +142,9 @@ class Explorer:
 
     @contextmanager
     def _request(self) -> Iterator[None]:
-        """Wait for a turn, and end what takes too long between two blocks."""
+        """Wait for a turn, and stop a slow computation between two blocks."""
         if not self._lock.acquire(timeout=SECONDS):
-            raise TimeoutError('others use the page: try again')
+            raise TimeoutError('the page is busy: try again')
         end = time.monotonic() + SECONDS
 
         def check(*_) -> None:

@@ -40,7 +40,7 @@ def sentences() -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, ValueError) as error:
-        # Folders of the server are nobody's business.
+        # Do not show folders of the server.
         text = FOLDER.sub('', str(error))
         clear_frames(error.__traceback__)  # they hold images
         raise gradio.Error(text, print_exception=False) from error
@@ -61,7 +61,7 @@ def show(
     h, w = found.shape
     memory = ''
     if found.memory is not None:
-        memory = f'{found.memory / 2**20:.0f} MiB beside the weights, '
+        memory = f'{found.memory / 2**20:.0f} MiB above the weights, '
     return found.picture, (
         f'**{summarize(found.result)}**\n\n{1e3 * found.seconds:.0f} ms, '
         f'{memory}{found.operations / 1e9:.2f} G multiply-accumulates at '
@@ -76,7 +76,7 @@ def split(values: Sequence[float]) -> tuple[list[int], list[int], int]:
 
 
 def make_upload() -> gradio.Image:
-    """Make an image that nothing decodes before its pixels are counted."""
+    """Make an image that is not decoded before its pixels are counted."""
     image = gradio.Image(
         type='filepath',
         image_mode=None,  # another one would be converted
@@ -220,6 +220,6 @@ def serve(
         max_file_size='20mb',
         allowed_paths=list(examples),
         css=STYLE,
-        # The default fonts are those of a server.
+        # The default fonts come from a server.
         theme=gradio.themes.Default(font='sans-serif', font_mono='monospace'),
     )

@@ -24,8 +24,8 @@ from mmhatnet.utils.atomic import check_folder
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Export a model of any task to one file that is right for '
-        'images of any size, and compare the file with PyTorch.'
+        description='Export a model of any task to one file that is correct '
+        'for images of any size, and compare the file with PyTorch.'
     )
     parser.add_argument('model', help='name of a model, or config file')
     parser.add_argument(
@@ -50,14 +50,14 @@ def parse_args() -> argparse.Namespace:
         '--precision',
         choices=TOLERANCES,
         default='float32',
-        help='of the ONNX file (default: float32)',
+        help='precision of the ONNX file (default: float32)',
     )
     parser.add_argument(
         '--calibrate',
         nargs='+',
         metavar='IMAGES',
         help='images, folders or patterns for --precision int8: some dozens '
-        'of what the model will see',
+        'of images like those that the model will see',
     )
     add_grids(parser)
     add_cfg_options(parser)
@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     if args.precision != 'float32' and args.format != 'onnx':
         parser.error('--precision is for --format onnx')
     if (args.precision == 'int8') != bool(args.calibrate):
-        parser.error('--precision int8 and --calibrate go together')
+        parser.error('--precision int8 and --calibrate need each other')
     if args.format != 'onnx' and len(args.g1) * len(args.g2) > 1:
         parser.error('several G1 or G2 are for --format onnx')
     args.calibration = find_images(args.calibrate or ())

@@ -28,7 +28,7 @@ def main() -> None:
     direction.add_argument(
         '--backbone',
         action='store_true',
-        help='write the backbone alone, without the classifier',
+        help='write only the backbone, without the classifier',
     )
     direction.add_argument(
         '--to-official',

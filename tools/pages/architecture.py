@@ -5,16 +5,15 @@ import argparse
 import ast
 from collections import defaultdict
 from graphlib import TopologicalSorter
-from pathlib import Path
 
+from common import DOCS, ROOT
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from mmhatnet.engine.cli import one_line_errors
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / 'mmhatnet'
-PICTURE = ROOT / 'docs' / 'images' / 'architecture.png'
+PICTURE = DOCS / 'images' / 'architecture.png'
 FILES = '__init__', '__main__', 'registry', 'version'  # beside the folders
 
 

@@ -75,23 +75,24 @@ TEXT = """# Benchmark
 Made by `python tools/pages/benchmark.py` on {machine}, with random weights. \
 Each row is the backbone of the named model or config, in float32.
 
-- The models of a table take turns, each in a process of its own. *time* is \
-the median of {rounds} rounds, in each the second of two steps. *speed* is \
-relative to the first row: 2 is twice as fast. Ratios of times are medians of \
-the ratios of each round, with their smallest and largest in brackets.
+- The models of a table take turns, each in its own process. *time* is the \
+median of {rounds} rounds; a round runs two steps and times the second. \
+*speed* is relative to the first row: 2 is twice as fast. Ratios of times are \
+medians of the ratios of each round, with their smallest and largest in \
+brackets.
 - *operations* are the multiply-accumulates of the whole batch. A training \
 step counts as three times the inference.
-- *of the peak* compares the rate of operations with a large matrix product \
-of torch, which takes turns with the models. It reached {low:.0f} to \
-{high:.0f} GFLOP/s, where one multiply-accumulate is two FLOPs.
+- *of the peak* compares the rate of operations with that of a large matrix \
+product in torch, which takes turns with the models. The product reached \
+{low:.0f} to {high:.0f} GFLOP/s, counting one multiply-accumulate as two FLOPs.
 - *memory (MiB)* is the peak above the weights, measured in another process; \
 *memory* is relative to the first row. On CPUs, that process returns freed \
 memory at once, because reused memory does not raise the peak.
 - *attention* is the share of the time in products of activations and the \
 softmax, *layers* in convolutions and linear layers, and *rest* in norms, \
 activations, sums and copies.
-- *start (s)* is the time until a model has its first features, without \
-anything cached by an earlier run.
+- *start (s)* is the time until a model has its first features, with empty \
+caches.
 - *freed memory kept* means that every model of the table ran with \
 `{kept}`. By default, glibc returns the memory of large tensors to the \
 system, and the next layer waits for new pages.
@@ -100,17 +101,17 @@ All forms of a model have the same weights:
 
 {forms}
 
-## HAT-Net beside others
+## HAT-Net compared with others
 
 HAT-Nets as they run by default (eager), relative to their plain form and to \
-other backbones; the tables below have the times.
+other backbones; the tables below give the times.
 
 {ratios}
 
 ## Accuracy and time
 
-The accuracies are those of the metafiles of the libraries; those of HAT-Net \
-are the authors'.
+The accuracies are from the metafiles of the libraries, and those of HAT-Net \
+from the paper.
 
 ![accuracy against time](benchmark.png)
 
@@ -195,7 +196,8 @@ def plot_accuracy(title: str, rows: list[dict]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Measure the cases of docs/benchmark.md on a CPU, and '
-        'make the page. After a stop, the same command continues.'
+        'make the page. If it is interrupted, run the same command again to '
+        'continue.'
     )
     parser.add_argument(
         '--rounds', type=positive, default=7, help='repetitions (default: 7)'

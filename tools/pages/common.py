@@ -1,4 +1,4 @@
-"""What the makers of pages share: files, regions, plots and arguments."""
+"""Helpers of the makers of pages: files, regions, plots and arguments."""
 
 import argparse
 import json

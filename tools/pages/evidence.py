@@ -78,17 +78,17 @@ GROUPS = {
 SEARCH = """
 ### Search
 
-Trainings of two epochs instead of ten, with one seed: what another learning \
-rate, or another setting, does.
+Trainings of two epochs instead of ten, with one seed. They show the \
+effect of another learning rate or another setting.
 
 """
-# What decides about a training, but for what a machine changes.
+# Settings that define a training, without those that depend on the machine.
 COMPARED = (
     *('model', 'optim_wrapper', 'param_scheduler', 'train_cfg'),
     *('train_dataloader', 'test_dataloader', 'custom_hooks'),
 )
 IGNORED = 'optim_wrapper.type', 'optim_wrapper.dtype', 'train_cfg.val_interval'
-# What a search has a column for, or changes in all trainings.
+# Settings that a search lists in a column, or changes in all trainings.
 LENGTH = 'param_scheduler', 'train_cfg'
 LR = 'optim_wrapper.optimizer.lr'
 
@@ -252,17 +252,17 @@ def judge_goal(goal: Goal, values: list[float], spent: float) -> str:
 
 
 def judge_pairs(ahead: list[float]) -> str:
-    """Say what differences from the base decide."""
+    """Say whether the differences from the base are conclusive."""
     size = span([abs(value) for value in ahead])
     if len(ahead) < 3:
-        return 'fewer than three pairs of seeds, which decide nothing'
+        return 'fewer than three pairs of seeds, which is inconclusive'
     if min(ahead) > 0:
         return f'behind in all {len(ahead)} pairs, by {size}'
     if max(ahead) < 0:
         return f'ahead in all {len(ahead)} pairs, by {size}'
     return (
         f'from {max(ahead):.3g} behind to {-min(ahead):.3g} ahead in '
-        f'{len(ahead)} pairs, which decides nothing'
+        f'{len(ahead)} pairs, which is inconclusive'
     )
 
 
@@ -323,11 +323,12 @@ def training_section(records: list[dict], group: Group, picture: Path) -> str:
     height, width = group.shape
     parts = [
         '*operations* are multiply-accumulates with the configured G1 and '
-        'G2, and *kept* is what the backbone keeps for the backward pass '
-        f'in float32, for one image of {height}x{width}. *minutes* are '
-        f'the images times the time of a step, on {machines}. *base* is '
-        f'`{group.base}`; it is ahead by the mean (and the least to the '
-        'most) of the differences in pairs of seeds.',
+        'G2, and *kept* is the memory that the backbone keeps for the '
+        f'backward pass in float32, for one image of {height}x{width}. '
+        '*minutes* are computed from the number of images and the time of a '
+        f'step, on {machines}. *base* is `{group.base}`; the last column is '
+        'the mean (and the smallest to the largest) of its lead in pairs of '
+        'seeds.',
         markdown_table(list(training_rows(records, group))),
         '\n'.join(f'- {text}' for text in judge(records, group)),
         f'![{group.metric} over images, operations and time]'

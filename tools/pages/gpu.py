@@ -13,33 +13,33 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = 'HAT-Net-Small, fast=False'
 TEXT = """# On a GPU
 
-`tools/gpu_check.sh` checks in minutes that HAT-Net computes on your GPUs
-what it computes on a CPU, in each precision, and that it trains: in mixed
+`tools/gpu_check.sh` checks in minutes that HAT-Net gives the same results on
+your GPUs as on a CPU, in each precision, and that it trains: in mixed
 precision, with DDP and SyncBN, resumed from a CPU and back, compiled, and in
 CUDA graphs. It runs `tests/test_gpu.py`, so it needs a clone of mmhatnet with
 pytest (`tools/setup_env.sh --tests`). The verdicts are in
 `gpu_check/report.md` and `report.json`; please attach them when you report a
-problem. `tools/gpu_check.sh -k parity` runs the tests of one name.
+problem. `tools/gpu_check.sh -k parity` runs only the tests with this name.
 
-All checks below had one GPU. torch.compile, several GPUs and whole trainings
-of the paper's recipes were not run yet, and the checks were not run again
-since they are tests of pytest.
+All checks below ran on one GPU. torch.compile, several GPUs and whole
+trainings of the paper's recipes have not been run yet. The checks have become
+tests of pytest since then, and have not been run again.
 
 ## What to expect
 
-- A GPU with small batches waits for the launches of HAT-Net's many short
-  kernels; what CUDA graphs gain is below. There, mixed precision saved memory
-  more than time even with 64 images of 224x224.
+- With small batches, a GPU waits for the launches of HAT-Net's many short
+  kernels; the tables below show what CUDA graphs gain. In these tables, mixed
+  precision saves more memory than time, even with 64 images of 224x224.
 - `cudnn_benchmark` and TF32 are as in the libraries: mmsegmentation looks for
-  the fastest convolution of a size, mmdetection does not, and torch uses TF32
-  in convolutions.
-- Detectors use [operators of torchvision](operators.md), which have bfloat16;
-  those that mmcv compiles lack it. The checks below used torchvision's NMS and
-  RoIAlign.
+  the fastest convolution for each size, mmdetection does not, and torch uses
+  TF32 in convolutions.
+- Detectors use [operators of torchvision](operators.md), which support
+  bfloat16; mmcv's compiled operators do not. The checks below used
+  torchvision's NMS and RoIAlign.
 
 The first command measures the backbone on your GPU in three forms, the second
-a whole model with one image, as mm's benchmarks do. Neither was run on a GPU
-yet.
+a whole model with one image, as mm's benchmarks do. Neither has been run on
+a GPU yet.
 
 ```
 python tools/analysis_tools/benchmark.py hatnet-small_8xb128_in1k \\
@@ -65,8 +65,9 @@ def section(report: dict) -> str:
         return '\n'.join([*parts, ''])
     parts += [
         '\nBackbones with random weights, measured once by a script that is '
-        'not part of mmhatnet, in one process and in turns; medians. The '
-        'script kept no rounds, so the ratios have no ranges. '
+        'not part of mmhatnet, in one process and '
+        'alternately. Values are medians; the script did not save the '
+        'single rounds, so the ratios have no ranges. '
         '*speed* and *memory* are relative to the plain equations in NCHW '
         '(`fast=False`), as the authors compute them. float32 has '
         "torch's defaults: TF32 in convolutions, not in matrix products.\n",

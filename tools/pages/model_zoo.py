@@ -54,15 +54,6 @@ def read_models(metafile: Path) -> list[dict]:
     return yaml.safe_load(metafile.read_text('utf-8'))['Models']
 
 
-def metrics_of(model: dict) -> dict[str, float]:
-    """Metrics of all results; those of the paper end with an asterisk."""
-    return {
-        name: value
-        for result in model['Results']
-        for name, value in result['Metrics'].items()
-    }
-
-
 def reproduced(name: str) -> dict[str, dict]:
     """Metrics that reproductions.py has stored, by their names."""
     path = RESULTS / f'{name}.json'
@@ -206,7 +197,9 @@ def table(metafile: Path, up: str) -> str:
     }
     rows = []
     for model in models:
-        metadata, found = model['Metadata'], metrics_of(model)
+        metadata, found = model['Metadata'], {}
+        for result in model['Results']:
+            found |= result['Metrics']
         weights = metadata['Released Weights']
         if model.get('Weights', '').startswith('https://'):
             weights = f'[{weights}]({model["Weights"]})'

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compares operators in docs/operators.md, where mmcv has compiled its own."""
+"""Compares our operators with mmcv's compiled ones: docs/operators.md."""
 
 import argparse
 import copy
@@ -71,7 +71,7 @@ def build(name: str) -> tuple[nn.Module, Callable[[int], dict]]:
 
 
 def compare_model(name: str, both: dict[str, ModuleType]) -> dict:
-    """Train and test a model with both; times are taken in turns."""
+    """Train and test a model with both; times are taken alternately."""
     losses = {}
     steps: dict[str, dict[str, Callable]] = dict(training={}, inference={})
     for key, operators in both.items():
@@ -162,9 +162,9 @@ def show(data: dict) -> str:
     )
     return (
         f'{markdown_table(rows)}\n\n'
-        'Times are relative to those of the compiled operators, measured in '
-        f'turns: median of {ROUNDS} rounds, and the range. Two images of '
-        f'{SHAPE[0]}x{SHAPE[1]}, float32; {data["machine"]}.\n\n'
+        'Times are relative to those of the compiled operators, measured '
+        f'alternately: median of {ROUNDS} rounds, and the range. Two images '
+        f'of {SHAPE[0]}x{SHAPE[1]}, float32; {data["machine"]}.\n\n'
         f'`{test["config"]}`, trained, finds {test["objects"]} objects in the '
         f'test images with both. Their corners differ by '
         f'{round_error(test["pixels"])} pixels and their scores by '
@@ -178,7 +178,7 @@ def main() -> None:
         '--measure',
         nargs=2,
         metavar=('CONFIG', 'CHECKPOINT'),
-        help='measure anew, with a trained detector to test',
+        help='measure again, with a trained detector to test',
     )
     args = parser.parse_args()
     if args.measure:

@@ -117,7 +117,7 @@ def measure_row(row: dict) -> dict:
 
 
 def relative(value: float, printed: float) -> float:
-    """Difference from print in percent."""
+    """Difference from the published value in percent."""
     return 100 * (value / printed - 1)
 
 
@@ -165,8 +165,8 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
     for number in [x for x in tables if x != 6]:
         tiny = '' if number == 2 else ', except for Tiny'
         yield (
-            f'Table {number}: #Param is within 0.3 % of print or rounds to '
-            f'print{tiny}',
+            f'Table {number}: #Param is within 0.3 % of the published value, '
+            f'or rounds to it{tiny}',
             all(
                 params_agree(row)
                 for row in tables[number]
@@ -175,7 +175,8 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
         )
     if 2 in tables:
         yield (
-            'Table 2: #FLOPs without products are within 1 % of print',
+            'Table 2: #FLOPs without products are within 1 % of the '
+            'published value',
             all(
                 abs(relative(x['flops_without_products'] / 1e9, printed)) <= 1
                 for x in tables[2]
@@ -190,14 +191,14 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
         ]
         yield (
             'Table 6: from one row to the next, except for the first row, '
-            '#FLOPs with products change as in print within 3 G (2 G and '
+            '#FLOPs with products change as published within 3 G (2 G and '
             'rounding)',
             all(abs(step) <= 3 for step in steps),
         )
 
 
 def misses(rows: list[dict]) -> Iterator[str]:
-    """Differences of the rows of dense prediction from print."""
+    """Differences of the rows of dense prediction from the paper."""
     heads: dict[tuple, list[dict]] = {}
     for row in rows:
         if row['table'] != 2 and 'params' in row:
@@ -244,8 +245,8 @@ def show_claims(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Make docs/paper_tables.md: #Param and #FLOPs of the '
-        "models in the paper's tables, compared with print. No data set, GPU "
-        'or weights are needed.'
+        "models in the paper's tables, compared with the published numbers. "
+        'No data set, GPU or weights are needed.'
     )
     parser.add_argument(
         '--measure', action='store_true', help='measure all tables first'

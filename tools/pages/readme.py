@@ -2,12 +2,12 @@
 """The first picture of the README, and its numbers from the data of docs/."""
 
 import argparse
-import json
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
+from common import DOCS, ROOT, fill_page, read_json
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,10 +19,7 @@ from mmhatnet.analysis.report import read_csv
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.runtime.images import read_image
 
-ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / 'README.md'
-BEGIN, END = '<!-- gains -->\n', '<!-- end -->'
-PICTURE = ROOT / 'docs' / 'images' / 'overview.jpg'
+PICTURE = DOCS / 'images' / 'overview.jpg'
 BLUE = '#00c8ff'  # of the local attention
 SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 
@@ -31,12 +28,12 @@ def describe_gains() -> str:
     """Write what HAT-Net gains, with the numbers that docs/ has."""
     sizes = {
         (row['backbone'].partition(', G2 ')[2], row['size']): row
-        for row in read_csv(ROOT / 'docs' / 'scaling.csv')
+        for row in read_csv(DOCS / 'scaling.csv')
     }
     few, many = sizes['32, 16, 8', 1536], sizes['8, 4, 2', 1536]
     rows = {
         row['model']: row
-        for row in read_csv(ROOT / 'docs' / 'benchmark.csv')
+        for row in read_csv(DOCS / 'benchmark.csv')
         if row['case'] == 'inference, 224x224 (H x W), batch 8'
         and row['form'] == 'eager'
     }
@@ -44,7 +41,7 @@ def describe_gains() -> str:
     speeds = [
         b / a for a, b in zip(ours['seconds'], swin['seconds'], strict=True)
     ]
-    timings = json.loads((ROOT / 'docs' / 'gpu' / 'h100.json').read_text('utf-8'))
+    timings = read_json(DOCS / 'gpu' / 'h100.json')
     times = {
         (*row['shape'][2:], row['train'], row['dtype'], row['backbone']): row
         for row in timings['timings']
@@ -59,15 +56,15 @@ def describe_gains() -> str:
         )
     ]
     return (
-        '- **Exact at any size.** G1 and G2 need not divide the map: at the '
-        'border, windows\n  and pooled cells have the tokens that exist. '
-        "Outputs and gradients are those of the\n  authors' code wherever it "
-        'runs ([test](tests/test_parity.py)).\n'
+        '- **Exact at any size.** G1 and G2 need not divide the map: windows '
+        'and pooled\n  cells at the border contain only the tokens that '
+        "exist. Outputs and gradients equal\n  those of the authors' code "
+        'wherever that code runs ([test](tests/test_parity.py)).\n'
         '- **One file for all sizes.** An [exported](docs/deployment.md) ONNX '
         'file takes images of\n  any size, from pixels to boxes, and needs no '
         'torch.\n'
-        '- **A dial.** G1 and G2 change on a trained model. At 1536x1536, '
-        'HAT-Net-Small with G2 of\n  32, 16, 8 takes '
+        '- **A dial.** G1 and G2 can be changed on a trained model. At '
+        '1536x1536, HAT-Net-Small with\n  G2 of 32, 16, 8 takes '
         f'{few["operations"] / many["operations"]:.2f} times the operations '
         f'and {few["seconds"] / many["seconds"]:.2f} times the time of\n  '
         '8, 4, 2 ([scaling](docs/scaling.md)); accuracy is in '
@@ -80,7 +77,7 @@ def describe_gains() -> str:
         'On a GPU it takes '
         f'{on_gpu[0]:.2f} times the time of Swin-T in float32, but '
         f'{on_gpu[1]:.2f} in bfloat16,\n  and {on_gpu[2]:.2f} in a training '
-        'step in bfloat16 ([H100](docs/gpu.md)).\n'
+        'step in bfloat16 ([H100](docs/gpu.md)).'
     )
 
 
@@ -152,9 +149,7 @@ def main() -> None:
     if args.picture:
         shapes, trees, *point = args.picture
         draw_picture(Path(shapes), Path(trees), tuple(map(int, point)))
-    before, _, rest = README.read_text('utf-8').partition(BEGIN)
-    after = rest.partition(END)[2]
-    README.write_text(before + BEGIN + describe_gains() + END + after, 'utf-8')
+    fill_page(ROOT / 'README.md', dict(gains=describe_gains))
 
 
 if __name__ == '__main__':

@@ -18,8 +18,8 @@ FOLDER = Path(__file__).resolve().parents[2] / 'docs' / 'reproductions'
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Check results of tools/reproduce.py, ours or of others, '
-        'and store them in docs/reproductions. Then tools/pages/model_zoo.py '
+        description='Check results of tools/reproduce.py, ours or yours, and '
+        'store them in docs/reproductions. Then tools/pages/model_zoo.py '
         'writes them into the metafiles and the tables.'
     )
     parser.add_argument('results', nargs='+', type=Path, metavar='RESULT.json')

@@ -131,7 +131,7 @@ def points(rows: list[dict], name: str, column: str) -> dict[int, float]:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Draw operations, time, memory, and the part of the global attention."""
+    """Draw operations, time, memory, and the share of the global attention."""
     figure, panels = make_figure(2, 2, size=(12, 9))
     *measured, attention = panels
     for panel, (column, (label, _)) in zip(
@@ -220,8 +220,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description='Fill docs/scaling.md: operations, time and peak memory '
         'of HAT-Net with several G2, Swin, PVTv2, Twins and plain MHSA for '
-        'growing images. Sizes that its table lacks are measured first. After '
-        'a stop, the same command continues.'
+        'growing images. Sizes that its table lacks are measured first. If it '
+        'is interrupted, run the same command again to continue.'
     )
     parser.add_argument(
         '--device', default='cpu', help='such as cpu or cuda (default: cpu)'

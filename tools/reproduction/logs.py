@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from mmhatnet.utils.config import read_config
 
-# So many points of the loss show its curve.
+# The number of points that show the curve of the loss.
 MAX_LOSSES = 200
 
 
@@ -48,7 +48,7 @@ def read_logs(work_dir: Path) -> tuple[dict[int, dict], dict[int, dict]]:
             try:
                 entry = json.loads(line)
             except ValueError:
-                continue  # what a kill left of a line
+                continue  # the rest of a line after a kill
             if isinstance(entry, dict) and 'step' in entry:
                 points = losses if 'loss' in entry else validations
                 points[entry.pop('step')] = entry

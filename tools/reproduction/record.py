@@ -1,4 +1,4 @@
-"""Small records of trainings, of which the page of evidence is made."""
+"""Small records of trainings, from which the page of evidence is made."""
 
 import re
 from pathlib import Path

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .experiments import METRICS, Experiment
 
-# What others have to send with their metrics.
+# What has to be sent with the metrics.
 REQUIRED = {
     *('all_metrics', 'test_images', 'curve', 'seconds', 'training'),
     *('sha256', 'commit', 'changes', 'machine', 'versions', 'gpus'),

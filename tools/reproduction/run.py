@@ -1,4 +1,4 @@
-"""Train, test and compare a row; every step that is done stays done."""
+"""Train, test and compare a row; completed steps are not repeated."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def reproduce(
         folder (Path): The folder for ``result.json``, the training and the
             test. A second call continues there.
         gpus (int): Number of processes. Defaults to 8.
-        work_dir (Path, optional): A training that has ended. Defaults to
+        work_dir (Path, optional): A finished training. Defaults to
             None: train in ``folder/train``.
         checkpoint (str, optional): Weights to test instead of a training.
             Defaults to None.
@@ -64,7 +64,7 @@ def reproduce(
         dict: The content of ``result.json``.
 
     Raises:
-        ValueError: If something is missing; the message names all of it.
+        ValueError: If something is missing; the message lists everything.
     """
     if experiment.trained_as and not work_dir and not checkpoint:
         base = find_experiment(experiment.trained_as)
@@ -150,7 +150,7 @@ def last_checkpoint(cfg: Config, work_dir: Path) -> Path | None:
 def find_obstacles(
     cfg: Config, gpus: int, checkpoint: str | None, train: bool
 ) -> list[str]:
-    """Find all that is missing for a run on so many GPUs, at once."""
+    """Find everything that is missing for a run on this number of GPUs."""
     splits = ('train', 'val', 'test') if train else ('test',)
     checks = [partial(check_data, cfg, (split,)) for split in splits]
     pretrained = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
@@ -186,7 +186,7 @@ def check_training(cfg: Config, work_dir: Path) -> list[str]:
         model['backbone'].pop('init_cfg', None)
         models.append(json.dumps(model, sort_keys=True, default=str))
     same = models[0] == models[1]
-    return [] if same else [f"the model in {work_dir} is not the row's"]
+    return [] if same else [f'the model in {work_dir} is not that of the row']
 
 
 def launch(script: str, *arguments: str | int | Path) -> None:

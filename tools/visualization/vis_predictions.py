@@ -2,8 +2,16 @@
 import argparse
 from pathlib import Path
 
-from mmhatnet.analysis.montage import draw_montage
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+from mmhatnet.apis.inference import get_inferencer, predict
 from mmhatnet.apis.zoo import find_weights, load_model_config
+from mmhatnet.engine.checks import check_data, iter_datasets
 from mmhatnet.engine.cli import (
     add_cfg_options,
     apply_options,
@@ -11,11 +19,15 @@ from mmhatnet.engine.cli import (
     positive,
 )
 
+IGNORED = 255  # label of pixels that are not counted
+GREY = (128, 128, 128)
+GROUPS = 2  # samples in a row
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Draw a segmentor's predictions for images of its test "
-        'data beside the truth, in one picture.'
+        description="Draw a segmentor's predictions for images of its "
+        'test data next to the ground truth, in one picture.'
     )
     parser.add_argument('model', help='name of a model, or config file')
     parser.add_argument(
@@ -38,6 +50,79 @@ def parse_args() -> argparse.Namespace:
     )
     add_cfg_options(parser)
     return parser.parse_args()
+
+
+def draw_montage(
+    cfg: Config, checkpoint: str, count: int, device: str | None = None
+) -> Figure:
+    """Draw images of the test data, each beside its prediction and truth."""
+    if cfg.default_scope != 'mmseg':
+        raise ValueError(
+            'predictions beside the truth are for segmentors: for others, '
+            'use tools/test.py --show-dir'
+        )
+    check_data(cfg, ('test',))
+    inferencer = get_inferencer(cfg, checkpoint, device)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        settings = next(iter_datasets(cfg.test_dataloader.dataset))
+        dataset = DATASETS.build(settings)
+        chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset)))
+        samples = [dataset[i]['data_samples'] for i in chosen.astype(int)]
+    meta = inferencer.model.dataset_meta
+    # Pixels that are not counted have no class.
+    colours = np.full((256, 3), GREY, np.uint8)
+    colours[: len(meta['palette'])] = meta['palette']
+    rows = -(-len(samples) // GROUPS)
+    height, width = samples[0].gt_sem_seg.shape
+    side = 1.9  # inches of a panel's width
+    figure = Figure(
+        figsize=(
+            side * 3 * GROUPS,
+            (side * height / width + 0.3) * rows + 0.5,
+        ),
+        layout='constrained',
+    )
+    axes = figure.subplots(rows, 3 * GROUPS, squeeze=False)
+    for axis in axes.flat:
+        axis.axis('off')
+    shown: set[int] = set()
+    for sample, panels in zip(samples, axes.reshape(-1, 3), strict=False):
+        truth = sample.gt_sem_seg.data[0].numpy()
+        found = np.asarray(predict(inferencer, sample.img_path)[2])
+        counted = truth != IGNORED
+        right = (found == truth)[counted].mean() if counted.any() else 1
+        image = np.asarray(cv2.imread(sample.img_path))[..., ::-1]
+        # The colours of the image would change those of the classes.
+        shade = 0.35 * image.mean(2, keepdims=True)
+        pictures = {
+            'image': image,
+            f'prediction: {100 * right:.0f} % right': shade
+            + 0.65 * colours[found],
+            'truth': shade + 0.65 * colours[truth],
+        }
+        for axis, (title, picture) in zip(
+            panels, pictures.items(), strict=True
+        ):
+            axis.imshow(picture.astype(np.uint8))
+            axis.set_title(title, fontsize=9)
+        shown.update(np.unique(found), np.unique(truth))
+    names = dict(enumerate(meta['classes']))
+    patches = [
+        Patch(
+            facecolor=colours[label] / 255,
+            edgecolor='black',
+            label=names.get(label, 'not counted'),
+        )
+        for label in sorted(shown)
+    ]
+    figure.legend(
+        handles=patches,
+        loc='outside lower center',
+        ncols=min(8, len(patches)),
+        fontsize=9,
+        frameon=False,
+    )
+    return figure
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ train_dataloader = dict(
     batch_size=256,
     num_workers=1,
     persistent_workers=True,
-    # Not each image for itself: that takes longer than a step of a GPU.
+    # Stack images here: one by one, this takes longer than a step on a GPU.
     collate_fn=dict(type='default_collate'),
     drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),

@@ -1,8 +1,8 @@
 # From Sec. 4.1 of the paper: AdamW, lr 1e-3 at batch 1024, weight decay 0.05,
 # cosine, 300 epochs. The paper follows the protocol of DeiT, from which we
 # take the rest: 5 epochs of warm-up, a final lr of 1e-5, no weight decay on
-# norms and biases, no clipping, and mixed precision, for which
-# optim_wrapper.type=OptimWrapper gives float32.
+# norms and biases, no clipping, and mixed precision;
+# optim_wrapper.type=OptimWrapper trains in float32.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
