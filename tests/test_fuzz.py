@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmhatnet.datasets import coco_to_semantic
-from mmhatnet.datasets.coco import check_coco, find_odd_annotations
+from mmhatnet.datasets.coco import check_annotations, check_coco
 from mmhatnet.datasets.inspection import read_size
 from mmhatnet.engine.cli import add_cfg_options
 from mmhatnet.models import HATNet
@@ -239,11 +239,9 @@ class TestAnnotations:
 
         def check():
             check_coco(content, ('class 1', 'class 2'))
-            return list(find_odd_annotations(content))
+            check_annotations(content)
 
-        for severe, line in outcome(check) or ():
-            assert isinstance(severe, bool)
-            assert line
+        outcome(check)
 
     @fuzz
     @given(content=annotations())

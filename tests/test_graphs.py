@@ -320,7 +320,7 @@ def test_nothing_is_left_of_a_wrong_file(tmp_path, monkeypatch):
         export_files(
             graph, model.cfg, None, out, [(None, (8, 4, 2)), (None, (4, 2, 1))]
         )
-    monkeypatch.setattr('mmhatnet.deploy.writer.load', lambda path: wrong)
+    monkeypatch.setattr('mmhatnet.deploy.writer._load', lambda path: wrong)
 
     def wrong(images):
         return [np.full((len(images), 4), 0.5, np.float32)]

@@ -298,7 +298,6 @@ class TestCoco:
         long = 'x' * 10**6
         for fault in (
             annotation(bbox=[long]),
-            annotation(segmentation=long),
             annotation(category_id=long),
             annotation(id=long, image_id=long),
             lambda c: c['images'][0].update(file_name=long),
@@ -312,30 +311,22 @@ class TestCoco:
     @pytest.mark.parametrize(
         ('fault', 'message'),
         [
-            (annotation(bbox=[1, 2, float('nan'), 9]), r'box is \[1, 2, nan'),
+            (annotation(bbox=[1, 2, float('nan'), 9]), r'box \[1, 2, nan'),
             (annotation(bbox=[1, 2, 3]), 'expected 4, got 3'),
-            (annotation(bbox=[50, 2, 30, 9]), 'goes beyond 64x64 pixels'),
-            (annotation(area='9'), "'>' not supported"),
-            (annotation(image_id=99), 'there is no image 99'),
-            (annotation(category_id=99), 'there is no category 99'),
-            (annotation(segmentation=[[1, 2, 1e9, 3, 4, 5]]), '1000000000'),
-            (
-                annotation(segmentation=dict(size=[9, 9], counts=[81])),
-                'no segmentation for an image of 64x64 pixels',
-            ),
+            (annotation(bbox=[50, 2, 30, 9]), 'beyond .*jpg of 64x64 pixels'),
+            (annotation(image_id=99), 'its image does not exist'),
+            (annotation(category_id=99), 'its category does not exist'),
         ],
     )
     def test_odd_annotations(self, fault, message, change):
         change(fault)
-        line = inspect(INSTANCES).problems[0]
+        (line,) = inspect(INSTANCES).problems
         assert re.match(f'data/demo/{JSON}: annotation .*{message}', line)
 
-    @pytest.mark.parametrize('box', [[5, 5, 0, 9], [70, 5, 9, 9]])
-    def test_boxes_that_are_left_out(self, box, change):
-        change(annotation(bbox=box))
-        found = inspect(INSTANCES)
-        assert found.problems == []
-        assert 'has no area' in found.notes[0]
+    def test_boxes_that_are_left_out(self, change):
+        """By mmdet."""
+        change(annotation(bbox=[5, 5, 0, 9]))
+        assert inspect(INSTANCES).problems == []
 
 
 class TestClassification:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..models.hatnet import HATNet
 from ..weights.files import unwrap_state_dict
-from ..weights.loading import check_finite, to_classifier
-from ..weights.official import OFFICIAL_HEAD, is_official, to_official
+from ..weights.loading import check_classifier, check_finite, to_mm
+from ..weights.official import OFFICIAL_HEAD, to_official
 from ..weights.releases import RELEASES
 
 
@@ -33,15 +33,15 @@ def convert_classifier(
         ValueError: If a key is missing or unexpected, a shape differs, or a
             value is not finite. The message names the key.
     """
-    state_dict = unwrap_state_dict(checkpoint)
-    if not is_official(state_dict):
+    weights, official = to_mm(checkpoint)
+    if not official:
         raise ValueError(
             f"{source} is not in the layout of the authors' classifiers: it "
-            f'has {", ".join(list(state_dict)[:3]) or "no tensors"}...'
+            f'has {", ".join(list(weights)[:3])}...'
         )
     if arch is None:
-        keys = '\n'.join(state_dict)
-        blocks = set(re.findall(r'^blocks\.(\d+)\.(\d+)\.', keys, re.M))
+        keys = '\n'.join(weights)
+        blocks = set(re.findall(r'\.stages\.(\d+)\.(\d+)\.', keys))
         stages = [stage for stage, _ in blocks]
         depths = tuple(stages.count(stage) for stage in '0123')
         arch = next(
@@ -55,7 +55,7 @@ def convert_classifier(
             )
     with torch.device('meta'):
         model = HATNet(arch, out_indices=-1)
-    weights = to_classifier(state_dict, model, source)
+    check_classifier(weights, model, source)
     check_finite(weights, source)
     return arch, weights
 

@@ -20,11 +20,7 @@ from ..models.archs import check_plain, is_integer
 from ..models.initialization import draw_weights
 from ..weights.files import read_checkpoint
 from ..weights.loading import STEM, check_weights, to_mm
-from ..weights.official import (
-    BACKBONE,
-    HEAD,
-    RELEASE_URL,
-)
+from ..weights.official import BACKBONE, HEAD, RELEASE_URL
 from ..weights.releases import RELEASES, load_from_hatnet
 
 # The keys of timm's pretrained_cfg that name weights.
@@ -219,12 +215,9 @@ def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
     Everything is checked except what timm adapts itself: the channels of the
     images, and a head with another number of classes.
     """
-    weights = to_mm(checkpoint)
-    expected, found, cfg = (
-        model.state_dict(),
-        {**weights},
-        model.pretrained_cfg,
-    )
+    weights, _ = to_mm(checkpoint)
+    expected, found = model.state_dict(), dict(weights)
+    cfg = model.pretrained_cfg
     if model.num_classes != cfg['num_classes']:
         for key in HEAD:
             expected.pop(key, None)
@@ -232,10 +225,8 @@ def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
     stem = BACKBONE + STEM
     channels = (cfg.get('input_size') or (3,))[0]
     if stem in found and channels != expected[stem].shape[1]:
-        shape = expected[stem].shape
-        expected[stem] = expected[stem].new_empty(
-            shape[0], channels, *shape[2:]
-        )
+        dims, _, *kernel = expected[stem].shape
+        expected[stem] = expected[stem].new_empty(dims, channels, *kernel)
     check_weights(found, expected, 'the checkpoint')
     return weights
 

@@ -1,9 +1,7 @@
 """Checks of annotations in COCO's JSON format."""
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
-from itertools import chain
-from math import isfinite
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 # List of the JSON -> keys of its entries that mmdet reads.
@@ -118,86 +116,39 @@ def quote(names: Sequence[str]) -> str:
     return ', '.join(f"'{name!s:.60}'" for name in names[:10]) + more
 
 
-def find_odd_annotations(
-    content: Mapping, masks: bool = True
-) -> Iterator[tuple[bool, str]]:
-    """Find annotations that are wrong or that mmdet leaves out.
+def check_annotations(content: Mapping) -> None:
+    """Check that images and categories of annotations exist, and their boxes.
 
     Args:
         content (Mapping): The content of the JSON, which has passed
             :func:`check_coco`.
-        masks (bool): Their masks are needed. Defaults to True.
 
-    Yields:
-        tuple[bool, str]: Whether it stops or falsifies a training (otherwise
-        mmdet leaves it out), and a description.
+    Raises:
+        ValueError: If an image or a category does not exist, or a box goes
+            beyond its image. The message names the annotation.
     """
     images = {image['id']: image for image in content['images']}
     categories = {category['id'] for category in content['categories']}
-    for annotation in content.get('annotations') or ():
-        where = f'annotation {annotation["id"]!s:.60}'
-        image, category = annotation['image_id'], annotation['category_id']
+    for annotation in content['annotations']:
         try:
-            if category not in categories:
-                raise ValueError(f'there is no category {category!s:.60}')
-            if image not in images:
-                raise ValueError(f'there is no image {image!s:.60}')
-            where += f' of {images[image]["file_name"]!s:.200}'
-            if _is_left_out(annotation, images[image]):
-                yield False, f'{where}: box {annotation["bbox"]} has no area'
-            elif masks:
-                size = (int(images[image][key]) for key in ('height', 'width'))
-                encode_mask(annotation.get('segmentation'), *size)
+            if annotation['category_id'] not in categories:
+                raise ValueError('its category does not exist')
+            if annotation['image_id'] not in images:
+                raise ValueError('its image does not exist')
+            _check_box(annotation['bbox'], images[annotation['image_id']])
         except (*WRONG_TYPE, ValueError) as error:
-            yield True, f'{where}: {error!s:.300}'
+            raise ValueError(
+                f'annotation {annotation["id"]!s:.60}: {error!s:.400}'
+            ) from error
 
 
-def _is_left_out(annotation: Mapping, image: Mapping) -> bool:
-    """Whether mmdet leaves out a box; ValueError if it trains with it."""
-    box, width, height = annotation['bbox'], image['width'], image['height']
+def _check_box(box: Sequence[float], image: Mapping) -> None:
     x, y, w, h = box
-    if not all(map(isfinite, box)):
-        raise ValueError(f'the box is {box!s:.200}')
-    outside = x >= width or y >= height or x + w <= 0 or y + h <= 0
-    if outside or w < 1 or h < 1 or not annotation['area'] > 0:
-        return True
-    if min(x, y) < -1 or x + w > width + 1 or y + h > height + 1:
-        raise ValueError(f'the box {box} goes beyond {width}x{height} pixels')
-    return False
-
-
-def encode_mask(segmentation: Any, height: int, width: int) -> dict:
-    """Convert polygons or either form of RLE to compressed RLE.
-
-    Args:
-        segmentation (Any): Of an annotation.
-        height (int): Of the image, in pixels.
-        width (int): Of the image, in pixels.
-
-    Returns:
-        dict: As pycocotools decodes it.
-
-    Raises:
-        ValueError: If it has no mask of this size, or a coordinate is far
-            outside the image. Values of other types raise one of WRONG_TYPE.
-    """
-    from pycocotools import mask as mask_utils
-
-    size = f'an image of {width}x{height} pixels'
-    if isinstance(segmentation, list):
-        # pycocotools reads a list of four numbers as a box, and the memory
-        # that it takes grows with the distance of a point.
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        for value in chain(*polygons):
-            if not abs(value) <= 2 * max(width, height):
-                raise ValueError(
-                    f'a polygon has the coordinate {value} in {size}'
-                )
-        if polygons:
-            rles = mask_utils.frPyObjects(polygons, height, width)
-            return mask_utils.merge(rles)
-    elif segmentation and segmentation['size'] == [height, width]:
-        if isinstance(segmentation['counts'], list):
-            return mask_utils.frPyObjects(segmentation, height, width)
-        return segmentation
-    raise ValueError(f'it has no segmentation for {size}')
+    width, height = image['width'], image['height']
+    inside = min(x, y) >= -1 and x + w <= width + 1 and y + h <= height + 1
+    # mmdet leaves boxes without area out.
+    if not (w < 1 or h < 1 or inside):
+        raise ValueError(
+            f'the box {box!s:.100} goes beyond {image["file_name"]!s:.200} of '
+            f'{width}x{height} pixels'
+        )

@@ -1,22 +1,46 @@
 import json
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .coco import (
-    KEYS,
-    WRONG_TYPE,
-    check_lists,
-    encode_mask,
-    quote,
-)
+from .coco import KEYS, WRONG_TYPE, check_lists, quote
 
 IGNORED = 255
 # Boxes and areas are not needed.
 NEEDED = KEYS | dict(annotations=('id', 'image_id', 'category_id'))
+
+
+def _encode_mask(segmentation: Any, height: int, width: int) -> dict:
+    """Convert polygons or either form of RLE to compressed RLE.
+
+    ValueError if it has no mask of this size, or a coordinate is far outside
+    the image.
+    """
+    from pycocotools import mask as mask_utils
+
+    size = f'an image of {width}x{height} pixels'
+    if isinstance(segmentation, list):
+        # pycocotools reads a list of four numbers as a box, and the memory
+        # that it takes grows with the distance of a point.
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        for value in chain(*polygons):
+            if not abs(value) <= 2 * max(width, height):
+                raise ValueError(
+                    f'a polygon has the coordinate {value} in {size}'
+                )
+        if polygons:
+            rles = mask_utils.frPyObjects(polygons, height, width)
+            return mask_utils.merge(rles)
+    elif segmentation and segmentation['size'] == [height, width]:
+        if isinstance(segmentation['counts'], list):
+            return mask_utils.frPyObjects(segmentation, height, width)
+        return segmentation
+    raise ValueError(f'it has no segmentation for {size}')
 
 
 def _label_map(
@@ -29,7 +53,7 @@ def _label_map(
     objects = []
     for annotation in annotations:
         try:
-            rle = encode_mask(annotation.get('segmentation'), height, width)
+            rle = _encode_mask(annotation.get('segmentation'), height, width)
         except ValueError as error:
             raise ValueError(
                 f'annotation {annotation["id"]!s:.60}: {error}'

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm.contrib.concurrent import process_map
 
 from ..runtime.images import CHANNELS, unreadable
-from .coco import check_coco, find_odd_annotations
+from .coco import check_annotations, check_coco
 
 IGNORED = 255  # label of ignored pixels
 EXIF_ORIENTATION = 0x0112
@@ -99,7 +99,7 @@ def inspect_dataset(
         return found
     try:
         if _is_coco(dataset):
-            _inspect_coco(dataset, found, labelled, masks, quick)
+            _check_json(dataset, labelled, masks, quick)
         if quick and not hasattr(dataset, 'img_suffix'):
             return found  # the list of images may be long
         dataset.full_init()
@@ -140,11 +140,11 @@ def _add_results(
 ) -> set[int]:
     """Add what was found in samples; the values in all label maps."""
     values: set[int] = set()
-    turned = []
-    for number, (problems, seen, turned_image) in enumerate(results, 1):
+    turned: list[str] = []
+    for number, (problems, seen, rotated) in enumerate(results, 1):
         found.problems += problems
         values |= seen
-        turned += [turned_image] if turned_image else []
+        turned += rotated
         if quick and number >= QUICK_MAPS and values != {0, IGNORED}:
             break
     if turned:
@@ -165,12 +165,8 @@ def _is_coco(dataset: BaseDataset) -> bool:
     )
 
 
-def _inspect_coco(
-    dataset: BaseDataset,
-    found: Inspection,
-    labelled: bool,
-    masks: bool,
-    quick: bool,
+def _check_json(
+    dataset: BaseDataset, labelled: bool, masks: bool, quick: bool
 ) -> None:
     """Check a JSON; ValueError if it does not fit its data set."""
     path, folder = dataset.ann_file, dataset.data_prefix.get('img') or ''
@@ -194,13 +190,12 @@ def _inspect_coco(
                 'masks: set with_mask=False in its LoadAnnotations if the '
                 'model needs none'
             )
+        if labelled and not quick:
+            check_annotations(content)
     except json.JSONDecodeError as error:
         raise ValueError(f'{path}: not valid JSON: {error}') from error
     except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f'{path}: {error}') from error
-    for severe, line in () if quick else find_odd_annotations(content, masks):
-        lines = found.problems if severe else found.notes
-        lines.append(f'{path}: {line}')
+        raise ValueError(f'{path}: {error!s:.800}') from error
 
 
 def _map_labels(dataset: BaseDataset) -> np.ndarray | None:
@@ -217,13 +212,10 @@ def _map_labels(dataset: BaseDataset) -> np.ndarray | None:
 
 def _read_sample(
     info: dict, classes: int, mapping: np.ndarray | None
-) -> tuple[list[str], set[int], str | None]:
-    """Read the image and the label map of a sample.
+) -> tuple[list[str], set[int], list[str]]:
+    """Read a sample: problems, values of the label map, rotated images.
 
-    Returns:
-        tuple[list[str], set[int], str | None]: Problems, the values in the
-        label map, and the image if reading rotates it but not its annotations,
-        although they have its size.
+    Reading rotates the latter, but not their annotations of the same size.
     """
     problems: list[str] = []
     values: set[int] = set()
@@ -245,7 +237,7 @@ def _read_sample(
                 f'labels {wrong!s:.60}, but there are {classes} classes'
             )
     annotated = label_map or info.get('instances')
-    return problems, values, image if turned and annotated else None
+    return problems, values, [str(image)] if turned and annotated else []
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Graph(nn.Module):
             self.divisor <= 1 or not getattr(preprocessor, 'pad_value', 0),
             'a pad_value other than 0',
         )
-        self.subsampled = omit_subsampled_levels(model)
+        self.subsampled = _omit_subsampled_levels(model)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Normalize, then pad at the right and the bottom, as mm does."""
@@ -71,16 +71,10 @@ class Graph(nn.Module):
         return maps
 
 
-def omit_subsampled_levels(model: nn.Module) -> int:
-    """Let an FPN leave out the levels that it only subsamples.
+def _omit_subsampled_levels(model: nn.Module) -> int:
+    """Let an FPN leave out the levels that it only subsamples; their number.
 
     It does so by max pooling, which fixes sizes modulo 2 in a graph.
-
-    Args:
-        model (nn.Module): The model; its FPN is changed in place.
-
-    Returns:
-        int: Number of levels that the FPN leaves out.
     """
     neck: Any = getattr(model, 'neck', None)
     if type(neck).__name__ != 'FPN' or getattr(neck, 'add_extra_convs', True):

@@ -1,5 +1,7 @@
 """Graphs of detectors, with the suppression of overlapping boxes."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 import torchvision
@@ -9,15 +11,8 @@ from torch import Tensor, nn
 from .base_graph import Graph, check_exportable
 
 
-def check_nms(cfg: ConfigDict) -> None:
-    """Check that :func:`best_boxes` suppresses boxes as a config requires.
-
-    Args:
-        cfg (ConfigDict): The config, with ``nms`` and ``max_per_img``.
-
-    Raises:
-        ValueError: If it does not.
-    """
+def _check_nms(cfg: ConfigDict) -> None:
+    """Check that ``_best_boxes`` suppresses boxes as a config requires."""
     nms = cfg.get('nms') or {}
     check_exportable(nms.get('type', 'nms') == 'nms', f'{nms.get("type")}')
     check_exportable(not nms.get('class_agnostic'), 'class-agnostic NMS')
@@ -30,29 +25,15 @@ def check_nms(cfg: ConfigDict) -> None:
     check_exportable(cfg.get('nms_pre', 1) > 0, 'a detector without nms_pre')
 
 
-def check_head(head: nn.Module) -> None:
-    """Check that :func:`decode_level` decodes a head as mmdet does.
-
-    Args:
-        head (nn.Module): The head.
-
-    Raises:
-        ValueError: If it does not.
-    """
+def _check_head(head: nn.Module) -> None:
+    """Check that ``_decode_level`` decodes a head as mmdet does."""
     name = type(head).__name__
     check_exportable(name in ('RetinaHead', 'RPNHead'), f'a {name}')
     check_exportable(head.use_sigmoid_cls, f'a {name} without sigmoid scores')
 
 
-def check_extractor(extractor: nn.Module) -> None:
-    """Check that :meth:`TwoStageGraph.pool` pools as an extractor does.
-
-    Args:
-        extractor (nn.Module): The extractor of regions.
-
-    Raises:
-        ValueError: If it does not.
-    """
+def _check_extractor(extractor: nn.Module) -> None:
+    """Check that ``TwoStageGraph.pool`` pools as an extractor does."""
     name = type(extractor).__name__
     check_exportable(name == 'SingleRoIExtractor', f'a {name}')
     for layer in extractor.roi_layers:
@@ -63,34 +44,23 @@ def check_extractor(extractor: nn.Module) -> None:
         )
 
 
-def best_boxes(
-    boxes: Tensor,
-    scores: Tensor,
-    groups: Tensor,
-    iou_threshold: float,
-    most: int,
+def _best_boxes(
+    boxes: Tensor, scores: Tensor, groups: Tensor, cfg: ConfigDict
 ) -> Tensor:
-    """Non-maximum suppression inside groups, as mmcv's ``batched_nms``.
+    """Indices of the best boxes, as from mmcv's ``batched_nms``.
 
-    Args:
-        boxes (Tensor): (N, 4).
-        scores (Tensor): (N,).
-        groups (Tensor): (N,), class or level; boxes of different groups do
-            not suppress each other.
-        iou_threshold (float): Boxes that overlap more are suppressed.
-        most (int): Number of boxes to keep.
-
-    Returns:
-        Tensor: Indices of the boxes that are kept, best first.
+    Boxes (N, 4) of different groups (N,), which are classes or levels, do not
+    suppress each other.
     """
     # Shift each group beyond all others, so that boxes of two groups never
     # overlap. The padded zero keeps max() defined without boxes.
     side = F.pad(boxes.flatten(), (0, 1)).max() + 1
     moved = boxes + (groups.to(boxes) * side)[:, None]
-    return torchvision.ops.nms(moved, scores, iou_threshold)[:most]
+    keep = torchvision.ops.nms(moved, scores, cfg.nms.iou_threshold)
+    return keep[: cfg.max_per_img]
 
 
-def decode_level(
+def _decode_level(
     head: nn.Module,
     level: int,
     scores: Tensor,
@@ -98,19 +68,11 @@ def decode_level(
     most: int,
     shape: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Get the best boxes of a level of an anchor-based head, for one image.
+    """Decode the best boxes of a level of an anchor-based head, for one image.
 
-    Args:
-        head (nn.Module): The head, with sigmoid scores.
-        level (int): The level.
-        scores (Tensor): (1, anchors * classes, H, W), logits.
-        deltas (Tensor): (1, anchors * 4, H, W).
-        most (int): Number of pairs of anchor and class.
-        shape (tuple[int, int]): Height and width of the image in pixels.
-
-    Returns:
-        tuple[Tensor, Tensor, Tensor]: Boxes (most, 4), scores and classes
-        (most,). Where the level has fewer, scores are negative.
+    From logits (1, anchors * classes, H, W) and deltas (1, anchors * 4, H, W)
+    to boxes (most, 4), scores and classes (most,). Where the level has fewer,
+    scores are negative.
     """
     priors = head.prior_generator.single_level_grid_priors(
         scores.shape[2:], level, device=scores.device
@@ -125,6 +87,31 @@ def decode_level(
     return boxes, scores, best % classes
 
 
+def _decode_levels(
+    head: nn.Module,
+    outs: tuple[Sequence[Tensor], Sequence[Tensor]],
+    cfg: ConfigDict,
+    shape: tuple[int, int],
+    score_thr: float = -0.5,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes (N, 4), scores, classes and levels (N,) of all levels.
+
+    Without small boxes, and those that only fill a level, whose scores are -1.
+    """
+    found = [
+        _decode_level(head, i, score, delta, cfg.nms_pre, shape)
+        for i, (score, delta) in enumerate(zip(*outs, strict=True))
+    ]
+    levels = torch.cat(
+        [torch.full_like(part[2], i) for i, part in enumerate(found)]
+    )
+    boxes, scores, labels = map(torch.cat, zip(*found, strict=True))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    wide = (sides > cfg.get('min_bbox_size', -1)).all(1)
+    index = (wide & (scores > score_thr)).nonzero()[:, 0]
+    return boxes[index], scores[index], labels[index], levels[index]
+
+
 class DetectorGraph(Graph):
     """(1, 3, H, W) to boxes (K, 4) in pixels, scores (K,), labels (K,).
 
@@ -135,8 +122,8 @@ class DetectorGraph(Graph):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        check_head(model.bbox_head)
-        check_nms(model.test_cfg)
+        _check_head(model.bbox_head)
+        _check_nms(model.test_cfg)
         check_exportable(
             model.test_cfg.get('min_bbox_size', 0) <= 0,
             'min_bbox_size, which counts pixels of the image before Resize,',
@@ -146,18 +133,10 @@ class DetectorGraph(Graph):
         """Compute the boxes, best first."""
         head, cfg = self.model.bbox_head, self.model.test_cfg
         outs = head(self.extract(images))
-        found = [
-            decode_level(head, i, score, delta, cfg.nms_pre, images.shape[2:])
-            for i, (score, delta) in enumerate(zip(*outs, strict=True))
-        ]
-        boxes, scores, labels = map(torch.cat, zip(*found, strict=True))
-        sides = boxes[:, 2:] - boxes[:, :2]
-        wide = (sides > cfg.get('min_bbox_size', -1)).all(1)
-        likely = (wide & (scores > cfg.score_thr)).nonzero()[:, 0]
-        boxes, scores, labels = boxes[likely], scores[likely], labels[likely]
-        keep = best_boxes(
-            boxes, scores, labels, cfg.nms.iou_threshold, cfg.max_per_img
+        boxes, scores, labels, _ = _decode_levels(
+            head, outs, cfg, images.shape[2:], cfg.score_thr
         )
+        keep = _best_boxes(boxes, scores, labels, cfg)
         return boxes[keep], scores[keep], labels[keep]
 
 
@@ -172,9 +151,9 @@ class TwoStageGraph(Graph):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        check_head(model.rpn_head)
-        check_nms(model.test_cfg.rpn)
-        check_nms(model.test_cfg.rcnn)
+        _check_head(model.rpn_head)
+        _check_nms(model.test_cfg.rpn)
+        _check_nms(model.test_cfg.rcnn)
         head = model.roi_head
         name = type(head).__name__
         check_exportable(name == 'StandardRoIHead', f'a {name}')
@@ -185,11 +164,11 @@ class TwoStageGraph(Graph):
         check_exportable(
             not head.bbox_head.custom_cls_channels, 'a loss with channels'
         )
-        check_extractor(head.bbox_roi_extractor)
+        _check_extractor(head.bbox_roi_extractor)
         self.kind = 'detection'
         if model.with_mask:
             self.kind = 'instances'
-            check_extractor(head.mask_roi_extractor)
+            _check_extractor(head.mask_roi_extractor)
             check_exportable(
                 not head.mask_head.class_agnostic, 'class-agnostic masks'
             )
@@ -203,23 +182,11 @@ class TwoStageGraph(Graph):
     ) -> tuple[Tensor, Tensor]:
         """Compute the proposals of the RPN, (most, 4), and which are valid."""
         head, cfg = self.model.rpn_head, self.model.test_cfg.rpn
-        found, levels = [], []
-        for i, (score, delta) in enumerate(zip(*head(features), strict=True)):
-            found.append(
-                decode_level(head, i, score, delta, cfg.nms_pre, shape)
-            )
-            levels.append(torch.full_like(found[-1][2], i))
-        boxes, scores, _ = map(torch.cat, zip(*found, strict=True))
-        levels = torch.cat(levels)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        smallest = cfg.get('min_bbox_size', -1)
-        real = (scores >= 0) & (sides > smallest).all(1)
-        real = real.nonzero()[:, 0]
-        boxes, scores, levels = boxes[real], scores[real], levels[real]
-        keep = best_boxes(
-            boxes, scores, levels, cfg.nms.iou_threshold, cfg.max_per_img
+        boxes, scores, _, levels = _decode_levels(
+            head, head(features), cfg, shape
         )
-        return take(boxes, keep, cfg.max_per_img)
+        keep = _best_boxes(boxes, scores, levels, cfg)
+        return _take(boxes, keep, cfg.max_per_img)
 
     def pool(
         self, extractor: nn.Module, features: list[Tensor], boxes: Tensor
@@ -258,31 +225,22 @@ class TwoStageGraph(Graph):
         likely = (scores > cfg.score_thr).nonzero()[:, 0]
         boxes, scores = boxes[likely], scores[likely]
         labels = likely % classes
-        keep = best_boxes(
-            boxes, scores, labels, cfg.nms.iou_threshold, cfg.max_per_img
-        )
+        keep = _best_boxes(boxes, scores, labels, cfg)
         found = boxes[keep], scores[keep], labels[keep]
         if self.kind == 'detection':
             return found
-        boxes, _ = take(boxes, keep, cfg.max_per_img)
-        labels, _ = take(labels, keep, cfg.max_per_img)
+        boxes, _ = _take(boxes, keep, cfg.max_per_img)
+        labels, _ = _take(labels, keep, cfg.max_per_img)
         pooled = self.pool(head.mask_roi_extractor, features, boxes)
         masks = head.mask_head(pooled).sigmoid()
         index = labels[:, None, None, None].expand(-1, 1, *masks.shape[2:])
         return *found, masks.gather(1, index)[: keep.shape[0], 0]
 
 
-def take(values: Tensor, keep: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Take a constant number of values.
+def _take(values: Tensor, keep: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Take a constant number of values: those at ``keep``, then zeros.
 
-    Args:
-        values (Tensor): (N, ...).
-        keep (Tensor): (K,), the indices of those to take first, K <= most.
-        most (int): The number.
-
-    Returns:
-        tuple[Tensor, Tensor]: Values (most, ...), and (most,), which of them
-        were to be kept. The others are zero.
+    From (N, ...) to (most, ...), and (most,), which of them were to be kept.
     """
     real = torch.arange(most, device=keep.device) < keep.shape[0]
     # A last row of zeros, for the others.

@@ -135,7 +135,7 @@ def check_graph(graph: Graph, model: nn.Module) -> None:
     image = torch.from_numpy(random.integers(0, 256, (3, 101, 77), np.uint8))
     ordered = image.flip(0) if graph.rgb else image
     found = as_arrays(graph)(ordered[None].float().numpy())
-    outputs = predict_in_mm(graph.kind, model, image)
+    outputs = _predict_in_mm(graph.kind, model, image)
     expected = [each.numpy() for each in outputs]
     # Without masks, which are not pasted into the image yet.
     error = compare(graph.kind, found[:3], expected)['error']
@@ -146,18 +146,12 @@ def check_graph(graph: Graph, model: nn.Module) -> None:
         )
 
 
-def predict_in_mm(
+def _predict_in_mm(
     kind: str, model: nn.Module, image: Tensor
 ) -> tuple[Tensor, ...]:
-    """Predict for one image, without resizing it.
+    """Predict for an image (3, H, W), 8 bits, BGR, without resizing it.
 
-    Args:
-        kind (str): The kind of the graph.
-        model (nn.Module): The model of mm.
-        image (Tensor): (3, H, W), 8 bits, BGR.
-
-    Returns:
-        tuple[Tensor, ...]: The outputs of the graph, without masks.
+    Its outputs are those of the graph, without masks.
     """
     shape = tuple(image.shape[1:])
     meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))

@@ -154,7 +154,7 @@ def predict_all(
             reason = f'{type(error).__name__}: {error}'
             if type(error) is ValueError:  # ours, for the most part
                 reason = str(error).removeprefix(f'{path}: ')
-            say(f'{printable(path)}: skipped: {reason}', file=sys.stderr)
+            say(f'{_printable(path)}: skipped: {reason}', file=sys.stderr)
             skipped += 1
             continue
         target = out_dir / name
@@ -164,7 +164,7 @@ def predict_all(
             _save(f'{target}_labels.png', _paint(labels, result['classes']))
         with replacing(f'{target}.json') as part:
             part.write_text(text, 'utf-8')
-        say(f'{printable(path)}: {summarize(result)}')
+        say(f'{_printable(path)}: {summarize(result)}')
     count = len(paths) - skipped
     print(f'{count} result{"s" * (count != 1)} in {out_dir}')
     if skipped:
@@ -172,15 +172,8 @@ def predict_all(
     return None
 
 
-def printable(path: Path) -> str:
-    """Write a name without control characters and invalid text.
-
-    Args:
-        path (Path): The file.
-
-    Returns:
-        str: The name, with escapes for such characters.
-    """
+def _printable(path: Path) -> str:
+    """Write a name with escapes for control characters and invalid text."""
     text = str(path)
     return text if text.isprintable() else repr(text)[1:-1]
 

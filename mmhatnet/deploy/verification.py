@@ -59,7 +59,7 @@ def compare(
         :func:`verify`.
     """
     if has_batches(kind):
-        errors = list(map(relative_error, found, expected))
+        errors = list(map(_relative_error, found, expected))
         return dict(error=float(np.max(errors)))  # max() would lose NaN
     error, count = objects_error(found, expected)
     return dict(error=error, objects=count)
@@ -129,8 +129,8 @@ def objects_error(
     return float(np.max(errors)), count  # max() would lose NaN
 
 
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Get the largest difference, relative to the largest value or to 1.
+def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, relative to the largest value or to 1.
 
     Labels may differ where logits are equal within the tolerance, so the share
     of pixels with another label is compared.

@@ -108,7 +108,7 @@ def export_files(
         shared = [share_weights(parts, out.stem)] if len(parts) > 1 else []
         for part, setting in zip(parts, settings, strict=True):
             backbone.set_grids(*setting)
-            rows = verify(graph, load(part))
+            rows = verify(graph, _load(part))
             if report:
                 report(part.name, rows)
             check_errors(rows, precision)
@@ -154,15 +154,8 @@ def save(
         to_int8(path, read_images(calibration, metadata))
 
 
-def load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Load a file.
-
-    Args:
-        path (Path): The file, ``*.onnx`` or ``*.pt2``.
-
-    Returns:
-        Callable: From images (N, 3, H, W), float32, to the list of outputs.
-    """
+def _load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Load a file as a function from images to the list of outputs."""
     if path.suffix == '.onnx':
         return OnnxModel(path).run
     return as_arrays(torch.export.load(path).module())

@@ -15,8 +15,8 @@ from mmengine.structures import BaseDataElement
 from ..registry import HOOKS
 from ..utils.atomic import replacing
 from ..weights.files import unwrap_state_dict
-from ..weights.loading import check_finite, check_state_dict
-from ..weights.official import BACKBONE, from_official, is_official
+from ..weights.loading import check_finite, check_state_dict, to_mm
+from ..weights.official import BACKBONE
 from .resuming import find_checkpoints
 
 
@@ -238,22 +238,20 @@ class MatchingKeysHook(Hook):
         while hasattr(model, 'module'):  # DDP, test time augmentation
             model = model.module
         expected = model.state_dict()
-        found = unwrap_state_dict(checkpoint)
-        official = is_official(found)
-        # mmpretrain's classifiers let HATNet convert the authors' files.
-        if official and runner.cfg.get('default_scope') == 'mmpretrain':
-            found = from_official(found)
-        elif not found.keys() & expected.keys():
-            remedy = (
-                '. For the backbone of a segmentor or detector, use '
+        found, official = to_mm(checkpoint)
+        if official and runner.cfg.get('default_scope') != 'mmpretrain':
+            # Only mmpretrain's classifiers let HATNet convert these files.
+            raise ValueError(
+                f"{source} does not fit the model: it has the authors' names. "
+                'For the backbone of a segmentor or detector, use '
                 "model.backbone.init_cfg=dict(type='Pretrained', "
                 'checkpoint=...)'
             )
+        if not found.keys() & expected.keys():
             raise ValueError(
                 f'{source} does not fit the model: it has '
                 f'{", ".join(list(found)[:3])}..., and the model '
                 f'{", ".join(list(expected)[:3])}...'
-                f'{remedy if official else ""}'
             )
         check_finite(found, source)
         if not self.strict:

@@ -52,43 +52,34 @@ def check_state_dict(
         ValueError: If keys are missing or unexpected, shapes differ, or values
             are integers instead of real numbers. The message names the keys.
     """
-
-    def listing(problem: str, keys: list[str]) -> str:
-        more = f' and {len(keys) - 4} more' if len(keys) > 4 else ''
-        return f'{problem}: {", ".join(keys[:4])}{more}' if keys else ''
-
-    problems = [
-        listing('missing', [key for key in expected if key not in found]),
-        listing('unexpected', [key for key in found if key not in expected]),
-        listing(
-            'wrong shape',
-            [
-                f'{key} {tuple(found[key].shape)} instead of '
-                f'{tuple(value.shape)}'
-                for key, value in expected.items()
-                if key in found and found[key].shape != value.shape
-            ],
-        ),
-        listing(
-            'wrong type',
-            [
-                f'{key} {found[key].dtype}'
-                for key, value in expected.items()
-                if key in found
-                and _kind(found[key].dtype) != _kind(value.dtype)
-            ],
-        ),
-    ]
-    if any(problems):
-        matched = sum(
-            key in found and found[key].shape == value.shape
-            for key, value in expected.items()
-        )
-        raise ValueError(
-            f'{source} does not fit the model ({matched} of '
-            f'{len(expected)} keys match): '
-            + '; '.join(problem for problem in problems if problem)
-        )
+    shared = {k: v for k, v in expected.items() if k in found}
+    problems = {
+        'missing': [key for key in expected if key not in found],
+        'unexpected': [key for key in found if key not in expected],
+        'wrong shape': [
+            f'{key} {tuple(found[key].shape)} instead of {tuple(value.shape)}'
+            for key, value in shared.items()
+            if found[key].shape != value.shape
+        ],
+        'wrong type': [
+            f'{key} {found[key].dtype}'
+            for key, value in shared.items()
+            if _kind(found[key].dtype) != _kind(value.dtype)
+        ],
+    }
+    if not any(problems.values()):
+        return
+    matched = len(shared) - len(problems['wrong shape'])
+    listed = '; '.join(
+        f'{problem}: {", ".join(keys[:4])}'
+        + (f' and {len(keys) - 4} more' if len(keys) > 4 else '')
+        for problem, keys in problems.items()
+        if keys
+    )
+    raise ValueError(
+        f'{source} does not fit the model ({matched} of {len(expected)} keys '
+        f'match): {listed}'
+    )
 
 
 def _kind(dtype: torch.dtype) -> str:
@@ -117,7 +108,7 @@ def check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:
             raise ValueError(f'{source}: {key} has values that are not finite')
 
 
-def to_mm(checkpoint: Mapping) -> dict[str, Tensor]:
+def to_mm(checkpoint: Mapping) -> tuple[dict[str, Tensor], bool]:
     """Get the weights of any checkpoint under the names of mm.
 
     Args:
@@ -125,14 +116,16 @@ def to_mm(checkpoint: Mapping) -> dict[str, Tensor]:
             HATNet.
 
     Returns:
-        dict[str, Tensor]: A classifier's ``backbone.*`` and ``head.fc.*`` if
-        the names are the authors', otherwise the names as they are.
+        tuple[dict[str, Tensor], bool]: A classifier's ``backbone.*`` and
+        ``head.fc.*`` if the names are the authors', otherwise the names as
+        they are; and whether they are the authors'.
 
     Raises:
         ValueError: If there is no tensor.
     """
     state_dict = unwrap_state_dict(checkpoint)
-    return from_official(state_dict) if is_official(state_dict) else state_dict
+    official = is_official(state_dict)
+    return from_official(state_dict) if official else state_dict, official
 
 
 def to_backbone(
@@ -157,14 +150,15 @@ def to_backbone(
         dict[str, Tensor]: A state dict for ``model``.
 
     Raises:
-        ValueError: If the weights do not fit. Output norms may be missing
-            (they keep their values), and so may stages that are not built.
+        ValueError: If the weights do not fit or are not finite. Output norms
+            may be missing (they keep their values), and so may stages that are
+            not built.
     """
-    state_dict = unwrap_state_dict(checkpoint)
-    if is_official(state_dict):
+    state_dict, official = to_mm(checkpoint)
+    if official:
         state_dict = {
             key.removeprefix(BACKBONE): value
-            for key, value in from_official(state_dict).items()
+            for key, value in state_dict.items()
             if key not in HEAD
         }
     elif prefix is None:
@@ -187,7 +181,7 @@ def to_backbone(
         },
     }
     _adapt_stem(found, expected, source, stem)
-    check_state_dict(found, expected, source)
+    check_weights(found, expected, source)
     return found
 
 
@@ -220,30 +214,24 @@ def _adapt_stem(
     )
 
 
-def to_classifier(
-    checkpoint: Mapping, model: nn.Module, source: str
-) -> dict[str, Tensor]:
-    """Convert a checkpoint of the authors to a classifier in mm's layout.
+def check_classifier(
+    found: Mapping[str, Tensor], model: nn.Module, source: str
+) -> None:
+    """Check keys and shapes of a classifier with any number of classes.
 
     Args:
-        checkpoint (Mapping): The checkpoint of the authors.
+        found (Mapping[str, Tensor]): Weights in mm's layout.
         model (HATNet): The classifier's backbone.
-        source (str): The origin of the checkpoint, for the message.
-
-    Returns:
-        dict[str, Tensor]: A state dict with ``backbone.*`` and ``head.fc.*``.
-        The number of classes is not checked.
+        source (str): The origin of the weights, for the message.
 
     Raises:
         ValueError: If the weights do not fit or the head is missing.
     """
-    found = from_official(unwrap_state_dict(checkpoint))
     expected = {
         **{BACKBONE + key: value for key, value in model.state_dict().items()},
         **{key: found.get(key, torch.empty(0)) for key in HEAD},
     }
     check_state_dict(found, expected, source)
-    return found
 
 
 def load_backbone(
@@ -280,7 +268,6 @@ def load_backbone(
     source = str(checkpoint)
     content = read_checkpoint(checkpoint, map_location)
     weights = to_backbone(content, model, source, prefix, stem)
-    check_weights(weights, model.state_dict(), source)
     model.load_state_dict(weights)
 
 
@@ -302,7 +289,7 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
             names the keys.
     """
     content = read_checkpoint(checkpoint)
-    state_dict = to_mm(content)
+    state_dict, _ = to_mm(content)
     check_weights(state_dict, model.state_dict(), str(checkpoint))
     model.load_state_dict(state_dict)
     meta = strip_checkpoint(content)['meta'].get('dataset_meta') or {}
@@ -357,6 +344,7 @@ def adapt_classifier(state_dict: dict, model: nn.Module) -> None:
         key.startswith(('neck.', 'head.')) for key in state_dict
     ):
         return
-    weights = to_classifier(state_dict, model, 'the checkpoint')
+    weights, _ = to_mm(state_dict)
+    check_classifier(weights, model, 'the checkpoint')
     state_dict.clear()
     state_dict.update(weights)

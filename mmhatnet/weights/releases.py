@@ -105,7 +105,7 @@ def load_from_hatnet(
     if path.parent == SHIPPED:
         return read_checkpoint(path, map_location or 'cpu')
     try:
-        state_dict = to_mm(read_checkpoint(path, map_location or 'cpu'))
+        state_dict, _ = to_mm(read_checkpoint(path, map_location or 'cpu'))
         check_finite(state_dict, str(path))
     except ValueError as error:
         raise ValueError(
