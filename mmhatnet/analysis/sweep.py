@@ -7,14 +7,11 @@ import hashlib
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from itertools import cycle
 from operator import truediv
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import MODELS
@@ -29,23 +26,17 @@ from ..models.archs import Ratio
 from ..utils.hashes import sha256_of
 from ..weights.releases import locate_weights
 from .complexity import measure_complexity
-from .report import markdown_table, read_csv, write_csv
+from .report import read_csv, write_csv
 from .timing import peak_memory, time_in_turns
 
 # G1 and G2 of the stages 0 to 2.
 Grids = tuple[tuple[int, ...], tuple[Ratio, ...]]
 
-# Column, its label in a figure, and the unit there.
-COSTS = dict(
-    operations=('multiply-accumulates of the model (G)', 1e9),
-    latency_ratio=('time of the backbone, configured = 1', 1),
-    memory=('peak memory of the backbone (MiB)', 2**20),
-)
 # All other columns are metrics.
 COLUMNS = {
     *('G1', 'G2', 'configured', 'height', 'width'),
-    *('latency', 'machine', 'fingerprint', *COSTS),
-    *('corruption', 'scale'),
+    *('operations', 'latency', 'latency_ratio', 'memory'),
+    *('machine', 'fingerprint', 'corruption', 'scale'),
 }
 
 
@@ -289,18 +280,6 @@ def main_metric(cfg: Config, rows: Sequence[dict]) -> str | None:
     return best if best in metrics else next(iter(metrics), None)
 
 
-def _pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Find the points of cost and metric that no other beats, by cost."""
-    front: list[int] = []
-    order = sorted(
-        range(len(points)), key=lambda i: (points[i][0], -points[i][1])
-    )
-    for index in order:
-        if not front or points[index][1] > points[front[-1]][1]:
-            front.append(index)
-    return front
-
-
 def setting_of(row: dict) -> Grids:
     """G1 and G2 of a row of :func:`sweep_grids`."""
     return row['G1'], row['G2']
@@ -314,103 +293,3 @@ def shape_of(row: dict) -> tuple[int, int]:
 def name_sizes(sizes: Sequence[Ratio]) -> str:
     """Write G1 or G2 without brackets, such as '8, 8, 8'."""
     return ', '.join(map(str, sizes))
-
-
-def _by_shape(rows: Sequence[dict]) -> dict[str, list[dict]]:
-    groups: dict[str, list[dict]] = {}
-    for row in rows:
-        groups.setdefault('{}x{}'.format(*shape_of(row)), []).append(row)
-    return groups
-
-
-def plot_sweep(rows: Sequence[dict], metric: str | None) -> Figure:
-    """Draw the metric against the costs.
-
-    Args:
-        rows (Sequence[dict]): The rows of :func:`sweep_grids`.
-        metric (str, optional): The name of the metric. With None, the other
-            costs are drawn against the operations.
-
-    Returns:
-        Figure: A row of panels for each shape. The colour is G2, the marker
-        is G1, and a ring marks the configured setting. A line joins the
-        settings of the Pareto front, which have a black edge.
-    """
-    groups = _by_shape(rows)
-    costs = [name for name in COSTS if name in rows[0]]
-    # The column on each axis.
-    axes = (
-        [(x, metric) for x in costs]
-        if metric
-        else [(costs[0], y) for y in costs[1:]]
-    )
-    figure = Figure(
-        figsize=(5 * len(axes) + 1, 4.2 * len(groups)), layout='constrained'
-    )
-    panels = figure.subplots(len(groups), len(axes), squeeze=False)
-    colours = {g2: f'C{i}' for i, g2 in enumerate({r['G2']: 0 for r in rows})}
-    markers = dict(
-        zip({r['G1']: 0 for r in rows}, cycle('osD^vP*X<>'), strict=False)
-    )
-    for (shape, here), line in zip(groups.items(), panels, strict=True):
-        for (x, y), panel in zip(axes, line, strict=True):
-            points = [(_value(row, x), _value(row, y)) for row in here]
-            front = _pareto_front(points) if metric else []
-            line_of = np.array([points[i] for i in front]).reshape(-1, 2)
-            panel.plot(*line_of.T, 'k-', lw=0.8, zorder=0)
-            for index, (row, point) in enumerate(
-                zip(here, points, strict=True)
-            ):
-                panel.plot(
-                    *point,
-                    markers[row['G1']],
-                    color=colours[row['G2']],
-                    mec='black' if index in front else 'none',
-                )
-                if row['configured']:
-                    panel.plot(*point, 'ko', ms=13, mfc='none')
-            panel.set(
-                xlabel=COSTS[x][0], title=shape, ylabel=COSTS.get(y, [y])[0]
-            )
-            panel.grid(alpha=0.3)
-    legend = panels[0, -1]
-    for g2, colour in colours.items():
-        legend.plot([], [], 's', color=colour, label=f'G2 {name_sizes(g2)}')
-    for g1, marker in markers.items():
-        legend.plot([], [], marker, color='gray', label=f'G1 {name_sizes(g1)}')
-    legend.plot([], [], 'ko', ms=11, mfc='none', label='configured')
-    figure.legend(loc='outside right upper')
-    return figure
-
-
-def _value(row: dict, name: str) -> float:
-    return row[name] / COSTS[name][1] if name in COSTS else row[name]
-
-
-def sweep_tables(rows: Sequence[dict], metric: str | None) -> str:
-    """Make one Markdown table for each shape.
-
-    Args:
-        rows (Sequence[dict]): The rows of :func:`sweep_grids`.
-        metric (str, optional): The name of the metric; None leaves it out.
-
-    Returns:
-        str: The tables with titles.
-    """
-    return '\n'.join(
-        f'## {shape}\n\n{markdown_table([_cells(x, metric) for x in here])}\n'
-        for shape, here in _by_shape(rows).items()
-    )
-
-
-def _cells(row: dict, metric: str | None) -> dict[str, str]:
-    cells = {'G1': name_sizes(row['G1']), 'G2': name_sizes(row['G2'])}
-    if metric:
-        cells[metric] = f'{row[metric]:.4g}'
-    cells['#FLOPs (G)'] = f'{row["operations"] / 1e9:.2f}'
-    cells['time (ms)'] = f'{1000 * row["latency"]:.1f}'
-    cells['relative'] = f'{row["latency_ratio"]:.2f}'
-    if 'memory' in row:
-        cells['memory (MiB)'] = f'{row["memory"] / 2**20:.0f}'
-    cells[''] = 'configured' if row['configured'] else ''
-    return cells

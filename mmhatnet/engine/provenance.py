@@ -168,7 +168,7 @@ def precision_of(cfg: Config) -> str:
     return str(wrapper.get('dtype') or 'float16').removeprefix('torch.')
 
 
-def _describe_weights(location: str) -> dict[str, str | None]:
+def describe_weights(location: str) -> dict[str, str | None]:
     """Name weights that a training starts from, and hash their file.
 
     The name has no folders, passwords and queries of a URL. The hash is None
@@ -227,7 +227,7 @@ class ProvenanceHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Add this start, after the runner has loaded its checkpoint."""
         # All processes do, since a download makes them wait for each other.
-        weights = [_describe_weights(x) for x in _find_sources(runner)]
+        weights = [describe_weights(x) for x in _find_sources(runner)]
         if not is_main_process():
             return
         start = self.describe(runner, weights)

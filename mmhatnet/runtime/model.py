@@ -92,8 +92,7 @@ class OnnxModel:
             self._check_outputs()
         except BAD_METADATA as error:
             raise ValueError(
-                f'{path} has metadata that cannot be right: '
-                f'{type(error).__name__}, {error}'
+                f'{path} has invalid metadata: {type(error).__name__}, {error}'
             ) from error
 
     def _check_outputs(self) -> None:

@@ -61,7 +61,7 @@ def show(
     h, w = found.shape
     memory = ''
     if found.memory is not None:
-        memory = f'{found.memory / 2**20:.0f} MiB beside the weights, '
+        memory = f'{found.memory / 2**20:.0f} MiB above the weights, '
     return found.picture, (
         f'**{summarize(found.result)}**\n\n{1e3 * found.seconds:.0f} ms, '
         f'{memory}{found.operations / 1e9:.2f} G multiply-accumulates at '

@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
         '--precision',
         choices=TOLERANCES,
         default='float32',
-        help='of the ONNX file (default: float32)',
+        help='precision of the ONNX file (default: float32)',
     )
     parser.add_argument(
         '--calibrate',

@@ -59,7 +59,7 @@ def describe_gains() -> str:
         '- **Exact at any size.** G1 and G2 need not divide the map: windows '
         'and pooled\n  cells at the border contain only the tokens that '
         "exist. Outputs and gradients equal\n  those of the authors' code "
-        'wherever that code runs ([test](tests/test_parity.py)).\n'
+        'wherever that code runs ([test](tests/test_models/test_parity.py)).\n'
         '- **One file for all sizes.** An [exported](docs/deployment.md) ONNX '
         'file takes images of\n  any size, from pixels to boxes, and needs no '
         'torch.\n'

@@ -13,7 +13,7 @@ from helpers import TOOLS, call_tool, run_tool
 from mmhatnet.engine.provenance import (
     FILE,
     _describe_code,
-    _describe_weights,
+    describe_weights,
     read_provenance,
 )
 from mmhatnet.utils.hashes import sha256_of
@@ -135,7 +135,7 @@ class TestCode:
 def test_names_of_weights(location, name, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     monkeypatch.setattr('pooch.HTTPDownloader.__call__', raise_os_error)
-    assert _describe_weights(location) == dict(name=name, sha256=None)
+    assert describe_weights(location) == dict(name=name, sha256=None)
 
 
 def raise_os_error(*args):

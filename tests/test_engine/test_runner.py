@@ -7,7 +7,7 @@ import socket
 from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
-from unittest import mock
+from types import SimpleNamespace
 
 import mmengine
 import pytest
@@ -31,11 +31,11 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, OPTIM_WRAPPERS
 from mmengine.runner import CheckpointLoader
 
-from mmhatnet.engine import runner as launch
+from mmhatnet.engine import runner as engine
 from mmhatnet.utils import device
 from mmhatnet.utils.config import check_keys
 
-TRAIN = run_path(TOOLS / 'train.py')
+train = SimpleNamespace(**run_path(TOOLS / 'train.py'))
 # A run of seconds, on scenes of 64x64.
 EPOCH = ('train_cfg.max_epochs=1', 'train_cfg.val_interval=1')
 SHORT = dict.fromkeys(DEMOS, EPOCH)
@@ -129,7 +129,7 @@ def test_flexible_runner(demo_folder, small_config, tmp_path):
     output = call_tool(*command, cwd=demo_folder)
     assert re.search(r'Iter\(test\) \[2/2\].* mIoU: [0-9.]+', output)
     # Hooks see what is loaded.
-    content = launch.read_checkpoint(path)
+    content = engine.read_checkpoint(path)
     del content['state_dict']['decode_head.conv_seg.bias']
     torch.save(content, path)
     output = call_tool(*command, cwd=demo_folder, code=1)
@@ -140,11 +140,11 @@ def test_flexible_runner(demo_folder, small_config, tmp_path):
 def test_pure_python_config(name, demo_folder, tmp_path):
     """Its types are classes, in all tools."""
     config = DATA / 'pure_python' / f'{name}.py'
-    train = TOOLS / 'train.py', config, '--work-dir', tmp_path
-    output = call_tool(*train, cwd=demo_folder)
+    command = TOOLS / 'train.py', config, '--work-dir', tmp_path
+    output = call_tool(*command, cwd=demo_folder)
     assert 'training in float32' in output  # --amp is for a GPU
     weights = tmp_path / 'epoch_1.pth'
-    assert launch.read_checkpoint(weights)['meta']['epoch'] == 1
+    assert engine.read_checkpoint(weights)['meta']['epoch'] == 1
     # mmengine dumps the config.
     for each in (config, tmp_path / config.name):
         output = call_tool(
@@ -236,49 +236,40 @@ def killed_run(demo_folder, small_config):
 
 
 @pytest.mark.slow
-class TestResume:
+@pytest.mark.parametrize('damaged', [False, True])
+def test_resume(damaged, demo_folder, small_config, single_run, killed_run):
     """A run that was killed goes on as if it had not been."""
-
-    def resume(self, demo_folder, small_config, folder):
-        return call_tool(
-            *(TOOLS / 'train.py', small_config, '--resume'),
-            *('--work-dir', folder, '--cfg-options'),
-            'train_dataloader.batch_size=4',
-            cwd=demo_folder,
-            RECORD=f'record_{folder}',
-        )
-
-    def check(self, single_run, folder, first):
-        lines, expected = (
-            [line for line in recorded(path) if 'iter' in line]
-            for path in (folder, single_run)
-        )
-        assert [line['iter'] for line in lines] == list(range(first, ITERS))
-        for line, other in zip(lines, expected[first:], strict=True):
-            assert line == pytest.approx(other, rel=1e-5)
-
-    def test_last_checkpoint(
-        self, demo_folder, small_config, single_run, killed_run
-    ):
-        shutil.copytree(killed_run, demo_folder / 'resumed')
-        (demo_folder / 'resumed' / 'last_checkpoint').write_text(
-            str(demo_folder / 'resumed' / 'iter_4.pth')
-        )
-        self.resume(demo_folder, small_config, 'resumed')
-        self.check(single_run, demo_folder / 'record_resumed', 4)
-
-    def test_truncated_checkpoint(
-        self, demo_folder, small_config, single_run, killed_run
-    ):
-        shutil.copytree(killed_run, demo_folder / 'truncated')
-        last = demo_folder / 'truncated' / 'iter_4.pth'
+    folder = demo_folder / f'resumed_{damaged}'
+    shutil.copytree(killed_run, folder)
+    last, before = folder / 'iter_4.pth', folder / 'iter_2.pth'
+    (folder / 'last_checkpoint').write_text(str(last))
+    if damaged:
         last.write_bytes(last.read_bytes()[:-1000])
-        (last.parent / 'last_checkpoint').write_text(str(last))
-        output = self.resume(demo_folder, small_config, 'truncated')
-        before = last.with_name('iter_2.pth')
-        assert f'damaged: {last}; resuming from {before}' in output
-        assert f'Load checkpoint from {before}' in output
-        self.check(single_run, demo_folder / 'record_truncated', 2)
+    output = call_tool(
+        *(TOOLS / 'train.py', small_config, '--work-dir', folder, '--resume'),
+        *('--cfg-options', 'train_dataloader.batch_size=4'),
+        cwd=demo_folder,
+        RECORD=str(folder / 'record'),
+    )
+    note = f'damaged: {last}; resuming from {before}'
+    assert (note in output) == damaged
+    first, begin = (before, 2) if damaged else (last, 4)
+    assert f'Load checkpoint from {first}' in output
+    lines, expected = (
+        [line for line in recorded(path) if 'iter' in line]
+        for path in (folder / 'record', single_run)
+    )
+    assert [line['iter'] for line in lines] == list(range(begin, ITERS))
+    for line, other in zip(lines, expected[begin:], strict=True):
+        assert line == pytest.approx(other, rel=1e-5)
+
+
+@pytest.fixture
+def cfg(small_config, tmp_path):
+    forget()  # the default scope of another test
+    cfg = engine.read_config(small_config)
+    cfg.work_dir = str(tmp_path)
+    return cfg
 
 
 class Harmful:
@@ -291,12 +282,10 @@ class Harmful:
         return os.mkdir, (self.path,)
 
 
-def test_checkpoints_run_no_code(small_config, demo_folder, tmp_path):
+def test_checkpoints_run_no_code(cfg, tmp_path):
     """Only while the runner loads one, mmengine's loaders are replaced."""
     schemes = dict(CheckpointLoader._schemes)
-    cfg = launch.read_config(small_config)
-    cfg.work_dir = str(tmp_path)
-    runner = launch.build_runner(cfg, ())
+    runner = engine.build_runner(cfg, ())
     file = tmp_path / 'harmful.pth'
     content = dict(
         state_dict=runner.model.state_dict(),
@@ -313,6 +302,7 @@ def test_checkpoints_run_no_code(small_config, demo_folder, tmp_path):
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
 def test_process_group_on_the_cpu(launcher, monkeypatch):
+    """SyncBN and mixed precision need a GPU."""
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = str(s.getsockname()[1])
@@ -334,8 +324,15 @@ def test_process_group_on_the_cpu(launcher, monkeypatch):
         monkeypatch.setenv(name, value)
     # mmengine would set it for the tests that follow.
     monkeypatch.setattr(torch.multiprocessing, 'set_start_method', print)
-    cfg = Config(dict(launcher=launcher, model=dict()))
-    launch.adapt_to_cpu(cfg)
+    head = dict(norm_cfg=dict(type='SyncBN', eps=1))
+    cfg = Config(
+        dict(
+            launcher=launcher,
+            model=dict(heads=[head] * 2, norm_cfg=dict(type='GN')),
+            optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic'),
+        )
+    )
+    notes = engine.adapt_to_cpu(cfg)
     try:
         assert torch.distributed.get_backend() == 'gloo'
         for name, value in variables.items():
@@ -343,31 +340,20 @@ def test_process_group_on_the_cpu(launcher, monkeypatch):
         assert cfg.model_wrapper_cfg.device_ids is None
     finally:
         torch.distributed.destroy_process_group()
-
-
-def test_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(launch, 'is_distributed', lambda: False)
-    started = []
-    monkeypatch.setattr(
-        launch, 'init_dist', lambda *args, **kwargs: started.append(kwargs)
-    )
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    cfg = Config(
-        dict(
-            launcher='pytorch',
-            model=dict(
-                heads=[dict(norm_cfg=dict(type='SyncBN', eps=1))] * 2,
-                norm_cfg=dict(type='GN'),
-            ),
-            optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic'),
-        )
-    )
-    notes = launch.adapt_to_cpu(cfg)
-    assert started == [dict(backend='gloo')]
     assert [head.norm_cfg.type for head in cfg.model.heads] == ['BN'] * 2
     assert cfg.model.norm_cfg.type == 'GN'
     assert cfg.optim_wrapper == dict(type='OptimWrapper')
     assert len(notes) == 2
+
+
+@pytest.mark.parametrize(
+    ('kind', 'wrapper'), [('cuda', 'AmpOptimWrapper'), ('cpu', 'OptimWrapper')]
+)
+def test_mixed_precision_of_a_config(kind, wrapper, cfg, monkeypatch):
+    monkeypatch.setattr(engine, 'get_device', lambda: kind)
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    engine.build_runner(cfg, ())
+    assert cfg.optim_wrapper.type == wrapper
 
 
 def test_bfloat16_on_the_cpu(monkeypatch, tmp_path):
@@ -379,11 +365,11 @@ def test_bfloat16_on_the_cpu(monkeypatch, tmp_path):
         if flags:
             info.write_text(flags)
         cfg = Config(dict(model=dict(), optim_wrapper=wrapper))
-        assert 'no instructions for bfloat16' in launch.adapt_to_cpu(cfg)[0]
+        assert 'no instructions for bfloat16' in engine.adapt_to_cpu(cfg)[0]
         assert cfg.optim_wrapper == dict(type='OptimWrapper')
     info.write_text('flags : avx2 avx512f avx512_bf16')
     cfg = Config(dict(model=dict(), optim_wrapper=wrapper))
-    assert launch.adapt_to_cpu(cfg) == []
+    assert engine.adapt_to_cpu(cfg) == []
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     wrapper = OPTIM_WRAPPERS.build(
@@ -417,36 +403,14 @@ def test_tta(config):
     assert any(step.type == 'TestTimeAug' for step in dataset.pipeline)
 
 
-def test_on_a_gpu(monkeypatch):
-    """On a GPU, which is simulated, a config runs as it is written."""
-    for name in ('check_data', 'die_with_parent', 'lock_work_dir'):
-        monkeypatch.setattr(launch, name, lambda *_: [])
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
-    built, runner = [], mock.MagicMock(rank=0)
-    monkeypatch.setattr(
-        launch.Runner, 'from_cfg', lambda cfg: built.append(cfg) or runner
-    )
-    cfg = open_config(
-        'mask_rcnn/mask-rcnn_hatnet-small_fpn_8xb2-amp-1x_coco.py'
-    )
-    cfg.update(launcher='pytorch', work_dir='work_dirs/gpu')
-    cfg.model.neck.norm_cfg = dict(type='SyncBN')
-    launch.build_runner(cfg, ('train', 'val'))
-    (seen,) = built
-    assert seen.optim_wrapper.type == 'AmpOptimWrapper'
-    assert seen.model.neck.norm_cfg.type == 'SyncBN'
-    assert 'model_wrapper_cfg' not in seen  # that of mmengine
-    runner.logger.warning.assert_not_called()
-
-
 @pytest.mark.parametrize('typed', [True, False])
 def test_bfloat16_has_no_loss_scale(typed):
     wrapper = {} if typed else dict(dtype='bfloat16')
     cfg = Config(dict(optim_wrapper=dict(optimizer={}, **wrapper)))
-    TRAIN['enable_amp'](cfg, 'bfloat16' if typed else None)
+    train.enable_amp(cfg, 'bfloat16' if typed else None)
     assert cfg.optim_wrapper.dtype == 'bfloat16'
     assert cfg.optim_wrapper.loss_scale == dict(enabled=False)
-    TRAIN['enable_amp'](cfg, 'float16')
+    train.enable_amp(cfg, 'float16')
     assert cfg.optim_wrapper.dtype == 'float16'
     assert cfg.optim_wrapper.loss_scale == 'dynamic'
 
@@ -465,15 +429,16 @@ def test_bfloat16_has_no_loss_scale(typed):
 def test_bfloat16_of_mmcv(config, supported, monkeypatch):
     """Refused where mmcv's operators would fail."""
     cfg = open_config(config)
-    operators = 'mmcv'
-    monkeypatch.setattr(launch, 'describe_operators', lambda: operators)
-    if not supported:
+    monkeypatch.setattr(engine, 'describe_operators', lambda: 'mmcv')
+    if supported:
+        train.enable_amp(cfg, 'bfloat16')
+    else:
         with pytest.raises(ValueError, match='use --amp float16'):
-            TRAIN['enable_amp'](cfg, 'bfloat16')
-    TRAIN['enable_amp'](cfg, 'bfloat16' if supported else 'float16')
+            train.enable_amp(cfg, 'bfloat16')
+    train.enable_amp(cfg, 'float16')
+    monkeypatch.setattr(engine, 'describe_operators', lambda: 'torchvision')
+    train.enable_amp(cfg, 'bfloat16')
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-    operators = 'torchvision'
-    TRAIN['enable_amp'](cfg, 'bfloat16')
     assert cfg.optim_wrapper.dtype == 'bfloat16'
 
 
@@ -484,25 +449,22 @@ def test_amp_and_auto_scale_lr():
             auto_scale_lr=dict(base_batch_size=16),
         )
     )
-    TRAIN['enable_amp'](cfg)
+    train.enable_amp(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-    TRAIN['enable_auto_scale_lr'](cfg)
+    train.enable_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
     # Four batches of 2 are one of 8, half of the base.
     cfg.optim_wrapper.accumulative_counts = 4
-    TRAIN['enable_auto_scale_lr'](cfg)
+    train.enable_auto_scale_lr(cfg)
     assert 2 / cfg.auto_scale_lr.base_batch_size == 8 / 16
     with pytest.raises(ValueError, match='base_batch_size'):
-        TRAIN['enable_auto_scale_lr'](Config(dict()))
+        train.enable_auto_scale_lr(Config(dict()))
     with pytest.raises(ValueError, match='Other'):
-        TRAIN['enable_amp'](Config(dict(optim_wrapper=dict(type='Other'))))
+        train.enable_amp(Config(dict(optim_wrapper=dict(type='Other'))))
 
 
-def test_hooks_find_the_weights(small_config, tmp_path):
+def test_hooks_find_the_weights(cfg, tmp_path):
     """In mm's layout, whatever the layout of the file; EMAHook needs it."""
-    forget()  # the default scope of another test
-    cfg = launch.read_config(small_config)
-    cfg.work_dir = str(tmp_path)
     found = []
 
     class ReadingHook(Hook):
@@ -511,7 +473,7 @@ def test_hooks_find_the_weights(small_config, tmp_path):
         def after_load_checkpoint(self, runner, checkpoint):
             found.append(checkpoint.keys())
 
-    runner = launch.build_runner(cfg, ())
+    runner = engine.build_runner(cfg, ())
     runner.register_hook(ReadingHook())
     weights = runner.model.state_dict()
     for content in (weights, dict(model=weights), dict(state_dict=weights)):
@@ -520,19 +482,20 @@ def test_hooks_find_the_weights(small_config, tmp_path):
     assert found == [{'state_dict'}] * 3
 
 
-@pytest.mark.parametrize('key', ['trian_cfg.max_iters=3', 'load_form=x'])
-def test_misspelt_key(key, small_config):
-    """mmengine would ignore it."""
-    tool = TOOLS / 'train.py'
-    output = call_tool(tool, small_config, '--cfg-options', key, code=1)
-    assert re.search("is '(train_cfg|load_from)' meant", output)
-
-
-@pytest.mark.parametrize('key', ['dataset.type', 'classes', 'crop_size'])
-def test_variables_are_no_options(key, small_config):
-    tool = TOOLS / 'train.py'
-    output = call_tool(tool, small_config, '--cfg-options', f'{key}=x', code=1)
-    assert f"'{key}' changes nothing: it is a variable" in output
+@pytest.mark.parametrize(
+    ('key', 'message'),
+    [
+        # mmengine would ignore them.
+        ('trian_cfg.max_iters=3', "is 'train_cfg' meant"),
+        ('load_form=x', "is 'load_from' meant"),
+        ('dataset.type=x', "'dataset.type' changes nothing: it is a variable"),
+        ('classes=x', "'classes' changes nothing: it is a variable"),
+        ('crop_size=x', "'crop_size' changes nothing: it is a variable"),
+    ],
+)
+def test_options_without_effect(key, message, small_config):
+    command = TOOLS / 'train.py', small_config, '--cfg-options', key
+    assert message in call_tool(*command, code=1)
 
 
 @pytest.mark.parametrize(
@@ -542,11 +505,9 @@ def test_names_of_variables(key):
     check_keys(Config({key: 1}))
 
 
-def test_config_without_a_checkpoint_hook(small_config, tmp_path):
-    cfg = launch.read_config(small_config)
-    cfg.work_dir = str(tmp_path)
+def test_config_without_a_checkpoint_hook(cfg):
     del cfg.default_hooks['checkpoint']
-    launch._guard_checkpoints(cfg)
+    engine._guard_checkpoints(cfg)
     assert cfg.default_hooks.checkpoint.type == 'mmhatnet.AtomicCheckpointHook'
 
 
@@ -561,7 +522,7 @@ def test_forms_of_pretrained(kind, listed):
     named = dict(type=kind, checkpoint='x.pth')
     model = dict(init_cfg=[named] if listed else named)
     cfg = Config(dict(default_scope='mmseg', model=model))
-    launch._move_pretrained(cfg)
+    engine._move_pretrained(cfg)
     assert cfg.load_from == 'x.pth'
 
 
@@ -570,23 +531,14 @@ def test_forms_of_pretrained(kind, listed):
 def test_weights_of_the_whole_model(key, scope):
     """The runner reads them where their keys are checked."""
     named = dict(type='Pretrained', checkpoint='x.pth')
-    cfg = Config(
-        dict(
-            default_scope=scope,
-            load_from=None,
-            model={
-                'backbone': dict(type='mmhatnet.HATNet', init_cfg=None),
-                key: 'x.pth' if key == 'pretrained' else named,
-            },
-        )
-    )
-    launch._move_pretrained(cfg)
-    if key == 'pretrained' and scope != 'mmpretrain':
-        assert cfg.load_from is None
-        assert cfg.model.backbone.init_cfg == named
-    else:
-        assert cfg.load_from == 'x.pth'
-        assert cfg.model.backbone.init_cfg is None
+    backbone = dict(type='mmhatnet.HATNet', init_cfg=None)
+    value = 'x.pth' if key == 'pretrained' else named
+    model = {'backbone': backbone, key: value}
+    cfg = Config(dict(default_scope=scope, load_from=None, model=model))
+    engine._move_pretrained(cfg)
+    of_backbone = key == 'pretrained' and scope != 'mmpretrain'
+    expected = (None, named) if of_backbone else ('x.pth', None)
+    assert (cfg.load_from, cfg.model.backbone.init_cfg) == expected
     assert key not in cfg.model
 
 
@@ -600,4 +552,4 @@ def test_official_file_for_the_whole_model(
     monkeypatch.setenv('RECORD', str(tmp_path))
     cfg.model.init_cfg = dict(type='Pretrained', checkpoint=official_file())
     with pytest.raises(ValueError, match='use model.backbone.init_cfg'):
-        launch.build_runner(cfg, ('train',)).train()
+        engine.build_runner(cfg, ('train',)).train()

@@ -45,7 +45,7 @@ def test_same_for_every_model(kind, image):
 def test_wrong_settings(image, monkeypatch):
     with pytest.raises(ValueError, match="no corruption 'rain': choose"):
         corrupted(image, 'rain')
-    with pytest.raises(ValueError, match='one of 1 to 5, got 0'):
+    with pytest.raises(ValueError, match='must be from 1 to 5, got 0'):
         corrupted(image, 'fog', severity=0)
     with pytest.raises(ValueError, match='32x32 pixels or more: a.png'):
         corrupted(image[:31], 'fog')

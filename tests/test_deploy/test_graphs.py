@@ -316,7 +316,7 @@ def test_missing_packages(tmp_path, monkeypatch):
 def test_nothing_is_left_of_a_wrong_file(tmp_path, monkeypatch):
     model = build('classification')
     graph, out = make_graph(model), tmp_path / 'model.pt2'
-    with pytest.raises(ValueError, match='only ONNX files can'):
+    with pytest.raises(ValueError, match='only ONNX files can share'):
         export_files(
             graph, model.cfg, None, out, [(None, (8, 4, 2)), (None, (4, 2, 1))]
         )

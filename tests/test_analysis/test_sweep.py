@@ -11,15 +11,14 @@ from mmhatnet.analysis.report import read_csv
 from mmhatnet.analysis.sweep import (
     main_metric,
     metrics_of,
-    plot_sweep,
     sweep_grids,
-    sweep_tables,
 )
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import ds_ratios, grid_sizes
 from mmhatnet.utils.config import read_config
 
 TOOL = TOOLS / 'analysis_tools' / 'sweep_grids.py'
+SWEEP = run_path(TOOL)
 TUNE = run_path(TOOLS / 'analysis_tools' / 'tune_grids.py')
 CLASSIFIER = DEMOS['Image Classification']
 # The first one is the configured setting.
@@ -57,7 +56,7 @@ def test_costs_alone(tmp_path):
         assert row['latency'] > 0
         assert (row['latency_ratio'] == 1) == row['configured']
     assert main_metric(cfg, rows) is None
-    assert '## 96x64' in sweep_tables(rows, None)
+    assert '## 96x64' in SWEEP['sweep_tables'](rows, None)
 
 
 def test_continues_after_a_stop(tmp_path, monkeypatch):
@@ -144,7 +143,7 @@ def test_metrics_by_name():
 
 def test_pareto_front():
     points = [(1, 1), (2, 3), (3, 2), (2, 2), (4, 3), (5, 4), (1, 0.5)]
-    assert sweep._pareto_front(points) == [0, 1, 5]
+    assert SWEEP['pareto_front'](points) == [0, 1, 5]
 
 
 @pytest.mark.parametrize('metric', ['mIoU', None])
@@ -165,7 +164,7 @@ def test_plot(metric):
         for g1 in ((8, 8, 8), (4, 4, 4))
         for g2 in ((8, 4, 2), (16, 8, 4))
     ]
-    figure = plot_sweep(rows, metric)
+    figure = SWEEP['plot_sweep'](rows, metric)
     # Memory is absent, as on systems where it cannot be measured.
     assert len(figure.axes) == (2 if metric else 1)
     for axis in figure.axes:

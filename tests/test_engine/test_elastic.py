@@ -112,16 +112,16 @@ def test_boxes_are_refused():
     ('model', 'options', 'message'),
     [
         (nn.Conv2d(1, 1, 1), {}, 'models with one HATNet; this one has 0'),
-        (Model(), dict(grid_sizes=[8, 7]), 'grid_sizes is a list'),
+        (Model(), dict(grid_sizes=[8, 7]), 'grid_sizes must be a list'),
         (Model(), dict(grid_sizes=[(8, 7)]), 'G1'),
         (Model(), dict(ds_ratios=[(8, 4, 0)]), 'G2'),
         (Model(), dict(scales=[0]), 'positive numbers'),
         (Model(), dict(scales=[]), 'positive numbers'),
         (Model(), dict(scales=[float('nan')]), 'positive numbers'),
         (Model(), dict(scales=['1']), 'positive numbers'),
-        (Model(), dict(scales=1.5), 'scales is a list'),
-        (Model(), dict(grid_sizes=8), 'grid_sizes is a list'),
-        (Model(), dict(ds_ratios='auto'), 'ds_ratios is a list'),
+        (Model(), dict(scales=1.5), 'scales must be a list'),
+        (Model(), dict(grid_sizes=8), 'grid_sizes must be a list'),
+        (Model(), dict(ds_ratios='auto'), 'ds_ratios must be a list'),
     ],
 )
 def test_errors(model, options, message):

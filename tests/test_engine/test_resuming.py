@@ -265,4 +265,4 @@ class TestAnotherBatchSize:
             del content[key]
             torch.save(content, path)
             _, output = train('no', 12, resume=('--resume', path), code=1)
-            assert 'is not of a training' in output.splitlines()[-1]
+            assert 'has no state of a training' in output.splitlines()[-1]

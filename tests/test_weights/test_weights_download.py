@@ -179,7 +179,7 @@ def test_files_of_the_cache_can_be_shared(server, cache):
 
 @pytest.mark.parametrize('scheme', ['foo', 'FOO', 'HTTPX'])
 def test_unknown_scheme(scheme):
-    with pytest.raises(ValueError, match=f"to read '{scheme}://'"):
+    with pytest.raises(ValueError, match=f"no reader for '{scheme}://'"):
         read_checkpoint(f'{scheme}://host/{FILE}')
 
 
