@@ -130,7 +130,7 @@ class TestAgreement:
             (
                 'Semantic Segmentation',
                 {'val_evaluator.ignore_index': 0},
-                'ignored is 255 in model.decode_head, and 0 in val_evaluator',
+                'label is 255 in model.decode_head, and 0 in val_evaluator',
             ),
             (
                 'Semantic Segmentation',
