@@ -58,7 +58,7 @@ def draw_montage(
     """Draw images of the test data, each beside its prediction and truth."""
     if cfg.default_scope != 'mmseg':
         raise ValueError(
-            'predictions beside the truth are for segmentors: for others, '
+            'predictions beside the truth need a segmentor: for other models, '
             'use tools/test.py --show-dir'
         )
     check_data(cfg, ('test',))
