@@ -21,7 +21,7 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from ..operators import NAME, describe_operators
 from ..utils.config import name_types
-from ..utils.config import read_config as read_config  # a documented name
+from ..utils.config import read_config as read_config  # an old name
 from ..utils.device import computes_bfloat16
 from ..weights.files import read_checkpoint, unwrap_state_dict
 from .checks import check_data

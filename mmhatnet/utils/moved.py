@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 MOVED = {
-    f'mmhatnet.{old}': f'mmhatnet.{folder}.{new}'
+    f'mmhatnet.{old}': f'mmhatnet.{folder}.{new or old}'
     for folder, names in {
         'apis': 'hub inference timm_models zoo',
         'engine': 'agreement:checks checks cli collect_env elastic hooks '
@@ -20,7 +20,6 @@ MOVED = {
         'weights': 'releases',
     }.items()
     for old, _, new in (name.partition(':') for name in names.split())
-    for new in (new or old,)
 }
 RUNTIME = 'mmhatnet.deploy.runtime'
 
