@@ -13,10 +13,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from .compiling import exports_dynamic, makes_graph, settle
+from .compiling import (
+    exports_dynamic,
+    is_transformed,
+    makes_graph,
+    settle,
+)
 from .derivatives import (
     SiLUConv,
     SingleGroupNormFunction,
@@ -40,19 +44,6 @@ HOOKS = (
     '_backward_pre_hooks',
     '_backward_hooks',
 )
-_is_functorch = getattr(
-    torch._C._functorch, 'is_functorch_wrapped_tensor', lambda _: False
-)
-
-
-def is_transformed(x: Tensor) -> bool:
-    """Whether a tensor is under torch.func or forward-mode differentiation.
-
-    Layouts are hidden there, and some of torch's kernels do not work.
-    """
-    if makes_graph():
-        return False
-    return _is_functorch(x) or forward_ad.unpack_dual(x).tangent is not None
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
