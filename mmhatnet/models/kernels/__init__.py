@@ -4,6 +4,6 @@ Each file has the kernels of one operation, :class:`torch.autograd.Function`
 around them, and its plain twin. ``fast.py`` computes what they do not.
 """
 
-from .choice import VARIABLE, kernels_apply, select_kernels
+from .choice import VARIABLE, is_chosen, kernels_apply, select_kernels
 
-__all__ = ['VARIABLE', 'kernels_apply', 'select_kernels']
+__all__ = ['VARIABLE', 'is_chosen', 'kernels_apply', 'select_kernels']

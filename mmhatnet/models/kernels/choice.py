@@ -17,7 +17,7 @@ except ImportError:  # no Triton, or torch before 2.6
     triton = None
 
 VARIABLE = 'MMHATNET_KERNELS'
-NAMES = 'norm', 'mlp', 'windows'
+NAMES = 'norm', 'mlp', 'windows', 'casts'
 # Triton computes kernels on a CPU then, slowly, for tests.
 INTERPRETED = triton is not None and (
     os.environ.get('TRITON_INTERPRET') == '1'
@@ -73,6 +73,18 @@ def select_kernels(text: str) -> Iterator[None]:
         _chosen = before
 
 
+def is_chosen(name: str) -> bool:
+    """Whether the user has not left out what saves launches.
+
+    Args:
+        name (str): As for :func:`read_choice`.
+
+    Returns:
+        bool: True for all by default.
+    """
+    return name in _chosen
+
+
 def kernels_apply(name: str, x: Tensor) -> bool:
     """Whether kernels compute an operation on a tensor.
 
@@ -90,7 +102,7 @@ def kernels_apply(name: str, x: Tensor) -> bool:
     """
     if (
         triton is None
-        or name not in _chosen
+        or not is_chosen(name)
         or not (x.is_cuda or INTERPRETED)
         or x.dtype not in TOLERANCES
         or torch.jit.is_tracing()
