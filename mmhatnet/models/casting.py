@@ -47,31 +47,46 @@ def casts_weights(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     Returns:
         Callable: The same with weights that are cast before, in training with
-        autocast on a GPU. Graphs, torch before 2.4, and weights that are not
-        there whole, as those of FSDP, are left to autocast.
+        autocast on a GPU. Graphs, and weights that are not there whole, as
+        those of FSDP, are left to autocast.
     """
 
     @wraps(forward)
     def run(block: nn.Module, x: Tensor, *args: Any) -> Tensor:
-        if makes_graph() or not _autocasts(x) or not is_chosen('casts'):
+        if makes_graph() or not _casts_on(x):
             return forward(block, x, *args)
+        dtype = autocast_dtype(x)
         children = *block.attn.children(), *block.mlp.children()
         convs = [m for m in children if isinstance(m, PointwiseConv)]
-        if not all(map(_is_whole, convs)):
+        if not dtype or not all(map(_is_whole, convs)):
             return forward(block, x, *args)
-        with _cast_weights(convs, torch.get_autocast_dtype(x.device.type)):
+        with _cast_weights(convs, dtype):
             return forward(block, x, *args)
 
     return run
 
 
-def _autocasts(x: Tensor) -> bool:
-    return (
-        x.device.type not in ('cpu', 'meta')
-        and torch.is_grad_enabled()
-        and hasattr(torch, 'get_autocast_dtype')  # torch 2.4
-        and torch.is_autocast_enabled(x.device.type)
-    )
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Get the dtype to which autocast casts on a tensor's device.
+
+    Args:
+        x (Tensor): Any tensor.
+
+    Returns:
+        torch.dtype, optional: None where autocast is off.
+    """
+    device = x.device.type
+    if device == 'meta':
+        return None
+    if not hasattr(torch, 'get_autocast_dtype'):  # before torch 2.4
+        enabled = x.is_cuda and torch.is_autocast_enabled()
+        return torch.get_autocast_gpu_dtype() if enabled else None
+    enabled = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if enabled else None
+
+
+def _casts_on(x: Tensor) -> bool:
+    return not x.is_cpu and torch.is_grad_enabled() and is_chosen('casts')
 
 
 def _is_whole(conv: PointwiseConv) -> bool:
