@@ -1,7 +1,9 @@
 """Triton kernels that stand in for several operators of torch on a GPU.
 
 Each file has the kernels of one operation, :class:`torch.autograd.Function`
-around them, and its plain twin. ``fast.py`` computes what they do not.
+around them, and its plain twin. ``fast.py`` computes what they do not. The
+layers import such a file where :func:`kernels_apply` is true, because it
+imports Triton.
 """
 
 from .choice import VARIABLE, is_chosen, kernels_apply, select_kernels

@@ -4,31 +4,30 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from ..compiling import exports, is_transformed, makes_graph
 
-try:
-    import triton
-    from torch.library import triton_op  # noqa: F401
-except ImportError:  # no Triton, or torch before 2.6
-    triton = None
-
+# Triton itself is imported with the first kernel, since its import takes long.
+HAS_TRITON = find_spec('triton') is not None and hasattr(
+    torch.library, 'triton_op'
+)  # since torch 2.6
 VARIABLE = 'MMHATNET_KERNELS'
 NAMES = 'norm', 'mlp', 'windows', 'casts'
 # Triton computes kernels on a CPU then, slowly, for tests.
-INTERPRETED = triton is not None and (
-    os.environ.get('TRITON_INTERPRET') == '1'
-)
+INTERPRETED = HAS_TRITON and os.environ.get('TRITON_INTERPRET') == '1'
 # Largest error, relative to the largest value, in a comparison with the twin.
 TOLERANCES = {
     torch.float32: 5e-3,  # products may be in TF32
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
 }
-# The comparison of each operation with its twin; the kernels' files add it.
+# The comparison of each operation with its twin. The file of its kernels,
+# which has its name, adds it.
 CHECKS: dict[str, Callable[[torch.device, torch.dtype], float]] = {}
 _results: dict[tuple, bool] = {}
 
@@ -101,7 +100,7 @@ def kernels_apply(name: str, x: Tensor) -> bool:
         out.
     """
     if (
-        triton is None
+        not HAS_TRITON
         or not is_chosen(name)
         or not (x.is_cuda or INTERPRETED)
         or x.dtype not in TOLERANCES
@@ -130,6 +129,7 @@ def _computes_nothing(x: Tensor) -> bool:
 
 def _works(name: str, device: torch.device, dtype: torch.dtype) -> bool:
     try:
+        import_module(f'{__package__}.{name}')
         with torch.random.fork_rng([device]), torch.enable_grad():
             torch.manual_seed(0)
             error = CHECKS[name](device, dtype)

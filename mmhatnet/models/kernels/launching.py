@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from ..compiling import makes_graph
-from .choice import INTERPRETED, triton
+from .choice import HAS_TRITON, INTERPRETED
 
-if triton is not None:
+if HAS_TRITON:
     from torch._library.triton import set_wrap_triton_enabled
     from torch.library import triton_op
 
@@ -32,7 +32,7 @@ def operator(name: str) -> Callable[[Callable], Callable]:
     """
 
     def decorate(function: Callable) -> Callable:
-        if triton is None or INTERPRETED:
+        if not HAS_TRITON or INTERPRETED:
             return function
         as_operator = triton_op(f'mmhatnet::{name}', mutates_args=())(function)
 
