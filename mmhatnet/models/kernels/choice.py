@@ -144,3 +144,33 @@ def _works(name: str, device: torch.device, dtype: torch.dtype) -> bool:
         stacklevel=2,
     )
     return False
+
+
+def largest_error(
+    kernels: Callable[..., Tensor],
+    twin: Callable[..., Tensor],
+    *inputs: Tensor,
+) -> float:
+    """Compare results and gradients of kernels and their twin in float32.
+
+    Args:
+        kernels (Callable): Computes a tensor from the inputs.
+        twin (Callable): The same by torch.
+        *inputs (Tensor): The inputs.
+
+    Returns:
+        float: The largest of the errors, each relative to the largest value
+        of the result or gradient.
+    """
+    precise = [x.float() for x in inputs]
+    grad = None
+    results = []
+    for function, args in (kernels, inputs), (twin, precise):
+        args = [x.detach().requires_grad_() for x in args]
+        y = function(*args)
+        grad = torch.randn_like(y) if grad is None else grad.to(y.dtype)
+        results.append([y.detach(), *torch.autograd.grad(y, args, grad)])
+    return max(
+        float((found - expected).abs().max() / expected.abs().max())
+        for found, expected in zip(*results, strict=True)
+    )

@@ -1,9 +1,10 @@
-"""SiLU, depthwise convolution, SiLU of maps that lie as (N, H, W, C) in memory.
+"""SiLU, depthwise convolution and SiLU of maps in channels_last memory.
 
-A program walks down a strip of the map. Of each row it reads each column once,
-with those around it, and adds it to the sums of the rows that are not complete
-yet, which stay in registers. The backward pass keeps nothing but the input: it
-convolves again on the way. All is computed in float32.
+A program is one warp. It walks down a few columns of the map, with one or two
+channels in each thread. Each row that it reads is added to the rows of the
+convolution that are not complete yet. They stay in registers, in tuples, which
+are why this needs Triton 3.3. The backward pass convolves once more instead of
+reading the convolution. All is computed in float32.
 """
 
 import torch
@@ -11,21 +12,52 @@ import torch.nn.functional as F  # noqa: N812
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .choice import CHECKS
+from ..compiling import is_transformed, makes_graph
+from ..derivatives import differentiate
+from .choice import CHECKS, largest_error
 from .launching import operator, wrap_triton
 
-# Columns that a thread computes. More need more registers; fewer compute SiLU
-# of the columns between them more often.
+# Columns of a program. Those beside them, one or two on each side, and twice
+# as many in the backward pass, are computed by the neighbours as well. 7 take
+# 11 % fewer instructions in the backward pass, but all registers.
 COLUMNS = 4
-# Threads side by side. With the columns they cover 8, as a map of 7 or 56 has.
-GROUPS = 2
-WARPS = 2
-# Rows of a strip: the backward pass reads 2 (K - 1) more.
-ROWS = 56
-# Programs that are enough for a GPU of 132 multiprocessors, several on each.
-PROGRAMS = 2048
+# Most and fewest rows of a program, which in the backward pass reads 2 (K - 1)
+# rows more.
+ROWS = 64
+FEW_ROWS = 8
+# Programs to make: at least as many as a GPU of 132 multiprocessors runs at
+# once, and so few in the backward pass that their sums are small.
+PROGRAMS = 4096
+
+
+@triton.jit
+def _sigmoid(x):
+    # The square of 1 / sqrt(y) takes 7 instructions less than 1 / y.
+    root = tl.rsqrt(1 + tl.exp2(-1.4426950408889634 * x))
+    return root * root
+
+
+@triton.jit
+def _silu(values, SIZE: tl.constexpr):
+    out = ()
+    for j in tl.static_range(SIZE):
+        out = out + (values[j] * _sigmoid(values[j]),)
+    return out
+
+
+@triton.jit
+def _silu_backward(grad, x):
+    s = _sigmoid(x)
+    return grad * s * (1 + x * (1 - s))
+
+
+@triton.jit
+def _zeros(SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    zeros = ()
+    for _ in tl.static_range(SIZE):
+        zeros = zeros + (tl.zeros([WIDTH], tl.float32),)
+    return zeros
 
 
 @triton.jit
@@ -33,39 +65,40 @@ def _load_taps(weight, c, C, K: tl.constexpr):
     taps = ()
     for k in tl.static_range(K * K):
         tap = tl.load(weight + c * (K * K) + k, mask=c < C, other=0.0)
-        taps = taps + (tap.to(tl.float32)[None, :],)
+        taps = taps + (tap.to(tl.float32),)
     return taps
 
 
 @triton.jit
-def _load_row(row, x, c, inside, W, C, FIRST: tl.constexpr, M: tl.constexpr):
-    """Columns x + FIRST, x + FIRST + 1, ...: M tensors of x by channels."""
+def _load_row(row, left, SIZE: tl.constexpr, c, inside, W, C):
+    """Columns of a row; those outside of the map, and such rows, are 0."""
     values = ()
-    for j in tl.static_range(M):
-        at = (x + FIRST + j)[:, None]
-        mask = inside & (at >= 0) & (at < W) & (c < C)[None, :]
-        value = tl.load(row + at * C + c[None, :], mask=mask, other=0.0)
+    for j in tl.static_range(SIZE):
+        at = left + j
+        mask = (c < C) & (inside & (at >= 0) & (at < W))
+        value = tl.load(row + at * C + c, mask=mask, other=0.0)
         values = values + (value.to(tl.float32),)
     return values
 
 
 @triton.jit
-def _silu(values, M: tl.constexpr):
-    out = ()
-    for j in tl.static_range(M):
-        out = out + (values[j] * tl.sigmoid(values[j]),)
-    return out
+def _store_row(row, left, values, SIZE: tl.constexpr, c, inside, W, C):
+    for j in tl.static_range(SIZE):
+        at = left + j
+        mask = (c < C) & (inside & (at < W))
+        value = values[j].to(row.dtype.element_ty)
+        tl.store(row + at * C + c, value, mask=mask)
 
 
 @triton.jit
-def _convolve_row(values, sums, taps, M: tl.constexpr, K: tl.constexpr):
-    """Add a row to K rows of M sums; return the complete row and the rest."""
+def _convolve_row(values, sums, taps, SIZE: tl.constexpr, K: tl.constexpr):
+    """Add a row to the K rows around it: the complete one, and the others."""
     done = ()
     rest = ()
     for d in tl.static_range(K):
-        for j in tl.static_range(M):
+        for j in tl.static_range(SIZE):
             if d < K - 1:
-                total = sums[d * M + j]
+                total = sums[d * SIZE + j]
             else:
                 total = tl.zeros_like(values[0])
             for k in tl.static_range(K):
@@ -78,206 +111,184 @@ def _convolve_row(values, sums, taps, M: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
-def _zeros(ROWS: tl.constexpr, COLUMNS: tl.constexpr, M: tl.constexpr):
-    zeros = ()
-    for _ in tl.static_range(M):
-        zeros = zeros + (tl.zeros([ROWS, COLUMNS], tl.float32),)
-    return zeros
+def _place(tile, H, strips, across, rows, COLUMNS: tl.constexpr):
+    """First row of the image in all images; column and rows of the tile."""
+    left = tile % across * COLUMNS
+    top = tile // across % strips * rows
+    image = (tile // across // strips).to(tl.int64) * H
+    return image, left, top, tl.minimum(top + rows, H)
 
 
-@triton.jit
-def _forward_kernel(
-    x, weight, y, H, W, C, rows, strips, tiles_w,
-    K: tl.constexpr, M: tl.constexpr, G: tl.constexpr, B: tl.constexpr,
+@triton.jit(do_not_specialize=['H', 'W', 'strips', 'across', 'rows'])
+def forward_kernel(
+    x, weight, y, H, W, C, strips, across, rows,
+    K: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
+    """Write the map."""
     P: tl.constexpr = K // 2
+    N: tl.constexpr = COLUMNS + 2 * P
     tile = tl.program_id(0)
-    at = tile % tiles_w * (M * G) + tl.arange(0, G) * M
-    strip = tile // tiles_w % strips
-    image = (tile // tiles_w // strips).to(tl.int64) * H
-    c = tl.program_id(1) * B + tl.arange(0, B)
+    image, left, top, end = _place(tile, H, strips, across, rows, COLUMNS)
+    c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     taps = _load_taps(weight, c, C, K)
-    sums = _zeros(G, B, M * (K - 1))
-    top = strip * rows
-    bottom = tl.minimum(top + rows, H)
-    for i in range(top - P, bottom + P):
+    sums = _zeros(COLUMNS * (K - 1), WIDTH)
+    for i in range(top - P, end + P):
         start = (image + i) * W * C
         inside = (i >= 0) & (i < H)
-        values = _load_row(x + start, at, c, inside, W, C, -P, M + 2 * P)
-        values = _silu(values, M + 2 * P)
-        done, sums = _convolve_row(values, sums, taps, M, K)
-        done = _silu(done, M)
-        for j in tl.static_range(M):
-            o = (at + j)[:, None]
-            mask = (i - P >= top) & (o < W) & (c < C)[None, :]
-            out = y + (start - P * W * C) + o * C + c[None, :]
-            tl.store(out, done[j].to(y.dtype.element_ty), mask=mask)
+        s = _load_row(x + start, left - P, N, c, inside, W, C)
+        u, sums = _convolve_row(_silu(s, N), sums, taps, COLUMNS, K)
+        u = _silu(u, COLUMNS)
+        start -= P * W * C
+        _store_row(y + start, left, u, COLUMNS, c, i >= top + P, W, C)
 
 
-@triton.jit
-def _backward_kernel(
-    grad, x, weight, dx, partial, H, W, C, rows, strips, tiles_w, tiles,
-    K: tl.constexpr, M: tl.constexpr, G: tl.constexpr, B: tl.constexpr,
+@triton.jit(do_not_specialize=['H', 'W', 'strips', 'across', 'rows', 'tiles'])
+def backward_kernel(
+    x, grad, weight, out, sums, H, W, C, strips, across, rows, tiles,
+    K: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the map and, summed over some tiles, of the weight.
-
-    ``recent`` has K rows of the gradient of the convolution, P columns wider
-    on both sides. The gradient of x is complete P rows above the last one.
-    """
+    """Write the gradient of the map, and that of the weight by some tiles."""
     P: tl.constexpr = K // 2
-    N: tl.constexpr = M + 2 * P
-    c = tl.program_id(1) * B + tl.arange(0, B)
+    N: tl.constexpr = COLUMNS + 2 * P
+    c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     taps = _load_taps(weight, c, C, K)
-    dtaps = _zeros(G, B, K * K)
+    slopes = _zeros(K * K, WIDTH)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        at = tile % tiles_w * (M * G) + tl.arange(0, G) * M
-        strip = tile // tiles_w % strips
-        image = (tile // tiles_w // strips).to(tl.int64) * H
-        top = strip * rows
-        bottom = tl.minimum(top + rows, H)
-        sums = _zeros(G, B, N * (K - 1))
-        recent = _zeros(G, B, N * (K - 1))
-        for i in range(top - 2 * P, bottom + 2 * P):
+        image, left, top, end = _place(tile, H, strips, across, rows, COLUMNS)
+        # Of the convolution: rows not complete yet, and gradients of K rows.
+        later = _zeros(N * (K - 1), WIDTH)
+        grads = _zeros(N * (K - 1), WIDTH)
+        for i in range(top - 2 * P, end + 2 * P):
             start = (image + i) * W * C
             inside = (i >= 0) & (i < H)
-            s = _load_row(x + start, at, c, inside, W, C, -2 * P, M + 4 * P)
-            s = _silu(s, M + 4 * P)
-            u, sums = _convolve_row(s, sums, taps, N, K)
+            s = _load_row(x + start, left - 2 * P, N + 2 * P, c, inside, W, C)
+            s = _silu(s, N + 2 * P)
+            u, later = _convolve_row(s, later, taps, N, K)
             start -= P * W * C
             inside = (i >= P) & (i < H + P)
-            g = _load_row(grad + start, at, c, inside, W, C, -P, N)
+            g = _load_row(grad + start, left - P, N, c, inside, W, C)
             for j in tl.static_range(N):
-                a = tl.sigmoid(u[j])
-                recent = recent + (g[j] * a * (1 + u[j] * (1 - a)),)
+                grads = grads + (_silu_backward(g[j], u[j]),)
+            # Row i - 2 P has all its neighbours now.
             start -= P * W * C
-            inside = (i >= top + 2 * P) & (i < bottom + 2 * P)
-            v = _load_row(x + start, at, c, inside, W, C, 0, M)
-            s = _silu(v, M)
-            for j in tl.static_range(M):
-                total = tl.zeros([G, B], tl.float32)
-                for k in tl.static_range(K * K):
-                    d = recent[(K - 1 - k // K) * N + j + 2 * P - k % K]
-                    total += taps[k] * d
-                a = tl.sigmoid(v[j])
-                total *= a * (1 + v[j] * (1 - a))
-                o = (at + j)[:, None]
-                mask = inside & (o < W) & (c < C)[None, :]
-                out = dx + start + o * C + c[None, :]
-                tl.store(out, total.to(dx.dtype.element_ty), mask=mask)
+            inside = (i >= top + 2 * P) & (i < end + 2 * P)
+            v = _load_row(x + start, left, COLUMNS, c, inside, W, C)
+            s = _silu(v, COLUMNS)
             added = ()
             for k in tl.static_range(K * K):
-                total = dtaps[k]
-                for j in tl.static_range(M):
-                    total += s[j] * recent[(K - 1 - k // K) * N + j + 2 * P - k % K]
+                total = slopes[k]
+                for j in tl.static_range(COLUMNS):
+                    total += s[j] * grads[k // K * N + j + k % K]
                 added = added + (total,)
-            dtaps = added
-            recent = recent[N:]
-    partial += (tl.program_id(0).to(tl.int64) * C + c) * (K * K)
+            slopes = added
+            d = ()
+            for j in tl.static_range(COLUMNS):
+                total = tl.zeros([WIDTH], tl.float32)
+                for k in tl.static_range(K * K):
+                    tap = taps[K * K - 1 - k]
+                    total += tap * grads[k // K * N + j + k % K]
+                d = d + (_silu_backward(total, v[j]),)
+            _store_row(out + start, left, d, COLUMNS, c, inside, W, C)
+            grads = grads[N:]
+    sums += (tl.program_id(0).to(tl.int64) * C + c) * (K * K)
     for k in tl.static_range(K * K):
-        tl.store(partial + k, tl.sum(dtaps[k], 0), mask=c < C)
+        tl.store(sums + K * K - 1 - k, slopes[k], mask=c < C)
 
 
-def _tiles(x: Tensor) -> tuple[int, int, int, int]:
-    """Rows of a strip, strips of an image, tiles of a strip, all tiles."""
-    n, _, h, w = x.shape
-    strips = triton.cdiv(h, ROWS)
-    tiles_w = triton.cdiv(w, COLUMNS * GROUPS)
-    return triton.cdiv(h, strips), strips, tiles_w, n * strips * tiles_w
-
-
-def _options(kernel_size: int) -> dict[str, int]:
-    # One channel in each thread if it has to hold 25 taps, else two.
-    width = 64 if kernel_size < 5 else 32
-    return dict(
-        K=kernel_size, M=COLUMNS, G=GROUPS, B=width, num_warps=WARPS
-    )
+def _tile(x: Tensor, kernel_size: int) -> tuple[tuple[int, ...], int, dict]:
+    """Strips, tiles across, rows of a tile; tiles of all images; constants."""
+    n, channels, h, w = x.shape
+    # Two channels in each thread, or one if it has 25 taps to hold.
+    width = 64 if kernel_size == 3 else 32
+    across = -(-w // COLUMNS)
+    programs = max(1, n * across * -(-channels // width))
+    strips = min(max(PROGRAMS // programs, -(-h // ROWS)), -(-h // FEW_ROWS))
+    rows = -(-h // strips)
+    strips = -(-h // rows)
+    constants = dict(K=kernel_size, COLUMNS=COLUMNS, WIDTH=width, num_warps=1)
+    return (strips, across, rows), n * strips * across, constants
 
 
 @operator('silu_depthwise_silu')
-def forward(x: Tensor, weight: Tensor) -> Tensor:
-    """Launch the forward kernel.
-
-    Args:
-        x (Tensor): (N, C, H, W), contiguous in channels_last.
-        weight (Tensor): (C, 1, K, K), contiguous.
-
-    Returns:
-        Tensor: Like ``x``.
-    """
-    y = torch.empty_like(x)
+def mlp_forward(x: Tensor, weight: Tensor) -> Tensor:
+    """Compute a map in channels_last memory."""
     channels, h, w = x.shape[1:]
-    options = _options(weight.shape[-1])
-    *tiling, tiles = _tiles(x)
-    grid = tiles, triton.cdiv(channels, options['B'])
-    if x.numel():
-        wrap_triton(_forward_kernel)[grid](
-            x, weight, y, h, w, channels, *tiling, **options
-        )
+    place, tiles, constants = _tile(x, weight.shape[-1])
+    y = torch.empty_like(x)
+    blocks = -(-channels // constants['WIDTH'])
+    wrap_triton(forward_kernel)[(tiles, blocks)](
+        x, weight, y, h, w, channels, *place, **constants
+    )
     return y
 
 
 @operator('silu_depthwise_silu_backward')
-def backward(
-    grad: Tensor, x: Tensor, weight: Tensor
+def mlp_backward(
+    x: Tensor, grad: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Launch the backward kernel, and sum the gradient of the weight.
-
-    Args:
-        grad (Tensor): Gradient of the result, contiguous in channels_last.
-        x (Tensor): As for :func:`forward`.
-        weight (Tensor): As for :func:`forward`.
-
-    Returns:
-        tuple[Tensor, Tensor]: The gradients of ``x`` and ``weight``.
-    """
-    dx = torch.empty_like(x)
+    """Gradients of the map and of the weight."""
     channels, h, w = x.shape[1:]
-    options = _options(weight.shape[-1])
-    *tiling, tiles = _tiles(x)
-    blocks = triton.cdiv(channels, options['B'])
-    programs = min(tiles, max(1, PROGRAMS // blocks))
-    partial = x.new_empty((programs, *weight.shape), dtype=torch.float32)
-    if x.numel():
-        wrap_triton(_backward_kernel)[programs, blocks](
-            grad, x, weight, dx, partial, h, w, channels, *tiling, tiles,
-            **options,
-        )  # fmt: skip
-    return dx, partial.sum(0).to(weight.dtype)
+    place, tiles, constants = _tile(x, weight.shape[-1])
+    out = torch.empty_like(x)
+    blocks = -(-channels // constants['WIDTH'])
+    each = -(-tiles * blocks // PROGRAMS)  # tiles of a program
+    programs = -(-tiles // each)
+    sums = x.new_empty((programs, *weight.shape), dtype=torch.float32)
+    wrap_triton(backward_kernel)[(programs, blocks)](
+        x, grad, weight, out, sums, h, w, channels, *place, tiles, **constants
+    )
+    return out, sums.sum(0).to(weight.dtype)
 
 
-class SiLUDepthwiseSiLU(torch.autograd.Function):
-    """Keeps the map before both activations, and nothing else."""
+def plain(x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the same by torch, as :func:`silu_depthwise_silu`."""
+    padding = weight.shape[-1] // 2
+    x = F.conv2d(F.silu(x), weight, padding=padding, groups=len(weight))
+    return F.silu(x)
+
+
+class MLPFunction(torch.autograd.Function):
+    """The kernels; derivatives of derivatives are left to the twin."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         weight = weight.contiguous()
         ctx.save_for_backward(x, weight)
-        return forward(x, weight)
+        return mlp_forward(x, weight)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        if not makes_graph() and (
+            torch.is_grad_enabled() or is_transformed(grad)
+        ):
+            return tuple(differentiate(plain, (x, weight), grad))
         grad = grad.contiguous(memory_format=torch.channels_last)
-        return backward(grad, *ctx.saved_tensors)
+        return mlp_backward(x, grad, weight)
 
 
 def silu_depthwise_silu(x: Tensor, weight: Tensor) -> Tensor:
     """Compute SiLU, a depthwise convolution and SiLU.
 
     Args:
-        x (Tensor): (N, C, H, W), fastest in channels_last.
+        x (Tensor): The map, (N, C, H, W), in any memory format.
         weight (Tensor): (C, 1, K, K) in any dtype; K is 3 or 5.
 
     Returns:
-        Tensor: (N, C, H, W) in the dtype of ``x``, in channels_last.
+        Tensor: (N, C, H, W) in channels_last memory, in the dtype of ``x``.
     """
-    return SiLUDepthwiseSiLU.apply(x, weight)
+    return MLPFunction.apply(x, weight)
 
 
-def plain(x: Tensor, weight: Tensor) -> Tensor:
-    """Compute the same by torch, as :func:`silu_depthwise_silu`."""
-    x = F.conv2d(
-        F.silu(x), weight, padding=weight.shape[-1] // 2, groups=len(weight)
-    )
-    return F.silu(x)
+def _check(device: torch.device, dtype: torch.dtype) -> float:
+    errors = []
+    for kernel_size in (3, 5):
+        x = torch.randn(2, 40, 19, 13, device=device, dtype=dtype)
+        weight = torch.randn(40, 1, kernel_size, kernel_size, device=device)
+        inputs = x, weight / kernel_size
+        errors.append(largest_error(silu_depthwise_silu, plain, *inputs))
+    return max(errors)
+
+
+CHECKS['mlp'] = _check
