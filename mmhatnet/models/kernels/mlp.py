@@ -7,6 +7,9 @@ are why this needs Triton 3.3. The backward pass convolves once more instead of
 reading the convolution. All is computed in float32.
 """
 
+# Tuples grow in kernels.
+# mypy: disable-error-code="assignment"
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 import triton
@@ -22,6 +25,9 @@ from .launching import operator, wrap_triton
 # as many in the backward pass, are computed by the neighbours as well. 7 take
 # 11 % fewer instructions in the backward pass, but all registers.
 COLUMNS = 4
+# Channels of a program by K: two in each thread, or one if it has to hold the
+# sums for 25 taps.
+WIDTHS = {3: 64, 5: 32}
 # Most and fewest rows of a program, which in the backward pass reads 2 (K - 1)
 # rows more.
 ROWS = 64
@@ -125,21 +131,21 @@ def forward_kernel(
     K: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Write the map."""
-    P: tl.constexpr = K // 2
-    N: tl.constexpr = COLUMNS + 2 * P
+    pad: tl.constexpr = K // 2
+    size: tl.constexpr = COLUMNS + 2 * pad
     tile = tl.program_id(0)
     image, left, top, end = _place(tile, H, strips, across, rows, COLUMNS)
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     taps = _load_taps(weight, c, C, K)
     sums = _zeros(COLUMNS * (K - 1), WIDTH)
-    for i in range(top - P, end + P):
+    for i in range(top - pad, end + pad):
         start = (image + i) * W * C
         inside = (i >= 0) & (i < H)
-        s = _load_row(x + start, left - P, N, c, inside, W, C)
-        u, sums = _convolve_row(_silu(s, N), sums, taps, COLUMNS, K)
+        s = _load_row(x + start, left - pad, size, c, inside, W, C)
+        u, sums = _convolve_row(_silu(s, size), sums, taps, COLUMNS, K)
         u = _silu(u, COLUMNS)
-        start -= P * W * C
-        _store_row(y + start, left, u, COLUMNS, c, i >= top + P, W, C)
+        start -= pad * W * C
+        _store_row(y + start, left, u, COLUMNS, c, i >= top + pad, W, C)
 
 
 @triton.jit(do_not_specialize=['H', 'W', 'strips', 'across', 'rows', 'tiles'])
@@ -148,37 +154,39 @@ def backward_kernel(
     K: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of the map, and that of the weight by some tiles."""
-    P: tl.constexpr = K // 2
-    N: tl.constexpr = COLUMNS + 2 * P
+    pad: tl.constexpr = K // 2
+    size: tl.constexpr = COLUMNS + 2 * pad
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     taps = _load_taps(weight, c, C, K)
     slopes = _zeros(K * K, WIDTH)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         image, left, top, end = _place(tile, H, strips, across, rows, COLUMNS)
         # Of the convolution: rows not complete yet, and gradients of K rows.
-        later = _zeros(N * (K - 1), WIDTH)
-        grads = _zeros(N * (K - 1), WIDTH)
-        for i in range(top - 2 * P, end + 2 * P):
+        later = _zeros(size * (K - 1), WIDTH)
+        grads = _zeros(size * (K - 1), WIDTH)
+        for i in range(top - 2 * pad, end + 2 * pad):
             start = (image + i) * W * C
             inside = (i >= 0) & (i < H)
-            s = _load_row(x + start, left - 2 * P, N + 2 * P, c, inside, W, C)
-            s = _silu(s, N + 2 * P)
-            u, later = _convolve_row(s, later, taps, N, K)
-            start -= P * W * C
-            inside = (i >= P) & (i < H + P)
-            g = _load_row(grad + start, left - P, N, c, inside, W, C)
-            for j in tl.static_range(N):
+            s = _load_row(
+                x + start, left - 2 * pad, size + 2 * pad, c, inside, W, C
+            )
+            s = _silu(s, size + 2 * pad)
+            u, later = _convolve_row(s, later, taps, size, K)
+            start -= pad * W * C
+            inside = (i >= pad) & (i < H + pad)
+            g = _load_row(grad + start, left - pad, size, c, inside, W, C)
+            for j in tl.static_range(size):
                 grads = grads + (_silu_backward(g[j], u[j]),)
-            # Row i - 2 P has all its neighbours now.
-            start -= P * W * C
-            inside = (i >= top + 2 * P) & (i < end + 2 * P)
+            # Row i - 2 pad has all its neighbours now.
+            start -= pad * W * C
+            inside = (i >= top + 2 * pad) & (i < end + 2 * pad)
             v = _load_row(x + start, left, COLUMNS, c, inside, W, C)
             s = _silu(v, COLUMNS)
             added = ()
             for k in tl.static_range(K * K):
                 total = slopes[k]
                 for j in tl.static_range(COLUMNS):
-                    total += s[j] * grads[k // K * N + j + k % K]
+                    total += s[j] * grads[k // K * size + j + k % K]
                 added = added + (total,)
             slopes = added
             d = ()
@@ -186,10 +194,10 @@ def backward_kernel(
                 total = tl.zeros([WIDTH], tl.float32)
                 for k in tl.static_range(K * K):
                     tap = taps[K * K - 1 - k]
-                    total += tap * grads[k // K * N + j + k % K]
+                    total += tap * grads[k // K * size + j + k % K]
                 d = d + (_silu_backward(total, v[j]),)
             _store_row(out + start, left, d, COLUMNS, c, inside, W, C)
-            grads = grads[N:]
+            grads = grads[size:]
     sums += (tl.program_id(0).to(tl.int64) * C + c) * (K * K)
     for k in tl.static_range(K * K):
         tl.store(sums + K * K - 1 - k, slopes[k], mask=c < C)
@@ -198,8 +206,7 @@ def backward_kernel(
 def _tile(x: Tensor, kernel_size: int) -> tuple[tuple[int, ...], int, dict]:
     """Strips, tiles across, rows of a tile; tiles of all images; constants."""
     n, channels, h, w = x.shape
-    # Two channels in each thread, or one if it has 25 taps to hold.
-    width = 64 if kernel_size == 3 else 32
+    width = WIDTHS[kernel_size]
     across = -(-w // COLUMNS)
     programs = max(1, n * across * -(-channels // width))
     strips = min(max(PROGRAMS // programs, -(-h // ROWS)), -(-h // FEW_ROWS))
