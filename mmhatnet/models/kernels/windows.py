@@ -16,10 +16,6 @@ from ..windows import cut_side, cut_windows
 from .choice import CHECKS, largest_error
 from .launching import operator, wrap_triton
 
-# More would not fit the registers of a program.
-MAX_TOKENS = 64
-MAX_HEAD_DIM = 64
-
 
 @triton.jit
 def _place(
@@ -48,8 +44,8 @@ def _place(
 
 
 @triton.jit
-def _softmax(q, k, real, scale, PRECISION: tl.constexpr):
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
+def _softmax(q, k, real, scale):
+    scores = tl.dot(q, tl.trans(k)) * scale
     scores = tl.where(real[None, :], scores, float('-inf'))
     weights = tl.exp(scores - tl.max(scores, 1)[:, None])
     return weights / tl.sum(weights, 1)[:, None]
@@ -74,7 +70,6 @@ def _forward_kernel(
     D: tl.constexpr,
     DP: tl.constexpr,
     RESIDUAL: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     place, real, head = _place(
         height, width, before_y, before_x, across, windows, heads,
@@ -88,8 +83,8 @@ def _forward_kernel(
     k_place = qkv + place * 3 * channels + channels + channel
     k = tl.load(k_place, mask=mask, other=0.0)
     v = tl.load(k_place + channels, mask=mask, other=0.0)
-    weights = _softmax(q, k, real, scale, PRECISION).to(v.dtype)
-    result = tl.dot(weights, v, input_precision=PRECISION)
+    weights = _softmax(q, k, real, scale).to(v.dtype)
+    result = tl.dot(weights, v)
     if RESIDUAL:
         own = tl.load(residual + place * channels + channel, mask=mask)
         # Rounded first, as a sum of two maps is.
@@ -116,7 +111,6 @@ def _backward_kernel(
     L: tl.constexpr,
     D: tl.constexpr,
     DP: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     place, real, head = _place(
         height, width, before_y, before_x, across, windows, heads,
@@ -131,34 +125,17 @@ def _backward_kernel(
     v = tl.load(qkv + offset + 2 * channels, mask=mask, other=0.0)
     at = grad + place * channels + head * D + d[None, :]
     g = tl.load(at, mask=mask, other=0.0).to(v.dtype)
-    weights = _softmax(q, k, real, scale, PRECISION)
-    dv = tl.dot(tl.trans(weights.to(v.dtype)), g, input_precision=PRECISION)
+    weights = _softmax(q, k, real, scale)
+    dv = tl.dot(tl.trans(weights.to(v.dtype)), g)
     dtype = qkv_grad.dtype.element_ty
     tl.store(qkv_grad + offset + 2 * channels, dv.to(dtype), mask=mask)
-    dw = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+    dw = tl.dot(g, tl.trans(v))
     ds = weights * (dw - tl.sum(weights * dw, 1)[:, None]) * scale
     ds = ds.to(v.dtype)
-    dq = tl.dot(ds, k, input_precision=PRECISION)
+    dq = tl.dot(ds, k)
     tl.store(qkv_grad + offset, dq.to(dtype), mask=mask)
-    dk = tl.dot(tl.trans(ds), q, input_precision=PRECISION)
+    dk = tl.dot(tl.trans(ds), q)
     tl.store(qkv_grad + offset + channels, dk.to(dtype), mask=mask)
-
-
-def fits(head_dim: int, size: int | None, height: int, width: int) -> bool:
-    """Whether a window fits the registers of a program.
-
-    Args:
-        head_dim (int): Channels of a head.
-        size (int, optional): G1, the windows' side in tokens; None for one
-            window.
-        height (int): Of the map, in tokens.
-        width (int): Of the map, in tokens.
-
-    Returns:
-        bool: True for up to 64 tokens and 64 channels.
-    """
-    tokens = cut_side(height, size)[1] * cut_side(width, size)[1]
-    return tokens <= MAX_TOKENS and head_dim <= MAX_HEAD_DIM
 
 
 def _last(x: Tensor) -> Tensor:
@@ -176,16 +153,12 @@ def _plan(
     head_dim = channels // (3 * heads)
     tokens = max(16, triton.next_power_of_2(side_y * side_x))
     padded = max(16, triton.next_power_of_2(head_dim))
-    precise = qkv.dtype == torch.float32 and not (
-        torch.backends.cuda.matmul.allow_tf32
-    )
     sizes = dict(
         SIDE_Y=side_y,
         SIDE_X=side_x,
         L=tokens,
         D=head_dim,
         DP=padded,
-        PRECISION='ieee' if precise else 'tf32',
         num_warps=4 if tokens * padded >= 2048 else 2,
     )
     place = height, width, before_y, before_x, across, down * across, heads
@@ -253,7 +226,9 @@ def window_attention(
     size: int,
     shifted: bool = False,
 ) -> Tensor:
-    """Attend inside the windows of a map, where :func:`fits`.
+    """Attend inside the windows of a map.
+
+    See :func:`~mmhatnet.models.cuda.attends_on_map` for when it can.
 
     Args:
         qkv (Tensor): Queries, keys and values, (N, 3 * C, H, W), fastest in
