@@ -105,13 +105,12 @@ class SingleGroupNormFunction(torch.autograd.Function):
             inputs = x, weight, bias
             grads = differentiate(single_group_norm, inputs, grad, ctx.eps)
             return *grads, None, None
-        grad = grad.contiguous(memory_format=torch.channels_last)
         if normed is None:
             normed = (x - mean) * rstd
         bias_grad = grad.sum((0, 2, 3), dtype=bias.dtype)
         weight_grad = (grad * normed).sum((0, 2, 3), dtype=weight.dtype)
         x_grad = torch.ops.aten.native_group_norm_backward(
-            (grad * w).permute(0, 2, 3, 1),
+            (grad * w).permute(0, 2, 3, 1).contiguous(),
             x.permute(0, 2, 3, 1),
             mean.flatten(1),
             rstd.flatten(1),
