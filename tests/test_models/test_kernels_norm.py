@@ -193,9 +193,12 @@ class TestKernels:
         large = [x.data_ptr() for x in kept if x.numel() > 32]
         assert large == [inputs[0].data_ptr()]
 
-    def test_second_derivative(self, norm):
+    @pytest.mark.parametrize('channels_last', [False, True])
+    def test_second_derivative(self, norm, channels_last):
         """By torch's norm, as penalties on gradients need it."""
         inputs = make_inputs((1, 4, 3, 2))
+        if not channels_last:
+            inputs[0] = inputs[0].detach().contiguous().requires_grad_()
 
         def slope(function, inputs):
             y = function(*inputs).sin().sum()
@@ -350,6 +353,7 @@ class TestCompiledKernels:
             assert used['wide'] >= 2
 
 
+@pytest.mark.skipif(INTERPRETED, reason='imported')
 def test_not_imported_on_a_cpu():
     """Its import would take each user 0.1 seconds."""
     run_tool(

@@ -229,9 +229,9 @@ class NormFunction(torch.autograd.Function):
     def forward(ctx, x, weight, bias, eps: float) -> Tensor:
         if x.shape[1] != len(weight):
             raise ValueError(f'{x.shape[1]} channels instead of {len(weight)}')
-        x = x.contiguous(memory_format=torch.channels_last)
-        y, statistics = norm_forward(x, weight, bias, eps)
         ctx.eps = eps
+        rows = x.contiguous(memory_format=torch.channels_last)
+        y, statistics = norm_forward(rows, weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, statistics)
         return y
 
@@ -245,7 +245,10 @@ class NormFunction(torch.autograd.Function):
             return *differentiate(
                 single_group_norm, inputs, grad, ctx.eps
             ), None
-        grad = grad.contiguous(memory_format=torch.channels_last)
+        x, grad = (
+            each.contiguous(memory_format=torch.channels_last)
+            for each in (x, grad)
+        )
         x_grad, rest = norm_backward(x, grad, weight, statistics)
         return x_grad, *rest.unbind(), None
 
