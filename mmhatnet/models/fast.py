@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .compiling import (
+    exports,
     exports_dynamic,
     is_transformed,
     makes_graph,
@@ -90,11 +91,15 @@ class PointwiseConv(nn.Conv2d):
     In float32 it stays a convolution, for which CUDA uses TF32 by default.
     """
 
+    # What ``casting.py`` computes with for the time of a block.
+    cast: tuple[Tensor, Tensor | None] | None = None
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', H, W)."""
-        if not is_half(x) or makes_graph():
-            return super().forward(settle(x))
-        x = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        weight, bias = self.cast or (self.weight, self.bias)
+        if not is_half(x) or exports() or (makes_graph() and not x.is_cuda):
+            return self._conv_forward(settle(x), weight, bias)
+        x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
         return x.permute(0, 3, 1, 2)
 
 
@@ -291,7 +296,8 @@ def local_attention(
 def silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
     """Convolve SiLU(x), in place if no gradient is needed."""
     if torch.is_grad_enabled():
-        weight = conv.weight.to(x.dtype)  # as autocast does
+        cast = conv.cast if isinstance(conv, PointwiseConv) else None
+        weight = cast[0] if cast else conv.weight.to(x.dtype)  # as autocast
         return SiLUConv.apply(x, weight, padding, conv.groups)
     x = F.silu(x, inplace=True)
     if padding == conv.padding:

@@ -6,6 +6,6 @@ layers import such a file where :func:`kernels_apply` is true, because it
 imports Triton.
 """
 
-from .choice import VARIABLE, kernels_apply, select_kernels
+from .choice import VARIABLE, is_chosen, kernels_apply, select_kernels
 
-__all__ = ['VARIABLE', 'kernels_apply', 'select_kernels']
+__all__ = ['VARIABLE', 'is_chosen', 'kernels_apply', 'select_kernels']
