@@ -90,7 +90,7 @@ def normalize_kernel(
     image, tile, start, c, offset, inside = _tile(rows, C, WIDTH, ROWS)
     value = tl.load(x + start + offset, mask=inside, other=0.0)
     moments += 2 * image * parts
-    size = rows.to(tl.int64) * C
+    size = tl.cast(rows, tl.int64) * C
     mean, variance = _combine(moments, size, parts, length, PARTS)
     rstd = tl.rsqrt(variance + eps)
     if tile == 0:
@@ -149,7 +149,7 @@ def gradient_kernel(
     slope = tl.load(grad + start + offset, mask=inside, other=0.0)
     i = tl.arange(0, PARTS)
     slopes += 2 * image * parts
-    size = rows.to(tl.int64) * C
+    size = tl.cast(rows, tl.int64) * C
     along = tl.sum(tl.load(slopes + 2 * i, mask=i < parts, other=0.0)) / size
     level = tl.load(slopes + 2 * i + 1, mask=i < parts, other=0.0)
     level = tl.sum(level) / size
