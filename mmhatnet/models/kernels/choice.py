@@ -84,7 +84,9 @@ def is_chosen(name: str) -> bool:
     return name in _chosen
 
 
-def kernels_apply(name: str, x: Tensor) -> bool:
+def kernels_apply(
+    name: str, x: Tensor, dtype: torch.dtype | None = None
+) -> bool:
     """Whether kernels compute an operation on a tensor.
 
     The first time on a device and in a precision, they are compared with
@@ -93,29 +95,32 @@ def kernels_apply(name: str, x: Tensor) -> bool:
     Args:
         name (str): 'norm', 'mlp' or 'windows'.
         x (Tensor): The map.
+        dtype (torch.dtype, optional): What is computed in. Defaults to that
+            of the map.
 
     Returns:
         bool: False without a GPU, Triton or torch 2.6, in graphs for export,
         under torch.func, and where ``MMHATNET_KERNELS`` leaves the operation
         out.
     """
+    dtype = dtype or x.dtype
     if (
         not HAS_TRITON
         or not is_chosen(name)
         or not (x.is_cuda or INTERPRETED)
-        or x.dtype not in TOLERANCES
+        or dtype not in TOLERANCES
         or torch.jit.is_tracing()
         or exports()
         or is_transformed(x)
     ):
         return False
-    key = name, x.dtype, x.device
+    key = name, dtype, x.device
     if makes_graph():
         return _results.get(key, True)
     if key not in _results:
         if INTERPRETED or _computes_nothing(x):
             return True
-        _results[key] = _works(name, x.device, x.dtype)
+        _results[key] = _works(name, x.device, dtype)
     return _results[key]
 
 
