@@ -59,14 +59,6 @@ def _silu_backward(grad, x):
 
 
 @triton.jit
-def _zeros(SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    zeros = ()
-    for _ in tl.static_range(SIZE):
-        zeros = zeros + (tl.zeros([WIDTH], tl.float32),)
-    return zeros
-
-
-@triton.jit
 def _load_taps(weight, c, C, K: tl.constexpr):
     taps = ()
     for k in tl.static_range(K * K):
@@ -99,21 +91,14 @@ def _store_row(row, left, values, SIZE: tl.constexpr, c, inside, W, C):
 @triton.jit
 def _convolve_row(values, sums, taps, SIZE: tl.constexpr, K: tl.constexpr):
     """Add a row to the K rows around it: the complete one, and the others."""
-    done = ()
-    rest = ()
-    for d in tl.static_range(K):
-        for j in tl.static_range(SIZE):
-            if d < K - 1:
-                total = sums[d * SIZE + j]
-            else:
-                total = tl.zeros_like(values[0])
-            for k in tl.static_range(K):
-                total += taps[(K - 1 - d) * K + k] * values[j + k]
-            if d == 0:
-                done = done + (total,)
-            else:
-                rest = rest + (total,)
-    return done, rest
+    rows = ()
+    for k in tl.static_range(SIZE * K):
+        total = sums[k]
+        for j in tl.static_range(K):
+            tap = taps[K * K - K - k // SIZE * K + j]
+            total += tap * values[k % SIZE + j]
+        rows = rows + (total,)
+    return rows[:SIZE], rows[SIZE:]
 
 
 @triton.jit
@@ -121,7 +106,7 @@ def _place(tile, H, strips, across, rows, COLUMNS: tl.constexpr):
     """First row of the image in all images; column and rows of the tile."""
     left = tile % across * COLUMNS
     top = tile // across % strips * rows
-    image = (tile // across // strips).to(tl.int64) * H
+    image = tl.cast(tile // across // strips, tl.int64) * H
     return image, left, top, tl.minimum(top + rows, H)
 
 
@@ -137,12 +122,13 @@ def forward_kernel(
     image, left, top, end = _place(tile, H, strips, across, rows, COLUMNS)
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     taps = _load_taps(weight, c, C, K)
-    sums = _zeros(COLUMNS * (K - 1), WIDTH)
+    zeros = (tl.zeros([WIDTH], tl.float32),) * COLUMNS
+    sums = zeros * (K - 1)
     for i in range(top - pad, end + pad):
         start = (image + i) * W * C
         inside = (i >= 0) & (i < H)
         s = _load_row(x + start, left - pad, size, c, inside, W, C)
-        u, sums = _convolve_row(_silu(s, size), sums, taps, COLUMNS, K)
+        u, sums = _convolve_row(_silu(s, size), sums + zeros, taps, COLUMNS, K)
         u = _silu(u, COLUMNS)
         start -= pad * W * C
         _store_row(y + start, left, u, COLUMNS, c, i >= top + pad, W, C)
@@ -158,12 +144,13 @@ def backward_kernel(
     size: tl.constexpr = COLUMNS + 2 * pad
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     taps = _load_taps(weight, c, C, K)
-    slopes = _zeros(K * K, WIDTH)
+    zeros = (tl.zeros([WIDTH], tl.float32),) * size
+    slopes = zeros[:1] * (K * K)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         image, left, top, end = _place(tile, H, strips, across, rows, COLUMNS)
         # Of the convolution: rows not complete yet, and gradients of K rows.
-        later = _zeros(size * (K - 1), WIDTH)
-        grads = _zeros(size * (K - 1), WIDTH)
+        later = zeros * (K - 1)
+        grads = zeros * (K - 1)
         for i in range(top - 2 * pad, end + 2 * pad):
             start = (image + i) * W * C
             inside = (i >= 0) & (i < H)
@@ -171,7 +158,7 @@ def backward_kernel(
                 x + start, left - 2 * pad, size + 2 * pad, c, inside, W, C
             )
             s = _silu(s, size + 2 * pad)
-            u, later = _convolve_row(s, later, taps, size, K)
+            u, later = _convolve_row(s, later + zeros, taps, size, K)
             start -= pad * W * C
             inside = (i >= pad) & (i < H + pad)
             g = _load_row(grad + start, left - pad, size, c, inside, W, C)
@@ -198,33 +185,32 @@ def backward_kernel(
                 d = d + (_silu_backward(total, v[j]),)
             _store_row(out + start, left, d, COLUMNS, c, inside, W, C)
             grads = grads[size:]
-    sums += (tl.program_id(0).to(tl.int64) * C + c) * (K * K)
+    sums += (tl.cast(tl.program_id(0), tl.int64) * C + c) * (K * K)
     for k in tl.static_range(K * K):
         tl.store(sums + K * K - 1 - k, slopes[k], mask=c < C)
 
 
-def _tile(x: Tensor, kernel_size: int) -> tuple[tuple[int, ...], int, dict]:
-    """Strips, tiles across, rows of a tile; tiles of all images; constants."""
+def _tile(x: Tensor, kernel_size: int) -> tuple[tuple, int, int, dict]:
+    """Sizes, strips, tiles across, rows of a tile; grid; constants."""
     n, channels, h, w = x.shape
-    width = WIDTHS[kernel_size]
-    across = -(-w // COLUMNS)
-    programs = max(1, n * across * -(-channels // width))
-    strips = min(max(PROGRAMS // programs, -(-h // ROWS)), -(-h // FEW_ROWS))
-    rows = -(-h // strips)
+    blocks, across = -(-channels // WIDTHS[kernel_size]), -(-w // COLUMNS)
+    most, fewest = -(-h // FEW_ROWS), -(-h // ROWS)
+    strips = PROGRAMS // max(1, n * across * blocks)
+    rows = max(1, -(-h // max(1, min(most, max(fewest, strips)))))
     strips = -(-h // rows)
-    constants = dict(K=kernel_size, COLUMNS=COLUMNS, WIDTH=width, num_warps=1)
-    return (strips, across, rows), n * strips * across, constants
+    constants = dict(K=kernel_size, WIDTH=WIDTHS[kernel_size])
+    constants |= dict(COLUMNS=COLUMNS, num_warps=1)
+    sizes = h, w, channels, strips, across, rows
+    return sizes, n * strips * across, blocks, constants
 
 
 @operator('silu_depthwise_silu')
 def mlp_forward(x: Tensor, weight: Tensor) -> Tensor:
     """Compute a map in channels_last memory."""
-    channels, h, w = x.shape[1:]
-    place, tiles, constants = _tile(x, weight.shape[-1])
+    sizes, tiles, blocks, constants = _tile(x, weight.shape[-1])
     y = torch.empty_like(x)
-    blocks = -(-channels // constants['WIDTH'])
     wrap_triton(forward_kernel)[(tiles, blocks)](
-        x, weight, y, h, w, channels, *place, **constants
+        x, weight, y, *sizes, **constants
     )
     return y
 
@@ -234,15 +220,13 @@ def mlp_backward(
     x: Tensor, grad: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the map and of the weight."""
-    channels, h, w = x.shape[1:]
-    place, tiles, constants = _tile(x, weight.shape[-1])
-    out = torch.empty_like(x)
-    blocks = -(-channels // constants['WIDTH'])
-    each = -(-tiles * blocks // PROGRAMS)  # tiles of a program
+    sizes, tiles, blocks, constants = _tile(x, weight.shape[-1])
+    each = max(1, -(-tiles * blocks // PROGRAMS))  # tiles of a program
     programs = -(-tiles // each)
     sums = x.new_empty((programs, *weight.shape), dtype=torch.float32)
+    out = torch.empty_like(x)
     wrap_triton(backward_kernel)[(programs, blocks)](
-        x, grad, weight, out, sums, h, w, channels, *place, tiles, **constants
+        x, grad, weight, out, sums, *sizes, tiles, **constants
     )
     return out, sums.sum(0).to(weight.dtype)
 
