@@ -16,7 +16,7 @@ from helpers import (
 from torch import nn
 
 from mmhatnet.models import GroupNorm1, HATNet
-from mmhatnet.models.kernels import select_kernels
+from mmhatnet.models.kernels import choice, select_kernels
 from mmhatnet.models.kernels.choice import CHECKS, TOLERANCES
 
 pytestmark = needs_triton
@@ -72,7 +72,7 @@ def test_interpreted():
 class TestKernels:
     @pytest.fixture
     def norm(self, kernels):
-        return lambda *inputs: kernels.apply_norm(*inputs, EPS)
+        return lambda *inputs: kernels.NormFunction.apply(*inputs, EPS)
 
     @pytest.mark.parametrize(
         'shape',
@@ -236,16 +236,20 @@ class TestKernels:
         error = CHECKS['norm'](torch.device('cpu'), dtype)
         assert 0 < error < TOLERANCES[dtype]
 
+    def test_check_in_inference_mode(self):
+        with torch.inference_mode():
+            assert choice._works('norm', torch.device('cpu'), torch.float32)
+
     def test_layer(self, kernels, monkeypatch):
         """It uses them, also under autocast, unless they are left out."""
         calls, norm = [], GroupNorm1(8)
-        apply_norm = kernels.apply_norm
+        launch = kernels.norm_forward
 
         def record(x, *args):
             calls.append(x.dtype)
-            return apply_norm(x, *args)
+            return launch(x, *args)
 
-        monkeypatch.setattr(kernels, 'apply_norm', record)
+        monkeypatch.setattr(kernels, 'norm_forward', record)
         x = torch.randn(2, 8, 5, 4)
         with torch.autocast('cpu', torch.bfloat16):
             assert norm(x.bfloat16()).dtype == torch.bfloat16
