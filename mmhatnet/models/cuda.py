@@ -12,11 +12,13 @@ from .compiling import makes_graph
 from .kernels.choice import INTERPRETED, kernels_apply
 from .windows import cut_side
 
-__all__ = ['local_attention', 'window_mask']
+__all__ = ['bottleneck', 'local_attention', 'window_mask']
 
 # Of a window and of a head in a program. In float32 they would not fit.
 MAX_TOKENS = 64
 MAX_HEAD_DIM = 64
+# K of depthwise convolutions whose sums fit the registers of a thread.
+KERNEL_SIZES = 3, 5
 
 
 def others() -> ModuleType:
@@ -69,3 +71,20 @@ def local_attention(
     grid = layer.num_heads, layer.grid_size, layer.shifted
     qkv = layer.qkv(layer.norm(x))
     return window_attention(qkv, x if residual else None, *grid)
+
+
+def bottleneck(layer: nn.Module, equation: Callable, x: Tensor) -> Tensor:
+    """Compute by a kernel what is between the 1x1 convolutions of an MLP."""
+    if (
+        layer.dw_conv is not None
+        and layer.dw_conv.kernel_size[0] in KERNEL_SIZES
+        and fast.is_bare_mlp(layer)
+        and kernels_apply('mlp', x, autocast_dtype(x) or x.dtype)
+    ):
+        from .kernels.mlp import silu_depthwise_silu
+
+        x = silu_depthwise_silu(layer.fc1(x), layer.dw_conv.weight)
+        return layer.fc2(x)
+    if makes_graph():
+        return equation(layer, x)
+    return fast.bottleneck(layer, equation, x)
