@@ -62,7 +62,7 @@ def read_tables(files: Files) -> Reading | None:
         sample = samples[image]
         if box is not None:
             sample.size = files.size(image)
-            boxes = [Box(*box, label or 0)] if box else []
+            boxes = [Box._make((*box, label or 0, None, False))] if box else []
             sample.boxes = [*(sample.boxes or ()), *boxes]
         elif sample.label != label:
             raise ValueError(
