@@ -84,7 +84,7 @@ def recognize(root: str | os.PathLike, seed: int = 0) -> Found:
 def _read(files: Files) -> Reading:
     for read in READERS:
         reading = read(files)
-        if reading and reading.samples:
+        if reading:
             return reading
     raise ValueError(
         f'{len(files.images)} images without labels: give {LAYOUTS}'

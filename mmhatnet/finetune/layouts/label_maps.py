@@ -79,7 +79,7 @@ def read_label_maps(files: Files) -> Reading | None:
                     split=split_of(*image.parent.parts),
                 )
             )
-    values, classes = _find_classes(samples, files)
+    values, classes = _find_classes(samples, files) if samples else ({}, [])
     return Reading('label maps', 'segmentation', classes, samples, values)
 
 
