@@ -1,9 +1,10 @@
 """The split of a data set into training, validation and test."""
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def digest(path: Path) -> str:
 def make_splits(
     reading: Reading,
     looks: dict[Path, np.ndarray],
-    odd: Oddities,
+    files: Files,
     seed: int = 0,
 ) -> dict[str, list[Sample]]:
     """Take the split that the folder has, and make what is missing.
@@ -112,7 +113,7 @@ def make_splits(
     Args:
         reading (Reading): The data set.
         looks (dict[Path, np.ndarray]): As from :func:`drop_unreadable`.
-        odd (Oddities): Gets what is odd.
+        files (Files): Its files; gets what is odd.
         seed (int): Another one gives another split. Defaults to 0.
 
     Returns:
@@ -121,6 +122,7 @@ def make_splits(
     Raises:
         ValueError: If nothing is there for training or validation.
     """
+    odd = files.odd
     splits: dict[str, list[Sample]] = defaultdict(list)
     stated = any(sample.split for sample in reading.samples)
     for sample in reading.samples:
@@ -138,7 +140,9 @@ def make_splits(
         )
     few = len(reading.samples) <= MANY_FILES
     hashes = {
-        sample.image: digest(sample.image) if few else sample.image.name
+        sample.image: digest(sample.image)
+        if few
+        else os.path.relpath(sample.image, files.root)
         for sample in reading.samples
     }
     if stated and few:
@@ -193,10 +197,10 @@ def _divide(
     copies = len(samples) - len(groups)
     if copies:
         odd.add('copies of other images, kept in one split', f'{copies}')
-    counts = Counter(label for s in samples for label in _labels(s))
+    counts = Counter(label for s in samples for label in labels_of(s))
     strata = defaultdict(list)
     for group in groups:
-        labels = {label for sample in group for label in _labels(sample)}
+        labels = {label for sample in group for label in labels_of(sample)}
         rarest = min(labels, key=lambda x: (counts[x], x), default=-1)
         order = min(hashes[sample.image] for sample in group)
         order = hashlib.sha256(f'{seed} {order}'.encode()).hexdigest()
@@ -217,10 +221,17 @@ def _divide(
     return train, [s for s in samples if s.image in chosen]
 
 
-def _labels(sample: Sample) -> Iterable[int]:
-    if sample.label is not None:
-        return (sample.label,)
-    return {box.label for box in sample.boxes or ()}
+def labels_of(sample: Sample) -> set[int]:
+    """Get the labels of an image or of its objects.
+
+    Args:
+        sample (Sample): The image.
+
+    Returns:
+        set[int]: The labels; empty for label maps, which are not read.
+    """
+    own = set() if sample.label is None else {sample.label}
+    return own | {box.label for box in sample.boxes or ()}
 
 
 def _group(
