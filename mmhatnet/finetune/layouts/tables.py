@@ -127,6 +127,8 @@ def _find_columns(table: list[list[str]], files: Files) -> Columns | None:
         table = table[1:]
     place = {name: column for column, name in enumerate(names)}
     label = next((place[name] for name in LABELS if name in place), None)
+    if names[:1] == ['pixelvalue']:  # the classes of label maps
+        return None
     known = [
         (
             sum(
