@@ -172,7 +172,7 @@ def _read_name(row: list[str], columns: Columns) -> str:
     if len(columns.labels) == 1:
         return row[columns.labels[0]].strip()
     named = [
-        columns.names[i] for i in columns.labels if row[i].strip()[0] == '1'
+        columns.names[i] for i in columns.labels if row[i].strip()[:1] == '1'
     ]
     return named[0] if len(named) == 1 else ''
 
