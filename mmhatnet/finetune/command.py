@@ -1,0 +1,363 @@
+"""The command: recognize, choose, train and show.
+
+``tools/finetune.py`` is a command over this module.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from functools import reduce
+from itertools import takewhile
+from operator import getitem
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..engine.cli import add_cfg_options, apply_options, ds_ratios, grid_sizes
+from ..utils.arguments import positive
+from ..utils.atomic import check_folder, replacing
+from ..utils.config import read_config
+from . import results
+from .converting import convert
+from .found import Found, describe, draw_examples, recognize
+from .plan import (
+    METRICS,
+    ORDER,
+    Plan,
+    choose,
+    fit_to_budget,
+    name_of,
+    schedule,
+)
+from .recipe import make_config, write_config
+from .training import (
+    measure_step,
+    prepare,
+    quietly,
+    search_lr,
+    train,
+    try_steps,
+)
+
+CHOICES = 'arch', 'weights', 'size', 'batch_size', 'lr', 'g1', 'g2', 'iters'
+UNITS = dict(s=1, m=60, h=3600)
+EXPORT = 150  # seconds that tests, pictures and the export may take
+PLAN = 'plan.json'
+Say = Callable[[str], None]
+
+
+def duration(text: str) -> float:
+    """Parse a time such as 90s, 15m or 2h.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        float: Seconds.
+
+    Raises:
+        ArgumentTypeError: If it is anything else.
+    """
+    match = re.fullmatch(r'(\d+(?:\.\d+)?)([smh]?)', text)
+    seconds = float(match[1]) * UNITS[match[2] or 's'] if match else 0.0
+    if not seconds:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a time such as 90s, 15m or 2h"
+        )
+    return seconds
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
+    parser = argparse.ArgumentParser(
+        description='Train a model on your own folder of images and labels: '
+        'recognize what is there, choose the model and its schedule, train, '
+        'evaluate, draw and export. If it is interrupted, the same command '
+        'continues.'
+    )
+    add = parser.add_argument
+    add('path', type=Path, help='folder of images and labels; left unchanged')
+    add(
+        '--budget',
+        type=duration,
+        default='15m',
+        help='time for all of it on this machine, such as 90s, 15m or 2h; '
+        'the export takes at least one or two minutes (default: 15m)',
+    )
+    add(
+        '--work-dir', type=Path, help='default: work_dirs/<name of the folder>'
+    )
+    add('--arch', choices=ORDER, help='size of HAT-Net')
+    add(
+        '--weights',
+        help="start weights: a file, URL, hatnet://NAME, or 'none' for a "
+        'random start',
+    )
+    add('--size', type=positive, help='side of the images in pixels')
+    add('--batch-size', type=positive, help='images of a step')
+    add('--lr', type=float, help='learning rate')
+    add('--g1', type=grid_sizes, metavar='A,B,C', help='G1, such as 8,8,8')
+    add('--g2', type=ds_ratios, metavar='A,B,C', help='G2, such as 8,4,2')
+    add('--iters', type=positive, help='number of steps')
+    add(
+        '--seed',
+        type=int,
+        default=0,
+        help='of split and training (default: 0)',
+    )
+    add('--no-export', action='store_true', help='write no ONNX file')
+    add_cfg_options(parser)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments (list[str], optional): Its arguments. Defaults to None, those
+            of the program.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If the folder or an option cannot be used. The message says
+            what to do.
+    """
+    args = make_parser().parse_args(arguments)
+    if args.lr is not None and not args.lr > 0:
+        raise ValueError(f'--lr is a positive number, not {args.lr}')
+    work_dir = args.work_dir or Path('work_dirs', name_of(args.path))
+    check_folder(work_dir)
+    finetune(args, work_dir)
+
+
+def finetune(args: argparse.Namespace, work_dir: Path) -> dict:
+    """Train on a folder, or continue, and show the results.
+
+    Args:
+        args (Namespace): The arguments of :func:`make_parser`.
+        work_dir (Path): Gets everything that is written.
+
+    Returns:
+        dict: The content of ``result.json``.
+    """
+    found = recognize(args.path)
+    print(describe(found), flush=True)
+    record = fingerprint(found, args)
+    known = read_plan(work_dir, record)
+    result = results.read_result(work_dir)
+    if known and result.get('finished'):
+        print(f'{work_dir} is finished; delete it to train again')
+        show(result, work_dir)
+        return result
+    log = work_dir / 'finetune.log'
+    with quietly(log) as terminal:
+
+        def say(text: str) -> None:
+            print(text, file=terminal, flush=True)
+
+        try:
+            end = time.monotonic() + args.budget - min(EXPORT, args.budget / 4)
+            plan = known or make_plan(found, args, work_dir, record, end, say)
+            left = max(1.0, end - time.monotonic())
+            ended = train(plan, work_dir / 'config.py', left, terminal)
+            result = finish(plan, args, work_dir, *ended, say)
+        except Exception:
+            say(f'what the libraries printed is in {log}')
+            raise
+    show(result, work_dir)
+    return result
+
+
+def fingerprint(found: Found, args: argparse.Namespace) -> dict:
+    """Describe what must not change when a training is continued."""
+    names = sorted(
+        f'{split} {sample.image} {sample.label}'
+        for split, samples in found.splits.items()
+        for sample in samples
+    )
+    options = {name: getattr(args, name) for name in (*CHOICES, 'seed')}
+    options |= dict(budget=args.budget, cfg_options=args.cfg_options)
+    digest = hashlib.sha256('\n'.join(names).encode('utf-8', 'replace'))
+    record = dict(data=digest.hexdigest(), options=options)
+    return json.loads(json.dumps(record, default=str))
+
+
+def read_plan(work_dir: Path, record: dict) -> Plan | None:
+    """Read the plan of an earlier call, if there is one.
+
+    Args:
+        work_dir (Path): The folder.
+        record (dict): As from :func:`fingerprint`.
+
+    Returns:
+        Plan, optional: The plan.
+
+    Raises:
+        ValueError: If the earlier call had other data or options.
+    """
+    if not (work_dir / 'config.py').exists():
+        return None
+    try:
+        content = json.loads((work_dir / PLAN).read_text('utf-8'))
+        earlier = content['record']
+        plan = Plan(**content['plan'])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f'{work_dir} has a config.py that this command has not written: '
+            'choose another --work-dir'
+        ) from error
+    for key, name in (('data', 'other data'), ('options', 'other options')):
+        if earlier[key] != record[key]:
+            raise ValueError(
+                f'{work_dir} was started with {name}: give the same, choose '
+                'another --work-dir, or delete it'
+            )
+    return plan
+
+
+def make_plan(
+    found: Found,
+    args: argparse.Namespace,
+    work_dir: Path,
+    record: dict,
+    end: float,
+    say: Say,
+) -> Plan:
+    """Convert the data, choose, and write ``config.py``.
+
+    Args:
+        found (Found): The data.
+        args (Namespace): The arguments.
+        work_dir (Path): The folder.
+        record (dict): As from :func:`fingerprint`.
+        end (float): When the training has to end, as of ``time.monotonic``.
+        say (Callable): Shows a line.
+
+    Returns:
+        Plan: The plan.
+    """
+    options = {name: getattr(args, name) for name in (*CHOICES, 'seed')}
+    work_dir.mkdir(parents=True, exist_ok=True)
+    draw_examples(found, work_dir / 'examples.png')
+    say(f'examples with their labels: {work_dir / "examples.png"}')
+    plan = choose(found, options)
+    data = convert(found, work_dir / 'data', args.seed)
+    say('timing some steps')
+    patience = args.budget / 20
+
+    def measure(plan: Plan) -> float:
+        return measure_step(plan, data, patience)
+
+    left = end - time.monotonic() - 2 * patience
+    plan = fit_to_budget(plan, left, measure, options)
+    if args.lr is None:
+        plan = search_lr(
+            plan, args.budget / 10, lambda p, n: try_steps(p, data, n).losses
+        )
+    plan = schedule(plan, max(1.0, end - time.monotonic()), args.iters)
+    for line in plan.lines():
+        say(f'  {line}')
+    config = make_config(plan, data)
+    path = work_dir / 'config.py'
+    if args.cfg_options:
+        trial = work_dir / '.trial.py'
+        write_config(config, trial)
+        add_options(config, args, read_config(trial))
+        trial.unlink()
+    with replacing(work_dir / PLAN) as part:
+        content = dict(record=record, plan=plan.as_dict())
+        part.write_text(json.dumps(content, indent=1), 'utf-8')
+    write_config(config, path)  # last, since it tells that the plan is made
+    return plan
+
+
+def add_options(
+    config: Config, args: argparse.Namespace, complete: Config
+) -> None:
+    """Add ``--cfg-options`` to a config that inherits from others.
+
+    Args:
+        config (Config): What differs from the bases; changed in place.
+        args (Namespace): The arguments.
+        complete (Config): The config with its bases; changed in place.
+    """
+    apply_options(complete, args)
+    for option, value in args.cfg_options.items():
+        # A config replaces a list of its base as a whole.
+        parts = list(takewhile(lambda x: not x.isdigit(), option.split('.')))
+        if len(parts) < option.count('.') + 1:
+            value = reduce(getitem, parts, complete)
+        config.merge_from_dict({'.'.join(parts): value})
+
+
+def finish(
+    plan: Plan,
+    args: argparse.Namespace,
+    work_dir: Path,
+    steps: int,
+    ended: str,
+    say: Say,
+) -> dict:
+    """Evaluate, draw, export, and write ``result.json``."""
+    path = work_dir / 'config.py'
+    checkpoint = results.find_best(work_dir)
+    say('evaluating, and drawing predictions')
+    metrics, baseline, chart = results.evaluate(plan, path, checkpoint)
+    detects = plan.task in ('detection', 'instances')
+    chart_file = 'precision_recall.png' if detects else 'confusion.png'
+    results.save_figure(chart, work_dir / chart_file)
+    weights = work_dir / 'model.pth'
+    results.publish(checkpoint, weights)
+    figure, examples = results.draw_predictions(prepare(path), weights)
+    results.save_figure(figure, work_dir / 'predictions.png')
+    why = 'not asked for'
+    if not args.no_export:
+        say('exporting to ONNX (one or two minutes)')
+        why = results.export(prepare(path), weights, work_dir / 'model.onnx')
+    dataset = prepare(path).test_dataloader.dataset
+    cfg = prepare(path)
+    same = cfg.val_dataloader.dataset == dataset
+    result = dict(
+        task=plan.task,
+        model=plan.reasons['model'],
+        classes=plan.classes,
+        metric_name=METRICS[plan.task][0],
+        metric=metrics.get(METRICS[plan.task][0], 0.0),
+        baseline=baseline,
+        baseline_name=BASELINES[plan.task],
+        metrics=metrics,
+        split='val' if same else 'test',
+        evaluated=plan.evaluated,
+        steps=steps,
+        ended=ended,
+        finished=ended != 'interrupted',
+        checkpoint=checkpoint.name,
+        chart=chart_file,
+        chart_name='precision and recall' if detects else 'confusion matrix',
+        export=why,
+        examples=examples,
+        plan=plan.as_dict(),
+    )
+    results.write_result(result, work_dir)
+    return result
+
+
+BASELINES = dict(
+    classification='always the commonest class',
+    segmentation='the commonest class everywhere',
+    detection='nothing found',
+    instances='nothing found',
+)
+
+
+def show(result: dict, work_dir: Path) -> None:
+    """Print the last screen."""
+    print()
+    for line in results.describe(result, work_dir):
+        print(line)
+    if not result['finished']:
+        print('The same command continues the training.', file=sys.stderr)
