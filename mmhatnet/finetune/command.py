@@ -144,7 +144,7 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> dict:
     Returns:
         dict: The content of ``result.json``.
     """
-    found = recognize(args.path)
+    found = recognize(args.path, args.seed)
     print(describe(found), flush=True)
     record = fingerprint(found, args)
     known = read_plan(work_dir, record)

@@ -26,12 +26,13 @@ MODELS = dict(
     detection='RetinaNet',
     instances='Mask R-CNN',
 )
-# Task -> the metric that chooses the best checkpoint, and its name.
+# Task -> the metric that chooses the best checkpoint, its name, and what counts
+# as a gain.
 METRICS = dict(
-    classification=('accuracy/top1', 'accuracy (%)'),
-    segmentation=('mIoU', 'mIoU (%)'),
-    detection=('coco/bbox_mAP', 'box AP (0 to 1)'),
-    instances=('coco/segm_mAP', 'mask AP (0 to 1)'),
+    classification=('accuracy/top1', 'accuracy (%)', 0.1),
+    segmentation=('mIoU', 'mIoU (%)', 0.1),
+    detection=('coco/bbox_mAP', 'box AP (0 to 1)', 0.001),
+    instances=('coco/segm_mAP', 'mask AP (0 to 1)', 0.001),
 )
 # Task -> pixels, the smallest and the largest.
 SIZES = dict(
@@ -194,7 +195,8 @@ def scaled_lr(plan: Plan) -> float:
     between that rate and the original one.
     """
     lr = LR if has_muon() else LR_ADAMW
-    return lr * sqrt(plan.batch_size / BASE_BATCHES[plan.task])
+    lr *= sqrt(plan.batch_size / BASE_BATCHES[plan.task])
+    return float(f'{lr:.2g}')
 
 
 @cache
@@ -348,8 +350,9 @@ def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
     most = round(max(SHORTEST * 10, many))
     allowed = max(1, round(SHARE * seconds / plan.step))
     plan.iters = iters or min(allowed, most)
-    # An image that is evaluated takes about a third of one in a step.
-    each = plan.step / plan.batch_size / 3 * max(1, plan.evaluated)
+    # An image that is evaluated takes about a third of one in a step, and an
+    # evaluation a second to start.
+    each = 1 + plan.step / plan.batch_size / 3 * plan.evaluated
     plan.evaluations = int(max(1, min(10, 0.15 * seconds / each)))
     why = 'which the budget allows' if allowed <= most else 'enough to learn'
     plan.reasons['schedule'] = (

@@ -83,7 +83,7 @@ def find_best(work_dir: Path) -> Path:
     """Find the best checkpoint of a training, or else its last one.
 
     Args:
-        work_dir (Path): The folder of the training.
+        work_dir (Path): The folder of the command.
 
     Returns:
         Path: The file.
@@ -91,7 +91,9 @@ def find_best(work_dir: Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    paths = [x for x in find_checkpoints(work_dir) if is_intact(x)]
+    paths = [
+        x for x in find_checkpoints(work_dir / 'training') if is_intact(x)
+    ]
     best = [path for path in paths if path.name.startswith('best_')]
     if not paths:
         raise FileNotFoundError(
@@ -116,14 +118,8 @@ def evaluate(
         of the best constant answer; the confusion matrix or the curve of
         precision and recall.
     """
-    cfg = prepare(path)
-    cfg.update(
-        work_dir=str(path.parent / 'test'),
-        load_from=str(checkpoint),
-        resume=False,
-        custom_hooks=[],
-        experiment_name=f'test_{checkpoint.stem}_{id(cfg)}',
-    )
+    cfg = prepare(path, 'test')
+    cfg.update(load_from=str(checkpoint), resume=False, custom_hooks=[])
     detects = plan.task in ('detection', 'instances')
     found = path.parent / 'test' / 'found'
     if detects:
@@ -379,7 +375,7 @@ def describe(result: dict, work_dir: Path) -> Iterator[str]:
     Yields:
         str: A line.
     """
-    _, name = METRICS[result['task']]
+    _, name, _ = METRICS[result['task']]
     count = f'{result["evaluated"]} images'
     if result['split'] == 'val':
         count += ', which also chose the checkpoint'

@@ -30,7 +30,7 @@ TIMED = 10  # steps that are timed, of which the first are not counted
 FACTORS = 0.5, 1.0, 2.0  # of the learning rate, in its search
 FEWEST, MOST = 20, 80  # steps of each rate in the search
 
-_trials = count()
+_runs = count()
 
 
 @contextmanager
@@ -101,11 +101,8 @@ def try_steps(
     with TemporaryDirectory() as folder:
         path = Path(folder, 'trial.py')
         write_config(make_config(plan, data), path)
-        cfg = read_config(path)
+        cfg = prepare(path)
         cfg.update(
-            work_dir=folder,
-            # mmengine has one log for each name.
-            experiment_name=f'trial_{next(_trials)}',
             param_scheduler=[],
             custom_hooks=[],
             val_cfg=None,
@@ -167,7 +164,7 @@ class ProgressHook(Hook):
     """
 
     def __init__(self, plan: Plan, seconds: float, terminal: TextIO) -> None:
-        self.metric, self.name = METRICS[plan.task]
+        self.metric, self.name, _ = METRICS[plan.task]
         self.seconds, self.terminal = seconds, terminal
         self.best: float | None = None
         self.reason = ''  # of an early end
@@ -255,7 +252,7 @@ def train(
 
     Args:
         plan (Plan): The plan.
-        path (Path): The config; its folder is the work_dir.
+        path (Path): The config.
         seconds (float): Time of the training, with that of earlier calls.
         terminal (TextIO): Where progress is shown.
 
@@ -264,7 +261,7 @@ def train(
         if that was the end of the schedule.
     """
     cfg = prepare(path)
-    if find_checkpoints(path.parent):
+    if find_checkpoints(cfg.work_dir):
         cfg.resume = True
     hook = ProgressHook(plan, seconds, terminal)
     with ending_on_interrupt(hook):
@@ -276,8 +273,20 @@ def train(
     return runner.iter, hook.reason
 
 
-def prepare(path: Path) -> Config:
-    """Read a config, whose folder is the work_dir."""
+def prepare(path: Path, folder: str = 'training') -> Config:
+    """Read a config for one of several runs in this process.
+
+    Args:
+        path (Path): The config.
+        folder (str): The work_dir, beside the config: mmengine writes the
+            complete config, of the same name, into it. Defaults to
+            'training'.
+
+    Returns:
+        Config: The config.
+    """
     cfg = read_config(path)
-    cfg.work_dir = str(path.parent)
+    name = f'{folder}_{next(_runs)}'  # mmengine keeps one log for each name
+    cfg.update(work_dir=str(path.parent / folder), experiment_name=name)
+    cfg.visualizer.name = name
     return cfg
