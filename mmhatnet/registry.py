@@ -37,7 +37,11 @@ HOOKS = Registry(
     'hook',
     parent=registry.HOOKS,
     scope='mmhatnet',
-    locations=['mmhatnet.engine.hooks', 'mmhatnet.engine.elastic'],
+    locations=[
+        'mmhatnet.engine.hooks',
+        'mmhatnet.engine.elastic',
+        'mmhatnet.engine.gpu',
+    ],
 )
 TRANSFORMS = Registry(
     'transform',

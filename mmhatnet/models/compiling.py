@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 T = TypeVar('T')
 
@@ -12,6 +13,10 @@ try:
     from torch.fx.experimental.symbolic_shapes import has_static_value
 except ImportError:  # before torch 2.8
     has_static_value = None
+
+_is_functorch = getattr(
+    torch._C._functorch, 'is_functorch_wrapped_tensor', lambda _: False
+)
 
 if hasattr(torch.compiler, 'is_compiling'):
     is_compiling = torch.compiler.is_compiling
@@ -26,6 +31,35 @@ def makes_graph() -> bool:
         bool: True under torch.compile, torch.export and torch.jit.trace.
     """
     return is_compiling() or torch.jit.is_tracing()
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether a tensor is under torch.func or forward-mode differentiation.
+
+    Layouts are hidden there, and some of torch's kernels do not work.
+
+    Args:
+        x (Tensor): Any tensor.
+
+    Returns:
+        bool: False where a graph is made.
+    """
+    if makes_graph():
+        return False
+    return _is_functorch(x) or forward_ad.unpack_dual(x).tangent is not None
+
+
+def exports() -> bool:
+    """Whether torch.export makes a graph, which must run without mmhatnet.
+
+    Returns:
+        bool: False under torch.compile, though torch says that it exports.
+    """
+    return (
+        hasattr(torch.compiler, 'is_exporting')
+        and not torch.compiler.is_dynamo_compiling()
+        and torch.compiler.is_exporting()
+    )
 
 
 def is_dynamic(*sizes: int) -> bool:
@@ -61,13 +95,7 @@ def exports_dynamic(*sizes: int) -> bool:
     Returns:
         bool: False before torch 2.8, and if torch.export is strict.
     """
-    # Under torch.compile, and with strict=True, torch says that it exports.
-    return (
-        has_static_value is not None
-        and not torch.compiler.is_dynamo_compiling()
-        and torch.compiler.is_exporting()
-        and is_dynamic(*sizes)
-    )
+    return has_static_value is not None and exports() and is_dynamic(*sizes)
 
 
 def settle(x: Tensor) -> Tensor:

@@ -13,10 +13,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-from .compiling import exports_dynamic, makes_graph, settle
+from .compiling import (
+    exports,
+    exports_dynamic,
+    is_transformed,
+    makes_graph,
+    settle,
+)
 from .derivatives import (
     SiLUConv,
     SingleGroupNormFunction,
@@ -40,19 +45,6 @@ HOOKS = (
     '_backward_pre_hooks',
     '_backward_hooks',
 )
-_is_functorch = getattr(
-    torch._C._functorch, 'is_functorch_wrapped_tensor', lambda _: False
-)
-
-
-def is_transformed(x: Tensor) -> bool:
-    """Whether a tensor is under torch.func or forward-mode differentiation.
-
-    Layouts are hidden there, and some of torch's kernels do not work.
-    """
-    if makes_graph():
-        return False
-    return _is_functorch(x) or forward_ad.unpack_dual(x).tangent is not None
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
@@ -97,11 +89,15 @@ class PointwiseConv(nn.Conv2d):
     In float32 it stays a convolution, for which CUDA uses TF32 by default.
     """
 
+    # What ``casting.py`` computes with for the time of a block.
+    cast: tuple[Tensor, Tensor | None] | None = None
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', H, W)."""
-        if not is_half(x) or makes_graph():
-            return super().forward(settle(x))
-        x = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        weight, bias = self.cast or (self.weight, self.bias)
+        if not is_half(x) or exports() or (makes_graph() and not x.is_cuda):
+            return self._conv_forward(settle(x), weight, bias)
+        x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
         return x.permute(0, 3, 1, 2)
 
 
@@ -272,7 +268,8 @@ def local_attention(
 def silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
     """Convolve SiLU(x), in place if no gradient is needed."""
     if torch.is_grad_enabled():
-        weight = conv.weight.to(x.dtype)  # as autocast does
+        cast = conv.cast if isinstance(conv, PointwiseConv) else None
+        weight = cast[0] if cast else conv.weight.to(x.dtype)  # as autocast
         return SiLUConv.apply(x, weight, padding, conv.groups)
     x = F.silu(x, inplace=True)
     if padding == conv.padding:

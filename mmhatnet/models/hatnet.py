@@ -8,14 +8,14 @@ forms of the operations with ``@has_forms``.
 from collections.abc import Sequence
 
 import torch
-from mmcv.cnn import build_activation_layer
-from mmcv.cnn.bricks import DropPath
+from mmcv.cnn.bricks import DropPath, build_activation_layer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
 from . import archs
 from .base import BackboneBase, Stage
+from .casting import casts_weights
 from .fast import (
     build_depthwise,
     build_norm,
@@ -267,8 +267,7 @@ class HATNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.attn, self.mlp = attn, mlp
-        self.drop_path = DropPath(drop_path_rate)
-        self.with_cp = with_cp
+        self.drop_path, self.with_cp = DropPath(drop_path_rate), with_cp
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W); see :meth:`MHSA.forward`."""
@@ -276,6 +275,7 @@ class HATNetBlock(nn.Module):
             return checkpoint(self._forward, x, mask, use_reentrant=False)
         return self._forward(x, mask)
 
+    @casts_weights
     def _forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + self.drop_path(self.attn(x, mask))
         return x + self.drop_path(self.mlp(x))

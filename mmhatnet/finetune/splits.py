@@ -1,0 +1,222 @@
+"""The split of a data set into training, validation and test."""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from networkx.utils import UnionFind  # comes with torch
+from PIL import Image
+
+from ..runtime.images import open_image
+from .layouts.files import ERRORS, UNREADABLE, Files
+from .samples import Oddities, Reading, Sample
+
+SHARE = 0.2  # of the images for validation
+# Of larger data sets, not all files are read before the training.
+MANY_FILES, MANY_PIXELS = 20_000, 300_000_000
+# What programs that augment images add to their names.
+AUGMENTED = re.compile(
+    r'(\.rf\.[0-9a-zA-Z]+|[-_](aug(mented)?|[hv]?flip(ped)?|rot(ated?)?\d*|'
+    r'crop(ped)?|bright|noise|blur|copy)([-_]?\d+)*)+$'
+)
+MOST_ALIKE = 10  # more images that look alike are just plain ones
+
+
+def drop_unreadable(reading: Reading, files: Files) -> dict[Path, int]:
+    """Drop images that cannot be read, and look at the others.
+
+    Args:
+        reading (Reading): The data set; changed in place.
+        files (Files): Its files.
+
+    Returns:
+        dict[Path, int]: Image -> a number that copies in other sizes and
+        qualities share, if the data set is small enough to compute it.
+    """
+    samples = reading.samples[:: -(-len(reading.samples) // MANY_FILES) or 1]
+    pixels = 0
+    broken = set()
+    for sample in samples:
+        size = files.size(sample.image.relative_to(files.root))
+        pixels += size[0] * size[1] if size else 0
+        if not size:
+            broken.add(sample.image)
+    looks = {}
+    step = max(-(-pixels // MANY_PIXELS), len(reading.samples) // MANY_FILES)
+    for sample in reading.samples[:: step or 1]:
+        if sample.image in broken:
+            continue
+        try:
+            looks[sample.image] = _look(sample.image)
+        except ERRORS as error:
+            broken.add(sample.image)
+            name = sample.image.relative_to(files.root)
+            files.odd.add(UNREADABLE, f'{name} ({error!s:.100})')
+    reading.samples = [s for s in reading.samples if s.image not in broken]
+    return looks if step <= 1 else {}
+
+
+def _look(path: Path) -> int:
+    """Decode an image: 1 where a pixel of 9x8 is brighter than the next."""
+    with open_image(path) as image:
+        image.load()
+        small = image.convert('L').resize((9, 8), Image.Resampling.BOX)
+    pixels = small.tobytes()
+    bits = (pixels[i] > pixels[i + 1] for i in range(71) if i % 9 < 8)
+    return sum(bit << i for i, bit in enumerate(bits))
+
+
+def digest(path: Path) -> str:
+    """Compute a hash of a file, of a large one by three of its parts."""
+    part = 1 << 16
+    with open(path, 'rb') as file:
+        size = file.seek(0, 2)
+        found = hashlib.sha256(str(size).encode())
+        for start in sorted({0, max(0, size // 2), max(0, size - part)}):
+            file.seek(start)
+            found.update(file.read(part))
+    return found.hexdigest()
+
+
+def make_splits(
+    reading: Reading, looks: dict[Path, int], odd: Oddities, seed: int = 0
+) -> dict[str, list[Sample]]:
+    """Take the split that the folder has, and make what is missing.
+
+    Copies of one photograph stay together: the same bytes, names that differ
+    by what programs add when they augment images, and, in small data sets,
+    the same look.
+
+    Args:
+        reading (Reading): The data set.
+        looks (dict[Path, int]): As from :func:`drop_unreadable`.
+        odd (Oddities): Gets what is odd.
+        seed (int): Another one gives another split. Defaults to 0.
+
+    Returns:
+        dict[str, list[Sample]]: 'train', 'val' and perhaps 'test'.
+
+    Raises:
+        ValueError: If nothing is there for training or validation.
+    """
+    splits: dict[str, list[Sample]] = defaultdict(list)
+    stated = any(sample.split for sample in reading.samples)
+    for sample in reading.samples:
+        if stated and not sample.split:
+            odd.add(
+                'images that belong to no split, added to train',
+                sample.image.name,
+            )
+        splits[sample.split or 'train'].append(sample)
+    if not splits['train']:
+        raise ValueError(
+            f'there are images for {" and ".join(filter(splits.get, splits))},'
+            ' but none for training: name their folder train, or remove the '
+            'folders of splits, and a split is made'
+        )
+    few = len(reading.samples) <= MANY_FILES
+    hashes = {
+        sample.image: digest(sample.image) if few else sample.image.name
+        for sample in reading.samples
+    }
+    if stated and few:
+        _note_leaks(splits, hashes, odd)
+    if not splits['val']:
+        train, val = _divide(splits['train'], hashes, looks, odd, seed)
+        splits['train'], splits['val'] = train, val
+        if stated:
+            odd.add(
+                'a validation split is made of train', f'{len(val)} images'
+            )
+        else:
+            odd.add('a split is made', f'{len(train)} and {len(val)} images')
+    return {
+        name: splits[name] for name in ('train', 'val', 'test') if splits[name]
+    }
+
+
+def _note_leaks(splits: dict, hashes: dict[Path, str], odd: Oddities) -> None:
+    known = {hashes[sample.image] for sample in splits['train']}
+    for split in ('val', 'test'):
+        for sample in splits[split]:
+            if hashes[sample.image] in known:
+                odd.add(
+                    f'images of {split} that are in train, too, so that the '
+                    'score is too good; remove them from one',
+                    sample.image.name,
+                )
+
+
+def _divide(
+    samples: list[Sample],
+    hashes: dict[Path, str],
+    looks: dict[Path, int],
+    odd: Oddities,
+    seed: int,
+) -> tuple[list[Sample], list[Sample]]:
+    """Divide samples into groups of copies, and these by their hashes."""
+    if len(samples) < 2:
+        raise ValueError(
+            'there is one image that can be used: training and validation '
+            'need two at least, and better a hundred'
+        )
+    groups = _group(samples, hashes, looks)
+    if len(groups) == 1:
+        odd.add(
+            'all images seem to come from one photograph, so the score '
+            'says little',
+            samples[0].image.name,
+        )
+        groups = [[sample] for sample in samples]
+    copies = len(samples) - len(groups)
+    if copies:
+        odd.add('copies of other images, kept in one split', f'{copies}')
+    counts = Counter(label for s in samples for label in _labels(s))
+    strata = defaultdict(list)
+    for group in groups:
+        labels = {label for sample in group for label in _labels(sample)}
+        rarest = min(labels, key=lambda x: (counts[x], x), default=-1)
+        order = min(hashes[sample.image] for sample in group)
+        order = hashlib.sha256(f'{seed} {order}'.encode()).hexdigest()
+        strata[rarest].append((order, group))
+    chosen: set[Path] = set()
+    for stratum in strata.values():
+        whole = sum(len(group) for _, group in stratum)
+        # At least one group for each of the splits.
+        wanted = max(1, round(SHARE * whole)) if len(stratum) > 1 else 0
+        taken = 0
+        for _, group in sorted(stratum, key=lambda item: item[0])[:-1]:
+            if taken < wanted:
+                chosen.update(sample.image for sample in group)
+                taken += len(group)
+    if not chosen:
+        chosen = {s.image for s in min(groups, key=len)}
+    train = [s for s in samples if s.image not in chosen]
+    return train, [s for s in samples if s.image in chosen]
+
+
+def _labels(sample: Sample) -> Iterable[int]:
+    if sample.label is not None:
+        return (sample.label,)
+    return {box.label for box in sample.boxes or ()}
+
+
+def _group(
+    samples: list[Sample], hashes: dict[Path, str], looks: dict[Path, int]
+) -> list[list[Sample]]:
+    """Group copies of one photograph."""
+    alike = Counter(looks.values())
+    sets = UnionFind()
+    for sample in samples:
+        path = sample.image
+        name = AUGMENTED.sub('', path.stem)
+        keys: list = [hashes[path], (path.parent, name)]
+        if alike.get(looks.get(path, -1), MOST_ALIKE + 1) <= MOST_ALIKE:
+            keys.append(looks[path])
+        sets.union(path, *keys)
+    groups = defaultdict(list)
+    for sample in samples:
+        groups[sets[sample.image]].append(sample)
+    return list(groups.values())
