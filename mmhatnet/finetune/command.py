@@ -10,14 +10,15 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from functools import reduce
-from itertools import takewhile
-from operator import getitem
+from dataclasses import asdict
 from pathlib import Path
 
-from mmengine.config import Config
-
-from ..engine.cli import add_cfg_options, apply_options, ds_ratios, grid_sizes
+from ..engine.cli import (
+    add_cfg_options,
+    apply_options,
+    grid_sizes,
+    inherit_options,
+)
 from ..utils.arguments import positive
 from ..utils.atomic import check_folder, replacing
 from ..utils.config import read_config
@@ -30,7 +31,6 @@ from .plan import (
     Plan,
     choose,
     fit_to_budget,
-    name_of,
     schedule,
 )
 from .recipe import make_config, write_config
@@ -101,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     add('--batch-size', type=positive, help='images of a step')
     add('--lr', type=float, help='learning rate')
     add('--g1', type=grid_sizes, metavar='A,B,C', help='G1, such as 8,8,8')
-    add('--g2', type=ds_ratios, metavar='A,B,C', help='G2, such as 8,4,2')
+    add('--g2', type=grid_sizes, metavar='A,B,C', help='G2, such as 8,4,2')
     add('--iters', type=positive, help='number of steps')
     add(
         '--seed',
@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = make_parser().parse_args(arguments)
     if args.lr is not None and not args.lr > 0:
         raise ValueError(f'--lr is a positive number, not {args.lr}')
-    work_dir = args.work_dir or Path('work_dirs', name_of(args.path))
+    work_dir = args.work_dir or Path('work_dirs', args.path.resolve().name)
     check_folder(work_dir)
     finetune(args, work_dir)
 
@@ -259,39 +259,22 @@ def make_plan(
             plan, args.budget / 10, lambda p, n: try_steps(p, data, n).losses
         )
     plan = schedule(plan, max(1.0, end - time.monotonic()), args.iters)
-    for line in plan.lines():
-        say(f'  {line}')
+    for name, why in plan.reasons.items():
+        say(f'  {name}: {why}')
     config = make_config(plan, data)
     path = work_dir / 'config.py'
     if args.cfg_options:
-        trial = work_dir / '.trial.py'
+        trial = work_dir / 'data' / 'config.py'
         write_config(config, trial)
-        add_options(config, args, read_config(trial))
+        cfg = read_config(trial)
         trial.unlink()
+        apply_options(cfg, args)
+        inherit_options(config, args, cfg)
     with replacing(work_dir / PLAN) as part:
-        content = dict(record=record, plan=plan.as_dict())
+        content = dict(record=record, plan=asdict(plan))
         part.write_text(json.dumps(content, indent=1), 'utf-8')
     write_config(config, path)  # last, since it tells that the plan is made
     return plan
-
-
-def add_options(
-    config: Config, args: argparse.Namespace, complete: Config
-) -> None:
-    """Add ``--cfg-options`` to a config that inherits from others.
-
-    Args:
-        config (Config): What differs from the bases; changed in place.
-        args (Namespace): The arguments.
-        complete (Config): The config with its bases; changed in place.
-    """
-    apply_options(complete, args)
-    for option, value in args.cfg_options.items():
-        # A config replaces a list of its base as a whole.
-        parts = list(takewhile(lambda x: not x.isdigit(), option.split('.')))
-        if len(parts) < option.count('.') + 1:
-            value = reduce(getitem, parts, complete)
-        config.merge_from_dict({'.'.join(parts): value})
 
 
 def finish(
@@ -340,7 +323,7 @@ def finish(
         chart_name='precision and recall' if detects else 'confusion matrix',
         export=why,
         examples=examples,
-        plan=plan.as_dict(),
+        plan=asdict(plan),
     )
     results.write_result(result, work_dir)
     return result

@@ -1,13 +1,12 @@
 """The choices of a training: the model, its size and its schedule."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil, sqrt
-from pathlib import Path
 from random import Random
 from statistics import median, quantiles
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -26,8 +25,8 @@ MODELS = dict(
     detection='RetinaNet',
     instances='Mask R-CNN',
 )
-# Task -> the metric that chooses the best checkpoint, its name, and what counts
-# as a gain.
+# Task -> the metric that chooses the best checkpoint, its name, and the
+# smallest gain that counts.
 METRICS = dict(
     classification=('accuracy/top1', 'accuracy (%)', 0.1),
     segmentation=('mIoU', 'mIoU (%)', 0.1),
@@ -117,14 +116,6 @@ class Plan:
         """How often the training sees each image."""
         return self.iters * self.batch_size / self.images
 
-    def lines(self) -> list[str]:
-        """Say what is chosen, and why: a line for each choice."""
-        return [f'{name}: {why}' for name, why in self.reasons.items()]
-
-    def as_dict(self) -> dict:
-        """Get all attributes, ready for JSON."""
-        return asdict(self)
-
 
 def choose(found: 'Found', options: Mapping) -> Plan:
     """Choose what the data alone decide.
@@ -141,42 +132,41 @@ def choose(found: 'Found', options: Mapping) -> Plan:
     Raises:
         OSError: If the weights that the user chose cannot be read.
     """
-    chosen = {k: v for k, v in options.items() if v is not None}
     train, val = found.splits['train'], found.splits['val']
-    arch = chosen.get('arch', ORDER[0])
-    start, why_start = find_start(arch, chosen.get('weights'))
-    size, why_size = _choose_size(found.task, train)
-    batch = BATCHES.get(found.task) or (
-        64 if len(train) >= 1000 else 32 if len(train) >= 300 else 16
+    start, why_start = find_start(
+        options.get('arch') or ORDER[0], options.get('weights')
     )
+    size, why_size = _choose_size(found.task, train)
+    batch = min(len(train), BATCHES.get(found.task, 64))
+    if found.task == 'classification' and len(train) < 1000:
+        batch = min(len(train), 32 if len(train) >= 300 else 16)
     plan = Plan(
         task=found.task,
         classes=list(found.classes),
         images=len(train),
         evaluated=len(val),
-        arch=arch,
+        arch=options.get('arch') or ORDER[0],
         start=start,
-        size=chosen.get('size', size),
+        size=options.get('size') or size,
         object_size=_small_objects(train),
-        batch_size=chosen.get('batch_size', max(1, min(batch, len(train)))),
-        lr=chosen.get('lr', 0.0),
-        seed=chosen.get('seed') or 0,
+        batch_size=options.get('batch_size') or batch,
+        lr=options.get('lr') or 0.0,
+        seed=options.get('seed') or 0,
     )
-    say = plan.reasons
-    say['model'] = f'{MODELS[plan.task]} for {len(plan.classes)} classes'
-    say['backbone'] = f'HAT-Net {arch}'
-    say['start weights'] = why_start
-    say['image size'] = f'{plan.size}, {why_size}'
-    say['batch size'] = f'{plan.batch_size}, for {plan.images} images'
     if not plan.lr:
         plan.lr = scaled_lr(plan)
-    say['learning rate'] = f'{plan.lr:.2g}, by the rule for the batch size'
-    for name in chosen.keys() & {'size', 'batch_size', 'lr'}:
-        key = dict(size='image size', lr='learning rate').get(
-            name, 'batch size'
-        )
-        say[key] = f'{chosen[name]:.3g}, as asked'
-    return with_grids(plan, chosen)
+    asked = {key: 'as asked' for key, value in options.items() if value}
+    why_lr = asked.get('lr', 'by the rule for the batch size')
+    why_batch = asked.get('batch_size', f'for {plan.images} images')
+    plan.reasons |= {
+        'model': f'{MODELS[plan.task]} for {len(plan.classes)} classes',
+        'backbone': f'HAT-Net {plan.arch}',
+        'start weights': why_start,
+        'image size': f'{plan.size}, {asked.get("size", why_size)}',
+        'batch size': f'{plan.batch_size}, {why_batch}',
+        'learning rate': f'{plan.lr:.2g}, {why_lr}',
+    }
+    return with_grids(plan, options)
 
 
 def has_muon() -> bool:
@@ -238,20 +228,19 @@ def find_start(arch: str, weights: str | None = None) -> tuple[str, str]:
     )
 
 
-def read_sizes(samples: Iterable['Sample']) -> list[tuple[int, int]]:
-    """Read the width and height of images, without decoding them."""
+def _sample(samples: list['Sample']) -> list[tuple['Sample', tuple[int, int]]]:
+    """Draw some samples, and read their width and height."""
     found = []
-    for sample in samples:
+    for sample in Random(0).sample(samples, min(SAMPLED, len(samples))):
         with Image.open(sample.image) as image:
-            found.append(image.size)
+            found.append((sample, image.size))
     return found
 
 
 def _choose_size(task: str, samples: list['Sample']) -> tuple[int, str]:
     """Choose the size of the images, and say why."""
-    drawn = Random(0).sample(samples, min(SAMPLED, len(samples)))
     side = min if task == 'classification' else max
-    typical = round(median(map(side, read_sizes(drawn))))
+    typical = round(median(side(sides) for _, sides in _sample(samples)))
     least, most = SIZES[task]
     if task == 'classification' and typical <= SMALL:
         return 32, f'as half of the images have {typical} pixels or fewer'
@@ -262,17 +251,15 @@ def _choose_size(task: str, samples: list['Sample']) -> tuple[int, str]:
 
 def _small_objects(samples: list['Sample']) -> float:
     """The size of small objects, in shares of the image's longer side."""
-    drawn = [sample for sample in samples if sample.boxes]
-    drawn = Random(0).sample(drawn, min(SAMPLED, len(drawn)))
-    sizes = []
-    for sample, sides in zip(drawn, read_sizes(drawn), strict=True):
-        for left, top, right, bottom, *_ in sample.boxes or ():
-            area = max(0.0, (right - left) * (bottom - top))
-            sizes.append(sqrt(area) / max(sides))
+    sizes = [
+        sqrt(max(0, (right - left) * (bottom - top))) / max(sides)
+        for sample, sides in _sample([x for x in samples if x.boxes])
+        for left, top, right, bottom, *_ in sample.boxes or ()
+    ]
     return quantiles(sizes, n=10)[0] if len(sizes) > 1 else 0.1
 
 
-def with_grids(plan: Plan, chosen: Mapping) -> Plan:
+def with_grids(plan: Plan, options: Mapping) -> Plan:
     """Set G1 and G2 for the size of the images, unless the user has.
 
     G2 is as with ``ds_ratios='auto'``, but fixed, so that an export and a
@@ -281,18 +268,13 @@ def with_grids(plan: Plan, chosen: Mapping) -> Plan:
     side = plan.size // (2 if plan.small else 4)
     sides = [side >> stage for stage in (0, 1, 2)]
     auto = [cell_side('auto', each, each) for each in sides]
-    g1, g2 = chosen.get('g1'), chosen.get('g2')
+    g1, g2 = options.get('g1'), options.get('g2')
     plan.grid_sizes = tuple(g1 or ((8, 4, 4) if plan.small else (8, 8, 8)))
     plan.ds_ratios = tuple(g2 or auto)
     why = 'as asked' if g1 or g2 else 'about 7x7 pooled tokens'
-    plan.reasons['G1, G2'] = (
-        f'{_commas(plan.grid_sizes)} and {_commas(plan.ds_ratios)}, {why}'
-    )
+    shown = f'{plan.grid_sizes} and {plan.ds_ratios}'
+    plan.reasons['G1, G2'] = f'{shown}, {why}'
     return plan
-
-
-def _commas(values: Iterable) -> str:
-    return ','.join(map(str, values))
 
 
 def fit_to_budget(
@@ -312,24 +294,19 @@ def fit_to_budget(
     Returns:
         Plan: The plan, with the time of a step.
     """
-    chosen = {k: v for k, v in options.items() if v is not None}
     few, usable = EPOCHS[plan.task][0], SHARE * seconds
     least = SIZES[plan.task][0]
     plan.step = measure(plan)
     wanted = max(SHORTEST, few * plan.images / plan.batch_size)
-    while (
-        plan.step * wanted > usable
-        and 'size' not in chosen
-        and plan.size > least
-    ):
+    while plan.step * wanted > usable and not options.get('size'):
         factor = max(0.5, sqrt(usable / (plan.step * wanted)))
         size = max(least, 32 * int(plan.size * factor / 32))
         if size >= plan.size:
             break
-        plan = with_grids(replace(plan, size=size), chosen)
+        plan = with_grids(replace(plan, size=size), options)
         plan.step = measure(plan)
         plan.reasons['image size'] = f'{size}, which fits the budget'
-    if not chosen.keys() & {'arch', 'weights'}:
+    if not options.get('arch') and not options.get('weights'):
         plan = _enlarge(plan, usable / wanted / 2, measure)
     return plan
 
@@ -388,9 +365,5 @@ def _enlarge(
 
 def widths(arch: str) -> list[int]:
     """Channels of the four stages of a HAT-Net."""
-    return list(ARCHS[arch]['embed_dims'])
-
-
-def name_of(path: Path) -> str:
-    """Name a training after a folder, also one such as ``..``."""
-    return path.resolve().name or 'data'
+    columns: Mapping[str, Any] = ARCHS[arch]
+    return list(columns['embed_dims'])

@@ -95,7 +95,7 @@ def _model(plan: Plan) -> dict:
         size = (_crop(plan), _crop(plan))
         model |= dict(data_preprocessor=dict(size=size), decode_head=count)
     elif plan.task == 'detection':
-        anchors = dict(octave_base_scale=_anchor(plan, 8, 4))
+        anchors: dict = dict(octave_base_scale=_anchor(plan, 8, 4))
         model['bbox_head'] = dict(count, anchor_generator=anchors)
     else:
         anchors = dict(scales=[_anchor(plan, 4, 8)])
@@ -230,5 +230,15 @@ def _schedule(plan: Plan) -> dict:
         ],
         train_cfg=dict(max_iters=plan.iters, val_interval=interval),
         custom_hooks=hooks,
-        default_hooks=dict(checkpoint=dict(interval=save, save_best=metric)),
+        default_hooks=dict(
+            checkpoint=dict(
+                by_epoch=False,
+                interval=save,
+                max_keep_ckpts=1,
+                save_best=metric,
+                rule='greater',
+            ),
+            logger=dict(interval=10, log_metric_by_epoch=False),
+        ),
+        log_processor=dict(by_epoch=False),
     )

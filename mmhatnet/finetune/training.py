@@ -57,7 +57,7 @@ class _Recorder(Hook):
     """Records the times and the losses of steps, and stops in time."""
 
     def __init__(self, seconds: float = inf) -> None:
-        self.end = time.monotonic() + seconds
+        self.seconds = seconds
         self.times: list[float] = []
         self.losses: list[float] = []
 
@@ -71,7 +71,7 @@ class _Recorder(Hook):
         """Record a step."""
         self.losses.append(float((outputs or {}).get('loss', 0)))
         self.times.append(time.monotonic())
-        if self.times[-1] > self.end and len(self.times) > 2:
+        if self.times[-1] - self.times[0] > self.seconds:
             runner.train_loop.stop_training = True
 
     @property

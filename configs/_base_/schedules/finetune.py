@@ -9,8 +9,3 @@ optim_wrapper = dict(
 train_cfg = dict(type='IterBasedTrainLoop')
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-default_hooks = dict(
-    checkpoint=dict(by_epoch=False, max_keep_ckpts=1, rule='greater'),
-    logger=dict(interval=10, log_metric_by_epoch=False),
-)
-log_processor = dict(by_epoch=False)
