@@ -88,7 +88,7 @@ def main() -> None:
     for folder in reversed(args.results):
         name, files, images = open_result(folder)
         models = {name: files, **models}
-        shown = {**{name: path for path in images[:1]}, **shown}
+        shown = ({name: images[0]} if images else {}) | shown
         examples = [*images, *examples]
     serve(models, examples, shown, args.host, args.port)
 

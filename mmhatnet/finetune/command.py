@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ..engine.cli import (
     grid_sizes,
     inherit_options,
 )
+from ..engine.provenance import describe_run
+from ..engine.resuming import lock_work_dir
 from ..utils.arguments import positive
 from ..utils.atomic import check_folder, replacing
 from ..utils.config import read_config
@@ -26,6 +29,7 @@ from . import results
 from .converting import convert
 from .found import Found, describe, draw_examples, recognize
 from .plan import (
+    BOXES,
     METRICS,
     ORDER,
     Plan,
@@ -35,6 +39,7 @@ from .plan import (
 )
 from .recipe import make_config, write_config
 from .training import (
+    INTERRUPTED,
     measure_step,
     prepare,
     quietly,
@@ -154,7 +159,7 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> dict:
         show(result, work_dir)
         return result
     log = work_dir / 'finetune.log'
-    with quietly(log) as terminal:
+    with closing(lock_work_dir(work_dir)), quietly(log) as terminal:
 
         def say(text: str) -> None:
             print(text, file=terminal, flush=True)
@@ -164,7 +169,7 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> dict:
             plan = known or make_plan(found, args, work_dir, record, end, say)
             left = max(1.0, end - time.monotonic())
             ended = train(plan, work_dir / 'config.py', left, terminal)
-            result = finish(plan, args, work_dir, *ended, say)
+            result = finish(plan, found, args, work_dir, ended, say)
         except Exception:
             say(f'what the libraries printed is in {log}')
             raise
@@ -279,21 +284,31 @@ def make_plan(
 
 def finish(
     plan: Plan,
+    found: Found,
     args: argparse.Namespace,
     work_dir: Path,
-    steps: int,
-    ended: str,
+    ended: tuple[int, str],
     say: Say,
 ) -> dict:
-    """Evaluate, draw, export, and write ``result.json``."""
-    path = work_dir / 'config.py'
+    """Evaluate, draw, export, and write ``result.json``.
+
+    Args:
+        plan (Plan): The plan.
+        found (Found): The data.
+        args (Namespace): The arguments.
+        work_dir (Path): The folder.
+        ended (tuple[int, str]): As from :func:`train`.
+        say (Callable): Shows a line.
+
+    Returns:
+        dict: The content of ``result.json``.
+    """
+    path, weights = work_dir / 'config.py', work_dir / 'model.pth'
     checkpoint = results.find_best(work_dir)
     say('evaluating, and drawing predictions')
     metrics, baseline, chart = results.evaluate(plan, path, checkpoint)
-    detects = plan.task in ('detection', 'instances')
-    chart_file = 'precision_recall.png' if detects else 'confusion.png'
-    results.save_figure(chart, work_dir / chart_file)
-    weights = work_dir / 'model.pth'
+    chart_name, file = results.CHARTS[plan.task in BOXES]
+    results.save_figure(chart, work_dir / file)
     results.publish(checkpoint, weights)
     figure, examples = results.draw_predictions(prepare(path), weights)
     results.save_figure(figure, work_dir / 'predictions.png')
@@ -301,40 +316,29 @@ def finish(
     if not args.no_export:
         say('exporting to ONNX (one or two minutes)')
         why = results.export(prepare(path), weights, work_dir / 'model.onnx')
-    dataset = prepare(path).test_dataloader.dataset
-    cfg = prepare(path)
-    same = cfg.val_dataloader.dataset == dataset
+    split = 'test' if 'test' in found.splits else 'val'
+    metric = METRICS[plan.task][0]
     result = dict(
         task=plan.task,
-        model=plan.reasons['model'],
-        classes=plan.classes,
-        metric_name=METRICS[plan.task][0],
-        metric=metrics.get(METRICS[plan.task][0], 0.0),
+        metric_name=metric,
+        metric=metrics.get(metric, 0.0),  # absent if nothing was found
         baseline=baseline,
-        baseline_name=BASELINES[plan.task],
         metrics=metrics,
-        split='val' if same else 'test',
-        evaluated=plan.evaluated,
-        steps=steps,
-        ended=ended,
-        finished=ended != 'interrupted',
+        split=split,
+        images={name: len(each) for name, each in found.splits.items()},
+        steps=ended[0],
+        ended=ended[1],
+        finished=ended[1] != INTERRUPTED,
         checkpoint=checkpoint.name,
-        chart=chart_file,
-        chart_name='precision and recall' if detects else 'confusion matrix',
+        chart=file,
+        chart_name=chart_name,
         export=why,
         examples=examples,
         plan=asdict(plan),
+        **describe_run(),
     )
     results.write_result(result, work_dir)
     return result
-
-
-BASELINES = dict(
-    classification='always the commonest class',
-    segmentation='the commonest class everywhere',
-    detection='nothing found',
-    instances='nothing found',
-)
 
 
 def show(result: dict, work_dir: Path) -> None:

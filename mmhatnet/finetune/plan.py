@@ -17,6 +17,7 @@ from ..weights.releases import RELEASES, locate_weights
 if TYPE_CHECKING:
     from .found import Found, Sample
 
+BOXES = 'detection', 'instances'
 SHIPPED = 'hatnet://cifar10-classifier'  # the backbone in the package
 ORDER = 'micro', *RELEASES  # from small to large
 MODELS = dict(

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..utils.atomic import replacing
-from .plan import METRICS, Plan, has_muon, widths
+from .plan import BOXES, METRICS, Plan, has_muon, widths
 
 SCOPES = dict(
     classification='mmpretrain',
@@ -162,7 +162,7 @@ def _pipelines(plan: Plan) -> tuple[list[dict], list[dict]]:
 
 
 def _loaders(plan: Plan, data: dict) -> dict:
-    detects = plan.task in ('detection', 'instances')
+    detects = plan.task in BOXES
     pipelines = dict(zip(('train', 'val'), _pipelines(plan), strict=True))
     found: dict = {}
     for split in ('train', 'val', 'test'):

@@ -25,11 +25,22 @@ from ..runtime.images import decode
 from ..runtime.results import classification, detection, segmentation
 from ..utils.atomic import replacing
 from ..weights.files import read_checkpoint, strip_checkpoint
-from .plan import METRICS, Plan
+from .plan import BOXES, METRICS, Plan
 from .training import prepare
 
 RESULT = 'result.json'
 IGNORED = 255  # label of pixels that are not counted
+# Whether the task has boxes -> the chart and its file.
+CHARTS = {
+    False: ('confusion matrix', 'confusion.png'),
+    True: ('precision and recall', 'precision_recall.png'),
+}
+BASELINES = dict(
+    classification='always the commonest class',
+    segmentation='the commonest class everywhere',
+    detection='nothing found',
+    instances='nothing found',
+)
 SHOWN = 6  # images in the picture of predictions
 READABLE = 20  # classes whose numbers are written into a confusion matrix
 SCORE = 0.3  # lowest of the objects in the picture
@@ -120,7 +131,7 @@ def evaluate(
     """
     cfg = prepare(path, 'test')
     cfg.update(load_from=str(checkpoint), resume=False, custom_hooks=[])
-    detects = plan.task in ('detection', 'instances')
+    detects = plan.task in BOXES
     found = path.parent / 'test' / 'found'
     if detects:
         cfg.test_evaluator.outfile_prefix = str(found)
@@ -376,11 +387,11 @@ def describe(result: dict, work_dir: Path) -> Iterator[str]:
         str: A line.
     """
     _, name, _ = METRICS[result['task']]
-    count = f'{result["evaluated"]} images'
+    count = f'{result["images"][result["split"]]} images'
     if result['split'] == 'val':
         count += ', which also chose the checkpoint'
     yield f'{name} on {count}: {result["metric"]:.3g}'
-    yield f'{result["baseline_name"]}: {result["baseline"]:.3g}'
+    yield f'{BASELINES[result["task"]]}: {result["baseline"]:.3g}'
     more = {'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP_50': 'mask AP50'}
     for key, title in more.items():
         if key in result['metrics']:

@@ -26,6 +26,7 @@ from .plan import METRICS, Plan
 from .recipe import make_config, write_config
 
 ELAPSED = 'finetune_seconds'  # in the state of a training
+INTERRUPTED = 'interrupted'
 TIMED = 10  # steps that are timed, of which the first are not counted
 FACTORS = 0.5, 1.0, 2.0  # of the learning rate, in its search
 FEWEST, MOST = 20, 80  # steps of each rate in the search
@@ -175,6 +176,8 @@ class ProgressHook(Hook):
         state = runner.message_hub.runtime_info  # also of earlier calls
         self.start = time.monotonic() - state.get(ELAPSED, 0.0)
         self.best = state.get('best_score')
+        if self.best is not None:
+            self.evaluated = runner.iter
         self.bar = tqdm(
             desc='training',
             total=runner.max_iters,
@@ -220,7 +223,8 @@ class ProgressHook(Hook):
         """Evaluate the last weights, unless that was done."""
         if runner.iter < runner.max_iters and not self.reason:
             self.reason = 'the metric did not become better'
-        if self.evaluated < runner.iter - 1 or self.best is None:
+        new = self.evaluated < runner.iter - 1 and self.reason != INTERRUPTED
+        if new or self.best is None:
             self.bar.set_description('evaluating')
             runner.val_loop.run()
         self.bar.close()
@@ -236,7 +240,8 @@ def ending_on_interrupt(hook: ProgressHook) -> Iterator[None]:
     def end(*_) -> None:
         # Processes that load data inherit this and ignore the signal.
         signal.signal(signal.SIGINT, before)
-        hook.reason = 'interrupted'
+        hook.reason = INTERRUPTED
+        print('\nending with the best so far', file=hook.terminal, flush=True)
 
     before = signal.signal(signal.SIGINT, end)
     try:
