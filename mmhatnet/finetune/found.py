@@ -13,6 +13,9 @@ from .layouts.coco import read_coco
 from .layouts.files import IMAGES, Files
 from .layouts.folders import read_folders
 from .layouts.label_maps import read_label_maps, read_labels
+from .layouts.tables import read_tables
+from .layouts.voc import read_voc
+from .layouts.yolo import read_yolo
 from .samples import IGNORED, Oddities, Reading
 from .samples import Box as Box
 from .samples import Found as Found
@@ -20,7 +23,10 @@ from .samples import Sample as Sample
 from .splits import drop_unreadable, make_splits
 
 # In the order in which they are tried.
-READERS = read_coco, read_label_maps, read_folders
+READERS = (
+    *(read_coco, read_yolo, read_voc, read_tables),
+    *(read_label_maps, read_folders),
+)
 LAYOUTS = (
     'folders of classes (cat/1.jpg), images/ and masks/ of the same names, '
     'COCO JSON, YOLO with data.yaml, Pascal VOC XML, or a CSV of paths and '
@@ -169,7 +175,7 @@ def draw_examples(found: Found, file: str | os.PathLike) -> None:
     samples = _choose_examples(found)
     rows = -(-len(samples) // 4)
     figure = Figure(figsize=(12, 3 * rows), layout='constrained')
-    axes = figure.subplots(rows, 4, squeeze=False).flat
+    axes = figure.subplots(rows, 4, squeeze=False).ravel()
     palette = np.array(make_palette(found) + [[128] * 3] * IGNORED, np.uint8)
     palette[IGNORED] = 128
     for axis in axes:

@@ -89,6 +89,17 @@ class Files:
                     f'{suffix} files, left out; convert them to .jpg', path
                 )
 
+    def knows(self, name: str) -> bool:
+        """Whether an image has this name, perhaps in another folder.
+
+        Args:
+            name (str): A path, with or without suffix.
+
+        Returns:
+            bool: The answer.
+        """
+        return _key(re.split(r'[\\/]', name.strip())[-1]) in self._named
+
     def find(
         self, name: str, near: Path | None = None, split: str | None = None
     ) -> Path | None:
