@@ -58,7 +58,7 @@ LR = 4e-3  # of these configs, for Muon
 LR_ADAMW = 5e-4
 SMALL = 48  # pixels: the stem then halves the image only once, as for CIFAR-10
 SHORTEST = 100  # iterations that a model needs in any case
-SHARE = 0.8  # of the time of a training, without its evaluations
+SHARE = 0.7  # of the time of a training, without its evaluations
 SAMPLED = 200  # images whose size is read
 
 
@@ -326,12 +326,12 @@ def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
     """
     many = EPOCHS[plan.task][1] * plan.images / plan.batch_size
     most = round(max(SHORTEST * 10, many))
-    allowed = max(1, round(SHARE * seconds / plan.step))
+    # An image takes about as long as in a step, and a second passes before.
+    each = 1 + plan.step / plan.batch_size * plan.evaluated
+    plan.evaluations = int(max(1, min(10, 0.2 * seconds / each)))
+    left = max(seconds / 2, seconds - plan.evaluations * each)
+    allowed = max(1, round(0.9 * left / plan.step))
     plan.iters = iters or min(allowed, most)
-    # An image that is evaluated takes about a third of one in a step, and an
-    # evaluation a second to start.
-    each = 1 + plan.step / plan.batch_size / 3 * plan.evaluated
-    plan.evaluations = int(max(1, min(10, 0.15 * seconds / each)))
     why = 'which the budget allows' if allowed <= most else 'enough to learn'
     plan.reasons['schedule'] = (
         f'{plan.iters} steps of {1000 * plan.step:.0f} ms, '

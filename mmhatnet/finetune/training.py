@@ -28,6 +28,7 @@ from .recipe import make_config, write_config
 ELAPSED = 'finetune_seconds'  # in the state of a training
 INTERRUPTED = 'interrupted'
 TIMED = 10  # steps that are timed, of which the first are not counted
+FEW = 4  # that are timed in any case
 FACTORS = 0.5, 1.0, 2.0  # of the learning rate, in its search
 FEWEST, MOST = 20, 80  # steps of each rate in the search
 
@@ -72,7 +73,8 @@ class _Recorder(Hook):
         """Record a step."""
         self.losses.append(float((outputs or {}).get('loss', 0)))
         self.times.append(time.monotonic())
-        if self.times[-1] - self.times[0] > self.seconds:
+        late = self.times[-1] - self.times[0] > self.seconds
+        if late and len(self.times) > FEW:
             runner.train_loop.stop_training = True
 
     @property
