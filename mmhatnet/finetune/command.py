@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 
 from ..engine.cli import (
@@ -107,7 +108,11 @@ def make_parser() -> argparse.ArgumentParser:
     add('--lr', type=float, help='learning rate')
     add('--g1', type=grid_sizes, metavar='A,B,C', help='G1, such as 8,8,8')
     add('--g2', type=grid_sizes, metavar='A,B,C', help='G2, such as 8,4,2')
-    add('--iters', type=positive, help='number of steps')
+    add(
+        '--iters',
+        type=positive,
+        help='number of steps, however long they take',
+    )
     add(
         '--seed',
         type=int,
@@ -167,7 +172,7 @@ def finetune(args: argparse.Namespace, work_dir: Path) -> dict:
         try:
             end = time.monotonic() + args.budget - min(EXPORT, args.budget / 4)
             plan = known or make_plan(found, args, work_dir, record, end, say)
-            left = max(1.0, end - time.monotonic())
+            left = inf if args.iters else max(1.0, end - time.monotonic())
             ended = train(plan, work_dir / 'config.py', left, terminal)
             result = finish(plan, found, args, work_dir, ended, say)
         except Exception:

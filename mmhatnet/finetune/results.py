@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
@@ -399,15 +400,17 @@ def describe(result: dict, work_dir: Path) -> Iterator[str]:
     if result['ended']:
         steps = f'{result["steps"]} of {result["plan"]["iters"]} steps'
         yield f'the training ended after {steps}: {result["ended"]}'
-    yield f'predictions beside the truth: {work_dir / "predictions.png"}'
-    yield f'{result["chart_name"]}: {work_dir / result["chart"]}'
+    places = [work_dir / name for name in ('predictions.png', result['chart'])]
+    yield f'predictions beside the truth: {places[0]}'
+    yield f'{result["chart_name"]}: {places[1]}'
     yield f'weights: {work_dir / "model.pth"}; numbers: {work_dir / RESULT}'
     if result['export']:
         yield f'there is no ONNX file: {result["export"]}'
     else:
         yield 'predict, without torch:'
-        yield f'  python tools/infer.py {work_dir / "model.onnx"} PHOTO.jpg'
+        onnx = quote(str(work_dir / 'model.onnx'))
+        yield f'  python tools/infer.py {onnx} PHOTO.jpg'
     yield 'train it again, after changes of the config:'
-    yield f'  python tools/train.py {work_dir / "config.py"}'
+    yield f'  python tools/train.py {quote(str(work_dir / "config.py"))}'
     yield 'explore it:'
-    yield f'  python tools/demo_app.py {work_dir}'
+    yield f'  python tools/demo_app.py {quote(str(work_dir))}'

@@ -14,6 +14,7 @@ from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -55,6 +56,10 @@ def quietly(log: Path) -> Iterator[TextIO]:
         yield terminal
 
 
+def _loss(outputs: dict | None) -> float:
+    return float(torch.as_tensor((outputs or {}).get('loss', 0)).detach())
+
+
 class _Recorder(Hook):
     """Records the times and the losses of steps, and stops in time."""
 
@@ -71,7 +76,7 @@ class _Recorder(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Record a step."""
-        self.losses.append(float((outputs or {}).get('loss', 0)))
+        self.losses.append(_loss(outputs))
         self.times.append(time.monotonic())
         late = self.times[-1] - self.times[0] > self.seconds
         if late and len(self.times) > FEW:
@@ -204,13 +209,12 @@ class ProgressHook(Hook):
             self.reason = 'the time was over'
         if self.reason:
             runner.train_loop.stop_training = True
-        loss = float((outputs or {}).get('loss', 0))
-        self.bar.set_postfix_str(self._describe(loss), refresh=False)
+        self.bar.set_postfix_str(self._describe(outputs), refresh=False)
         self.bar.update()
 
-    def _describe(self, loss: float) -> str:
+    def _describe(self, outputs: dict | None) -> str:
         best = '' if self.best is None else f', {self.name} {self.best:.3g}'
-        return f'loss {loss:.3g}{best}'
+        return f'loss {_loss(outputs):.3g}{best}'
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
