@@ -1,12 +1,8 @@
-"""The command: recognize, choose, train and show.
-
-``tools/finetune.py`` is a command over this module.
-"""
+"""Recognize, choose, train and show: ``tools/finetune.py``."""
 
 import argparse
 import hashlib
 import json
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -15,16 +11,10 @@ from dataclasses import asdict
 from math import inf
 from pathlib import Path
 
-from ..engine.cli import (
-    add_cfg_options,
-    apply_options,
-    grid_sizes,
-    inherit_options,
-)
+from ..engine.cli import apply_options, inherit_options
 from ..engine.provenance import describe_run
 from ..engine.resuming import lock_work_dir
-from ..utils.arguments import positive
-from ..utils.atomic import check_folder, replacing
+from ..utils.atomic import replacing
 from ..utils.config import read_config
 from . import results
 from .converting import convert
@@ -32,7 +22,6 @@ from .found import Found, describe, draw_examples, recognize
 from .plan import (
     BOXES,
     METRICS,
-    ORDER,
     Plan,
     choose,
     fit_to_budget,
@@ -50,110 +39,26 @@ from .training import (
 )
 
 CHOICES = 'arch', 'weights', 'size', 'batch_size', 'lr', 'g1', 'g2', 'iters'
-UNITS = dict(s=1, m=60, h=3600)
 EXPORT = 150  # seconds that tests, pictures and the export may take
 PLAN = 'plan.json'
 Say = Callable[[str], None]
 
 
-def duration(text: str) -> float:
-    """Parse a time such as 90s, 15m or 2h.
+def finetune(args: argparse.Namespace) -> dict:
+    """Train on a folder, or continue, and show the results.
 
     Args:
-        text (str): The argument.
+        args (Namespace): The arguments of ``tools/finetune.py``.
 
     Returns:
-        float: Seconds.
-
-    Raises:
-        ArgumentTypeError: If it is anything else.
-    """
-    match = re.fullmatch(r'(\d+(?:\.\d+)?)([smh]?)', text)
-    seconds = float(match[1]) * UNITS[match[2] or 's'] if match else 0.0
-    if not seconds:
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is not a time such as 90s, 15m or 2h"
-        )
-    return seconds
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command."""
-    parser = argparse.ArgumentParser(
-        description='Train a model on your own folder of images and labels: '
-        'recognize what is there, choose the model and its schedule, train, '
-        'evaluate, draw and export. If it is interrupted, the same command '
-        'continues.'
-    )
-    add = parser.add_argument
-    add('path', type=Path, help='folder of images and labels; left unchanged')
-    add(
-        '--budget',
-        type=duration,
-        default='15m',
-        help='time for all of it on this machine, such as 90s, 15m or 2h; '
-        'the export takes at least one or two minutes (default: 15m)',
-    )
-    add(
-        '--work-dir', type=Path, help='default: work_dirs/<name of the folder>'
-    )
-    add('--arch', choices=ORDER, help='size of HAT-Net')
-    add(
-        '--weights',
-        help="start weights: a file, URL, hatnet://NAME, or 'none' for a "
-        'random start',
-    )
-    add('--size', type=positive, help='side of the images in pixels')
-    add('--batch-size', type=positive, help='images of a step')
-    add('--lr', type=float, help='learning rate')
-    add('--g1', type=grid_sizes, metavar='A,B,C', help='G1, such as 8,8,8')
-    add('--g2', type=grid_sizes, metavar='A,B,C', help='G2, such as 8,4,2')
-    add(
-        '--iters',
-        type=positive,
-        help='number of steps, however long they take',
-    )
-    add(
-        '--seed',
-        type=int,
-        default=0,
-        help='of split and training (default: 0)',
-    )
-    add('--no-export', action='store_true', help='write no ONNX file')
-    add_cfg_options(parser)
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command.
-
-    Args:
-        arguments (list[str], optional): Its arguments. Defaults to None, those
-            of the program.
+        dict: The content of ``result.json``.
 
     Raises:
         OSError: If a file cannot be read or written.
         ValueError: If the folder or an option cannot be used. The message says
             what to do.
     """
-    args = make_parser().parse_args(arguments)
-    if args.lr is not None and not args.lr > 0:
-        raise ValueError(f'--lr is a positive number, not {args.lr}')
-    work_dir = args.work_dir or Path('work_dirs', args.path.resolve().name)
-    check_folder(work_dir)
-    finetune(args, work_dir)
-
-
-def finetune(args: argparse.Namespace, work_dir: Path) -> dict:
-    """Train on a folder, or continue, and show the results.
-
-    Args:
-        args (Namespace): The arguments of :func:`make_parser`.
-        work_dir (Path): Gets everything that is written.
-
-    Returns:
-        dict: The content of ``result.json``.
-    """
+    work_dir: Path = args.work_dir
     found = recognize(args.path, args.seed)
     print(describe(found), flush=True)
     record = fingerprint(found, args)

@@ -11,8 +11,7 @@ from helpers import TOOLS, call_tool, needs_export, run_tool, start_tool
 from mmengine.config import Config
 from PIL import Image
 
-from mmhatnet.finetune import command, results
-from mmhatnet.finetune.command import duration
+from mmhatnet.finetune import results
 
 TOOL = TOOLS / 'finetune.py'
 COLOURS = dict(red=(220, 30, 40), green=(30, 200, 60))
@@ -88,20 +87,6 @@ def photos(tmp_path):
 
 def finetune(*arguments, cwd, code=0):
     return call_tool(TOOL, *arguments, '--no-export', cwd=cwd, code=code)
-
-
-@pytest.mark.parametrize(
-    ('text', 'seconds'),
-    [('90', 90), ('90s', 90), ('15m', 900), ('1.5h', 5400)],
-)
-def test_duration(text, seconds):
-    assert duration(text) == seconds
-
-
-@pytest.mark.parametrize('text', ['', '0', '-5', '5d', 'm', 'nan', '1e3'])
-def test_wrong_duration(text):
-    with pytest.raises(command.argparse.ArgumentTypeError, match='15m'):
-        duration(text)
 
 
 @pytest.fixture(scope='module')
@@ -188,7 +173,6 @@ class TestClassification:
     ('arguments', 'message'),
     [
         (['absent'], 'absent'),
-        (['my photos', '--lr', '0'], '--lr is a positive number'),
         (['my photos', '--weights', 'absent.pth'], 'no checkpoint at'),
         (['my photos', '--work-dir', 'file'], 'has to be a folder'),
     ],

@@ -1,5 +1,6 @@
 """What tools/finetune.py chooses, and the config that it writes."""
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,9 +13,24 @@ from mmhatnet.finetune.plan import choose, fit_to_budget, schedule
 from mmhatnet.finetune.recipe import SCOPES, make_config, write_config
 from mmhatnet.finetune.samples import Box, Found, Sample
 from mmhatnet.finetune.training import search_lr
+from mmhatnet.utils.arguments import duration
 from mmhatnet.utils.config import read_config
 
 TASKS = tuple(SCOPES)
+
+
+@pytest.mark.parametrize(
+    ('text', 'seconds'),
+    [('90', 90), ('90s', 90), ('15m', 900), ('1.5h', 5400)],
+)
+def test_duration(text, seconds):
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize('text', ['', '0', '-5', '5d', 'm', 'nan', '1e3'])
+def test_wrong_duration(text):
+    with pytest.raises(ArgumentTypeError, match='15m'):
+        duration(text)
 
 
 @pytest.fixture(autouse=True)
