@@ -15,6 +15,7 @@ from .layouts.label_maps import read_labels
 from .samples import Found, Sample
 
 MAPS = 'label_maps'
+MARKER = 'converted.json'  # only folders that have it are replaced
 
 
 def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
@@ -26,7 +27,8 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
     Args:
         found (Found): The data set. Notes about objects that are left out are
             added to it.
-        out_dir (str | PathLike): Folder to make; an earlier one is replaced.
+        out_dir (str | PathLike): Folder to make; one that this has made is
+            replaced.
         seed (int): The order of the images, in which classes are mixed.
             Defaults to 0.
 
@@ -36,14 +38,19 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
         ``palette``.
 
     Raises:
-        ValueError: If a label map cannot be read.
+        FileExistsError: If ``out_dir`` has files that this did not write.
+        ValueError: If it is the user's folder, above it or in it, or if a
+            label map cannot be read.
     """
     out_dir = Path(out_dir).absolute()
+    _check_place(out_dir, found.root)
     write = dict(classification=_write_list, segmentation=_write_maps).get(
         found.task, _write_coco
     )
     data: dict = {}
     with creating(out_dir, replace=True) as part:
+        summary = dict(layout=found.layout, task=found.task)
+        (part / MARKER).write_text(json.dumps(summary), 'utf-8')
         for split, samples in found.splits.items():
             mixed = Random(seed).sample(samples, len(samples))
             settings = write(found, split, mixed, part)
@@ -52,6 +59,24 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
         classes=list(found.classes), palette=make_palette(found)
     )
     return data
+
+
+def _check_place(out_dir: Path, root: Path) -> None:
+    """Check that no file of the user can be replaced."""
+    place, root = out_dir.resolve(), root.resolve()
+    if place.is_relative_to(root) or root.is_relative_to(place):
+        raise ValueError(
+            f'{out_dir} would be in the folder of the images, or that in it: '
+            'choose another work_dir'
+        )
+    if out_dir.is_symlink() or (
+        out_dir.exists()
+        and not (out_dir / MARKER).is_file()
+        and (not out_dir.is_dir() or any(out_dir.iterdir()))
+    ):
+        raise FileExistsError(
+            f'{out_dir} has files of something else: choose another work_dir'
+        )
 
 
 def make_palette(found: Found) -> list[list[int]]:

@@ -20,7 +20,7 @@ from .samples import IGNORED, Oddities, Reading
 from .samples import Box as Box
 from .samples import Found as Found
 from .samples import Sample as Sample
-from .splits import drop_unreadable, make_splits
+from .splits import drop_unreadable, labels_of, make_splits
 
 # In the order in which they are tried.
 READERS = (
@@ -64,8 +64,9 @@ def recognize(root: str | os.PathLike, seed: int = 0) -> Found:
             raise ValueError(f'there are no images ({known})')
         reading = _read(files)
         looks = drop_unreadable(reading, files)
-        _check(reading, odd)
-        splits = make_splits(reading, looks, odd, seed)
+        _check(reading, files)
+        splits = make_splits(reading, looks, files, seed)
+        _note_unlearned(reading.classes, splits, odd)
     except ValueError as error:
         lines = '; '.join(odd.lines()[:3])
         found = f' ({lines})' if lines else ''
@@ -84,14 +85,14 @@ def recognize(root: str | os.PathLike, seed: int = 0) -> Found:
 def _read(files: Files) -> Reading:
     for read in READERS:
         reading = read(files)
-        if reading and reading.samples:
+        if reading:
             return reading
     raise ValueError(
         f'{len(files.images)} images without labels: give {LAYOUTS}'
     )
 
 
-def _check(reading: Reading, odd: Oddities) -> None:
+def _check(reading: Reading, files: Files) -> None:
     """Check that there is something to learn."""
     if not reading.samples:
         raise ValueError('no image can be used')
@@ -103,6 +104,15 @@ def _check(reading: Reading, odd: Oddities) -> None:
     boxes = [box for sample in reading.samples for box in sample.boxes or ()]
     if reading.task in ('detection', 'instances') and not boxes:
         raise ValueError('no image has an object that can be used')
+    odd = files.odd
+    if reading.task != 'classification':
+        for sample in reading.samples:
+            if sample.image in files.turned:
+                odd.add(
+                    'images that are rotated when they are read, as their '
+                    'EXIF says; check whether the labels fit',
+                    sample.image.relative_to(files.root),
+                )
     same: dict[str, str] = {}
     for name in reading.classes:
         other = same.setdefault(name.casefold().strip(), name)
@@ -111,6 +121,21 @@ def _check(reading: Reading, odd: Oddities) -> None:
                 'classes whose names differ by case only; give them one name '
                 'if they are the same',
                 f"'{other}' and '{name}'",
+            )
+
+
+def _note_unlearned(
+    classes: list[str], splits: dict[str, list[Sample]], odd: Oddities
+) -> None:
+    learned = {label for s in splits['train'] for label in labels_of(s)}
+    if not learned:
+        return  # of label maps
+    for label, name in enumerate(classes):
+        if label not in learned:
+            odd.add(
+                'classes without an image for training; add some, or move '
+                'them from val',
+                name,
             )
 
 
@@ -194,8 +219,7 @@ def _choose_examples(found: Found) -> list[Sample]:
     seen: Counter = Counter()
     ranked = []
     for i, sample in enumerate(found.splits['train']):
-        labels = {sample.label} if sample.label is not None else set()
-        labels |= {box.label for box in sample.boxes or ()}
+        labels = labels_of(sample)
         ranked.append((min((seen[x] for x in labels), default=i), i, sample))
         seen.update(labels)
     ranked.sort(key=lambda each: each[:2])

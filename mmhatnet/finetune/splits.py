@@ -1,11 +1,13 @@
 """The split of a data set into training, validation and test."""
 
 import hashlib
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from networkx.utils import UnionFind  # comes with torch
 from PIL import Image
 
@@ -18,13 +20,16 @@ SHARE = 0.2  # of the images for validation
 MANY_FILES, MANY_PIXELS = 20_000, 300_000_000
 # What programs that augment images add to their names.
 AUGMENTED = re.compile(
-    r'(\.rf\.[0-9a-zA-Z]+|[-_](aug(mented)?|[hv]?flip(ped)?|rot(ated?)?\d*|'
-    r'crop(ped)?|bright|noise|blur|copy)([-_]?\d+)*)+$'
+    r'((_(jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9a-zA-Z]+|'
+    r'[-_](aug(mented)?|[hv]?flip(ped)?|rot(ated?)?\d*|crop(ped)?|bright|'
+    r'noise|blur|copy)([-_]?\d+)*)+$'
 )
-MOST_ALIKE = 10  # more images that look alike are just plain ones
+LOOK = 17, 16  # width and height in pixels
+MOST_BITS = 20  # of 256 that differ between copies
+MOST_ALIKE = 10
 
 
-def drop_unreadable(reading: Reading, files: Files) -> dict[Path, int]:
+def drop_unreadable(reading: Reading, files: Files) -> dict[Path, np.ndarray]:
     """Drop images that cannot be read, and look at the others.
 
     Args:
@@ -32,8 +37,8 @@ def drop_unreadable(reading: Reading, files: Files) -> dict[Path, int]:
         files (Files): Its files.
 
     Returns:
-        dict[Path, int]: Image -> a number that copies in other sizes and
-        qualities share, if the data set is small enough to compute it.
+        dict[Path, ndarray]: Image -> its look, about the same for copies in
+        other sizes and qualities; empty for large data sets.
     """
     samples = reading.samples[:: -(-len(reading.samples) // MANY_FILES) or 1]
     pixels = 0
@@ -58,14 +63,27 @@ def drop_unreadable(reading: Reading, files: Files) -> dict[Path, int]:
     return looks if step <= 1 else {}
 
 
-def _look(path: Path) -> int:
-    """Decode an image: 1 where a pixel of 9x8 is brighter than the next."""
+def _look(path: Path) -> np.ndarray:
+    """Decode an image: 1 where it is brighter than to the right, else -1."""
     with open_image(path) as image:
         image.load()
-        small = image.convert('L').resize((9, 8), Image.Resampling.BOX)
-    pixels = small.tobytes()
-    bits = (pixels[i] > pixels[i + 1] for i in range(71) if i % 9 < 8)
-    return sum(bit << i for i, bit in enumerate(bits))
+        small = image.convert('L').resize(LOOK, Image.Resampling.BOX)
+    pixels = np.asarray(small).astype(np.int16)
+    brighter = pixels[:, :-1] > pixels[:, 1:]
+    return np.where(brighter, 1, -1).astype(np.float32).ravel()
+
+
+def _find_alike(looks: dict[Path, np.ndarray]) -> Iterator[tuple[Path, Path]]:
+    """Find pairs of images that look alike, but for few bits."""
+    paths = list(looks)
+    every = np.array(list(looks.values()))
+    for start in range(0, len(paths), 1000):
+        products = every[start : start + 1000] @ every.T
+        close = products >= every.shape[1] - 2 * MOST_BITS
+        # Plain images look like many others.
+        close[close.sum(1) > MOST_ALIKE] = False
+        for first, second in np.argwhere(close).tolist():
+            yield paths[start + first], paths[second]
 
 
 def digest(path: Path) -> str:
@@ -81,7 +99,10 @@ def digest(path: Path) -> str:
 
 
 def make_splits(
-    reading: Reading, looks: dict[Path, int], odd: Oddities, seed: int = 0
+    reading: Reading,
+    looks: dict[Path, np.ndarray],
+    files: Files,
+    seed: int = 0,
 ) -> dict[str, list[Sample]]:
     """Take the split that the folder has, and make what is missing.
 
@@ -91,8 +112,8 @@ def make_splits(
 
     Args:
         reading (Reading): The data set.
-        looks (dict[Path, int]): As from :func:`drop_unreadable`.
-        odd (Oddities): Gets what is odd.
+        looks (dict[Path, np.ndarray]): As from :func:`drop_unreadable`.
+        files (Files): Its files; gets what is odd.
         seed (int): Another one gives another split. Defaults to 0.
 
     Returns:
@@ -101,6 +122,7 @@ def make_splits(
     Raises:
         ValueError: If nothing is there for training or validation.
     """
+    odd = files.odd
     splits: dict[str, list[Sample]] = defaultdict(list)
     stated = any(sample.split for sample in reading.samples)
     for sample in reading.samples:
@@ -118,7 +140,9 @@ def make_splits(
         )
     few = len(reading.samples) <= MANY_FILES
     hashes = {
-        sample.image: digest(sample.image) if few else sample.image.name
+        sample.image: digest(sample.image)
+        if few
+        else os.path.relpath(sample.image, files.root)
         for sample in reading.samples
     }
     if stated and few:
@@ -152,7 +176,7 @@ def _note_leaks(splits: dict, hashes: dict[Path, str], odd: Oddities) -> None:
 def _divide(
     samples: list[Sample],
     hashes: dict[Path, str],
-    looks: dict[Path, int],
+    looks: dict[Path, np.ndarray],
     odd: Oddities,
     seed: int,
 ) -> tuple[list[Sample], list[Sample]]:
@@ -173,10 +197,10 @@ def _divide(
     copies = len(samples) - len(groups)
     if copies:
         odd.add('copies of other images, kept in one split', f'{copies}')
-    counts = Counter(label for s in samples for label in _labels(s))
+    counts = Counter(label for s in samples for label in labels_of(s))
     strata = defaultdict(list)
     for group in groups:
-        labels = {label for sample in group for label in _labels(sample)}
+        labels = {label for sample in group for label in labels_of(sample)}
         rarest = min(labels, key=lambda x: (counts[x], x), default=-1)
         order = min(hashes[sample.image] for sample in group)
         order = hashlib.sha256(f'{seed} {order}'.encode()).hexdigest()
@@ -197,25 +221,34 @@ def _divide(
     return train, [s for s in samples if s.image in chosen]
 
 
-def _labels(sample: Sample) -> Iterable[int]:
-    if sample.label is not None:
-        return (sample.label,)
-    return {box.label for box in sample.boxes or ()}
+def labels_of(sample: Sample) -> set[int]:
+    """Get the labels of an image or of its objects.
+
+    Args:
+        sample (Sample): The image.
+
+    Returns:
+        set[int]: The labels; empty for label maps, which are not read.
+    """
+    own = set() if sample.label is None else {sample.label}
+    return own | {box.label for box in sample.boxes or ()}
 
 
 def _group(
-    samples: list[Sample], hashes: dict[Path, str], looks: dict[Path, int]
+    samples: list[Sample],
+    hashes: dict[Path, str],
+    looks: dict[Path, np.ndarray],
 ) -> list[list[Sample]]:
     """Group copies of one photograph."""
-    alike = Counter(looks.values())
     sets = UnionFind()
     for sample in samples:
         path = sample.image
         name = AUGMENTED.sub('', path.stem)
-        keys: list = [hashes[path], (path.parent, name)]
-        if alike.get(looks.get(path, -1), MOST_ALIKE + 1) <= MOST_ALIKE:
-            keys.append(looks[path])
-        sets.union(path, *keys)
+        sets.union(path, hashes[path], (path.parent, name))
+    for pair in _find_alike(
+        {s.image: looks[s.image] for s in samples if looks}
+    ):
+        sets.union(*pair)
     groups = defaultdict(list)
     for sample in samples:
         groups[sets[sample.image]].append(sample)

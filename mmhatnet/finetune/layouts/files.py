@@ -49,6 +49,9 @@ class Files:
         self.root = root
         self.odd = odd
         self.images: list[Path] = []
+        # Images that are rotated when they are read, which their size does
+        # not show; absolute, as in samples.
+        self.turned: set[Path] = set()
         self.others: dict[str, list[Path]] = defaultdict(list)
         self._named: dict[str, list[Path]] = defaultdict(list)
         self._sizes: dict[Path, tuple[int, int] | None] = {}
@@ -163,7 +166,10 @@ class Files:
             try:
                 with open_image(self.root / path) as image:
                     size = image.size
-                self._sizes[path] = read_size(self.root / path)[0] or size
+                known, turned = read_size(self.root / path)
+                self._sizes[path] = known or size
+                if turned:
+                    self.turned.add(self.root / path)
             except ERRORS as error:
                 self._sizes[path] = None
                 self.odd.add(UNREADABLE, f'{path} ({error!s:.100})')

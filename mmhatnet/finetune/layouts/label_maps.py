@@ -46,16 +46,18 @@ def read_label_maps(files: Files) -> Reading | None:
     """
     images: dict[tuple, Path] = {}
     maps: dict[tuple, Path] = {}
+    double: list[Path] = []
     others = [p for p in files.others['.gif'] if _key(p)[1]]
     for path in (*files.images, *others):
         key, labels = _key(path)
         place = maps if labels else images
-        if key in place:
-            files.odd.add('images of the same name, of which one counts', path)
-        place[key] = path
+        if place.setdefault(key, path) != path:
+            double.append(path)
     pairs = {image: maps[key] for key, image in images.items() if key in maps}
     if not pairs:
         return None
+    for path in double:
+        files.odd.add('images or label maps of the same name, left out', path)
     for key in images.keys() - maps.keys():
         files.odd.add('images without label map, left out', images[key])
     for key in maps.keys() - images.keys():
@@ -77,7 +79,7 @@ def read_label_maps(files: Files) -> Reading | None:
                     split=split_of(*image.parent.parts),
                 )
             )
-    values, classes = _find_classes(samples, files)
+    values, classes = _find_classes(samples, files) if samples else ({}, [])
     return Reading('label maps', 'segmentation', classes, samples, values)
 
 

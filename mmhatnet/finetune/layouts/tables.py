@@ -50,9 +50,11 @@ def read_tables(files: Files) -> Reading | None:
     Raises:
         ValueError: If images have several labels and no boxes.
     """
-    rows = []
-    for path in (*files.others['.csv'], *files.others['.tsv']):
-        rows += _read_table(path, files)
+    tables = [
+        _read_table(path, files)
+        for path in (*files.others['.csv'], *files.others['.tsv'])
+    ]
+    rows = [row for table in tables for row in table or ()]
     classes = sort_names(name for _, name, _, _ in rows if name)
     samples: dict[Path, Sample] = {}
     for image, name, box, split in rows:
@@ -62,7 +64,7 @@ def read_tables(files: Files) -> Reading | None:
         sample = samples[image]
         if box is not None:
             sample.size = files.size(image)
-            boxes = [Box(*box, label or 0)] if box else []
+            boxes = [Box._make((*box, label or 0, None, False))] if box else []
             sample.boxes = [*(sample.boxes or ()), *boxes]
         elif sample.label != label:
             raise ValueError(
@@ -74,13 +76,16 @@ def read_tables(files: Files) -> Reading | None:
         for sample in found:
             sample.label = None
         return make_reading('CSV', classes, found, files)
-    if not samples:
+    if all(table is None for table in tables):
         return None
     return Reading('CSV', 'classification', classes, [*samples.values()])
 
 
-def _read_table(path: Path, files: Files) -> list[tuple]:
-    """Read rows: image, name of the class, box or (), and split."""
+def _read_table(path: Path, files: Files) -> list[tuple] | None:
+    """Read rows: image, name of the class, box or (), and split.
+
+    None if it is another table.
+    """
     lines = files.text(path).splitlines()
     try:
         dialect = csv.Sniffer().sniff('\n'.join(lines[:20]), ',;\t|')
@@ -90,7 +95,7 @@ def _read_table(path: Path, files: Files) -> list[tuple]:
     columns = _find_columns(table, files) if table else None
     if not columns:
         files.odd.add('tables without paths and labels, not used', path)
-        return []
+        return None
     if not any(files.knows(cell) for cell in table[0]):
         table = table[1:]
     of_file = split_of(*path.parent.parts) or split_of(path.stem, strict=False)

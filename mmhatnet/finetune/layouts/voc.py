@@ -26,10 +26,12 @@ def read_voc(files: Files) -> Reading | None:
         if line.strip()
     }
     objects: dict[Path, tuple[list, str | None]] = {}
+    trees = 0
     for path in files.others['.xml']:
         tree = _parse(path, files)
         if tree is None or tree.tag != 'annotation':
             continue
+        trees += 1
         split = split_of(*path.parent.parts) or lists.get(path.stem)
         image = files.find(path.stem, path, split) or files.find(
             tree.findtext('filename') or '', path, split
@@ -39,7 +41,7 @@ def read_voc(files: Files) -> Reading | None:
         elif files.size(image):
             split = split or split_of(*image.parent.parts)
             objects[image] = list(_read_objects(tree, path, files)), split
-    if not objects:
+    if not trees:
         return None
     for image in files.images:
         if image not in objects:

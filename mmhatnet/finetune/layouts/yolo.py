@@ -1,6 +1,7 @@
 """YOLO: a text file with boxes or polygons beside each image."""
 
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import yaml
@@ -128,13 +129,17 @@ def _read_yaml(files: Files) -> tuple[list[str], dict[str, str]]:
             names = [names.get(x, x) for x in range(min(most, 10_000) + 1)]
         if not isinstance(names, list):
             raise ValueError(f'{path}: names is not a list of the classes')
-        splits = {}
+        splits = defaultdict(set)
         for split in SPLITS:
             entries = content.get(split) or []
             for entry in entries if isinstance(entries, list) else [entries]:
                 for name in _find_place(str(entry), path, content, files):
-                    splits[name] = split
-        return [str(name) for name in names], splits
+                    splits[name].add(split)
+        # The same folder for two splits is none for either.
+        clear = {
+            x: found.pop() for x, found in splits.items() if len(found) < 2
+        }
+        return [str(name) for name in names], clear
     return [], {}
 
 
