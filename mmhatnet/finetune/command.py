@@ -90,7 +90,7 @@ def finetune(args: argparse.Namespace) -> dict:
 def fingerprint(found: Found, args: argparse.Namespace) -> dict:
     """Describe what must not change when a training is continued."""
     names = sorted(
-        f'{split} {sample.image} {sample.label}'
+        f'{split} {sample.image} {sample.label} {len(sample.boxes or ())}'
         for split, samples in found.splits.items()
         for sample in samples
     )

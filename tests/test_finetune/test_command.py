@@ -1,12 +1,14 @@
 """The whole command, on data that take seconds."""
 
 import json
+import runpy
 import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from demo.explorer import Explorer
 from helpers import TOOLS, call_tool, needs_export, run_tool, start_tool
 from mmengine.config import Config
 from PIL import Image
@@ -143,6 +145,17 @@ class TestClassification:
             cwd=done[0],
         )
         assert 'Iter(val)' in output
+
+    def test_page_opens_the_result(self, done, tmp_path):
+        open_result = runpy.run_path(str(TOOLS / 'demo_app.py'))['open_result']
+        work = done[0] / 'work_dirs' / 'my photos'
+        name, files, images = open_result(work)
+        assert name == 'my photos'
+        explorer = Explorer(*files)
+        found = explorer.explore(images[0], *explorer.configured, 0)
+        assert {x['name'] for x in found.result['classes']} == {*COLOURS}
+        with pytest.raises(ValueError, match='has no result'):
+            open_result(tmp_path)
 
     def test_second_call_shows_the_result(self, done):
         output = finetune(
