@@ -98,8 +98,14 @@ def _check(reading: Reading, files: Files) -> None:
         raise ValueError('no image can be used')
     if reading.task == 'classification' and len(reading.classes) < 2:
         raise ValueError(
-            f"all images have the class '{reading.classes[0]}': a classifier "
-            'needs two or more'
+            f"all images are in the folder or class '{reading.classes[0]}', "
+            f'and a classifier needs two or more: give {LAYOUTS}'
+        )
+    if len(reading.classes) > len(reading.samples):
+        raise ValueError(
+            f'{len(reading.classes)} classes, but only '
+            f'{len(reading.samples)} images: if these are not classes, give '
+            f'{LAYOUTS}'
         )
     boxes = [box for sample in reading.samples for box in sample.boxes or ()]
     if reading.task in ('detection', 'instances') and not boxes:

@@ -111,7 +111,7 @@ FAILS = {
     'empty folder': (lambda root: root.mkdir(), 'there are no images'),
     'no folder': (lambda root: None, 'there is no '),
     'archive': (lambda root: root.write_bytes(b'PK'), 'is a file: unpack it'),
-    'one class': (one_class, "all images have the class 'red'"),
+    'one class': (one_class, "all images are in the folder or class 'red'"),
     'one image': (
         lambda root: made.coco(root, 1),
         'there is one image that can be used',
@@ -201,6 +201,21 @@ FAILS = {
     'two labels of an image': (
         lambda root: made.table(root, lambda i: f'{i}.png,a\n{i}.png,b'),
         'has several labels in the CSV',
+    ),
+    'names in YAML that grow': (
+        change(
+            made.yolo,
+            'data.yaml',
+            lambda path: path.write_text(
+                'a: &a [x, x, x, x, x, x, x, x, x]\n'
+                + ''.join(
+                    f'{b}: &{b} [{", ".join(9 * ["*" + a])}]\n'
+                    for a, b in zip('abcdefgh', 'bcdefghi', strict=True)
+                )
+                + 'names: *i\n'
+            ),
+        ),
+        'data.yaml: names is not a list of the classes',
     ),
     'no object': (
         change(
@@ -316,6 +331,32 @@ WORKS = {
             ),
         ),
         'boxes that go beyond their image, cut: 0.png',
+        8,
+    ),
+    'boxes that are no numbers': (
+        change(
+            made.coco,
+            'annotations.json',
+            edit_json(
+                lambda content: content['annotations'][0].update(
+                    bbox=[float('nan'), 5, 9, 9]
+                )
+            ),
+        ),
+        'boxes of less than a pixel in their image, left out: 0.png',
+        8,
+    ),
+    'polygons that are no numbers': (
+        change(
+            lambda root: made.coco(root, masks=True),
+            'annotations.json',
+            edit_json(
+                lambda content: content['annotations'][0].update(
+                    segmentation=[[4, 5, 14, 5, float('inf'), 17]]
+                )
+            ),
+        ),
+        'masks of some objects only, which are not used: 7',
         8,
     ),
     'objects of no image': (

@@ -81,6 +81,63 @@ CASES = {
         *('label maps', 'segmentation', '0 1 2'),
         (6, 2, 0),
     ),
+    'label maps like the pets of Oxford': (
+        lambda root: (
+            made.label_maps(root, values=(1, 2, 3), where='{}/trimaps/{}.png')
+            and (root / 'images' / 'trimaps').rename(root / 'pictures')
+            and (root / 'masks').rename(root / 'annotations')
+        ),
+        *('label maps', 'segmentation', '1 2 3'),
+        (6, 2, 0),
+    ),
+    'label maps like CamVid': (
+        lambda root: (
+            made.label_maps(root)
+            and (root / 'images').rename(root / 'train')
+            and (root / 'masks').rename(root / 'trainannot')
+        ),
+        *('label maps', 'segmentation', '0 1 2'),
+        (6, 2, 0),
+    ),
+    "roboflow's label maps": (
+        lambda root: (
+            [
+                path.rename(root / split / 'images' / f'{path.stem}_mask.png')
+                for split in ('train', 'valid')
+                for path in (made.label_maps(root / split) / 'masks').iterdir()
+            ]
+            and made.write(
+                root / 'train' / '_classes.csv',
+                'Pixel Value, Class\n0, background\n1, cat\n2, dog',
+            )
+        ),
+        *('label maps', 'segmentation', 'background cat dog'),
+        (8, 8, 0),
+    ),
+    'contest with a submission to fill': (
+        lambda root: (
+            made.table(
+                root,
+                lambda i: f'{i}.jpg,{i % 2}',
+                header='image_id,label',
+                name='train.csv',
+            )
+            and made.pictures(root / 'test_images', 3, 50, 't{}.png')
+            and made.write(
+                root / 'sample_submission.csv', 'image_id,label\nt1,4'
+            )
+        ),
+        *('CSV', 'classification', '0 1'),
+        (6, 2, 0),
+    ),
+    'classes helmet and mask': (
+        lambda root: [
+            made.pictures(root / name, 8, 10 * i)
+            for i, name in enumerate(('helmet', 'mask'))
+        ],
+        *('folders of classes', 'classification', 'helmet mask'),
+        (12, 4, 0),
+    ),
     'COCO boxes': (
         made.coco,
         *('COCO', 'detection', 'cat dog'),

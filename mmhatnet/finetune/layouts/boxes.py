@@ -1,6 +1,8 @@
 """What the layouts with boxes share."""
 
 from collections import Counter
+from itertools import chain
+from math import isfinite
 
 from ..samples import Box, Reading, Sample
 from .files import Files
@@ -51,7 +53,8 @@ def _cut(sample: Sample, files: Files):
     for box in sample.boxes or ():
         left, right = max(0, box.left), min(width, box.right)
         top, bottom = max(0, box.top), min(height, box.bottom)
-        if not (right - left >= 1 and bottom - top >= 1):
+        sides = right - left, bottom - top
+        if not (all(map(isfinite, box[:4])) and min(sides) >= 1):
             files.odd.add(
                 'boxes of less than a pixel in their image, left out', name
             )
@@ -67,7 +70,11 @@ def _is_mask(box: Box, width: int, height: int) -> bool:
     """Whether it has a mask, which is more than a polygon of its corners."""
     if isinstance(box.mask, dict):
         return box.mask.get('size') == [height, width]
-    polygons = [each for each in box.mask or () if len(each) >= 6]
+    if not isinstance(box.mask, list):
+        return False
+    polygons = [each for each in box.mask if len(each) >= 6]
+    if not all(map(isfinite, chain(*polygons))):
+        return False
     if len(polygons) == 1 and len(polygons[0]) in (8, 10):
         x, y = {*polygons[0][::2]}, {*polygons[0][1::2]}
         return (x, y) != ({box.left, box.right}, {box.top, box.bottom})

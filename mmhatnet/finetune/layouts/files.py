@@ -31,6 +31,7 @@ BESIDE = {
     *('a', 'an', 'images', 'image', 'img', 'imgs', 'set', 'data', 'dataset'),
     *('labels', 'label', 'masks', 'mask', 'annot', 'annotations'),
 }
+MOST_BYTES = 1_000_000_000  # of a text
 UNREADABLE = 'images that cannot be read, left out'
 ERRORS = OSError, ValueError, SyntaxError, Image.DecompressionBombError
 
@@ -76,8 +77,7 @@ class Files:
         suffix = path.suffix.lower()
         if path.name[0] == '.' or path.name == 'Thumbs.db':
             return
-        if not path.name.isprintable():
-            # The libraries read lists of files in UTF-8, one a line.
+        if not _fits_a_line(str(path)):
             self.odd.add('files to rename, left out', ascii(path.name))
         elif not (self.root / path).is_file():
             self.odd.add('links that lead nowhere, left out', path)
@@ -120,7 +120,10 @@ class Files:
         parts = [_key(part) for part in re.split(r'[\\/]', name) if part]
         if not parts:
             return None
-        candidates = self._named.get(parts[-1], [])
+        # Programs that convert images leave the old suffix in the labels.
+        candidates = self._named.get(parts[-1]) or self._named.get(
+            Path(parts[-1]).stem, []
+        )
         if len(candidates) < 2:
             return candidates[0] if candidates else None
 
@@ -183,7 +186,12 @@ class Files:
 
         Returns:
             str: Its content.
+
+        Raises:
+            ValueError: If it is larger than any such file.
         """
+        if (self.root / path).stat().st_size > MOST_BYTES:
+            raise ValueError(f'{path} is larger than 1 GB')
         content = (self.root / path).read_bytes()
         if content[:2] in (b'\xff\xfe', b'\xfe\xff'):
             return content.decode('utf-16', 'replace')
@@ -204,7 +212,20 @@ class Files:
             ):
                 lines = map(str.strip, self.text(path).splitlines())
                 return [line for line in lines if line]
+        for path in self.others['.csv']:  # roboflow: value, class
+            rows = re.findall(r'(?m)^(\d+), *(\S.*?) *$', self.text(path))
+            if path.name == '_classes.csv' and rows:
+                return [name for _, name in rows]
         return []
+
+
+def _fits_a_line(name: str) -> bool:
+    """Whether a name fits a list of files in UTF-8, one a line."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return len(name.splitlines()) == 1
 
 
 def _key(name: str) -> str:

@@ -28,6 +28,7 @@ COLOUR = re.compile(
 )
 MOST_READ = 1000  # label maps that tell the classes
 COLOURED = 1 << 24  # added to the values of pixels that are not grey
+MOST_BYTES = 100_000  # of a table of colours
 LOSSY = {'.jpg', '.jpeg', '.jpe'}
 DENSE = 64  # classes have smaller numbers where 255 is not one of them
 
@@ -53,6 +54,7 @@ def read_label_maps(files: Files) -> Reading | None:
         place = maps if labels else images
         if place.setdefault(key, path) != path:
             double.append(path)
+    _match_names(images, maps)
     pairs = {image: maps[key] for key, image in images.items() if key in maps}
     if not pairs:
         return None
@@ -92,6 +94,18 @@ def _key(path: Path) -> tuple[tuple[str, ...], bool]:
         found = found or OF_IMAGES.match(part)
         key.append(found[1] if found else part)
     return tuple(filter(None, key)), labels
+
+
+def _match_names(images: dict[tuple, Path], maps: dict[tuple, Path]) -> None:
+    """Pair those whose folders differ by their names, if these are unique."""
+    counts = Counter(key[-1:] for key in maps)
+    ours = Counter(key[-1:] for key in images)
+    keys = {key[-1:]: key for key in images if key not in maps}
+    for key in maps.keys() - images.keys():
+        name = key[-1:]
+        other = keys.get(name, key)  # of the classes helmet and mask, as long
+        if len(other) < len(key) and counts[name] == ours[name] == 1:
+            maps[other] = maps.pop(key)
 
 
 def _size(files: Files, path: Path) -> tuple[int, int] | None:
@@ -232,6 +246,8 @@ def _read_colours(files: Files) -> dict[int, str]:
     """Read a table of colours: value -> name."""
     found = {}
     for path in (*files.others['.txt'], *files.others['.csv']):
+        if (files.root / path).stat().st_size > MOST_BYTES:
+            continue
         for line in files.text(path).splitlines()[:IGNORED]:
             match = COLOUR.match(line)
             if match:

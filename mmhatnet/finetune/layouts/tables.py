@@ -53,6 +53,7 @@ def read_tables(files: Files) -> Reading | None:
     tables = [
         _read_table(path, files)
         for path in (*files.others['.csv'], *files.others['.tsv'])
+        if 'submission' not in path.stem.lower()  # made-up labels of a contest
     ]
     rows = [row for table in tables for row in table or ()]
     classes = sort_names(name for _, name, _, _ in rows if name)
@@ -94,7 +95,6 @@ def _read_table(path: Path, files: Files) -> list[tuple] | None:
         table = [row for row in csv.reader(lines) if row]
     columns = _find_columns(table, files) if table else None
     if not columns:
-        files.odd.add('tables without paths and labels, not used', path)
         return None
     if not any(files.knows(cell) for cell in table[0]):
         table = table[1:]

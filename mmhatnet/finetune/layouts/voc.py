@@ -62,9 +62,9 @@ def read_voc(files: Files) -> Reading | None:
 
 def _parse(path: Path, files: Files) -> ElementTree.Element | None:
     try:
-        content = (files.root / path).read_bytes()
+        content = files.text(path)
         # A few lines of definitions can grow to gigabytes.
-        if b'<!DOCTYPE' in content or b'<!ENTITY' in content:
+        if '<!DOCTYPE' in content or '<!ENTITY' in content:
             raise ValueError('it has a DOCTYPE; remove that')
         return ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError) as error:

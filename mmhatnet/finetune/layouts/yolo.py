@@ -127,13 +127,16 @@ def _read_yaml(files: Files) -> tuple[list[str], dict[str, str]]:
         if isinstance(names, dict):
             most = max((x for x in names if isinstance(x, int)), default=-1)
             names = [names.get(x, x) for x in range(min(most, 10_000) + 1)]
-        if not isinstance(names, list):
+        # To write nested lists can take any memory.
+        if not isinstance(names, list) or any(
+            isinstance(name, list | dict) for name in names
+        ):
             raise ValueError(f'{path}: names is not a list of the classes')
         splits = defaultdict(set)
         for split in SPLITS:
             entries = content.get(split) or []
             for entry in entries if isinstance(entries, list) else [entries]:
-                for name in _find_place(str(entry), path, content, files):
+                for name in _find_place(entry, path, files):
                     splits[name].add(split)
         # The same folder for two splits is none for either.
         clear = {
@@ -143,8 +146,10 @@ def _read_yaml(files: Files) -> tuple[list[str], dict[str, str]]:
     return [], {}
 
 
-def _find_place(entry: str, path: Path, content: dict, files: Files):
+def _find_place(entry: object, path: Path, files: Files):
     """Find an entry of data.yaml in the folder, wherever that was moved."""
+    if not isinstance(entry, str):
+        return
     parts = [part for part in Path(entry).parts if part not in ('.', '..')]
     # The paths of other machines end like ours.
     for skipped in range(len(parts)):
