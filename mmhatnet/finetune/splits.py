@@ -212,7 +212,8 @@ def _divide(
         wanted = max(1, round(SHARE * whole)) if len(stratum) > 1 else 0
         taken = 0
         for _, group in sorted(stratum, key=lambda item: item[0])[:-1]:
-            if taken < wanted:
+            # A large group, as of tiles of one photograph, is for training.
+            if taken < wanted and taken + len(group) <= 2 * wanted:
                 chosen.update(sample.image for sample in group)
                 taken += len(group)
     if not chosen:

@@ -90,6 +90,20 @@ def test_copies_stay_together(kind, tmp_path):
     assert len(photographs['val']) == 4
 
 
+def test_a_large_group_is_for_training(tmp_path):
+    """Such as the tiles of one photograph, however the groups are ordered."""
+    for number, count in enumerate((40, 4, 4, 4)):
+        for i in range(count):
+            image = made.picture(100 * number + i)
+            made.save(image, tmp_path / f'red/{number}_crop_{i}.png')
+            made.save(
+                image.rotate(180), tmp_path / f'blue/{number}_crop_{i}.png'
+            )
+    for seed in range(5):
+        found = recognize(tmp_path, seed)
+        assert len(found.splits['val']) < len(found.splits['train'])
+
+
 def test_numbers_in_names_are_no_copies(tmp_path):
     """Windows names photographs 'cat (1)', 'cat (2)' and so on."""
     for label, name in enumerate(('cat', 'dog')):
