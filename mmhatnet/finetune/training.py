@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from itertools import count
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -113,6 +113,7 @@ def try_steps(
         cfg.update(
             param_scheduler=[],
             custom_hooks=[],
+            check_loss=False,  # a rate of the search may be too high
             val_cfg=None,
             val_dataloader=None,
             val_evaluator=None,
@@ -152,7 +153,8 @@ def search_lr(
     for factor in FACTORS:
         rate = float(f'{plan.lr * factor:.2g}')
         found = losses(replace(plan, lr=rate, iters=steps), steps)
-        tried[rate] = fmean(found[-(steps // 3) :])
+        loss = fmean(found[-(steps // 3) :])
+        tried[rate] = loss if isfinite(loss) else inf
     best = min(tried, key=lambda rate: tried[rate])
     shown = ', '.join(f'{lr:.2g} {loss:.2f}' for lr, loss in tried.items())
     plan = replace(plan, lr=best)

@@ -1,5 +1,6 @@
 """What tools/finetune.py chooses, and the config that it writes."""
 
+import math
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 
@@ -155,6 +156,15 @@ class TestSearch:
         chosen = search_lr(plan, 10, losses)
         assert len(tried) == 3
         assert chosen.lr == min(tried) < plan.lr
+
+    def test_rates_may_be_too_high(self, found):
+        plan = choose(found('classification'), {})
+        plan.step, usual = 0.01, plan.lr
+
+        def losses(plan, steps):
+            return [9.0 - plan.lr if plan.lr <= usual else math.nan] * steps
+
+        assert search_lr(plan, 10, losses).lr == usual
 
     def test_no_time(self, found):
         plan = choose(found('classification'), {})
