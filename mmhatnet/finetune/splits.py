@@ -17,7 +17,8 @@ from .samples import Oddities, Reading, Sample
 
 SHARE = 0.2  # of the images for validation
 # Of larger data sets, not all files are read before the training.
-MANY_FILES, MANY_PIXELS = 20_000, 300_000_000
+MANY_FILES, MANY_PIXELS = 20_000, 1_000_000_000
+SAMPLED = 2000  # images of many files
 # What programs that augment images add to their names.
 AUGMENTED = re.compile(
     r'((_(jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9a-zA-Z]+|'
@@ -49,8 +50,18 @@ def drop_unreadable(reading: Reading, files: Files) -> dict[Path, np.ndarray]:
         if not size:
             broken.add(sample.image)
     looks = {}
-    step = max(-(-pixels // MANY_PIXELS), len(reading.samples) // MANY_FILES)
-    for sample in reading.samples[:: step or 1]:
+    whole = len(reading.samples)
+    step = max(1, -(-pixels // MANY_PIXELS))
+    if whole > MANY_FILES:
+        step = max(step, whole // SAMPLED)
+    decoded = reading.samples[::step]
+    if step > 1:
+        files.odd.add(
+            'only some images were decoded to find damaged ones, and copies '
+            'were not searched by their look',
+            f'{len(decoded)} of {whole}',
+        )
+    for sample in decoded:
         if sample.image in broken:
             continue
         try:
@@ -60,7 +71,7 @@ def drop_unreadable(reading: Reading, files: Files) -> dict[Path, np.ndarray]:
             name = sample.image.relative_to(files.root)
             files.odd.add(UNREADABLE, f'{name} ({error!s:.100})')
     reading.samples = [s for s in reading.samples if s.image not in broken]
-    return looks if step <= 1 else {}
+    return looks if step == 1 else {}
 
 
 def _look(path: Path) -> np.ndarray:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmhatnet.finetune import splits
 from mmhatnet.finetune.converting import convert
 from mmhatnet.finetune.found import recognize
 from mmhatnet.finetune.layouts.files import split_of
@@ -175,3 +176,38 @@ class TestPlace:
         text = (tmp_path / 'data' / 'train.txt').read_text()
         assert len(text.splitlines()) == 15
         assert str(tmp_path) not in text
+
+
+def test_large_folders_are_sampled(tmp_path, monkeypatch):
+    """The last image is damaged, but not every image is decoded."""
+    monkeypatch.setattr(splits, 'MANY_PIXELS', 2 * 32 * 24)  # two images
+    root = made.folders(tmp_path, count=3)
+    last = root / 'red' / '2.png'
+    last.write_bytes(last.read_bytes()[:-100])
+    found = recognize(root)
+    assert sum(map(len, found.splits.values())) == 9
+    assert any('only some images were decoded' in x for x in found.notes)
+    monkeypatch.undo()
+    found = recognize(root)
+    assert sum(map(len, found.splits.values())) == 8
+
+
+def test_many_files(tmp_path, monkeypatch):
+    """Of many files, names decide, with their folders."""
+    monkeypatch.setattr(splits, 'MANY_FILES', 10)
+    found = recognize(made.folders(tmp_path / 'a', count=10))
+    assert len(found.splits['val']) == 6
+    (tmp_path / 'a').rename(tmp_path / 'b')
+    again = recognize(tmp_path / 'b')
+    assert names(again, 'val') == names(found, 'val')
+
+
+def test_class_only_in_val(tmp_path):
+    made.folders(tmp_path, splits=('train', 'val'), classes=['red', 'green'])
+    made.pictures(tmp_path / 'val' / 'blue', 3, 900)
+    notes = recognize(tmp_path).notes
+    expected = (
+        'classes without an image for training; add some, or move them from '
+        'val: blue'
+    )
+    assert expected in notes
