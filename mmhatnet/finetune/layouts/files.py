@@ -101,7 +101,15 @@ class Files:
         Returns:
             bool: The answer.
         """
-        return _key(re.split(r'[\\/]', name.strip())[-1]) in self._named
+        return bool(self._candidates(re.split(r'[\\/]', name.strip())[-1]))
+
+    def _candidates(self, name: str) -> list[Path]:
+        """Get the images of a name, or with another suffix.
+
+        Programs that convert images leave the old suffix in the labels.
+        """
+        names = _key(name), _key(Path(name).stem)
+        return next((self._named[n] for n in names if n in self._named), [])
 
     def find(
         self, name: str, near: Path | None = None, split: str | None = None
@@ -120,10 +128,7 @@ class Files:
         parts = [_key(part) for part in re.split(r'[\\/]', name) if part]
         if not parts:
             return None
-        # Programs that convert images leave the old suffix in the labels.
-        candidates = self._named.get(parts[-1]) or self._named.get(
-            Path(parts[-1]).stem, []
-        )
+        candidates = self._candidates(parts[-1])
         if len(candidates) < 2:
             return candidates[0] if candidates else None
 

@@ -17,7 +17,8 @@ OF_LABELS = re.compile(
     re.IGNORECASE,
 )
 OF_IMAGES = re.compile(
-    r'^(.*?)[-_. ]?(jpegimages|images?|imgs?|photos?|rgb|leftImg8bit)$',
+    r'^(.*?)[-_. ]?(jpegimages|images?|imgs?|pictures?|photos?|rgb|'
+    r'leftImg8bit)$',
     re.IGNORECASE,
 )
 # A line of a table of colours: the name is before or after.

@@ -127,6 +127,8 @@ def _find_columns(table: list[list[str]], files: Files) -> Columns | None:
         table = table[1:]
     place = {name: column for column, name in enumerate(names)}
     label = next((place[name] for name in LABELS if name in place), None)
+    if names[:1] == ['pixelvalue']:  # the classes of label maps
+        return None
     known = [
         (
             sum(
@@ -170,7 +172,7 @@ def _read_name(row: list[str], columns: Columns) -> str:
     if len(columns.labels) == 1:
         return row[columns.labels[0]].strip()
     named = [
-        columns.names[i] for i in columns.labels if row[i].strip()[0] == '1'
+        columns.names[i] for i in columns.labels if row[i].strip()[:1] == '1'
     ]
     return named[0] if len(named) == 1 else ''
 
