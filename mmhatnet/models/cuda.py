@@ -17,8 +17,9 @@ __all__ = ['bottleneck', 'local_attention', 'window_mask']
 # Of a window and of a head in a program. In float32 they would not fit.
 MAX_TOKENS = 64
 MAX_HEAD_DIM = 64
-# K of depthwise convolutions whose sums fit the registers of a thread.
-KERNEL_SIZES = 3, 5
+# K of depthwise convolutions whose sums fit the registers of a thread. The
+# kernels have tuples, which Triton knows since torch 2.7.
+KERNEL_SIZES = (3, 5) if torch.__version__ >= (2, 7) else ()
 
 
 def others() -> ModuleType:
