@@ -14,6 +14,7 @@ import zlib
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
@@ -81,6 +82,16 @@ EXPORTABLE = {
 DETECTORS = 'detection', 'instances'
 needs_export = pytest.mark.skipif(
     TORCH < (2, 8), reason='torch.export of any size needs torch 2.8'
+)
+
+# Whether Triton computes kernels on a CPU, as ``run_interpreted`` asks for.
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+needs_interpreter = pytest.mark.skipif(
+    not INTERPRETED, reason='run by test_interpreted in a process of its own'
+)
+needs_triton = pytest.mark.skipif(
+    TORCH < (2, 6) or find_spec('triton') is None,
+    reason='the kernels need Triton and torch 2.6',
 )
 
 
@@ -170,6 +181,18 @@ def run_tool(*command, code=0, timeout=300, **kwargs):
         pytest.fail(f'no end after {timeout} s:\n{process.communicate()[0]}')
     assert code is None or process.returncode == code, output
     return output
+
+
+def run_interpreted(file):
+    """Run the tests of a file once where Triton computes on a CPU.
+
+    Triton decides this when it is imported.
+    """
+    if INTERPRETED:
+        pytest.skip('runs already')
+    options = '-q', '-m', 'not slow', '-p', 'no:cacheprovider'
+    output = run_tool('-m', 'pytest', file, *options, TRITON_INTERPRET='1')
+    assert ' passed' in output, output
 
 
 def call_tool(script, *arguments, code=0, cwd='.', **env):

@@ -1,7 +1,8 @@
 from ..registry import MODELS
+from .fast import GroupNorm1
 from .hatnet import HATNet
 
-__all__ = ['HATNet', 'build_cls_head']
+__all__ = ['GroupNorm1', 'HATNet', 'build_cls_head']
 
 
 @MODELS.register_module('HATNetClsHead')

@@ -17,6 +17,10 @@ except ImportError:  # before torch 2.8
 _is_functorch = getattr(
     torch._C._functorch, 'is_functorch_wrapped_tensor', lambda _: False
 )
+# As autograd makes for several gradients at once.
+_is_batched = getattr(
+    torch._C._functorch, 'is_legacy_batchedtensor', lambda _: False
+)
 
 if hasattr(torch.compiler, 'is_compiling'):
     is_compiling = torch.compiler.is_compiling
@@ -46,7 +50,11 @@ def is_transformed(x: Tensor) -> bool:
     """
     if makes_graph():
         return False
-    return _is_functorch(x) or forward_ad.unpack_dual(x).tangent is not None
+    return (
+        _is_functorch(x)
+        or _is_batched(x)
+        or forward_ad.unpack_dual(x).tangent is not None
+    )
 
 
 def exports() -> bool:

@@ -1,14 +1,17 @@
 """Operations of ``fast.py`` with derivatives of their own.
 
-They keep less for the backward pass than autograd does, or allow a second
-derivative. All work under torch.func.
+They keep less for the backward pass than autograd does, launch less, or allow
+a second derivative.
 """
 
-import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from .compiling import is_transformed
 
 
 def is_half(x: Tensor) -> bool:
@@ -16,78 +19,113 @@ def is_half(x: Tensor) -> bool:
     return x.dtype in (torch.float16, torch.bfloat16)
 
 
-def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / standard deviation of images, (N, 1, 1, 1)."""
-    dims = (1, 2, 3)
-    if is_half(x):
-        # Sums in float32 without a copy of the map. The variance loses less
-        # to cancellation than the map lost to rounding.
-        with torch.autocast(x.device.type, enabled=False):
-            mean = x.mean(dims, keepdim=True, dtype=torch.float32)
-            norm = torch.linalg.vector_norm(
-                x, dim=dims, keepdim=True, dtype=torch.float32
-            )
-        var = norm.square() / math.prod(x.shape[1:]) - mean.square()
-        return mean, (var.clamp(min=0) + eps).rsqrt()
-    var, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-    return mean, (var + eps).rsqrt()
+def differentiate(
+    equation: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    grad: Tensor,
+    *args: Any,
+) -> list[Tensor | None]:
+    """Differentiate an equation by autograd, for derivatives of derivatives.
+
+    Args:
+        equation (Callable): Computes a tensor from the inputs.
+        inputs (Sequence[Tensor]): The inputs, as a function has saved them.
+        grad (Tensor): The gradient of the result.
+        *args: Further arguments of the equation.
+
+    Returns:
+        list[Tensor | None]: The gradients of the inputs; None where none is
+        needed.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        out = equation(*inputs, *args)
+    wanted = [x for x in inputs if x.requires_grad]
+    grads = torch.autograd.grad(out, wanted, grad, create_graph=again)
+    rest = iter(grads)
+    return [next(rest) if x.requires_grad else None for x in inputs]
+
+
+def single_group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """Normalize a map over all but N, in any layout, in its dtype.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        weight (Tensor): (C,).
+        bias (Tensor): (C,).
+        eps (float): Added to the variance.
+
+    Returns:
+        Tensor: (N, C, H, W).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        normed = F.group_norm(x.permute(0, 2, 3, 1), 1, eps=eps)
+        y = torch.addcmul(bias.to(x.dtype), normed, weight.to(x.dtype))
+    return y.permute(0, 3, 1, 2)
 
 
 class SingleGroupNormFunction(torch.autograd.Function):
-    """Keeps nothing but the map, and writes the result in one pass."""
+    """:func:`single_group_norm` by fewer operators of torch than by autograd.
 
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        mean, rstd = _statistics(x, eps)
-        scale = (rstd * weight.view(-1, 1, 1)).to(x.dtype)
-        # Computed from the rounded scale, so that the mean cancels.
-        shift = bias.view(-1, 1, 1) - mean * scale
-        return torch.addcmul(shift.to(x.dtype), x, scale)
+    Its statistics are those of torch's kernel, or by several blocks of a GPU
+    for each image, without a map that is only normalized.
+    """
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, weight, bias, ctx.eps = inputs
-        ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
-
-    @staticmethod
-    def jvp(ctx, x_t, weight_t, bias_t, _):
-        x, weight = ctx.saved_tensors
-        mean, rstd = _statistics(x, ctx.eps)
-        normed = (x - mean) * rstd
-        x_t = x_t - x_t.mean((1, 2, 3), keepdim=True)
-        x_t = x_t - normed * (normed * x_t).mean((1, 2, 3), keepdim=True)
-        return (
-            x_t * rstd * weight.view(-1, 1, 1)
-            + normed * weight_t.view(-1, 1, 1)
-            + bias_t.view(-1, 1, 1)
-        ).to(x.dtype)
+    def forward(
+        ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float, large: bool
+    ) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        w, b = (each.to(x.dtype).view(-1, 1, 1) for each in (weight, bias))
+        if large:
+            dims = (1, 2, 3)
+            std, mean = torch.std_mean(x, dims, correction=0, keepdim=True)
+            # In float16 the square would overflow.
+            std = std.to(torch.promote_types(x.dtype, torch.float32))
+            rstd = (std.square() + eps).rsqrt().to(x.dtype)
+            scale, normed = rstd * w, None
+            shift = torch.addcmul(b, mean, scale, value=-1)
+            y = torch.addcmul(shift, x, scale)
+        else:
+            normed, mean, rstd = torch.native_group_norm(
+                x.permute(0, 2, 3, 1), None, None, *_group_sizes(x), eps
+            )
+            normed = normed.permute(0, 3, 1, 2)
+            y = torch.addcmul(b, normed, w)
+        ctx.eps = eps
+        ctx.save_for_backward(x, weight, bias, w, mean, rstd, normed)
+        return y
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        mean, rstd = _statistics(x, ctx.eps)
-        rounded = rstd.to(x.dtype)
-        rstd = rounded.to(mean.dtype)
-        # Scaled first: in float16, x times the gradient could overflow.
-        scaled = x * rounded
-        over = dict(dim=(2, 3), keepdim=True, dtype=mean.dtype)
-        bias_grad = grad.sum(**over)
-        weight_grad = (grad * scaled).sum(**over) - mean * rstd * bias_grad
-        affine = weight.view(-1, 1, 1)
-        a = -rstd * (affine * weight_grad).sum(1, keepdim=True)
-        b = -rstd * (affine * bias_grad).sum(1, keepdim=True)
-        count = math.prod(x.shape[1:])
-        a, b = a / count, (b - mean * rstd * a) / count
-        x_grad = torch.addcmul(b.to(x.dtype), scaled, a.to(x.dtype))
-        scale = (rstd * affine).to(x.dtype)
-        x_grad = torch.addcmul(x_grad, grad, scale)
-        weight_grad, bias_grad = (
-            each.sum((0, 2, 3)) for each in (weight_grad, bias_grad)
-        )
-        return x_grad, weight_grad, bias_grad, None
+        x, weight, bias, w, mean, rstd, normed = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed(grad):
+            inputs = x, weight, bias
+            grads = differentiate(single_group_norm, inputs, grad, ctx.eps)
+            return *grads, None, None
+        if normed is None:
+            normed = (x - mean) * rstd
+        bias_grad = grad.sum((0, 2, 3), dtype=bias.dtype)
+        weight_grad = (grad * normed).sum((0, 2, 3), dtype=weight.dtype)
+        x_grad = torch.ops.aten.native_group_norm_backward(
+            (grad * w).permute(0, 2, 3, 1).contiguous(),
+            x.permute(0, 2, 3, 1),
+            mean.flatten(1),
+            rstd.flatten(1),
+            None,
+            *_group_sizes(x),
+            [True, False, False],
+        )[0]
+        x_grad = x_grad.permute(0, 3, 1, 2)
+        return x_grad, weight_grad, bias_grad, None, None
+
+
+def _group_sizes(x: Tensor) -> tuple[int, int, int, int]:
+    """N, C, H x W and groups of (N, H, W, C), as torch's kernels take them."""
+    n, channels, h, w = x.shape
+    return n, h, w * channels, 1
 
 
 class TwiceDifferentiable(torch.autograd.Function):

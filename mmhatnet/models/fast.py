@@ -27,7 +27,9 @@ from .derivatives import (
     SingleGroupNormFunction,
     TwiceDifferentiable,
     is_half,
+    single_group_norm,
 )
+from .kernels import kernels_apply
 from .windows import cut_windows
 
 # CUDA's attention kernels take at most this many windows of all images.
@@ -164,10 +166,10 @@ class SingleGroupNorm(nn.GroupNorm):
     """Group norm with one group, for maps in channels_last memory.
 
     torch's CUDA kernel copies such maps to another layout, and computes the
-    statistics of an image in one block. Here, only small maps go to that
-    kernel, and they go as they lie in memory, since one group has the same
-    statistics in any layout. The result has the dtype of the map, also under
-    autocast.
+    statistics of an image in one block. Here, Triton kernels do all at once.
+    Without them only small maps go to torch's kernel, and they go as they lie
+    in memory, since one group has the same statistics in any layout. The
+    result has the dtype of the map, also under autocast.
 
     Args:
         num_channels (int): Channels C.
@@ -180,18 +182,21 @@ class SingleGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W) over all but N."""
+        if kernels_apply('norm', x) and not self._is_transformed():
+            from .kernels.norm import apply_norm
+
+            return apply_norm(x, self.weight, self.bias, self.eps)
         if self._has_good_kernel(x):
             return super().forward(settle(x)).to(x.dtype)
-        if math.prod(x.shape[1:]) >= LARGE:
-            return SingleGroupNormFunction.apply(
-                x, self.weight, self.bias, self.eps
-            )
-        with torch.autocast(x.device.type, enabled=False):
-            x = F.group_norm(x.permute(0, 2, 3, 1), 1, eps=self.eps)
-            x = torch.addcmul(
-                self.bias.to(x.dtype), x, self.weight.to(x.dtype)
-            )
-        return x.permute(0, 3, 1, 2)
+        if is_transformed(x) or self._is_transformed():
+            return single_group_norm(x, self.weight, self.bias, self.eps)
+        large = math.prod(x.shape[1:]) >= LARGE
+        return SingleGroupNormFunction.apply(
+            x, self.weight, self.bias, self.eps, large
+        )
+
+    def _is_transformed(self) -> bool:
+        return is_transformed(self.weight) or is_transformed(self.bias)
 
     @staticmethod
     def _has_good_kernel(x: Tensor) -> bool:
@@ -202,6 +207,29 @@ class SingleGroupNorm(nn.GroupNorm):
             and not is_transformed(x)
             and (x.requires_grad or not torch.is_grad_enabled())
         )
+
+
+class GroupNorm1(SingleGroupNorm):
+    """``nn.GroupNorm(1, C)``, faster on a GPU for maps in channels_last.
+
+    Has the parameters of :class:`nn.GroupNorm`, and takes what it takes.
+
+    Examples:
+        >>> import torch
+        >>> from mmhatnet.models import GroupNorm1
+        >>> norm = GroupNorm1(64)
+        >>> norm.load_state_dict(torch.nn.GroupNorm(1, 64).state_dict())
+        <All keys matched successfully>
+        >>> x = torch.rand(2, 64, 7, 9).to(memory_format=torch.channels_last)
+        >>> norm(x).shape
+        torch.Size([2, 64, 7, 9])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (N, C, ...) over all but N."""
+        if x.dim() != 4 or not self.affine:
+            return nn.GroupNorm.forward(self, x)
+        return super().forward(x)
 
 
 def _has_slow_backward(q: Tensor, k: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Chooses how a layer computes an operation.
 
 A layer holds the equation. A function of the same name in ``fast.py``,
+``cuda.py``,
 ``compiled.py`` or ``symbolic.py`` stands in for it where that form is chosen.
 It gets the layer, and the equation, in front of the arguments.
 """
@@ -10,28 +11,33 @@ from functools import wraps
 
 from torch import Tensor
 
-from . import compiled, fast, symbolic
+from . import compiled, cuda, fast, symbolic
 from .compiling import exports_dynamic, is_dynamic, makes_graph
+from .kernels.choice import INTERPRETED
 
-FORMS = dict(fast=fast, compiled=compiled, symbolic=symbolic)
+FORMS = dict(cuda=cuda, fast=fast, compiled=compiled, symbolic=symbolic)
 OPERATIONS: set[str] = set()
 
 
-def find_form(is_fast: bool, x: Tensor) -> str:
+def find_form(is_fast: bool, name: str, x: Tensor) -> str:
     """Choose the form for a layer and a tensor.
 
     Args:
         is_fast (bool): Whether the layer has ``fast``.
+        name (str): The operation.
         x (Tensor): The map, or the queries of an attention.
 
     Returns:
         str: The name of its file, or 'plain' for the equation.
     """
-    if makes_graph():
-        if exports_dynamic(*x.shape) or is_dynamic(*x.shape[2:]):
-            return 'symbolic'
-        return 'compiled' if is_fast else 'plain'
-    return 'fast' if is_fast else 'plain'
+    graph = makes_graph()
+    if graph and (exports_dynamic(*x.shape) or is_dynamic(*x.shape[2:])):
+        return 'symbolic'
+    if not is_fast:
+        return 'plain'
+    if name in cuda.__all__ and (x.is_cuda or INTERPRETED):
+        return 'cuda'
+    return 'compiled' if graph else 'fast'
 
 
 def has_forms(equation: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -51,7 +57,7 @@ def has_forms(equation: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(equation)
     def operation(layer, x: Tensor, *args, **kwargs) -> Tensor:
-        form = forms[find_form(layer.fast, x)]
+        form = forms[find_form(layer.fast, name, x)]
         if form is None:
             return equation(layer, x, *args, **kwargs)
         return form(layer, equation, x, *args, **kwargs)

@@ -84,7 +84,9 @@ def is_chosen(name: str) -> bool:
     return name in _chosen
 
 
-def kernels_apply(name: str, x: Tensor) -> bool:
+def kernels_apply(
+    name: str, x: Tensor, dtype: torch.dtype | None = None
+) -> bool:
     """Whether kernels compute an operation on a tensor.
 
     The first time on a device and in a precision, they are compared with
@@ -93,29 +95,32 @@ def kernels_apply(name: str, x: Tensor) -> bool:
     Args:
         name (str): 'norm', 'mlp' or 'windows'.
         x (Tensor): The map.
+        dtype (torch.dtype, optional): What is computed in. Defaults to that
+            of the map.
 
     Returns:
         bool: False without a GPU, Triton or torch 2.6, in graphs for export,
         under torch.func, and where ``MMHATNET_KERNELS`` leaves the operation
         out.
     """
+    dtype = dtype or x.dtype
     if (
         not HAS_TRITON
         or not is_chosen(name)
         or not (x.is_cuda or INTERPRETED)
-        or x.dtype not in TOLERANCES
+        or dtype not in TOLERANCES
         or torch.jit.is_tracing()
         or exports()
         or is_transformed(x)
     ):
         return False
-    key = name, x.dtype, x.device
+    key = name, dtype, x.device
     if makes_graph():
         return _results.get(key, True)
     if key not in _results:
         if INTERPRETED or _computes_nothing(x):
             return True
-        _results[key] = _works(name, x.device, x.dtype)
+        _results[key] = _works(name, x.device, dtype)
     return _results[key]
 
 
@@ -144,3 +149,33 @@ def _works(name: str, device: torch.device, dtype: torch.dtype) -> bool:
         stacklevel=2,
     )
     return False
+
+
+def largest_error(
+    kernels: Callable[..., Tensor],
+    twin: Callable[..., Tensor],
+    *inputs: Tensor,
+) -> float:
+    """Compare results and gradients of kernels and their twin in float32.
+
+    Args:
+        kernels (Callable): Computes a tensor from the inputs.
+        twin (Callable): The same by torch.
+        *inputs (Tensor): The inputs.
+
+    Returns:
+        float: The largest of the errors, each relative to the largest value
+        of the result or gradient.
+    """
+    precise = [x.float() for x in inputs]
+    grad = None
+    results = []
+    for function, args in (kernels, inputs), (twin, precise):
+        args = [x.detach().requires_grad_() for x in args]
+        y = function(*args)
+        grad = torch.randn_like(y) if grad is None else grad.to(y.dtype)
+        results.append([y.detach(), *torch.autograd.grad(y, args, grad)])
+    return max(
+        float((found - expected).abs().max() / expected.abs().max())
+        for found, expected in zip(*results, strict=True)
+    )

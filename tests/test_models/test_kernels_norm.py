@@ -1,0 +1,355 @@
+"""The kernels of norms with one group equal torch's norm."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from compile_kernels import CAPABILITIES, compile_kernel
+from helpers import (
+    INTERPRETED,
+    TORCH,
+    assert_features_close,
+    gradients,
+    needs_interpreter,
+    needs_triton,
+    run_interpreted,
+)
+from torch import nn
+
+from mmhatnet.models import GroupNorm1, HATNet
+from mmhatnet.models.kernels import select_kernels
+from mmhatnet.models.kernels.choice import CHECKS, TOLERANCES
+
+pytestmark = needs_triton
+
+EPS = 1e-6
+
+
+@pytest.fixture
+def kernels():
+    from mmhatnet.models.kernels import norm
+
+    return norm
+
+
+def make_inputs(shape, dtype=torch.float32):
+    """Map, weight and bias, far from zero mean and unit deviation."""
+    x = (5 + 3 * torch.randn(shape)).to(
+        dtype, memory_format=torch.channels_last
+    )
+    weights = 1 + torch.randn(2, shape[1])
+    return [each.requires_grad_() for each in (x, *weights.clone().unbind())]
+
+
+def differentiated(function, inputs, grad):
+    """Result and gradients."""
+    y = function(*inputs)
+    return [y, *torch.autograd.grad(y, inputs, grad)]
+
+
+def expected(inputs, grad):
+    """The same by torch's norm in float64."""
+    precise = [x.detach().double().requires_grad_() for x in inputs]
+    return differentiated(
+        lambda x, *weights: F.group_norm(x, 1, *weights, EPS),
+        precise,
+        grad.double(),
+    )
+
+
+def largest_errors(found, reference):
+    """Relative to the largest value of each tensor."""
+    return [
+        float((a - b).detach().abs().max() / b.detach().abs().max())
+        for a, b in zip(found, reference, strict=True)
+    ]
+
+
+def test_interpreted():
+    run_interpreted(__file__)
+
+
+@needs_interpreter
+class TestKernels:
+    @pytest.fixture
+    def norm(self, kernels):
+        return lambda *inputs: kernels.apply_norm(*inputs, EPS)
+
+    @pytest.mark.parametrize(
+        'shape',
+        [
+            (1, 48, 1, 1),
+            (2, 96, 3, 2),
+            (1, 240, 7, 9),  # four tiles, the last one partial
+            (2, 320, 5, 13),
+            (5, 7, 3, 2),
+            (1, 16, 150, 141),  # parts of one tile each
+            (2, 64, 29, 31),
+        ],
+    )
+    @pytest.mark.parametrize('dtype', TOLERANCES)
+    def test_equals_group_norm(self, norm, shape, dtype):
+        inputs = make_inputs(shape, dtype)
+        grad = torch.randn(shape).to(dtype)
+        found = differentiated(norm, inputs, grad)
+        assert [x.dtype for x in found[:2]] == [dtype] * 2
+        assert [x.dtype for x in found[2:]] == [torch.float32] * 2
+        for each in found[:2]:
+            assert each.is_contiguous(memory_format=torch.channels_last)
+        errors = largest_errors(found, expected(inputs, grad))
+        # Beyond float32, only results are rounded, to half an epsilon.
+        exact = dtype == torch.float32
+        limit = 1e-5 if exact else torch.finfo(dtype).eps
+        assert max(errors[:2]) < limit
+        assert max(errors[2:]) < 1e-5
+
+    def test_long_parts(self, norm, kernels, monkeypatch):
+        """A program goes through several tiles, the last ones partial."""
+        monkeypatch.setattr(kernels, 'PROGRAMS', 4)
+        for shape in (2, 48, 61, 67), (1, 320, 23, 29), (3, 16, 41, 43):
+            inputs = make_inputs(shape)
+            grad = torch.randn(shape)
+            found = differentiated(norm, inputs, grad)
+            errors = largest_errors(found, expected(inputs, grad))
+            assert max(errors) < 1e-5
+
+    @pytest.mark.parametrize('programs', [1, 4, 1024])
+    def test_statistics_do_not_cancel(self, kernels, monkeypatch, programs):
+        """The mean is 10,000 times the deviation, and half is far from it."""
+        monkeypatch.setattr(kernels, 'PROGRAMS', programs)
+        x = torch.randn(2, 16, 40, 33)
+        x[0] += 1e4
+        x[1, :, 20:] -= 1e3
+        x = x.contiguous(memory_format=torch.channels_last)
+        ones, zeros = torch.ones(16), torch.zeros(16)
+        _, found = kernels.norm_forward(x, ones, zeros, 0.0)
+        var, mean = torch.var_mean(x.double(), (1, 2, 3), correction=0)
+        reference = torch.stack((mean, var.rsqrt()), 1)
+        torch.testing.assert_close(
+            found.double(), reference, rtol=1e-5, atol=0
+        )
+
+    def test_constant_map(self, norm):
+        x = torch.full((1, 4, 20, 60), 7.0)
+        bias = torch.randn(4)
+        found = norm(x, torch.ones(4), bias)
+        assert torch.equal(found, bias.view(-1, 1, 1).expand_as(x))
+
+    @pytest.mark.parametrize('channels_last', [False, True])
+    def test_any_layout(self, norm, channels_last):
+        x, *weights = make_inputs((2, 24, 9, 7))
+        if not channels_last:
+            x = x.detach().contiguous().requires_grad_()
+        inputs = x, *weights
+        for grad in (
+            torch.randn(2, 24, 9, 7),
+            torch.randn(()).expand(2, 24, 9, 7),
+            torch.randn(2, 1, 9, 1).expand(2, 24, 9, 7),
+            torch.randn(9, 7, 24, 2).permute(3, 2, 0, 1),
+            torch.randn(2, 24, 18, 14)[:, :, ::2, ::2],
+        ):
+            found = differentiated(norm, inputs, grad)
+            assert max(largest_errors(found, expected(inputs, grad))) < 1e-5
+
+    @pytest.mark.parametrize('shape', [(0, 8, 3, 3), (2, 8, 0, 3)])
+    def test_empty(self, norm, shape):
+        inputs = make_inputs(shape)
+        y, *grads = differentiated(norm, inputs, torch.ones(shape))
+        assert y.shape == shape
+        assert grads[0].shape == shape
+        assert not any(grad.any() for grad in grads[1:])
+
+    def test_weights_in_half_precision(self, norm):
+        inputs = make_inputs((2, 24, 9, 7), torch.bfloat16)
+        inputs[1:] = [x.detach().bfloat16() for x in inputs[1:]]
+        inputs = [x.requires_grad_() for x in inputs]
+        grad = torch.randn(2, 24, 9, 7).bfloat16()
+        found = differentiated(norm, inputs, grad)
+        assert {x.dtype for x in found} == {torch.bfloat16}
+        epsilon = torch.finfo(torch.bfloat16).eps
+        assert max(largest_errors(found, expected(inputs, grad))) < epsilon
+
+    def test_frozen_weights(self, norm):
+        x, *weights = make_inputs((1, 8, 4, 4))
+        y = norm(x, *(each.detach() for each in weights))
+        grad = torch.randn(1, 8, 4, 4)
+        reference = expected((x, *weights), grad)[1]
+        torch.testing.assert_close(
+            torch.autograd.grad(y, x, grad)[0].double(),
+            reference,
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+    def test_keeps_the_map_alone(self, norm):
+        inputs = make_inputs((2, 16, 32, 32))
+        kept = []
+
+        def keep(x):
+            kept.append(x)
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            norm(*inputs)
+        large = [x.data_ptr() for x in kept if x.numel() > 32]
+        assert large == [inputs[0].data_ptr()]
+
+    def test_second_derivative(self, norm):
+        """By torch's norm, as penalties on gradients need it."""
+        inputs = make_inputs((1, 4, 3, 2))
+
+        def slope(function, inputs):
+            y = function(*inputs).sin().sum()
+            grads = torch.autograd.grad(y, inputs, create_graph=True)
+            total = sum(grad.square().sum() for grad in grads)
+            return torch.autograd.grad(total, inputs)
+
+        precise = [x.detach().double().requires_grad_() for x in inputs]
+        reference = slope(
+            lambda x, *weights: F.group_norm(x, 1, *weights, EPS), precise
+        )
+        errors = largest_errors(slope(norm, inputs), reference)
+        assert max(errors) < 1e-4
+
+    def test_several_gradients_at_once(self, norm):
+        inputs = make_inputs((1, 4, 3, 2))
+        grads = torch.randn(3, 1, 4, 3, 2)
+        found = torch.autograd.grad(
+            norm(*inputs), inputs, grads, is_grads_batched=True
+        )
+        for i, grad in enumerate(grads):
+            errors = largest_errors(
+                [each[i] for each in found], expected(inputs, grad)[1:]
+            )
+            assert max(errors) < 1e-5
+
+    def test_wrong_number_of_channels(self, norm):
+        """Else the kernels would read what follows in memory."""
+        with pytest.raises(ValueError, match='8 channels instead of 4'):
+            norm(torch.rand(1, 8, 2, 2), torch.ones(4), torch.ones(4))
+
+    @pytest.mark.parametrize('dtype', TOLERANCES)
+    def test_check(self, kernels, dtype):
+        torch.manual_seed(0)
+        error = CHECKS['norm'](torch.device('cpu'), dtype)
+        assert 0 < error < TOLERANCES[dtype]
+
+    def test_layer(self, kernels, monkeypatch):
+        """It uses them, also under autocast, unless they are left out."""
+        calls, norm = [], GroupNorm1(8)
+        apply_norm = kernels.apply_norm
+
+        def record(x, *args):
+            calls.append(x.dtype)
+            return apply_norm(x, *args)
+
+        monkeypatch.setattr(kernels, 'apply_norm', record)
+        x = torch.randn(2, 8, 5, 4)
+        with torch.autocast('cpu', torch.bfloat16):
+            assert norm(x.bfloat16()).dtype == torch.bfloat16
+        found = norm(x)
+        assert calls == [torch.bfloat16, torch.float32]
+        with select_kernels('none'):
+            torch.testing.assert_close(norm(x), found)
+        assert len(calls) == 2
+
+    def test_functional_transforms(self):
+        """Left to torch, also if only a weight is transformed."""
+        norm, x = GroupNorm1(4), torch.randn(2, 4, 3, 2)
+        for name in 'weight', 'bias':
+
+            def compute(value, name=name):
+                weights = {name: value}
+                y = torch.func.functional_call(norm, weights, (x,))
+                return y.sin().sum()
+
+            value = getattr(norm, name).detach()
+            found = torch.func.grad(compute)(value)
+            leaf = value.clone().requires_grad_()
+            (reference,) = torch.autograd.grad(compute(leaf), leaf)
+            torch.testing.assert_close(found, reference)
+
+    def test_whole_model(self):
+        torch.manual_seed(0)
+        model = HATNet('tiny')
+        plain = HATNet('tiny', fast=False)
+        plain.load_state_dict(model.state_dict())
+        x = torch.randn(1, 3, 64, 64)
+        with select_kernels('norm'):
+            found, slopes = model(x), gradients(model, x)
+        assert_features_close(found, plain(x), rtol=1e-4, atol=1e-5)
+        reference = gradients(plain, x)
+        median = torch.stack([g.norm() for g in reference.values()]).median()
+        for name, grad in reference.items():
+            # Those of biases before a softmax are nothing but rounding.
+            error = (slopes[name] - grad).norm()
+            assert error < 1e-4 * max(grad.norm(), 1e-2 * median), name
+
+
+class TestGroupNorm1:
+    @pytest.mark.parametrize('affine', [False, True])
+    @pytest.mark.parametrize('shape', [(2, 6), (2, 6, 5), (2, 6, 5, 4)])
+    def test_stands_in_for_group_norm(self, affine, shape):
+        plain = nn.GroupNorm(1, 6, affine=affine)
+        for parameter in plain.parameters():
+            nn.init.normal_(parameter)
+        norm = GroupNorm1(6, affine=affine)
+        norm.load_state_dict(plain.state_dict())
+        assert list(norm.state_dict()) == list(plain.state_dict())
+        x = torch.randn(shape)
+        torch.testing.assert_close(norm(x), plain(x))
+
+
+@pytest.mark.skipif(INTERPRETED, reason='not compiled')
+class TestCompiledKernels:
+    @pytest.mark.parametrize(
+        'capability',
+        [
+            pytest.param(c, marks=pytest.mark.slow) if c != 90 else c
+            for c in CAPABILITIES
+        ],
+    )
+    @pytest.mark.parametrize(
+        ('dtype', 'budget'),
+        # At most twice 256 threads of a multiprocessor need all registers.
+        [
+            ('*bf16:16', 80),
+            pytest.param('*fp32:16', 104, marks=pytest.mark.slow),
+        ],
+    )
+    def test_resources(
+        self, kernels, capability, dtype, budget, tmp_path, monkeypatch
+    ):
+        """No spills, few registers, and loads of 16 bytes."""
+        monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+        precise = '*fp32:16'
+        maps = dict(x=dtype, grad=dtype, y=dtype, out=dtype)
+        arguments = {
+            'size': 'i32:16',
+            'C': 'i32:16',
+            'eps': 'fp32',
+            **dict.fromkeys(['rows', 'parts', 'tiles', 'length'], 'i32'),
+            **maps,
+            'TILE': kernels.TILE,
+            'WIDTH': 64,
+            'ROWS': kernels.TILE // 64,
+            'PARTS': kernels.PARTS,
+        }
+        for kernel in (
+            kernels.moments_kernel,
+            kernels.normalize_kernel,
+            kernels.sums_kernel,
+            kernels.gradient_kernel,
+        ):
+            used = compile_kernel(
+                kernel,
+                capability,
+                kernels.WARPS,
+                **{n: arguments.get(n, precise) for n in kernel.arg_names},
+            )
+            assert used['spilled'] == 0
+            assert used['registers'] <= budget
+            assert used['wide'] >= 2
+
+    @pytest.mark.skipif(TORCH < (2, 6), reason='needs torch 2.6')
+    def test_not_imported_on_a_cpu(self):
+        """Its import would take each user 0.1 seconds."""
