@@ -6,7 +6,7 @@ module.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import compress
@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
 from torch import Tensor, nn
+from torch._library.custom_ops import OPDEFS
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._prims_common import suggest_memory_format
 from torch.overrides import TorchFunctionMode
@@ -31,30 +32,32 @@ aten = torch.ops.aten
 
 # Operators that launch nothing, besides views.
 IDLE = {
-    aten._unsafe_view,
-    aten.empty,
-    aten.empty_like,
-    aten.empty_strided,
-    aten.lift_fresh,
-    aten.new_empty,
-    aten.new_empty_strided,
+    '_unsafe_view',
+    'empty',
+    'empty_like',
+    'empty_strided',
+    'lift_fresh',
+    'new_empty',
+    'new_empty_strided',
 }
-# Kernels of torch's operators that launch more than one, on CUDA.
+# Operators that launch several kernels.
 KERNELS = {
-    aten.native_group_norm: 3,
-    aten.native_group_norm_backward: 5,
-    aten.native_layer_norm_backward: 3,
-    aten._scaled_dot_product_flash_attention_backward: 3,
-    aten._scaled_dot_product_efficient_attention_backward: 3,
+    'native_group_norm': 3,
+    'native_group_norm_backward': 5,
+    'native_layer_norm_backward': 3,
+    '_scaled_dot_product_flash_attention_backward': 3,
+    '_scaled_dot_product_efficient_attention_backward': 3,
 }
-# How often torch's norms read a map.
+# How often the kernels of norms read their maps.
 PASSES = {
-    aten.native_group_norm: 2,
-    aten.native_group_norm_backward: 2,
-    aten.native_layer_norm_backward: 2,
+    'native_group_norm': 2,
+    'native_group_norm_backward': 2,
+    'native_layer_norm_backward': 2,
+    'single_group_norm': 2,
+    'single_group_norm_backward': 2,
 }
-# They write their first argument without reading it.
-OVERWRITING = {aten.copy_, aten.fill_, aten.zero_, aten._foreach_copy_}
+# Operators that do not read their first argument, but write it.
+WRITING = {'copy_', 'fill_', 'zero_', '_foreach_copy_'}
 
 
 @dataclass
@@ -62,22 +65,24 @@ class Launches:
     """What a step of a model asks of a GPU.
 
     Attributes:
-        operators (int): Operators of torch that launch kernels. Each takes
-            the host some microseconds.
-        kernels (int): Kernels that they launch, as far as is known of torch.
+        kernels (int): Kernels, as far as it is known how torch computes.
         read (int): Bytes that the operators read.
         written (int): Bytes that the operators write.
         kept (int): Bytes that are kept for the backward pass, without the
             parameters. 0 in inference.
-        names (Counter): Number of operators by name.
+        names (Counter): Number of operators that launch kernels, by name.
     """
 
-    operators: int = 0
     kernels: int = 0
     read: int = 0
     written: int = 0
     kept: int = 0
     names: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def operators(self) -> int:
+        """Number of operators. Each takes the host some microseconds."""
+        return self.names.total()
 
 
 def count_launches(
@@ -111,7 +116,7 @@ def count_launches(
     model = build_on_meta(cfg, plain=False)
     model.train(train)  # mm's backbones do not return themselves
     for module in model.modules():
-        if isinstance(module, DropPath):
+        if hasattr(module, 'drop_prob'):  # DropPath of mmcv or timm
             module.drop_prob = 0
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device('cuda'):
         model._apply(lambda x: torch.empty(x.shape, dtype=x.dtype))
@@ -251,48 +256,60 @@ def _cast(x: Tensor) -> Tensor:
 class Recorder(TorchDispatchMode):
     """Counts operators, kernels and bytes."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.counts = Launches()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        packet = func.overloadpacket
-        if packet in (aten.convolution, aten.convolution_backward):
-            out = _lay_out(packet, out, args)
-        schema = func._schema
-        written = _bytes([out])
-        if func.is_view or packet in IDLE:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if isinstance(func, HigherOrderOperator):  # one kernel of Triton
+            self.counts.kernels += 1
             return out
-        if schema.is_mutable and not written:
-            written = _bytes(args[:1])
-        if not written:
+        name = func.overloadpacket.__name__
+        if func.is_view or name in IDLE:
             return out
-        counts = self.counts
-        counts.operators += 1
-        counts.names[packet.__name__] += 1
-        counts.written += written
-        kernels = KERNELS.get(packet, 1)
-        inputs = [*args, *(kwargs or {}).values()]
-        if packet is aten.convolution_backward:
-            grad, x, weight, *_, mask = args
-            kernels = sum(mask)
-            inputs = [grad] * mask[0], [x, grad] * mask[1], [weight] * mask[0]
-            counts.read += sum(_bytes([each]) for each in inputs)
-        else:
-            if packet in OVERWRITING:
-                inputs = inputs[1:]
-            counts.read += PASSES.get(packet, 1) * _bytes(inputs)
-        counts.kernels += kernels
+        if name.startswith('convolution'):
+            out = _lay_out(name, out, args)
+        mutable = func._schema.is_mutable
+        written = _bytes(args[:1] if mutable else [out])
+        if written:
+            counts = self.counts
+            counts.names[name] += 1
+            counts.written += written
+            counts.read += PASSES.get(name, 1) * _read(name, args, kwargs)
+            counts.kernels += _kernels(func, args, kwargs)
         return out
 
 
-def _lay_out(packet: Any, out: Any, args: Sequence) -> Any:
+def _kernels(func: Any, args: Sequence, kwargs: Mapping) -> int:
+    name = func.overloadpacket.__name__
+    if name == 'convolution_backward':
+        return sum(args[-1])
+    if func.namespace != 'mmhatnet':
+        return KERNELS.get(name, 1)
+    inside = Recorder()
+    with inside:
+        OPDEFS[func.name()]._abstract_fn(*args, **kwargs)
+    return inside.counts.kernels
+
+
+def _read(name: str, args: Sequence, kwargs: Mapping) -> int:
+    if name == 'convolution_backward':  # computes each gradient on its own
+        grad, x, weight, *_, (of_x, of_weight, _) = args
+        inputs = of_x * [grad, weight], of_weight * [grad, x]
+        return sum(map(_bytes, inputs))
+    return _bytes([*args[name in WRITING :], *kwargs.values()])
+
+
+def _lay_out(name: str, out: Any, args: Sequence) -> Any:
     """Lay the results of a convolution out as cuDNN does.
 
     Without a driver, torch does not find cuDNN.
     """
-    if packet is aten.convolution_backward:
+    if name == 'convolution_backward':
         args = args[1:]
     formats = [suggest_memory_format(x) for x in args[:2]]
     if torch.channels_last not in formats:
