@@ -1,27 +1,20 @@
-"""Forms for a GPU, by the kernels of ``kernels/`` where they apply."""
+"""Forms for a GPU, by the kernels of ``kernels/``."""
 
 from collections.abc import Callable
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from . import compiled, fast
 from .casting import autocast_dtype
-from .compiling import makes_graph
+from .fast import is_bare_mlp
 from .kernels.choice import INTERPRETED, kernels_apply
 from .windows import cut_side
-
-__all__ = ['local_attention', 'window_mask']
 
 # Of a window and of a head in a program. In float32 they would not fit.
 MAX_TOKENS = 64
 MAX_HEAD_DIM = 64
-
-
-def others() -> ModuleType:
-    """The forms where kernels do not apply."""
-    return compiled if makes_graph() else fast
+# K of depthwise convolutions whose sums fit the registers of a thread.
+KERNEL_SIZES = 3, 5
 
 
 def attends_on_map(layer: nn.Module, x: Tensor) -> bool:
@@ -47,25 +40,52 @@ def attends_on_map(layer: nn.Module, x: Tensor) -> bool:
     )
 
 
-def window_mask(
-    layer: nn.Module, equation: Callable, x: Tensor
-) -> Tensor | None:
-    """Make no mask where :func:`local_attention` needs none."""
-    return None if attends_on_map(layer, x) else equation(layer, x)
+def has_kernel(layer: nn.Module, x: Tensor) -> bool:
+    """Whether a kernel computes what is between the convolutions of an MLP.
+
+    Args:
+        layer (nn.Module): An :class:`MLP`.
+        x (Tensor): Its normalized input, (N, C, H, W).
+
+    Returns:
+        bool: Whether K fits, and no one has replaced a part or hooked it.
+    """
+    return (
+        layer.dw_conv is not None
+        and layer.dw_conv.kernel_size[0] in KERNEL_SIZES
+        and is_bare_mlp(layer)
+        and kernels_apply('mlp', x, autocast_dtype(x) or x.dtype)
+    )
+
+
+APPLIES = dict(
+    bottleneck=has_kernel,
+    local_attention=attends_on_map,
+    window_mask=attends_on_map,
+)
+
+
+def window_mask(layer: nn.Module, equation: Callable, x: Tensor) -> None:
+    """Make no mask, as :func:`local_attention` needs none."""
 
 
 def local_attention(
     layer: nn.Module,
     equation: Callable,
     x: Tensor,
-    mask: Tensor | None = None,
+    mask: None = None,
     residual: bool = False,
 ) -> Tensor:
     """Attend on the map, without cutting it."""
-    if not attends_on_map(layer, x):
-        return others().local_attention(layer, equation, x, mask, residual)
     from .kernels.windows import window_attention
 
     grid = layer.num_heads, layer.grid_size, layer.shifted
     qkv = layer.qkv(layer.norm(x))
     return window_attention(qkv, x if residual else None, *grid)
+
+
+def bottleneck(layer: nn.Module, equation: Callable, x: Tensor) -> Tensor:
+    """Compute by kernels what is between the 1x1 convolutions of an MLP."""
+    from .kernels.mlp import silu_depthwise_silu
+
+    return layer.fc2(silu_depthwise_silu(layer.fc1(x), layer.dw_conv.weight))

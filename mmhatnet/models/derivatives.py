@@ -77,7 +77,6 @@ class SingleGroupNormFunction(torch.autograd.Function):
     def forward(
         ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float, large: bool
     ) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
         w, b = (each.to(x.dtype).view(-1, 1, 1) for each in (weight, bias))
         if large:
             dims = (1, 2, 3)
@@ -90,7 +89,7 @@ class SingleGroupNormFunction(torch.autograd.Function):
             y = torch.addcmul(shift, x, scale)
         else:
             normed, mean, rstd = torch.native_group_norm(
-                x.permute(0, 2, 3, 1), None, None, *_group_sizes(x), eps
+                _to_rows(x), None, None, *_group_sizes(x), eps
             )
             normed = normed.permute(0, 3, 1, 2)
             y = torch.addcmul(b, normed, w)
@@ -110,8 +109,8 @@ class SingleGroupNormFunction(torch.autograd.Function):
         bias_grad = grad.sum((0, 2, 3), dtype=bias.dtype)
         weight_grad = (grad * normed).sum((0, 2, 3), dtype=weight.dtype)
         x_grad = torch.ops.aten.native_group_norm_backward(
-            (grad * w).permute(0, 2, 3, 1).contiguous(),
-            x.permute(0, 2, 3, 1),
+            _to_rows(grad * w),
+            _to_rows(x),
             mean.flatten(1),
             rstd.flatten(1),
             None,
@@ -120,6 +119,11 @@ class SingleGroupNormFunction(torch.autograd.Function):
         )[0]
         x_grad = x_grad.permute(0, 3, 1, 2)
         return x_grad, weight_grad, bias_grad, None, None
+
+
+def _to_rows(x: Tensor) -> Tensor:
+    """(N, H, W, C), as a copy only if the map is not in channels_last."""
+    return x.permute(0, 2, 3, 1).contiguous()
 
 
 def _group_sizes(x: Tensor) -> tuple[int, int, int, int]:

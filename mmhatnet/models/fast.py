@@ -335,6 +335,21 @@ def is_bare(layer: nn.Module | None) -> bool:
     )
 
 
+def is_bare_mlp(layer: nn.Module) -> bool:
+    """Whether an MLP is the paper's, and drops nothing.
+
+    Args:
+        layer (nn.Module): An :class:`MLP`.
+
+    Returns:
+        bool: False if one of its layers is not bare.
+    """
+    if layer.drop.training and layer.drop.p:
+        return False
+    layers = layer.fc1, layer.dw_conv, layer.fc2, layer.act, layer.drop
+    return all(map(is_bare, layers))
+
+
 def bottleneck(layer: nn.Module, equation: Callable, x: Tensor) -> Tensor:
     """Compute everything between the norms of an MLP, Sec. 3.3.
 
@@ -349,11 +364,9 @@ def bottleneck(layer: nn.Module, equation: Callable, x: Tensor) -> Tensor:
     Returns:
         Tensor: (N, C, H, W).
     """
-    fc1, dw_conv, fc2 = layer.fc1, layer.dw_conv, layer.fc2
-    drops = layer.drop.training and layer.drop.p
-    layers = fc1, dw_conv, fc2, layer.act, layer.drop
-    if drops or not all(map(is_bare, layers)):
+    if not is_bare_mlp(layer):
         return equation(layer, x)
+    fc1, dw_conv, fc2 = layer.fc1, layer.dw_conv, layer.fc2
     n, channels, h, w = x.shape
     around = dw_conv.padding[0] if dw_conv is not None else 0
     row = w * fc1.out_channels * x.element_size()

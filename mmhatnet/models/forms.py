@@ -1,15 +1,14 @@
 """Chooses how a layer computes an operation.
 
-A layer holds the equation. A function of the same name in ``fast.py``,
-``cuda.py``,
-``compiled.py`` or ``symbolic.py`` stands in for it where that form is chosen.
-It gets the layer, and the equation, in front of the arguments.
+A layer holds the equation. A function of the same name in ``cuda.py``,
+``fast.py``, ``compiled.py`` or ``symbolic.py`` stands in for it where that
+form is chosen. It gets the layer, and the equation, in front of the arguments.
 """
 
 from collections.abc import Callable
 from functools import wraps
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import compiled, cuda, fast, symbolic
 from .compiling import exports_dynamic, is_dynamic, makes_graph
@@ -19,25 +18,26 @@ FORMS = dict(cuda=cuda, fast=fast, compiled=compiled, symbolic=symbolic)
 OPERATIONS: set[str] = set()
 
 
-def find_form(is_fast: bool, name: str, x: Tensor) -> str:
+def find_form(layer: nn.Module, name: str, x: Tensor) -> str:
     """Choose the form for a layer and a tensor.
 
     Args:
-        is_fast (bool): Whether the layer has ``fast``.
+        layer (nn.Module): The layer.
         name (str): The operation.
         x (Tensor): The map, or the queries of an attention.
 
     Returns:
         str: The name of its file, or 'plain' for the equation.
     """
-    graph = makes_graph()
-    if graph and (exports_dynamic(*x.shape) or is_dynamic(*x.shape[2:])):
-        return 'symbolic'
-    if not is_fast:
-        return 'plain'
-    if name in cuda.__all__ and (x.is_cuda or INTERPRETED):
+    applies = cuda.APPLIES.get(name)
+    on_gpu = x.is_cuda or INTERPRETED
+    if layer.fast and on_gpu and applies and applies(layer, x):
         return 'cuda'
-    return 'compiled' if graph else 'fast'
+    if makes_graph():
+        if exports_dynamic(*x.shape) or is_dynamic(*x.shape[2:]):
+            return 'symbolic'
+        return 'compiled' if layer.fast else 'plain'
+    return 'fast' if layer.fast else 'plain'
 
 
 def has_forms(equation: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -57,7 +57,7 @@ def has_forms(equation: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(equation)
     def operation(layer, x: Tensor, *args, **kwargs) -> Tensor:
-        form = forms[find_form(layer.fast, name, x)]
+        form = forms[find_form(layer, name, x)]
         if form is None:
             return equation(layer, x, *args, **kwargs)
         return form(layer, equation, x, *args, **kwargs)

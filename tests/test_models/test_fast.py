@@ -104,7 +104,8 @@ class TestSingleGroupNorm:
         torch.testing.assert_close(found, F.group_norm(x, 1, *args, 1e-3))
         assert found.is_contiguous(memory_format=torch.channels_last)
 
-    def test_derivatives(self, norm):
+    @pytest.mark.parametrize('channels_last', [True, False])
+    def test_derivatives(self, norm, channels_last):
         """The first, the second and the one in forward mode."""
 
         def compute(x, weight, bias):
@@ -112,9 +113,10 @@ class TestSingleGroupNorm:
                 norm, dict(weight=weight, bias=bias), (x,)
             )
 
+        x = self.maps() if channels_last else self.maps().contiguous()
         inputs = [
             t.detach().double().requires_grad_()
-            for t in (self.maps(), norm.weight, norm.bias)
+            for t in (x, norm.weight, norm.bias)
         ]
         options = dict(check_forward_ad=True, check_batched_grad=True)
         assert torch.autograd.gradcheck(compute, inputs, **options)

@@ -90,7 +90,7 @@ def normalize_kernel(
     image, tile, start, c, offset, inside = _tile(rows, C, WIDTH, ROWS)
     value = tl.load(x + start + offset, mask=inside, other=0.0)
     moments += 2 * image * parts
-    size = rows.to(tl.int64) * C
+    size = tl.cast(rows, tl.int64) * C
     mean, variance = _combine(moments, size, parts, length, PARTS)
     rstd = tl.rsqrt(variance + eps)
     if tile == 0:
@@ -149,7 +149,7 @@ def gradient_kernel(
     slope = tl.load(grad + start + offset, mask=inside, other=0.0)
     i = tl.arange(0, PARTS)
     slopes += 2 * image * parts
-    size = rows.to(tl.int64) * C
+    size = tl.cast(rows, tl.int64) * C
     along = tl.sum(tl.load(slopes + 2 * i, mask=i < parts, other=0.0)) / size
     level = tl.load(slopes + 2 * i + 1, mask=i < parts, other=0.0)
     level = tl.sum(level) / size
@@ -229,9 +229,9 @@ class NormFunction(torch.autograd.Function):
     def forward(ctx, x, weight, bias, eps: float) -> Tensor:
         if x.shape[1] != len(weight):
             raise ValueError(f'{x.shape[1]} channels instead of {len(weight)}')
-        x = x.contiguous(memory_format=torch.channels_last)
-        y, statistics = norm_forward(x, weight, bias, eps)
         ctx.eps = eps
+        rows = x.contiguous(memory_format=torch.channels_last)
+        y, statistics = norm_forward(rows, weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, statistics)
         return y
 
@@ -245,7 +245,10 @@ class NormFunction(torch.autograd.Function):
             return *differentiate(
                 single_group_norm, inputs, grad, ctx.eps
             ), None
-        grad = grad.contiguous(memory_format=torch.channels_last)
+        x, grad = (
+            each.contiguous(memory_format=torch.channels_last)
+            for each in (x, grad)
+        )
         x_grad, rest = norm_backward(x, grad, weight, statistics)
         return x_grad, *rest.unbind(), None
 

@@ -6,15 +6,25 @@ of a window that the map does not have are neither read nor written. The
 backward pass computes the softmax again from q and k.
 """
 
+from functools import partial
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ..windows import cut_side, cut_windows
+from ..compiling import is_transformed, makes_graph
+from ..derivatives import differentiate
+from ..windows import cut_side, cut_windows, join_windows, window_mask
 from .choice import CHECKS, largest_error
 from .launching import operator, wrap_triton
+
+# What both kernels get to find their window.
+PLACE = (
+    *('height', 'width', 'before_y', 'before_x'),
+    *('across', 'windows', 'heads'),
+)
 
 
 @triton.jit
@@ -39,7 +49,7 @@ def _place(
     column = window % across * SIDE_X - before_x + token % SIDE_X
     real = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     real = real & (token < SIDE_Y * SIDE_X)
-    place = image.to(tl.int64) * height * width + row * width + column
+    place = tl.cast(image, tl.int64) * height * width + row * width + column
     return place[:, None], real, head
 
 
@@ -52,7 +62,7 @@ def _softmax(q, k, real, scale):
 
 
 @triton.jit
-def _forward_kernel(
+def attend_kernel(
     qkv,
     residual,
     out,
@@ -71,6 +81,7 @@ def _forward_kernel(
     DP: tl.constexpr,
     RESIDUAL: tl.constexpr,
 ):
+    """Attend, and add the residual."""
     place, real, head = _place(
         height, width, before_y, before_x, across, windows, heads,
         SIDE_Y, SIDE_X, L,
@@ -94,7 +105,7 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
+def gradient_kernel(
     qkv,
     grad,
     qkv_grad,
@@ -112,6 +123,7 @@ def _backward_kernel(
     D: tl.constexpr,
     DP: tl.constexpr,
 ):
+    """Compute the gradients of q, k and v."""
     place, real, head = _place(
         height, width, before_y, before_x, across, windows, heads,
         SIDE_Y, SIDE_X, L,
@@ -177,7 +189,7 @@ def window_attention_forward(
     grid, place, sizes = _plan(qkv, heads, size, shifted)
     if qkv.numel():
         added = residual.numel() > 0
-        wrap_triton(_forward_kernel)[grid](
+        wrap_triton(attend_kernel)[grid](
             *(qkv, residual, out, *place), **sizes, RESIDUAL=added
         )
     return out.permute(0, 3, 1, 2)
@@ -192,14 +204,14 @@ def window_attention_backward(
     qkv_grad = torch.empty_like(qkv)
     grid, place, sizes = _plan(qkv, heads, size, shifted)
     if qkv.numel():
-        wrap_triton(_backward_kernel)[grid](
+        wrap_triton(gradient_kernel)[grid](
             *(qkv, grad, qkv_grad, *place), **sizes
         )
     return qkv_grad.permute(0, 3, 1, 2)
 
 
 class WindowAttention(torch.autograd.Function):
-    """Attention inside windows of a map, Eqs. (6) to (9)."""
+    """The kernels; derivatives of derivatives are left to the twin."""
 
     @staticmethod
     def forward(
@@ -207,15 +219,18 @@ class WindowAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.grid, ctx.added = grid, residual is not None
         ctx.save_for_backward(qkv)
-        if residual is None:
-            residual = qkv[:0]
+        residual = qkv[:0] if residual is None else residual
         return window_attention_forward(qkv, residual, *grid)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (qkv,) = ctx.saved_tensors
-        qkv_grad = window_attention_backward(grad, qkv, *ctx.grid)
+        if not makes_graph() and (
+            torch.is_grad_enabled() or is_transformed(grad)
+        ):
+            (qkv_grad,) = differentiate(plain, (qkv,), grad, None, *ctx.grid)
+        else:
+            qkv_grad = window_attention_backward(grad, qkv, *ctx.grid)
         return qkv_grad, grad if ctx.added else None, None, None, None
 
 
@@ -244,20 +259,33 @@ def window_attention(
     return WindowAttention.apply(qkv, residual, heads, size, shifted)
 
 
+def plain(
+    qkv: Tensor,
+    residual: Tensor | None,
+    heads: int,
+    size: int,
+    shifted: bool = False,
+) -> Tensor:
+    """Compute :func:`window_attention` by Eqs. (6) to (9)."""
+    from ..hatnet import attention, split_heads
+
+    n, channels, h, w = qkv.shape
+    grid = size, shifted
+    windows = cut_windows(qkv, *grid).transpose(1, 2).flatten(0, 1)
+    q, k, v = split_heads(windows, 3, heads)
+    out = attention(q, k, v, window_mask(qkv, *grid)).transpose(1, 2)
+    shape = n, channels // 3, h, w
+    return join_windows(out.flatten(2), shape, *grid, onto=residual)
+
+
 def _check(device: torch.device, dtype: torch.dtype) -> float:
-    from ..hatnet import MHSA
-
-    layer = MHSA(96, 2, 7, norm_cfg=dict(type='GN', num_groups=1), fast=False)
-
-    def plain(qkv: Tensor, residual: Tensor) -> Tensor:
-        windows = cut_windows(qkv, 7, False)
-        return layer.attend_windows(windows, residual, None, True)
-
-    def kernels(qkv: Tensor, residual: Tensor) -> Tensor:
-        return window_attention(qkv, residual, 2, 7)
-
+    grid: dict[str, Any] = dict(heads=2, size=7)
     maps = torch.randn(2, 4 * 96, 17, 19, device=device, dtype=dtype)
-    return largest_error(kernels, plain, *maps.split((3 * 96, 96), 1))
+    return largest_error(
+        partial(window_attention, **grid),
+        partial(plain, **grid),
+        *maps.split((3 * 96, 96), 1),
+    )
 
 
 CHECKS['windows'] = _check
