@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
-from torch._library.custom_ops import OPDEFS
 from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._prims_common import suggest_memory_format
@@ -86,7 +85,7 @@ class Launches:
 
 
 def count_launches(
-    cfg: Config,
+    backbone: ConfigDict,
     shape: Sequence[int],
     batch: int = 1,
     train: bool = False,
@@ -97,7 +96,8 @@ def count_launches(
     Paths are not dropped. In training, the last map has a gradient.
 
     Args:
-        cfg (Config): A config whose ``model`` is a backbone, or has one.
+        backbone (ConfigDict): The config of a backbone, as
+            ``load_backbone_config`` reads it.
         shape (Sequence[int]): Height and width of the images in pixels.
         batch (int): Number of images. Defaults to 1.
         train (bool): Count forward and backward pass instead of inference.
@@ -113,6 +113,7 @@ def count_launches(
     """
     if not hasattr(torch, 'set_autocast_dtype'):
         raise RuntimeError('counting on fake GPUs needs torch >= 2.4')
+    cfg = Config(dict(model=backbone))
     model = build_on_meta(cfg, plain=False)
     model.train(train)  # mm's backbones do not return themselves
     for module in model.modules():
@@ -290,6 +291,8 @@ def _kernels(func: Any, args: Sequence, kwargs: Mapping) -> int:
         return sum(args[-1])
     if func.namespace != 'mmhatnet':
         return KERNELS.get(name, 1)
+    from torch._library.custom_ops import OPDEFS  # since torch 2.4
+
     inside = Recorder()
     with inside:
         OPDEFS[func.name()]._abstract_fn(*args, **kwargs)
