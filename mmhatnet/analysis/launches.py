@@ -109,10 +109,10 @@ def count_launches(
         Launches: The counts.
 
     Raises:
-        RuntimeError: If torch is older than 2.4.
+        ValueError: If torch is older than 2.4.
     """
     if not hasattr(torch, 'set_autocast_dtype'):
-        raise RuntimeError('counting on fake GPUs needs torch >= 2.4')
+        raise ValueError('counting on fake GPUs needs torch >= 2.4')
     cfg = Config(dict(model=backbone))
     model = build_on_meta(cfg, plain=False)
     model.train(train)  # mm's backbones do not return themselves
