@@ -298,13 +298,12 @@ def test_cuda_graphs(gpu, found):
     found(f'{speed} with one image')
 
 
-@pytest.mark.parametrize('dtype', TOLERANCES)
+@pytest.mark.parametrize('dtype', choice.TOLERANCES, ids=str)
 @pytest.mark.parametrize('name', ['norm', 'mlp', 'windows'])
 def test_kernels(name, dtype, gpu, found):
     """Kernels of Triton, outputs and gradients, against their plain twin."""
     if not choice.HAS_TRITON:
         pytest.skip('needs Triton and torch >= 2.6')
-    dtype = getattr(torch, dtype.replace('tf32', 'float32'))
     if name == 'windows' and dtype == torch.float32:
         pytest.skip('has kernels for half precision')
     import_module(f'mmhatnet.models.kernels.{name}')
@@ -320,12 +319,12 @@ def test_limits(train, gpu, found, record_property):
     images = torch.randn(64, 3, 224, 224, device=gpu)
     model = build('small', gpu, **CLS_GRIDS).train(train)
 
-    def make(forward):
+    def make(module):
         def step():
             with torch.set_grad_enabled(train), precision('bfloat16', gpu):
-                loss = forward(images)[-1].float().mean()
+                loss = module(images)[-1].float().mean()
             if train:
-                model.zero_grad()
+                module.zero_grad()
                 loss.backward()
 
         return step

@@ -18,8 +18,8 @@ import torch.nn.functional as F  # noqa: N812
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._prims_common import suggest_memory_format
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -218,10 +218,10 @@ def _from_last(root: Any) -> list[Any]:
     found, left = {root}, [root]
     while left:
         for node, _ in left.pop().next_functions:
-            if not (node is None or hasattr(node, 'variable')):
-                if node not in found:
-                    found.add(node)
-                    left.append(node)
+            is_inner = node is not None and not hasattr(node, 'variable')
+            if is_inner and node not in found:
+                found.add(node)
+                left.append(node)
     return sorted(found, key=lambda node: -node._sequence_nr())
 
 
@@ -318,9 +318,11 @@ def _lay_out(name: str, out: Any, args: Sequence) -> Any:
     if torch.channels_last not in formats:
         return out
     return tree_map(
-        lambda x: x.contiguous(memory_format=torch.channels_last)
-        if isinstance(x, Tensor) and x.dim() == 4
-        else x,
+        lambda x: (
+            x.contiguous(memory_format=torch.channels_last)
+            if isinstance(x, Tensor) and x.dim() == 4
+            else x
+        ),
         out,
     )
 

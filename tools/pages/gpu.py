@@ -5,8 +5,8 @@ import argparse
 from itertools import groupby
 from operator import itemgetter
 
-from common import DOCS, read_json, span, write_json, write_text
 import torch
+from common import DOCS, read_json, span, write_json, write_text
 from mmengine.config import ConfigDict
 
 from mmhatnet.analysis.benchmark import make_table
@@ -89,13 +89,15 @@ the row *before*.
 
 On a GPU, four operations have a form of their own:
 
-| name | what it computes | needs |
-| --- | --- | --- |
-| `norm` | a norm with one group, in any precision | Triton |
-| `mlp` | SiLU, depthwise convolution and SiLU of an MLP; keeps their input alone | Triton of torch 2.7 |
-| `windows` | attention inside windows, read from the map and written to it, in half precision | Triton |
-| `casts` | the casts of a block's weights for autocast in training, in one call | |
+| name | what it computes |
+| --- | --- |
+| `norm` | a norm with one group |
+| `mlp` | SiLU, depthwise convolution, SiLU; torch 2.7 is needed |
+| `windows` | attention inside windows, in half precision |
+| `casts` | the casts of a block's weights in training with autocast |
 
+The first three are kernels of Triton. `mlp` keeps its input alone for the
+backward pass, and `windows` reads the map and writes it, without cutting it.
 All are on by default. `MMHATNET_KERNELS=norm,mlp python tools/train.py ...`
 uses only those that it names, and `MMHATNET_KERNELS=none` none. The first time
 on a GPU and in a precision, kernels are compared with the plain computation.
