@@ -19,6 +19,7 @@ EVIDENCE = TOOLS / 'pages' / 'evidence.py'
             'deployment', 'deployment_costs', marks=pytest.mark.default_stack
         ),
         ('evidence', 'evidence'),
+        ('gpu', 'gpu'),
         ('operators', 'operators'),
         ('paper_tables', 'paper_tables'),
         pytest.param('scaling_study', 'scaling', marks=pytest.mark.slow),
