@@ -149,10 +149,10 @@ def test_counts():
     backward = Counter(convolution_backward=1, mul=3, add=1, sum=1, new_ones=1)
     assert training.names == inference.names + backward
     assert training.kernels == training.operators + 1  # weight and bias
-    values, out = 2 * 3 * 4 * 5, 2 * 8 * 4 * 5
-    weights = 8 * 3 + 8
-    read = values + weights + (out) + 8 + (out + 8) + 2 * out
-    assert inference.read == 4 * read
+    images, weights, scale, out = 2 * 3 * 4 * 5, 8 * 3 + 8, 8, 2 * 8 * 4 * 5
+    # The convolution, two products by 2, the product with scale, the sum.
+    numbers = images + weights, out, scale, out + scale, 2 * out
+    assert inference.read == 4 * sum(numbers)
     assert inference.written == 4 * (4 * out + 8)
     assert inference.kept == 0
     # What a CPU keeps of the same model.

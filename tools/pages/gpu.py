@@ -72,9 +72,10 @@ nearly the same for different networks.
 `python tools/pages/gpu.py --count` counted the tables below with torch
 {torch}, on fake tensors, which needs no GPU.
 *operators* are those of torch that launch kernels; *kernels* are as far as it
-is known how torch computes. *moved* is what the operators read and write,
-*kept* what stays for the backward pass. In training, the last map has a
-gradient, and no path is dropped.
+is known how torch computes. *moved* is what the operators read and write: all
+arguments and results once, but the maps that norms read twice. *kept* is what
+stays for the backward pass. In training, the last map has a gradient, and no
+path is dropped.
 `tools/analysis_tools/count_launches.py` counts the backbone of any config.
 
 *before* is HAT-Net without the kernels below, counted by a trial script, and
@@ -281,9 +282,9 @@ def make_limits(reports: list[dict]) -> str:
             f'form.\n\n{markdown_table(cells)}'
         )
     return (
-        'How long HAT-Net takes eager, as a CUDA graph and compiled, and how '
-        'long all of its kernels take, has not been measured yet: '
-        '`tools/gpu_check.sh -k limits` does it.'
+        'How long HAT-Net takes eager, compiled and as CUDA graphs, and how '
+        'long its\nkernels take together, has not been measured yet; '
+        '`tools/gpu_check.sh -k limits`\nmeasures it.'
     )
 
 
