@@ -121,13 +121,13 @@ def is_checkpoint(argument: str) -> bool:
     return bool(pin) or '://' in location or is_weights(location)
 
 
-def load(args: argparse.Namespace) -> tuple[Callable[..., tuple], list[str]]:
+def load(args: argparse.Namespace) -> tuple[Callable[..., tuple], dict]:
     options = dict(score_thr=args.score_thr, top=args.top)
     if is_exported(args.model):
         from mmhatnet.runtime import OnnxModel
 
         model = OnnxModel(args.model)
-        return partial(model.predict, **options), model.metadata['classes']
+        return partial(model.predict, **options), model.metadata
     from mmhatnet.apis.inference import get_inferencer, predict
     from mmhatnet.apis.zoo import find_weights, load_model_config
     from mmhatnet.engine.cli import apply_options
@@ -136,8 +136,12 @@ def load(args: argparse.Namespace) -> tuple[Callable[..., tuple], list[str]]:
     apply_options(cfg, args)
     checkpoint = args.checkpoint or find_weights(args.model)
     inferencer = get_inferencer(cfg, checkpoint, args.device)
-    classes = inferencer.model.dataset_meta.get('classes') or ()
-    return partial(predict, inferencer, **options), classes
+    kinds = dict(mmpretrain='classification', mmseg='segmentation')
+    metadata = dict(
+        kind=kinds.get(cfg.default_scope, 'detection'),
+        classes=inferencer.model.dataset_meta.get('classes') or (),
+    )
+    return partial(predict, inferencer, **options), metadata
 
 
 def main(exported: bool = False) -> None:
@@ -148,7 +152,7 @@ def main(exported: bool = False) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(
         predict_all(
-            lambda: load(args),
+            partial(load, args),
             args.images,
             args.out_dir,
             args.overwrite,

@@ -31,7 +31,6 @@ from .zoo import (
     load_model_config,
 )
 
-Source = str | np.ndarray
 LONGEST = 1000  # times the shorter side of an image of a classifier
 
 
@@ -142,24 +141,23 @@ def predict(
     """
     cfg = inferencer.model.cfg
     if isinstance(path, np.ndarray):
-        source, shown = load_image(cfg, path), path
+        shown: np.ndarray | None = path
     elif reason := unreadable(path):
         raise ValueError(f'{path}: {reason}')
     else:
-        source, shown = str(path), decode(path)
+        path, shown = str(path), decode(path)
+    image = load_image(cfg, path)
     if cfg.default_scope == 'mmpretrain':
-        return _classify(inferencer, source, shown, top)
+        return _classify(inferencer, image, shown, top)
     if cfg.default_scope == 'mmseg':
-        return _segment(inferencer, source, shown)
-    return _detect(inferencer, source, shown, score_thr)
+        return _segment(inferencer, image, shown)
+    return _detect(inferencer, image, shown, score_thr)
 
 
 def _classify(
-    inferencer, source: Source, shown: np.ndarray | None, top: int
+    inferencer, image: np.ndarray, shown: np.ndarray | None, top: int
 ) -> Result:
-    # Calling the inferencer would display a progress bar for each image, and
-    # read three channels of any.
-    image = load_image(inferencer.model.cfg, source)
+    # Calling the inferencer would display a progress bar for each image.
     h, w = image.shape[:2]
     if max(h, w) > LONGEST * min(h, w):  # pipelines enlarge the shorter side
         raise ValueError(
@@ -193,16 +191,18 @@ def load_image(cfg: Config, path: str | np.ndarray) -> np.ndarray:
     return np.atleast_3d(image)
 
 
-def _segment(inferencer, source: Source, shown: np.ndarray | None) -> Result:
-    sample = inferencer(source, return_datasamples=True)
+def _segment(
+    inferencer, image: np.ndarray, shown: np.ndarray | None
+) -> Result:
+    sample = inferencer(image, return_datasamples=True)
     labels = sample.pred_sem_seg.data[0].cpu().numpy()
     return segmentation(shown, labels, *_names(inferencer))
 
 
 def _detect(
-    inferencer, source: Source, shown: np.ndarray | None, score_thr: float
+    inferencer, image: np.ndarray, shown: np.ndarray | None, score_thr: float
 ) -> Result:
-    output = inferencer(source, return_datasamples=True)
+    output = inferencer(image, return_datasamples=True)
     (sample,) = output['predictions']
     found = sample.pred_instances
     found = found[found.scores >= score_thr].cpu()

@@ -18,22 +18,19 @@ from ..runtime.images import decode
 from ..runtime.results import Result, caption
 from ..utils.atomic import check_folder, replacing
 from . import records
-from .records import Records, to_json
+from .records import recording, to_json
 from .videos import VIDEOS, Video, is_video, is_webcam, writing
 
-# What --format offers, and what results add to a name: the pictures, the
-# labels of pixels, and files of data.
-FORMATS = *records.SUFFIXES, 'labels'
+# What --format offers, of which the first is the default for videos, and the
+# first two for images. Those of TOGETHER are one file for all images.
+FORMATS = 'json', 'labels', 'coco', 'csv'
+TOGETHER = {'coco', 'csv'}
+# What results add to a name: pictures, labels of pixels, and data.
 SUFFIXES = (
     *('.png', '.mp4', '_labels', '_labels.png'),
     *records.SUFFIXES.values(),
 )
-TOGETHER = {'coco', 'csv'}  # one file for all images
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-
-
-class WrongFormatError(ValueError):
-    """The model has no such output."""
 
 
 def find_images(places: Sequence[str], videos: bool = False) -> list[Path]:
@@ -127,7 +124,7 @@ def summarize(result: dict) -> str:
 
 
 def predict_all(
-    load: Callable[[], tuple[Callable[..., Result], Sequence[str]]],
+    load: Callable[[], tuple[Callable[..., tuple], dict]],
     places: Sequence[str],
     out_dir: Path,
     overwrite: bool = False,
@@ -139,8 +136,8 @@ def predict_all(
 
     Args:
         load (Callable): Loads the model, once the images are found; returns a
-            function that predicts for a file or for (H, W, 3), BGR, 8 bits,
-            like :meth:`OnnxModel.predict`, and the names of the classes.
+            function that predicts like :meth:`OnnxModel.predict`, and
+            ``kind`` and ``classes`` as in :attr:`OnnxModel.metadata`.
         places (Sequence[str]): As for :func:`find_images`, with videos.
         out_dir (Path): The folder for the results; created if absent.
         overwrite (bool): Replace results that exist. Defaults to False.
@@ -154,41 +151,38 @@ def predict_all(
         FileExistsError: If a result exists and must not be replaced.
         FileNotFoundError: If a place has no image.
         NotADirectoryError: If ``out_dir`` is a file.
-        WrongFormatError: If the model has no such output.
+        ValueError: If the model has no output for one of the formats.
     """
     paths = find_images(places, videos=True)
     # The last name is that of the files for all images.
-    names = list(unique_names([*paths, Path('predictions')], out_dir))
-    targets = [f'{name}{suffix}' for name in names[:-1] for suffix in SUFFIXES]
-    for name in TOGETHER.intersection(formats):
-        targets.append(names[-1] + records.SUFFIXES[name])
-    existing = (out_dir / target for target in targets)
-    found = next((target for target in existing if target.exists()), None)
-    if found and not overwrite:
+    *names, last = unique_names([*paths, Path('predictions')], out_dir)
+    together = TOGETHER.intersection(formats)
+    targets = [f'{name}{suffix}' for name in names for suffix in SUFFIXES]
+    targets += [f'{last}{records.SUFFIXES[each]}' for each in together]
+    existing = (
+        out_dir / each for each in targets if (out_dir / each).exists()
+    )
+    if (found := next(existing, None)) and not overwrite:
         raise FileExistsError(
             f'{found} exists: choose another --out-dir, or give --overwrite'
         )
     check_folder(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    predict, classes = load()
+    predict, metadata = load()
+    _check_formats(formats, metadata['kind'])
     skipped = 0
-    images = Records('image', classes)
     progress = _progress(paths, 'file')
     say = getattr(progress, 'write', print)
-    try:
-        for path, name in zip(progress, names[:-1], strict=True):
-            target, shown = out_dir / name, _printable(path)
+    with recording('image', out_dir / last, metadata, together) as images:
+        for path, name in zip(progress, names, strict=True):
+            shown = _printable(path)
             try:
                 if is_video(path):
-                    frames = _predict_video(
-                        path, predict, target, formats, classes
-                    )
-                    say(f'{shown}: {frames} in {target}.mp4')
+                    args = path, out_dir / name, metadata, formats
+                    say(f'{shown}: {_predict_video(predict, *args)}')
                     continue
                 prediction = predict(path)
                 to_json(prediction[0])
-            except WrongFormatError:
-                raise
             except Exception as error:  # what libraries raise for odd images
                 reason = f'{type(error).__name__}: {error}'
                 if type(error) is ValueError:  # ours, for the most part
@@ -196,10 +190,12 @@ def predict_all(
                 say(f'{shown}: skipped: {reason}', file=sys.stderr)
                 skipped += 1
                 continue
-            _save_image(path, prediction, target, formats, images)
+            _save_image(path, prediction, out_dir / name, formats)
+            if together:
+                # OpenCV may not read it.
+                shape = getattr(decode(path), 'shape', (0, 0))
+                images.append((str(path), shape, prediction[0]))
             say(f'{shown}: {summarize(prediction[0])}')
-    finally:
-        images.save(out_dir / names[-1], TOGETHER.intersection(formats))
     count = len(paths) - skipped
     print(f'{count} result{"s" * (count != 1)} in {out_dir}')
     if skipped:
@@ -207,66 +203,57 @@ def predict_all(
     return None
 
 
+def _check_formats(formats: Collection[str], kind: str) -> None:
+    for name, kinds in (
+        ('labels', ['segmentation']),
+        ('coco', ['detection', 'instances']),
+    ):
+        if name in formats and kind not in kinds:
+            raise ValueError(
+                f'--format {name} is for {" or ".join(kinds)}, not for {kind}'
+            )
+
+
 def _predict_video(
+    predict: Callable[..., tuple],
     path: Path,
-    predict: Callable[..., Result],
     target: Path,
+    metadata: dict,
     formats: Collection[str],
-    classes: Sequence[str],
 ) -> str:
     """Predict for the frames of a video; return how many there were."""
-    video, frames = Video(path), Records('frame', classes)
-    folder = Path(f'{target}_labels')
+    video, folder = Video(path), Path(f'{target}_labels')
     for old in folder.glob('*.png'):  # of a longer video
         old.unlink()
-    with writing(Path(f'{target}.mp4'), video) as write:
-        try:
-            for frame in _progress(video, 'frame', video.frames):
-                result, picture, labels = predict(frame)
-                to_json(result)
-                _check_formats(formats, result)
-                write(picture, frame)
-                if labels is not None and 'labels' in formats:
-                    painted = _paint(labels, result['classes'])
-                    _save(folder / f'{len(frames):06}.png', painted)
-                frames.add(len(frames), frame.shape, result)
-        finally:
-            frames.save(target, formats or {'json'})
+    with (
+        writing(Path(f'{target}.mp4'), video) as write,
+        recording('frame', target, metadata, formats or FORMATS[:1]) as frames,
+    ):
+        for frame in _progress(video, 'frame', video.frames):
+            result, picture, labels = predict(frame)
+            to_json(result)
+            write(picture, frame)
+            if 'labels' in formats:
+                painted = _paint(labels, result['classes'])
+                _save(folder / f'{len(frames):06}.png', painted)
+            frames.append((len(frames), frame.shape, result))
     if not frames:
         raise ValueError('no frame of it can be read')
-    of = f' of {video.frames}' if video.frames else ''
-    return f'{len(frames)}{of} frames'
+    return f'{len(frames)} of {video.frames or len(frames)} frames'
 
 
 def _save_image(
-    path: Path,
-    prediction: Result,
-    target: Path,
-    formats: Collection[str],
-    images: Records,
+    path: Path, prediction: Result, target: Path, formats: Collection[str]
 ) -> None:
     result, picture, labels = prediction
-    _check_formats(formats, result)
+    formats = formats or FORMATS[:2]
     if picture is not None:
         _save(f'{target}.png', Image.fromarray(picture))
-    if labels is not None and 'labels' in (formats or FORMATS):
+    if labels is not None and 'labels' in formats:
         _save(f'{target}_labels.png', _paint(labels, result['classes']))
-    if 'json' in (formats or FORMATS):
+    if 'json' in formats:
         with replacing(f'{target}.json') as part:
             part.write_text(to_json(dict(image=str(path), **result)), 'utf-8')
-    if TOGETHER.intersection(formats):
-        size = *np.shape(decode(path)), 0, 0  # OpenCV may not read it
-        images.add(str(path), size, result)
-
-
-def _check_formats(formats: Collection[str], result: dict) -> None:
-    """Raise an error if a model has no such output."""
-    for name, people, has in (
-        ('coco', 'detectors', 'objects' in result),
-        ('labels', 'segmentors', 'share' in str(result.get('classes'))),
-    ):
-        if name in formats and not has:
-            raise WrongFormatError(f'--format {name} is for {people} only')
 
 
 def _printable(path: Path) -> str:

@@ -60,13 +60,10 @@ class Video:
                 if self.live
                 else 'it is no video, is damaged, or OpenCV lacks its codec'
             )
-        width, height, rate, frames = map(
-            self._capture.get,
-            (
-                *(cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT),
-                *(cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT),
-            ),
-        )
+        get = self._capture.get
+        width = get(cv2.CAP_PROP_FRAME_WIDTH)
+        height = get(cv2.CAP_PROP_FRAME_HEIGHT)
+        rate, frames = get(cv2.CAP_PROP_FPS), get(cv2.CAP_PROP_FRAME_COUNT)
         if width * height > max_pixels():
             raise ValueError(
                 f'{width:.0f}x{height:.0f} pixels: frames of up to '
@@ -98,28 +95,28 @@ def writing(
             repeated while the next one is computed, so that time is real.
 
     Yields:
-        Callable: Writes a picture, RGB, in the size of the frame, BGR, that
-        follows it.
+        Callable: Writes a picture, RGB, in the size of the first frame, for
+        the frame that is its second argument.
 
     Raises:
         ValueError: If OpenCV cannot write such files.
     """
-    writer, written, start = cv2.VideoWriter(), 0, time.monotonic()
+    writer, size = cv2.VideoWriter(), ()
+    written, start = 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix='.', dir=path.parent) as folder:
         part = Path(folder, 'video.mp4')  # OpenCV looks at the suffix
 
         def write(picture: np.ndarray, frame: np.ndarray) -> None:
-            nonlocal written
-            height, width = frame.shape[:2]
+            nonlocal size, written
             if not written:
                 code = cv2.VideoWriter.fourcc(*'mp4v')
-                size = width, height
+                size = frame.shape[1::-1]
                 if not writer.open(_as_text(part), code, video.rate, size):
                     raise ValueError('OpenCV cannot write MP4 files here')
-            shown = cv2.resize(picture, (width, height))[..., ::-1]
+            shown = cv2.cvtColor(cv2.resize(picture, size), cv2.COLOR_RGB2BGR)
             passed = time.monotonic() - start if video.live else 0
             for _ in range(max(1, round(passed * video.rate) - written)):
-                writer.write(np.ascontiguousarray(shown))
+                writer.write(shown)
                 written += 1
 
         try:
