@@ -22,7 +22,7 @@ from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from .complexity import build_on_meta, image_channels
 from .timing import watching_kept
@@ -330,7 +330,7 @@ def _lay_out(name: str, out: Any, args: Sequence) -> Any:
 def _bytes(values: Iterable[Any]) -> int:
     """Bytes of the tensors on a GPU, each counted once."""
     found = {}
-    for x in tree_leaves(list(values)):
+    for x in tree_flatten(list(values))[0]:
         if isinstance(x, Tensor) and x.device.type == 'cuda':
             place = x.untyped_storage()._cdata, x.storage_offset(), x.shape
             sizes = zip(x.shape, x.stride(), strict=True)
