@@ -18,6 +18,8 @@ import numpy as np
 from ..runtime.images import max_pixels
 
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
+# What is wrong with a file is said by an error. FFmpeg reads this only once.
+os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 RATE = 25.0  # frames per second, where a video or a webcam tells none
 
 
@@ -49,8 +51,6 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.live = is_webcam(path)
-        # What is wrong with a file is said by an error.
-        os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
         cv2.setLogLevel(0)
         place = int(str(path)) if self.live else _as_text(path)
         self._capture = cv2.VideoCapture(place)
