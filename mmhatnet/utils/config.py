@@ -54,7 +54,10 @@ def read_config(filename: str | os.PathLike) -> Config:
     """
     named = '::' in str(filename)
     if not named and not Path(filename).is_file():
-        raise FileNotFoundError(f'no config at {filename}')
+        raise FileNotFoundError(
+            f'no config at {filename}: a path, or a name as in '
+            'mmhatnet::hatnet/hatnet-tiny_8xb128_in1k.py, is needed'
+        )
     try:
         cfg = get_config(filename) if named else Config.fromfile(filename)
     except (AssertionError, OSError) as error:
