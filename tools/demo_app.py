@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.finetune.results import read_result
 from mmhatnet.weights.releases import list_shipped
 
 
@@ -11,6 +12,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Serve a page to explore models: their predictions, cost '
         'and attention with other G1, G2 and sizes of images.'
+    )
+    parser.add_argument(
+        'results',
+        type=Path,
+        nargs='*',
+        help='folders of tools/finetune.py; the page opens with the first',
     )
     parser.add_argument(
         '--model',
@@ -54,6 +61,17 @@ def find_examples() -> tuple[list[str], dict[str, str]]:
     return list(dict.fromkeys([*shown.values(), *map(str, examples)])), shown
 
 
+def open_result(folder: Path) -> tuple[str, tuple[str, str], list[str]]:
+    result = read_result(folder)
+    if not result:
+        raise ValueError(
+            f'{folder} has no result.json: tools/finetune.py writes it'
+        )
+    files = str(folder / 'config.py'), str(folder / 'model.pth')
+    images = [path for path in result['examples'] if Path(path).exists()]
+    return folder.resolve().name, files, images
+
+
 def main() -> None:
     args = parse_args()
     try:
@@ -67,6 +85,11 @@ def main() -> None:
         Path(config).stem: (config, file) for config, file in args.model
     }
     examples, shown = find_examples()
+    for folder in reversed(args.results):
+        name, files, images = open_result(folder)
+        models = {name: files, **models}
+        shown = ({name: images[0]} if images else {}) | shown
+        examples = [*images, *examples]
     serve(models, examples, shown, args.host, args.port)
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +13,13 @@ FILES = '.pth', '.pt', '.ckpt', '.bin', '.safetensors'
 
 
 def parse_args(exported: bool) -> argparse.Namespace:
+    from mmhatnet.deploy.predict_files import FORMATS
     from mmhatnet.runtime.images import LIMIT, PIXELS
     from mmhatnet.utils.arguments import fraction, positive
 
     parser = argparse.ArgumentParser(
-        description='Predict for images with a model of any task: classes, '
-        'segmentation, or boxes and masks.'
+        description='Predict for images, videos or a webcam with a model of '
+        'any task: classes, segmentation, or boxes and masks.'
     )
     parser.usage = (
         '%(prog)s MODEL [CHECKPOINT] IMAGES [IMAGES ...] [options]\n'
@@ -35,16 +37,26 @@ def parse_args(exported: bool) -> argparse.Namespace:
         metavar='[CHECKPOINT] IMAGES',
         help=f'checkpoint: a file (*{", *".join(FILES)}), a URL or '
         'hatnet://NAME (default: the released weights of the model); then '
-        'images, folders of images '
-        "or patterns such as 'photos/*.jpg'",
+        "images, videos, folders of them, patterns such as 'photos/*.jpg', or "
+        'the number of a webcam, such as 0, which q and Enter end',
     )
     parser.add_argument(
         '--out-dir',
         type=Path,
         default=Path('outputs'),
-        help='folder for <image>.png (the picture), <image>.json (the result) '
-        'and, for segmentors, <image>_labels.png, whose values are the labels '
-        '(default: outputs)',
+        help='folder for the picture, <image>.png or <video>.mp4, and the '
+        'files of --format (default: outputs)',
+    )
+    parser.add_argument(
+        '--format',
+        nargs='+',
+        default=[],
+        choices=FORMATS,
+        metavar='FORMAT',
+        help='json: <image>.json; labels: <image>_labels.png, whose values '
+        'are the labels, of segmentors; coco and csv: predictions_coco.json '
+        'and predictions.csv of all images, and one file for each video '
+        '(default: json, and labels of images)',
     )
     parser.add_argument(
         '--overwrite',
@@ -109,11 +121,13 @@ def is_checkpoint(argument: str) -> bool:
     return bool(pin) or '://' in location or is_weights(location)
 
 
-def load(args: argparse.Namespace) -> Callable[..., tuple]:
+def load(args: argparse.Namespace) -> tuple[Callable[..., tuple], dict]:
+    options = dict(score_thr=args.score_thr, top=args.top)
     if is_exported(args.model):
         from mmhatnet.runtime import OnnxModel
 
-        return OnnxModel(args.model).predict
+        model = OnnxModel(args.model)
+        return partial(model.predict, **options), model.metadata
     from mmhatnet.apis.inference import get_inferencer, predict
     from mmhatnet.apis.zoo import find_weights, load_model_config
     from mmhatnet.engine.cli import apply_options
@@ -121,20 +135,28 @@ def load(args: argparse.Namespace) -> Callable[..., tuple]:
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
     checkpoint = args.checkpoint or find_weights(args.model)
-    return partial(predict, get_inferencer(cfg, checkpoint, args.device))
+    inferencer = get_inferencer(cfg, checkpoint, args.device)
+    kinds = dict(mmpretrain='classification', mmseg='segmentation')
+    metadata = dict(
+        kind=kinds.get(cfg.default_scope, 'detection'),
+        classes=inferencer.model.dataset_meta.get('classes') or (),
+    )
+    return partial(predict, inferencer, **options), metadata
 
 
 def main(exported: bool = False) -> None:
     from mmhatnet.deploy.predict_files import predict_all
 
     args = parse_args(exported)
-    options = dict(score_thr=args.score_thr, top=args.top)
+    # What was predicted is saved after kill, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(
         predict_all(
-            lambda: partial(load(args), **options),
+            partial(load, args),
             args.images,
             args.out_dir,
             args.overwrite,
+            args.format,
         )
     )
 

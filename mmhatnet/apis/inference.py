@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -105,7 +106,10 @@ def _build(cfg: Config, checkpoint: str, device: str):
 
 @one_thread_at_a_time()
 def predict(
-    inferencer, path: str | os.PathLike, score_thr: float = 0.3, top: int = 5
+    inferencer,
+    path: str | os.PathLike | np.ndarray,
+    score_thr: float = 0.3,
+    top: int = 5,
 ) -> Result:
     """Predict for one image.
 
@@ -113,7 +117,8 @@ def predict(
 
     Args:
         inferencer (object): The result of :func:`get_inferencer`.
-        path (str | PathLike): The image.
+        path (str | PathLike | ndarray): The image, a file or (H, W, 3), BGR,
+            8 bits.
         score_thr (float): Lowest score of a detected object. Defaults to 0.3.
         top (int): Number of classes of a classifier. Defaults to 5.
 
@@ -128,63 +133,76 @@ def predict(
         of ``label``, ``name``, ``share`` of the image (from 0 to 1) and
         ``color`` (RGB), largest first. A detector has a list ``objects`` of
         ``label``, ``name``, ``score`` and ``bbox``, (x1, y1, x2, y2) in
-        pixels, best first, with a ``mask`` in COCO's run-length encoding if
-        the model predicts masks.
+        pixels, best first, with a ``mask`` in COCO's run-length encoding and
+        its ``area`` in pixels if the model predicts masks.
 
     Raises:
         ValueError: If the image cannot be read.
     """
-    if reason := unreadable(path):
+    cfg = inferencer.model.cfg
+    if isinstance(path, np.ndarray):
+        shown: np.ndarray | None = path
+    elif reason := unreadable(path):
         raise ValueError(f'{path}: {reason}')
-    scope = inferencer.model.cfg.default_scope
-    if scope == 'mmpretrain':
-        return _classify(inferencer, str(path), top)
-    if scope == 'mmseg':
-        return _segment(inferencer, str(path))
-    return _detect(inferencer, str(path), score_thr)
+    else:
+        path, shown = str(path), decode(path)
+    image = load_image(cfg, path)
+    if cfg.default_scope == 'mmpretrain':
+        return _classify(inferencer, image, shown, top)
+    if cfg.default_scope == 'mmseg':
+        return _segment(inferencer, image, shown)
+    return _detect(inferencer, image, shown, score_thr)
 
 
-def _classify(inferencer, path: str, top: int) -> Result:
-    # Calling the inferencer would display a progress bar for each image, and
-    # read three channels of any.
-    image = load_image(inferencer.model.cfg, path)
+def _classify(
+    inferencer, image: np.ndarray, shown: np.ndarray | None, top: int
+) -> Result:
+    # Calling the inferencer would display a progress bar for each image.
     h, w = image.shape[:2]
     if max(h, w) > LONGEST * min(h, w):  # pipelines enlarge the shorter side
         raise ValueError(
-            f'{path}: {w}x{h} pixels: a side may be {LONGEST} times as long '
-            'as the other; crop the image first'
+            f'{w}x{h} pixels: a side may be {LONGEST} times as long as the '
+            'other; crop the image first'
         )
     (batch,) = inferencer.preprocess([image])
     (sample,) = inferencer.forward(batch)
     scores = sample.pred_score.tolist()
     classes, _ = _names(inferencer)
-    return classification(decode(path), scores, classes, top)
+    return classification(shown, scores, classes, top)
 
 
-def load_image(cfg: Config, path: str) -> np.ndarray:
+def load_image(cfg: Config, path: str | np.ndarray) -> np.ndarray:
     """Load an image as the test pipeline of a config does.
 
     Args:
         cfg (Config): The config.
-        path (str): The image.
+        path (str | ndarray): The image, a file or (H, W, 3), BGR.
 
     Returns:
         ndarray: (H, W, channels); BGR if there are three.
     """
     loader = find_test_dataset(cfg).pipeline[0]
+    if isinstance(path, np.ndarray):
+        if path.shape[2] == 3 and loader.get('color_type') == 'grayscale':
+            path = cv2.cvtColor(path, cv2.COLOR_BGR2GRAY)
+        return np.atleast_3d(path)
     with TRANSFORMS.switch_scope_and_registry(cfg.default_scope) as registry:
         image = registry.build(loader)(dict(img_path=path))['img']
     return np.atleast_3d(image)
 
 
-def _segment(inferencer, path: str) -> Result:
-    sample = inferencer(path, return_datasamples=True)
+def _segment(
+    inferencer, image: np.ndarray, shown: np.ndarray | None
+) -> Result:
+    sample = inferencer(image, return_datasamples=True)
     labels = sample.pred_sem_seg.data[0].cpu().numpy()
-    return segmentation(decode(path), labels, *_names(inferencer))
+    return segmentation(shown, labels, *_names(inferencer))
 
 
-def _detect(inferencer, path: str, score_thr: float) -> Result:
-    output = inferencer(path, return_datasamples=True)
+def _detect(
+    inferencer, image: np.ndarray, shown: np.ndarray | None, score_thr: float
+) -> Result:
+    output = inferencer(image, return_datasamples=True)
     (sample,) = output['predictions']
     found = sample.pred_instances
     found = found[found.scores >= score_thr].cpu()
@@ -194,11 +212,10 @@ def _detect(inferencer, path: str, score_thr: float) -> Result:
         found.bboxes = mask2bbox(found.masks)  # SOLO predicts only masks
     found = found.numpy()
     masks = iter(found.masks) if 'masks' in found else None
-    image = decode(path)
-    if image is not None and image.shape[:2] != sample.ori_shape:
-        image = None  # OpenCV may read another image of the file
+    if shown is not None and shown.shape[:2] != sample.ori_shape:
+        shown = None  # OpenCV may read another image of the file
     objects = found.bboxes, found.scores, found.labels, masks
-    return detection(image, *objects, *_names(inferencer))
+    return detection(shown, *objects, *_names(inferencer))
 
 
 def _names(inferencer) -> tuple[Sequence[str], Sequence[Sequence[int]]]:

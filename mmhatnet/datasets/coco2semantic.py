@@ -15,11 +15,20 @@ IGNORED = 255
 NEEDED = KEYS | dict(annotations=('id', 'image_id', 'category_id'))
 
 
-def _encode_mask(segmentation: Any, height: int, width: int) -> dict:
+def encode_mask(segmentation: Any, height: int, width: int) -> dict:
     """Convert polygons or either form of RLE to compressed RLE.
 
-    ValueError if it has no mask of this size, or a coordinate is far outside
-    the image.
+    Args:
+        segmentation (Any): As in COCO's JSON.
+        height (int): Height of the image in pixels.
+        width (int): Its width.
+
+    Returns:
+        dict: RLE, as pycocotools computes with it.
+
+    Raises:
+        ValueError: If it has no mask of this size, or a coordinate is far
+            outside the image.
     """
     from pycocotools import mask as mask_utils
 
@@ -53,7 +62,7 @@ def _label_map(
     objects = []
     for annotation in annotations:
         try:
-            rle = _encode_mask(annotation.get('segmentation'), height, width)
+            rle = encode_mask(annotation.get('segmentation'), height, width)
         except ValueError as error:
             raise ValueError(
                 f'annotation {annotation["id"]!s:.60}: {error}'

@@ -305,7 +305,9 @@ def read_size(
     if Path(path).suffix.lower() in CHANNELS:
         return None, False  # Pillow takes channels for pages
     with Image.open(path) as image:
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+        # PNG's own method would decode the image.
+        exif = Image.Image.getexif(image)
+        orientation = exif.get(EXIF_ORIENTATION, 1)
         width, height = image.size
     if orientation in range(5, 9):  # these exchange width and height
         return (height, width), width == height

@@ -1,13 +1,12 @@
-"""The images that a command predicts for, and the files of its results.
+"""The images and videos that a command predicts for, and what it writes.
 
 Like ``runtime``, it imports neither torch nor mm.
 """
 
-import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from glob import glob
 from itertools import chain, count
 from pathlib import Path
@@ -15,20 +14,33 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..runtime.results import caption
+from ..runtime.images import decode
+from ..runtime.results import Result, caption
 from ..utils.atomic import check_folder, replacing
+from . import records
+from .records import recording, to_json
+from .videos import VIDEOS, Video, is_video, is_webcam, writing
 
-# Suffixes of results: the picture, the data, the labels of pixels.
-SUFFIXES = ('.png', '.json', '_labels.png')
+# What --format offers, of which the first is the default for videos, and the
+# first two for images. Those of TOGETHER are one file for all images.
+FORMATS = 'json', 'labels', 'coco', 'csv'
+TOGETHER = {'coco', 'csv'}
+# What results add to a name: pictures, labels of pixels, and data.
+SUFFIXES = (
+    *('.png', '.mp4', '_labels', '_labels.png'),
+    *records.SUFFIXES.values(),
+)
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
-def find_images(places: Sequence[str]) -> list[Path]:
+def find_images(places: Sequence[str], videos: bool = False) -> list[Path]:
     """Find the images in files, folders and patterns.
 
     Args:
         places (Sequence[str]): Files, folders (without their subfolders) and
             patterns such as ``'data/*.jpg'``.
+        videos (bool): Find videos, too, and take numbers of webcams. Defaults
+            to False.
 
     Returns:
         list[Path]: The files in the order of ``places``, without duplicates.
@@ -36,30 +48,32 @@ def find_images(places: Sequence[str]) -> list[Path]:
     Raises:
         FileNotFoundError: If one of the places has no image.
     """
-    return list(dict.fromkeys(chain.from_iterable(map(_find, places))))
+    found = (_find(place, videos) for place in places)
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
-def _find(place: str) -> list[Path]:
+def _find(place: str, videos: bool) -> list[Path]:
     path = Path(os.path.expanduser(place))  # also of an unknown user
-    if path.is_file():
+    if path.is_file() or (videos and is_webcam(path)):
         return [path]
+    suffixes = EXTENSIONS + (VIDEOS if videos else ())
     inside = (
         path.iterdir() if path.is_dir() else glob(str(path), recursive=True)
     )
     files = [file for file in sorted(map(Path, inside)) if file.is_file()]
-    images = [file for file in files if file.suffix.lower() in EXTENSIONS]
+    images = [file for file in files if file.suffix.lower() in suffixes]
     if not images:
         raise FileNotFoundError(
             f'no image at {place}: give files, folders or patterns of '
-            f'{", ".join(EXTENSIONS)}'
+            f'{", ".join(suffixes)}'
         )
     others = set(files).difference(images)
     if others:
         kinds = Counter(file.suffix or 'without a suffix' for file in others)
         named = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(4))
         print(
-            f'{place}: {len(others)} files are left out ({named}): to use '
-            'one of them, give its name',
+            f'{place}: other files are left out ({named}): to use one of '
+            'them, give its name',
             file=sys.stderr,
         )
     return images
@@ -110,93 +124,142 @@ def summarize(result: dict) -> str:
 
 
 def predict_all(
-    load: Callable[[], Callable[[Path], tuple]],
+    load: Callable[[], tuple[Callable[..., tuple], dict]],
     places: Sequence[str],
     out_dir: Path,
     overwrite: bool = False,
+    formats: Collection[str] = (),
 ) -> str | None:
-    """Predict for images and save the results, with a progress display.
+    """Predict for images and videos and save the results, with a progress bar.
+
+    What was predicted before Ctrl-C or an error is saved.
 
     Args:
         load (Callable): Loads the model, once the images are found; returns a
-            function that predicts for a file like :meth:`OnnxModel.predict`.
-        places (Sequence[str]): As for :func:`find_images`.
+            function that predicts like :meth:`OnnxModel.predict`, and
+            ``kind`` and ``classes`` as in :attr:`OnnxModel.metadata`.
+        places (Sequence[str]): As for :func:`find_images`, with videos.
         out_dir (Path): The folder for the results; created if absent.
         overwrite (bool): Replace results that exist. Defaults to False.
+        formats (Collection[str]): Some of ``FORMATS``. Defaults to (), JSON,
+            and label maps of images.
 
     Returns:
-        str, optional: How many images were skipped, if any.
+        str, optional: How many files were skipped, if any.
 
     Raises:
         FileExistsError: If a result exists and must not be replaced.
         FileNotFoundError: If a place has no image.
         NotADirectoryError: If ``out_dir`` is a file.
+        ValueError: If the model has no output for one of the formats.
     """
-    paths = find_images(places)
-    names = list(unique_names(paths, out_dir))
-    targets = (out_dir / f'{n}{suffix}' for n in names for suffix in SUFFIXES)
-    existing = next((target for target in targets if target.exists()), None)
-    if existing and not overwrite:
+    paths = find_images(places, videos=True)
+    # The last name is that of the files for all images.
+    *names, last = unique_names([*paths, Path('predictions')], out_dir)
+    together = TOGETHER.intersection(formats)
+    targets = [f'{name}{suffix}' for name in names for suffix in SUFFIXES]
+    targets += [f'{last}{records.SUFFIXES[each]}' for each in together]
+    existing = (
+        out_dir / each for each in targets if (out_dir / each).exists()
+    )
+    if (found := next(existing, None)) and not overwrite:
         raise FileExistsError(
-            f'{existing} exists: choose another --out-dir, or give --overwrite'
+            f'{found} exists: choose another --out-dir, or give --overwrite'
         )
     check_folder(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    predict = load()
+    predict, metadata = load()
+    _check_formats(formats, metadata['kind'])
     skipped = 0
-    progress = _progress(paths)
+    progress = _progress(paths, 'file')
     say = getattr(progress, 'write', print)
-    for path, name in zip(progress, names, strict=True):
-        try:
-            result, picture, labels = predict(path)
-            text = to_json(dict(image=str(path), **result))
-        except Exception as error:  # what libraries raise for odd images
-            reason = f'{type(error).__name__}: {error}'
-            if type(error) is ValueError:  # ours, for the most part
-                reason = str(error).removeprefix(f'{path}: ')
-            say(f'{_printable(path)}: skipped: {reason}', file=sys.stderr)
-            skipped += 1
-            continue
-        target = out_dir / name
-        if picture is not None:
-            _save(f'{target}.png', Image.fromarray(picture))
-        if labels is not None:
-            _save(f'{target}_labels.png', _paint(labels, result['classes']))
-        with replacing(f'{target}.json') as part:
-            part.write_text(text, 'utf-8')
-        say(f'{_printable(path)}: {summarize(result)}')
+    with recording('image', out_dir / last, metadata, together) as images:
+        for path, name in zip(progress, names, strict=True):
+            shown = _printable(path)
+            try:
+                if is_video(path):
+                    args = path, out_dir / name, metadata, formats
+                    say(f'{shown}: {_predict_video(predict, *args)}')
+                    continue
+                prediction = predict(path)
+                to_json(prediction[0])
+            except Exception as error:  # what libraries raise for odd images
+                reason = f'{type(error).__name__}: {error}'
+                if type(error) is ValueError:  # ours, for the most part
+                    reason = str(error).removeprefix(f'{path}: ')
+                say(f'{shown}: skipped: {reason}', file=sys.stderr)
+                skipped += 1
+                continue
+            _save_image(path, prediction, out_dir / name, formats)
+            if together:
+                # OpenCV may not read it.
+                shape = getattr(decode(path), 'shape', (0, 0))
+                images.append((str(path), shape, prediction[0]))
+            say(f'{shown}: {summarize(prediction[0])}')
     count = len(paths) - skipped
     print(f'{count} result{"s" * (count != 1)} in {out_dir}')
     if skipped:
-        return f'{skipped} of {len(paths)} images were skipped'
+        return f'{skipped} of {len(paths)} files were skipped'
     return None
+
+
+def _check_formats(formats: Collection[str], kind: str) -> None:
+    for name, kinds in (
+        ('labels', ['segmentation']),
+        ('coco', ['detection', 'instances']),
+    ):
+        if name in formats and kind not in kinds:
+            raise ValueError(
+                f'--format {name} is for {" or ".join(kinds)}, not for {kind}'
+            )
+
+
+def _predict_video(
+    predict: Callable[..., tuple],
+    path: Path,
+    target: Path,
+    metadata: dict,
+    formats: Collection[str],
+) -> str:
+    """Predict for the frames of a video; return how many there were."""
+    video, folder = Video(path), Path(f'{target}_labels')
+    for old in folder.glob('*.png'):  # of a longer video
+        old.unlink()
+    with (
+        writing(Path(f'{target}.mp4'), video) as write,
+        recording('frame', target, metadata, formats or FORMATS[:1]) as frames,
+    ):
+        for frame in _progress(video, 'frame', video.frames):
+            result, picture, labels = predict(frame)
+            to_json(result)
+            write(picture, frame)
+            if 'labels' in formats:
+                painted = _paint(labels, result['classes'])
+                _save(folder / f'{len(frames):06}.png', painted)
+            frames.append((len(frames), frame.shape, result))
+    if not frames:
+        raise ValueError('no frame of it can be read')
+    return f'{len(frames)} of {video.frames or len(frames)} frames'
+
+
+def _save_image(
+    path: Path, prediction: Result, target: Path, formats: Collection[str]
+) -> None:
+    result, picture, labels = prediction
+    formats = formats or FORMATS[:2]
+    if picture is not None:
+        _save(f'{target}.png', Image.fromarray(picture))
+    if labels is not None and 'labels' in formats:
+        _save(f'{target}_labels.png', _paint(labels, result['classes']))
+    if 'json' in formats:
+        with replacing(f'{target}.json') as part:
+            part.write_text(to_json(dict(image=str(path), **result)), 'utf-8')
 
 
 def _printable(path: Path) -> str:
     """Write a name with escapes for control characters and invalid text."""
     text = str(path)
     return text if text.isprintable() else repr(text)[1:-1]
-
-
-def to_json(result: dict) -> str:
-    """Write a result as JSON.
-
-    Args:
-        result (dict): As from :meth:`OnnxModel.predict`.
-
-    Returns:
-        str: The JSON.
-
-    Raises:
-        ValueError: If a number is NaN or infinite, as from damaged weights.
-    """
-    try:
-        return json.dumps(result, indent=1, allow_nan=False)
-    except ValueError as error:
-        raise ValueError(
-            'the model gives NaN or infinity: are its weights damaged, or of '
-            'another model?'
-        ) from error
 
 
 def _paint(labels: np.ndarray, classes: Sequence[dict]) -> Image.Image:
@@ -210,14 +273,16 @@ def _paint(labels: np.ndarray, classes: Sequence[dict]) -> Image.Image:
     return image
 
 
-def _save(path: str, image: Image.Image) -> None:
+def _save(path: str | Path, image: Image.Image) -> None:
     with replacing(path) as part:
         image.save(part, 'PNG')
 
 
-def _progress(paths: Sequence[Path]) -> Iterable[Path]:
+def _progress(
+    items: Iterable, unit: str, total: int | None = None
+) -> Iterable:
     try:
         from tqdm import tqdm
     except ImportError:  # not where exported files run
-        return paths
-    return tqdm(paths, unit='image')
+        return items
+    return tqdm(items, unit=unit, total=total, leave=unit == 'file')

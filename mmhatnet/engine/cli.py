@@ -9,7 +9,9 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import starmap, zip_longest
+from functools import reduce
+from itertools import starmap, takewhile, zip_longest
+from operator import getitem
 from pathlib import Path
 from traceback import walk_tb
 
@@ -121,6 +123,27 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             f'--cfg-options contradict each other: {", ".join(options)[:200]}'
         ) from None
     check_keys(cfg, options)
+
+
+def inherit_options(
+    config: Config, args: argparse.Namespace, complete: Config
+) -> None:
+    """Write ``--cfg-options`` into a config that inherits from others.
+
+    Args:
+        config (Config): What differs from its bases; changed in place.
+        args (Namespace): The parsed arguments.
+        complete (Config): The config with its bases and the options.
+    """
+    for option, value in (args.cfg_options or {}).items():
+        # A config replaces a list of its base as a whole.
+        parts = list(
+            takewhile(lambda part: not part.isdigit(), option.split('.'))
+        )
+        name = '.'.join(parts)
+        if name != option:
+            value = reduce(getitem, parts, complete)
+        config.merge_from_dict({name: value})
 
 
 def _find_setting(cfg: Config, key: str, options: Iterable[str]) -> object:

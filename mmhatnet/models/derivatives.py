@@ -11,12 +11,26 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from .compiling import is_transformed
+from .compiling import is_transformed, makes_graph
 
 
 def is_half(x: Tensor) -> bool:
     """Whether a tensor is in float16 or bfloat16."""
     return x.dtype in (torch.float16, torch.bfloat16)
+
+
+def needs_equation(grad: Tensor) -> bool:
+    """Whether a backward pass must go by operators with derivatives.
+
+    Args:
+        grad (Tensor): The gradient of the result.
+
+    Returns:
+        bool: True if it is to be differentiated itself, or transformed.
+    """
+    if makes_graph():
+        return False
+    return torch.is_grad_enabled() or is_transformed(grad)
 
 
 def differentiate(
@@ -100,7 +114,7 @@ class SingleGroupNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, w, mean, rstd, normed = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed(grad):
+        if needs_equation(grad):
             inputs = x, weight, bias
             grads = differentiate(single_group_norm, inputs, grad, ctx.eps)
             return *grads, None, None

@@ -183,9 +183,9 @@ class SingleGroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W) over all but N."""
         if kernels_apply('norm', x) and not self._is_transformed():
-            from .kernels.norm import apply_norm
+            from .kernels.norm import NormFunction
 
-            return apply_norm(x, self.weight, self.bias, self.eps)
+            return NormFunction.apply(x, self.weight, self.bias, self.eps)
         if self._has_good_kernel(x):
             return super().forward(settle(x)).to(x.dtype)
         if is_transformed(x) or self._is_transformed():

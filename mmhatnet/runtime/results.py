@@ -118,7 +118,7 @@ def detection(
         values = dict(score=float(scores[i]), bbox=boxes[i].tolist())
         if masks is not None:
             mask = next(masks)
-            values['mask'] = encode(mask)
+            values.update(mask=encode(mask), area=int(mask.sum()))
             if drawn is not None:
                 ground = np.array(colours[i][::-1])
                 drawn[mask] = 0.5 * drawn[mask] + 0.5 * ground

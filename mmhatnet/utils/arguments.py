@@ -1,6 +1,9 @@
 """Types of arguments that several commands read."""
 
 import argparse
+import re
+
+UNITS = dict(s=1, m=60, h=3600)
 
 
 def positive(text: str) -> int:
@@ -43,3 +46,24 @@ def fraction(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f'{text} is not a number from 0 to 1')
     return number
+
+
+def duration(text: str) -> float:
+    """Parse a time such as 90s, 15m or 2h.
+
+    Args:
+        text (str): The argument.
+
+    Returns:
+        float: Seconds.
+
+    Raises:
+        ArgumentTypeError: If it is anything else.
+    """
+    match = re.fullmatch(r'(\d+(?:\.\d+)?)([smh]?)', text)
+    seconds = float(match[1]) * UNITS[match[2] or 's'] if match else 0.0
+    if not seconds:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a time such as 90s, 15m or 2h"
+        )
+    return seconds

@@ -4,8 +4,8 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,13 +17,8 @@ from PIL import Image
 import mmhatnet
 from mmhatnet.apis.inference import predict
 from mmhatnet.apis.zoo import load_model_config
-from mmhatnet.deploy.predict_files import (
-    find_images,
-    predict_all,
-    unique_names,
-)
 from mmhatnet.runtime.arrays import apply_step
-from mmhatnet.runtime.images import read_image, unreadable
+from mmhatnet.runtime.images import read_image
 
 INFER = TOOLS / 'infer.py'
 DEMO = DEMOS['Image Classification']
@@ -73,6 +68,8 @@ def test_predictions_of_the_libraries_inferencers(
         assert torch.equal(value, expected[key])
     result, picture, labels = predict(inferencer, image, score_thr=0.0, top=3)
     json.dumps(result)
+    again, *_ = predict(inferencer, read_image(image), score_thr=0.0, top=3)
+    assert again == result  # of an array, such as the frame of a video
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
     if task == 'Image Classification':
@@ -261,107 +258,9 @@ def test_other_channels(channels, task, image, tmp_path):
     assert result
     assert picture.shape[2] == 3
     assert (labels is not None) == (task == 'Semantic Segmentation')
-
-
-class TestImages:
-    def test_places(self, image, tmp_path):
-        for name in ('b.JPG', 'a.png', 'c.txt', 'd.webp', 'in/e.png'):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            shutil.copy(image, tmp_path / name)
-        names = [p.name for p in find_images([str(tmp_path)])]
-        assert names == ['a.png', 'b.JPG', 'd.webp']
-        names = [p.name for p in find_images([str(tmp_path / '**' / '*.png')])]
-        assert sorted(names) == ['a.png', 'e.png']
-        # A named file needs no image suffix; no file is listed twice.
-        places = [str(tmp_path / name) for name in ('c.txt', 'a.png', '*.png')]
-        assert [p.name for p in find_images(places)] == ['c.txt', 'a.png']
-
-    @pytest.mark.parametrize('place', ['no.png', 'no', '*.png', '.'])
-    def test_nothing_there(self, place, tmp_path):
-        with pytest.raises(FileNotFoundError, match='no image at'):
-            find_images([str(tmp_path / place)])
-
-    def test_unreadable(self, image, tmp_path):
-        assert unreadable(image) is None
-        content = image.read_bytes()
-        for name, part, reason in (
-            ('half.png', content[: len(content) // 2], 'truncated'),
-            ('empty.png', b'', 'is empty'),
-            ('text.png', b'text', 'cannot identify'),
-        ):
-            (tmp_path / name).write_bytes(part)
-            assert reason in unreadable(tmp_path / name)
-
-    def test_too_many_pixels(self, monkeypatch, tmp_path):
-        """Nothing is decoded; Pillow itself stops at 179 million."""
-        path = tmp_path / 'large.png'
-        Image.new('1', (14000, 14000)).save(path)
-        with monkeypatch.context() as patch:
-            patch.setattr(Image.Image, 'load', None)
-            assert 'of up to 89,000,000 are read' in unreadable(path)
-        monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 89_478_485)
-        monkeypatch.setenv('MMHATNET_MAX_PIXELS', '196000000')
-        assert unreadable(path) is None
-        monkeypatch.setenv('MMHATNET_MAX_PIXELS', '195999999')
-        assert unreadable(path).startswith('14000x14000 pixels: images of')
-        monkeypatch.setenv('MMHATNET_MAX_PIXELS', '-1')
-        assert 'not a number of pixels' in unreadable(path)
-
-    @pytest.mark.parametrize(
-        ('name', 'content'),
-        [
-            ('eps.png', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n'),
-            ('hdr.tif', b'#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n'),
-        ],
-    )
-    def test_formats(self, name, content, tmp_path):
-        """No other program reads EPS, and OpenCV nothing unknown to Pillow."""
-        path = tmp_path / name
-        path.write_bytes(content + bytes(99))
-        assert 'cannot identify' in unreadable(path)
-
-    def test_names_that_are_no_text(self, image, tmp_path, capsys):
-        path = Path(os.fsdecode(os.fsencode(tmp_path) + b'/\xff\x1b[2J.png'))
-        shutil.copy(image, path)
-        long = tmp_path / f'{"n" * 250}.png'
-        shutil.copy(image, long)
-        expected = np.array(Image.open(image))[..., ::-1]
-        assert (read_image(path) == expected).all()
-        found = dict(classes=[dict(label=0, name='a', score=0.5)])
-        predict_all(
-            lambda: lambda _: (found, expected, None),
-            [str(tmp_path)],
-            tmp_path / 'out',
-        )
-        printed = capsys.readouterr()
-        assert r'/\udcff\x1b[2J.png: a 0.50' in printed.out + printed.err
-        assert len(os.listdir(tmp_path / 'out')) == 4
-
-    def test_home_of_nobody(self):
-        with pytest.raises(FileNotFoundError, match='no image at'):
-            find_images(['~nobody-has-this-name/a.png'])
-
-    def test_other_files_of_a_folder(self, image, tmp_path, capsys):
-        for name in ('a.png', 'b.gif', 'c.gif', 'README'):
-            shutil.copy(image, tmp_path / name)
-        assert len(find_images([str(tmp_path)])) == 1
-        printed = capsys.readouterr().err
-        assert '3 files are left out (2 .gif, 1 without a suffix)' in printed
-
-    def test_names_of_results(self, tmp_path):
-        """None is the name of an image or of another result."""
-        paths = [tmp_path / name for name in ('a.png', 'x/a.png', 'a.jpg')]
-        assert list(unique_names(paths, tmp_path / 'out')) == [
-            'a',
-            'a_2',
-            'a_3',
-        ]
-        assert list(unique_names(paths, tmp_path)) == ['a_2', 'a_3', 'a_4']
-        paths = [tmp_path / 'x.jpg', tmp_path / 'x_labels.jpg']
-        assert list(unique_names(paths, tmp_path / 'out')) == [
-            'x',
-            'x_labels_2',
-        ]
+    if channels == 1:  # as for the frames of a video
+        grey = cv2.imread(str(tmp_path / 'image.png'))
+        assert predict(inferencer, grey, 0)[0] == result
 
 
 class TestTool:
@@ -410,7 +309,7 @@ class TestTool:
         assert 'broken.jpg: skipped: ' in printed
         last = printed.splitlines()[-1]
         skipped = printed.count(': skipped: ')
-        assert last == f'{skipped} of 4 images were skipped'
+        assert last == f'{skipped} of 4 files were skipped'
 
     def test_nothing_is_overwritten(self, image, trained, tmp_path):
         """Neither an image nor the file of another run, unless asked to."""

@@ -2,9 +2,12 @@
 
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import INTERPRETED
 
 # Of A100, H100 and B200.
@@ -70,3 +73,57 @@ def compile_kernel(kernel, capability, num_warps=4, **arguments):
         shared=compiled.metadata.shared,
         wide=len(re.findall(r'LDG\.E\S*\.128', dump('-sass'))),
     )
+
+
+def record_graphs(function, monkeypatch, *inputs, **options):
+    """Make the graphs that torch.compile would make for an H100.
+
+    Nothing is computed. torch compiles the kernels to see what they change.
+
+    Args:
+        function (Callable): Computes a tensor by kernels.
+        monkeypatch (MonkeyPatch): Puts a driver of Triton in place.
+        *inputs (Tensor): The inputs, on a CPU.
+        **options: Further arguments of :func:`torch.compile`.
+
+    Returns:
+        list[Counter]: Names of the operators of the forward graph, and of the
+        backward graph.
+    """
+    if INTERPRETED:
+        pytest.skip('interpreted kernels cannot be compiled')
+    triton = pytest.importorskip('triton', '3.3')
+    from functorch.compile import (
+        make_boxed_func,
+        min_cut_rematerialization_partition,
+    )
+    from torch._dynamo.backends.common import aot_autograd
+    from triton.backends.compiler import GPUTarget
+
+    target = GPUTarget('cuda', 90, 32)
+    driver = SimpleNamespace(get_current_target=lambda: target)
+    monkeypatch.setattr(triton.runtime.driver, '_active', driver)
+    graphs = []
+
+    def make_like(x):
+        if not isinstance(x, torch.Tensor):
+            return x
+        shape, strides = map(int, x.shape), map(int, x.stride())
+        return torch.empty_strided([*shape], [*strides], dtype=x.dtype)
+
+    def record(graph, _):
+        nodes = list(graph.graph.nodes)
+        graphs.append(Counter(str(node.target) for node in nodes))
+        outs = [out and out.meta['val'] for out in nodes[-1].args[0]]
+        return make_boxed_func(lambda *_: [*map(make_like, outs)])
+
+    torch._dynamo.reset()
+    backend = aot_autograd(
+        fw_compiler=record,
+        bw_compiler=record,
+        partition_fn=min_cut_rematerialization_partition,
+    )
+    options = dict(backend=backend, fullgraph=True, **options)
+    torch.compile(function, **options)(*inputs).sum().backward()
+    torch._dynamo.reset()
+    return graphs

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from compile_kernels import CAPABILITIES, compile_kernel
+from compile_kernels import CAPABILITIES, compile_kernel, record_graphs
 from helpers import (
     INTERPRETED,
     assert_features_close,
@@ -15,8 +15,8 @@ from helpers import (
 )
 from torch import nn
 
-from mmhatnet.models import GroupNorm1, HATNet
-from mmhatnet.models.kernels import select_kernels
+from mmhatnet.models import GroupNorm1, HATNet, fast
+from mmhatnet.models.kernels import choice, select_kernels
 from mmhatnet.models.kernels.choice import CHECKS, TOLERANCES
 
 pytestmark = needs_triton
@@ -72,7 +72,7 @@ def test_interpreted():
 class TestKernels:
     @pytest.fixture
     def norm(self, kernels):
-        return lambda *inputs: kernels.apply_norm(*inputs, EPS)
+        return lambda *inputs: kernels.NormFunction.apply(*inputs, EPS)
 
     @pytest.mark.parametrize(
         'shape',
@@ -236,16 +236,20 @@ class TestKernels:
         error = CHECKS['norm'](torch.device('cpu'), dtype)
         assert 0 < error < TOLERANCES[dtype]
 
+    def test_check_in_inference_mode(self):
+        with torch.inference_mode():
+            assert choice._works('norm', torch.device('cpu'), torch.float32)
+
     def test_layer(self, kernels, monkeypatch):
         """It uses them, also under autocast, unless they are left out."""
         calls, norm = [], GroupNorm1(8)
-        apply_norm = kernels.apply_norm
+        launch = kernels.norm_forward
 
         def record(x, *args):
             calls.append(x.dtype)
-            return apply_norm(x, *args)
+            return launch(x, *args)
 
-        monkeypatch.setattr(kernels, 'apply_norm', record)
+        monkeypatch.setattr(kernels, 'norm_forward', record)
         x = torch.randn(2, 8, 5, 4)
         with torch.autocast('cpu', torch.bfloat16):
             assert norm(x.bfloat16()).dtype == torch.bfloat16
@@ -351,6 +355,21 @@ class TestCompiledKernels:
             assert used['spilled'] == 0
             assert used['registers'] <= budget
             assert used['wide'] >= 2
+
+    @pytest.mark.parametrize('dynamic', [False, True])
+    def test_in_graphs(self, dynamic, monkeypatch, caplog):
+        """Without breaks or copies, and torch sees what the kernels write."""
+        monkeypatch.setattr(fast, 'kernels_apply', lambda *_: True)
+        norm = GroupNorm1(48)
+        x = torch.randn(2, 48, 20, 17).to(memory_format=torch.channels_last)
+        x.requires_grad_()
+        graphs = record_graphs(norm, monkeypatch, x, dynamic=dynamic)
+        assert len(graphs) == 2
+        for graph in graphs:
+            assert graph['triton_kernel_wrapper_functional'] == 2
+            assert not graph['aten.native_group_norm.default']
+        assert not graphs[0]['aten.clone.default']
+        assert 'identify_mutated_tensors' not in caplog.text
 
 
 @pytest.mark.skipif(INTERPRETED, reason='imported')

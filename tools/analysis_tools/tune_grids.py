@@ -2,9 +2,8 @@
 import argparse
 import os
 from collections.abc import Sequence
-from functools import partial, reduce
-from itertools import product, takewhile
-from operator import getitem
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +21,7 @@ from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import (
     add_cfg_options,
     apply_options,
+    inherit_options,
     one_line_errors,
     positive,
 )
@@ -147,15 +147,7 @@ def write_config(
     args: argparse.Namespace, cfg: Config, g1: tuple, g2: tuple
 ) -> None:
     tuned = Config(dict(_base_=os.path.relpath(cfg.filename, args.out_dir)))
-    for option, value in (args.cfg_options or {}).items():
-        # A config replaces a list of its base as a whole.
-        parts = list(
-            takewhile(lambda part: not part.isdigit(), option.split('.'))
-        )
-        name = '.'.join(parts)
-        if name != option:
-            value = reduce(getitem, parts, cfg)
-        tuned.merge_from_dict({name: value})
+    inherit_options(tuned, args, cfg)
     grids = dict(grid_sizes=g1, ds_ratios=g2)
     tuned.merge_from_dict(dict(model=dict(backbone=grids)))
     print(tuned.pretty_text)

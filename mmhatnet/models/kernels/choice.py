@@ -135,7 +135,12 @@ def _computes_nothing(x: Tensor) -> bool:
 def _works(name: str, device: torch.device, dtype: torch.dtype) -> bool:
     try:
         import_module(f'{__package__}.{name}')
-        with torch.random.fork_rng([device]), torch.enable_grad():
+        devices = [device] if device.type == 'cuda' else []
+        with (
+            torch.random.fork_rng(devices),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
             torch.manual_seed(0)
             error = CHECKS[name](device, dtype)
         if error <= TOLERANCES[dtype]:

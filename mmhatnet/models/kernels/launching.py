@@ -44,7 +44,11 @@ def operator(name: str) -> Callable[[Callable], Callable]:
                 return as_operator(*args)
             # Else each launch would go through a dispatcher in Python.
             with set_wrap_triton_enabled(False):
-                return function(*args)
+                if args[0].get_device() == torch.cuda.current_device():
+                    return function(*args)
+                # Triton launches on the current GPU, wherever tensors are.
+                with torch.cuda.device(args[0].device):
+                    return function(*args)
 
         return call
 

@@ -6,15 +6,12 @@ and for the gradient of the map. All is computed in float32. Nothing but the
 map, its mean and 1 / its standard deviation is kept.
 """
 
-from functools import partial
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..compiling import is_transformed, makes_graph
-from ..derivatives import differentiate, single_group_norm
+from ..derivatives import differentiate, needs_equation, single_group_norm
 from .choice import CHECKS, largest_error
 from .launching import operator, wrap_triton
 
@@ -54,19 +51,6 @@ def moments_kernel(x, moments, size, parts, tiles, TILE: tl.constexpr):
 
 
 @triton.jit
-def _combine(moments, size, parts, length, PARTS: tl.constexpr):
-    """Mean and variance; all parts but the last have the same length."""
-    i = tl.arange(0, PARTS)
-    means = tl.load(moments + 2 * i, mask=i < parts, other=0.0)
-    squares = tl.load(moments + 2 * i + 1, mask=i < parts, other=0.0)
-    counts = tl.minimum(size - i.to(tl.int64) * length, length)
-    counts = tl.where(i < parts, counts, 0).to(tl.float32)
-    mean = tl.sum(means * counts) / size
-    squares += counts * (means - mean) * (means - mean)
-    return mean, tl.sum(squares) / size
-
-
-@triton.jit
 def _tile(rows, C, WIDTH: tl.constexpr, ROWS: tl.constexpr):
     """Image, tile and first value of a program; channels, offsets, mask."""
     columns = tl.cdiv(C, WIDTH)
@@ -86,13 +70,19 @@ def normalize_kernel(
     x, weight, bias, moments, y, statistics, rows, C, parts, length, eps,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Write the map, and by one program per image its statistics."""
+    """Combine the moments of the parts, all but the last of one length."""
     image, tile, start, c, offset, inside = _tile(rows, C, WIDTH, ROWS)
     value = tl.load(x + start + offset, mask=inside, other=0.0)
-    moments += 2 * image * parts
+    i = tl.arange(0, PARTS)
+    moments += 2 * (image * parts + i)
+    means = tl.load(moments, mask=i < parts, other=0.0)
+    squares = tl.load(moments + 1, mask=i < parts, other=0.0)
     size = tl.cast(rows, tl.int64) * C
-    mean, variance = _combine(moments, size, parts, length, PARTS)
-    rstd = tl.rsqrt(variance + eps)
+    counts = tl.minimum(size - i.to(tl.int64) * length, length)
+    counts = tl.where(i < parts, counts, 0).to(tl.float32)
+    mean = tl.sum(means * counts) / size
+    squares += counts * (means - mean) * (means - mean)
+    rstd = tl.rsqrt(tl.sum(squares) / size + eps)
     if tile == 0:
         tl.store(statistics + 2 * image, mean)
         tl.store(statistics + 2 * image + 1, rstd)
@@ -148,11 +138,10 @@ def gradient_kernel(
     value = tl.load(x + start + offset, mask=inside, other=0.0)
     slope = tl.load(grad + start + offset, mask=inside, other=0.0)
     i = tl.arange(0, PARTS)
-    slopes += 2 * image * parts
+    slopes += 2 * (image * parts + i)
     size = tl.cast(rows, tl.int64) * C
-    along = tl.sum(tl.load(slopes + 2 * i, mask=i < parts, other=0.0)) / size
-    level = tl.load(slopes + 2 * i + 1, mask=i < parts, other=0.0)
-    level = tl.sum(level) / size
+    along = tl.sum(tl.load(slopes, mask=i < parts, other=0.0)) / size
+    level = tl.sum(tl.load(slopes + 1, mask=i < parts, other=0.0)) / size
     mean = tl.load(statistics + 2 * image)
     rstd = tl.load(statistics + 2 * image + 1)
     scale = tl.load(weight + c, mask=c < C, other=0.0).to(tl.float32)
@@ -238,32 +227,24 @@ class NormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics = ctx.saved_tensors
-        if not makes_graph() and (
-            torch.is_grad_enabled() or is_transformed(grad)
-        ):
+        if needs_equation(grad):
             inputs = x, weight, bias
-            return *differentiate(
-                single_group_norm, inputs, grad, ctx.eps
-            ), None
-        x, grad = (
-            each.contiguous(memory_format=torch.channels_last)
-            for each in (x, grad)
-        )
+            grads = differentiate(single_group_norm, inputs, grad, ctx.eps)
+            return *grads, None
+        x = x.contiguous(memory_format=torch.channels_last)
+        grad = grad.contiguous(memory_format=torch.channels_last)
         x_grad, rest = norm_backward(x, grad, weight, statistics)
         return x_grad, *rest.unbind(), None
 
 
-def apply_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalize a map, (N, C, H, W), in any memory format."""
-    return NormFunction.apply(x, weight, bias, eps)
-
-
 def _check(device: torch.device, dtype: torch.dtype) -> float:
     x = torch.randn(2, 24, 37, 41, device=device, dtype=dtype)
-    weights = torch.randn(2, 24, device=device).unbind()
-    norm = partial(single_group_norm, eps=1e-6)
-    kernels = partial(apply_norm, eps=1e-6)
-    return largest_error(kernels, norm, x, *weights)
+    weights = torch.randn(2, 24, device=device)
+    functions = (
+        lambda x, w: NormFunction.apply(x, w[0], w[1], 1e-6),
+        lambda x, w: single_group_norm(x, w[0], w[1], 1e-6),
+    )
+    return largest_error(*functions, x, weights)
 
 
 CHECKS['norm'] = _check

@@ -1,0 +1,258 @@
+"""The files in a folder, and what their names say."""
+
+import os
+import re
+from collections import defaultdict
+from pathlib import Path
+from unicodedata import normalize
+
+from PIL import Image
+
+from ...datasets.inspection import read_size
+from ...runtime.images import open_image
+from ..samples import Oddities
+
+# What OpenCV reads in every version.
+IMAGES = {
+    *('.jpg', '.jpeg', '.jpe', '.png', '.bmp', '.webp'),
+    *('.tif', '.tiff', '.ppm', '.pgm'),
+}
+OTHER_IMAGES = {'.heic', '.heif', '.gif', '.avif', '.dng', '.cr2', '.nef'}
+SPLITS = dict(
+    train='train training trainval',
+    val='val valid validation dev eval',
+    test='test testing',
+)
+SPLIT_OF = {
+    word: name for name, words in SPLITS.items() for word in words.split()
+}
+# Words that may stand beside the name of a split.
+BESIDE = {
+    *('a', 'an', 'images', 'image', 'img', 'imgs', 'set', 'data', 'dataset'),
+    *('labels', 'label', 'masks', 'mask', 'annot', 'annotations'),
+}
+MOST_BYTES = 1_000_000_000  # of a text
+UNREADABLE = 'images that cannot be read, left out'
+ERRORS = OSError, ValueError, SyntaxError, Image.DecompressionBombError
+
+
+class Files:
+    """The files of a folder. Paths are relative to it.
+
+    Links are followed, hidden files are not read.
+
+    Args:
+        root (Path): The folder.
+        odd (Oddities): Gets what is odd.
+    """
+
+    def __init__(self, root: Path, odd: Oddities):
+        self.root = root
+        self.odd = odd
+        self.images: list[Path] = []
+        # Images that are rotated when they are read, which their size does
+        # not show; absolute, as in samples.
+        self.turned: set[Path] = set()
+        self.others: dict[str, list[Path]] = defaultdict(list)
+        self._named: dict[str, list[Path]] = defaultdict(list)
+        self._sizes: dict[Path, tuple[int, int] | None] = {}
+        seen = set()
+        walk = os.walk(root, followlinks=True, onerror=self._closed)
+        for place, folders, names in walk:
+            real = os.path.realpath(place)
+            if real in seen:  # a link leads to a folder that was read
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(
+                each for each in folders if each[0] not in '._'
+            )
+            for name in sorted(names):
+                self._add(Path(os.path.relpath(place, root), name))
+
+    def _closed(self, error: OSError) -> None:
+        self.odd.add('folders that cannot be read', error.filename)
+
+    def _add(self, path: Path) -> None:
+        suffix = path.suffix.lower()
+        if path.name[0] == '.' or path.name == 'Thumbs.db':
+            return
+        if not _fits_a_line(str(path)):
+            self.odd.add('files to rename, left out', ascii(path.name))
+        elif not (self.root / path).is_file():
+            self.odd.add('links that lead nowhere, left out', path)
+        elif suffix in IMAGES:
+            self.images.append(path)
+            for key in {_key(path.name), _key(path.stem)}:
+                self._named[key].append(path)
+        else:
+            self.others[suffix].append(path)
+            if suffix in OTHER_IMAGES:
+                self.odd.add(
+                    f'{suffix} files, left out; convert them to .jpg', path
+                )
+
+    def knows(self, name: str) -> bool:
+        """Whether an image has this name, perhaps in another folder.
+
+        Args:
+            name (str): A path, with or without suffix.
+
+        Returns:
+            bool: The answer.
+        """
+        return bool(self._candidates(re.split(r'[\\/]', name.strip())[-1]))
+
+    def _candidates(self, name: str) -> list[Path]:
+        """Get the images of a name, or with another suffix.
+
+        Programs that convert images leave the old suffix in the labels.
+        """
+        names = _key(name), _key(Path(name).stem)
+        return next((self._named[n] for n in names if n in self._named), [])
+
+    def find(
+        self, name: str, near: Path | None = None, split: str | None = None
+    ) -> Path | None:
+        """Find the image that a file of labels names.
+
+        Args:
+            name (str): A path or the end of one, with or without suffix.
+            near (Path, optional): The file of labels.
+            split (str, optional): The split that it is for.
+
+        Returns:
+            Path, optional: The image; None if there is none, or if several
+            fit equally well.
+        """
+        parts = [_key(part) for part in re.split(r'[\\/]', name) if part]
+        if not parts:
+            return None
+        candidates = self._candidates(parts[-1])
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+
+        def fit(path: Path) -> tuple:
+            folders = [_key(part) for part in path.parent.parts]
+            common = 0
+            for ours, theirs in zip(
+                folders[::-1], parts[-2::-1], strict=False
+            ):
+                if ours != theirs:
+                    break
+                common += 1
+            shared = near and os.path.commonpath([path, near])
+            return (
+                common,
+                split is not None and split_of(*path.parent.parts) == split,
+                len(Path(shared or '').parts),
+                path.name == name,
+            )
+
+        ranked = sorted(candidates, key=fit)
+        if fit(ranked[-1]) > fit(ranked[-2]):
+            return ranked[-1]
+        self.odd.add(
+            'names that several images have, left out; write their folders, '
+            'too',
+            name,
+        )
+        return None
+
+    def size(self, path: Path) -> tuple[int, int] | None:
+        """Read the size of an image as the libraries see it, or note why not.
+
+        Only its header is read.
+
+        Args:
+            path (Path): The image.
+
+        Returns:
+            tuple[int, int], optional: Width and height.
+        """
+        if path not in self._sizes:
+            try:
+                with open_image(self.root / path) as image:
+                    size = image.size
+                known, turned = read_size(self.root / path)
+                self._sizes[path] = known or size
+                if turned:
+                    self.turned.add(self.root / path)
+            except ERRORS as error:
+                self._sizes[path] = None
+                self.odd.add(UNREADABLE, f'{path} ({error!s:.100})')
+        return self._sizes[path]
+
+    def text(self, path: Path) -> str:
+        """Read a text in the encodings that programs of offices write.
+
+        Args:
+            path (Path): The file.
+
+        Returns:
+            str: Its content.
+
+        Raises:
+            ValueError: If it is larger than any such file.
+        """
+        if (self.root / path).stat().st_size > MOST_BYTES:
+            raise ValueError(f'{path} is larger than 1 GB')
+        content = (self.root / path).read_bytes()
+        if content[:2] in (b'\xff\xfe', b'\xfe\xff'):
+            return content.decode('utf-16', 'replace')
+        try:
+            return content.decode('utf-8-sig')
+        except UnicodeDecodeError:
+            return content.decode('cp1252', 'replace')
+
+    def names(self) -> list[str]:
+        """Read the names of the classes, one a line.
+
+        Returns:
+            list[str]: Those of classes.txt or the like; empty without one.
+        """
+        for path in (*self.others['.txt'], *self.others['.names']):
+            if path.name.lower() in ('classes.txt', '_classes.txt') or (
+                path.name.lower() in ('labels.txt', 'obj.names')
+            ):
+                lines = map(str.strip, self.text(path).splitlines())
+                return [line for line in lines if line]
+        for path in self.others['.csv']:  # roboflow: value, class
+            rows = re.findall(r'(?m)^(\d+), *(\S.*?) *$', self.text(path))
+            if path.name == '_classes.csv' and rows:
+                return [name for _, name in rows]
+        return []
+
+
+def _fits_a_line(name: str) -> bool:
+    """Whether a name fits a list of files in UTF-8, one a line."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return len(name.splitlines()) == 1
+
+
+def _key(name: str) -> str:
+    """The same for all ways to write a name in Unicode."""
+    return normalize('NFC', name)
+
+
+def split_of(*names: str, strict: bool = True) -> str | None:
+    """Read the split from names of folders or files.
+
+    Args:
+        *names (str): The names, from the outermost.
+        strict (bool): Nothing else but words such as 'images' may be in the
+            name. Defaults to True.
+
+    Returns:
+        str, optional: 'train', 'val' or 'test'.
+    """
+    for name in names:
+        words = re.findall('[a-z]+', name.lower())
+        words = [word.removesuffix('annot') or 'annot' for word in words]
+        found = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
+        if found and not (strict and {*words} - {*SPLIT_OF} - BESIDE):
+            return found[0]
+    return None

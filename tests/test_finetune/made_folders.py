@@ -1,0 +1,135 @@
+"""Small folders in the layouts that people have, made for tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZE = 32, 24  # width and height
+COLOURS = dict(red=(200, 40, 40), green=(40, 180, 60), blue=(40, 60, 200))
+
+
+def picture(seed=0, colour=(128, 128, 128), size=SIZE):
+    """A noisy picture, another one for each seed."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(-30, 30, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(noise + colour, 0, 255).astype(np.uint8))
+
+
+def save(image, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, 'utf-8')
+    return path
+
+
+def pictures(folder, count, start=0, pattern='{}.png'):
+    """Save pictures and return their paths."""
+    return [
+        save(picture(start + i), folder / pattern.format(i))
+        for i in range(count)
+    ]
+
+
+def folders(root, count=6, splits=('',), classes=COLOURS):
+    for number, split in enumerate(splits):
+        for label, (name, colour) in enumerate(COLOURS.items()):
+            for i in range(count if name in classes else 0):
+                seed = 1000 * number + 100 * label + i
+                save(picture(seed, colour), root / split / name / f'{i}.png')
+    return root
+
+
+def label_maps(root, count=8, values=(0, 1, 2), mode='L', where='{}/{}.png'):
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        labels = rng.choice(values, SIZE[::-1]).astype(np.uint8)
+        labels.flat[: len(values)] = values
+        image = Image.fromarray(labels)
+        if mode == 'P':
+            image.putpalette(list(range(256)) * 3)
+        save(picture(i), root / where.format('images', i))
+        save(image, root / where.format('masks', i))
+    return root
+
+
+def coco(root, count=8, json_name='annotations.json', masks=False, start=0):
+    """Each image has one object, a rectangle or a triangle."""
+    names = [path.name for path in pictures(root, count, start)]
+    content = dict(
+        images=[
+            dict(id=i, file_name=name, width=SIZE[0], height=SIZE[1])
+            for i, name in enumerate(names)
+        ],
+        categories=[
+            dict(id=0, name='things', supercategory='none'),
+            dict(id=1, name='cat', supercategory='things'),
+            dict(id=2, name='dog', supercategory='things'),
+        ],
+        annotations=[
+            dict(
+                id=i,
+                image_id=i,
+                category_id=1 + i % 2,
+                bbox=[4, 5, 10, 12],
+                segmentation=[[4, 5, 14, 5, 14, 17]] if masks else [],
+                area=120,
+                iscrowd=0,
+            )
+            for i in range(count)
+        ],
+    )
+    write(root / json_name, json.dumps(content))
+    return content
+
+
+def yolo(root, count=8, splits=('train', 'valid'), polygons=False, yaml=True):
+    for number, split in enumerate(splits):
+        for i, path in enumerate(
+            pictures(root / split / 'images', count, 100 * number)
+        ):
+            shape = '0.1 0.2 0.5 0.2 0.5 0.6' if polygons else '.3 .4 .4 .4'
+            file = root / split / 'labels' / f'{path.stem}.txt'
+            write(file, f'{i % 2} {shape}\n')
+    if yaml:
+        write(
+            root / 'data.yaml',
+            'train: ../train/images\nval: ../valid/images\n'
+            "nc: 2\nnames: ['cat', 'dog']\n",
+        )
+    return root
+
+
+VOC = """<annotation><filename>{name}</filename>
+<object><name>{label}</name><difficult>{difficult}</difficult><bndbox>
+<xmin>4</xmin><ymin>5</ymin><xmax>14</xmax><ymax>17</ymax>
+</bndbox></object></annotation>"""
+
+
+def voc(root, count=8):
+    for i, path in enumerate(pictures(root / 'JPEGImages', count)):
+        text = VOC.format(
+            name=path.name, label=('cat', 'dog')[i % 2], difficult=0
+        )
+        write(root / 'Annotations' / f'{path.stem}.xml', text)
+    return root
+
+
+def table(root, rows, header='filename,label', name='labels.csv', count=8):
+    """A CSV; ``rows`` gets the number of each image."""
+    pictures(root / 'pictures', count)
+    lines = [header] if header else []
+    lines += [rows(i) for i in range(count)]
+    write(root / name, '\n'.join(lines))
+    return root
+
+
+def listing(root):
+    """What is in a folder, to see whether it was changed."""
+    return {path: path.lstat().st_mtime_ns for path in Path(root).rglob('*')}

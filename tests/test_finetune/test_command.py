@@ -1,0 +1,311 @@
+"""The whole command, on data that take seconds."""
+
+import json
+import runpy
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from demo.explorer import Explorer
+from helpers import TOOLS, call_tool, needs_export, run_tool, start_tool
+from mmengine.config import Config
+from PIL import Image
+
+from mmhatnet.finetune import results
+
+TOOL = TOOLS / 'finetune.py'
+COLOURS = dict(red=(220, 30, 40), green=(30, 200, 60))
+FILES = 'config.py', 'model.pth', 'predictions.png', 'result.json'
+
+
+def make_scenes(count, side=64):
+    """Noise with a square of one of the colours: image, box, class."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        image = rng.integers(0, 90, (side, side, 3), np.uint8)
+        left, top = rng.integers(0, side // 2, 2)
+        box = slice(top, top + side // 2), slice(left, left + side // 2)
+        image[box] = [*COLOURS.values()][number % 2]
+        yield Image.fromarray(image), box, number % 2
+
+
+def make_folders(root):
+    for number, (image, _, label) in enumerate(make_scenes(24, 32)):
+        path = root / [*COLOURS][label] / f'{number}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+
+
+def make_maps(root):
+    for name in ('images', 'masks'):
+        (root / name).mkdir(parents=True)
+    (root / 'classes.txt').write_text('background\nred\ngreen\n')
+    for number, (image, box, label) in enumerate(make_scenes(16)):
+        labels = np.zeros(image.size[::-1], np.uint8)
+        labels[box] = label + 1
+        image.save(root / f'images/{number}.png')
+        Image.fromarray(labels).save(root / f'masks/{number}.png')
+
+
+def make_coco(root, masks):
+    root.mkdir()
+    images, annotations = [], []
+    for number, (image, (rows, columns), label) in enumerate(make_scenes(16)):
+        image.save(root / f'{number}.png')
+        side = image.width
+        images.append(
+            dict(id=number, file_name=f'{number}.png', width=side, height=side)
+        )
+        x, y = float(columns.start), float(rows.start)
+        w = h = float(side // 2)
+        polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+        found = dict(id=number + 1, image_id=number, category_id=label)
+        found |= dict(bbox=[x, y, w, h], area=w * h, iscrowd=0)
+        annotations.append(
+            found | (dict(segmentation=[polygon]) if masks else {})
+        )
+    categories = [dict(id=i, name=name) for i, name in enumerate(COLOURS)]
+    content = dict(
+        images=images, annotations=annotations, categories=categories
+    )
+    (root / 'annotations.json').write_text(json.dumps(content))
+
+
+MAKERS = dict(
+    classification=make_folders,
+    segmentation=make_maps,
+    detection=lambda root: make_coco(root, masks=False),
+    instances=lambda root: make_coco(root, masks=True),
+)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    make_folders(tmp_path / 'my photos')
+    return tmp_path / 'my photos'
+
+
+def finetune(*arguments, cwd, code=0):
+    return call_tool(TOOL, *arguments, '--no-export', cwd=cwd, code=code)
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('finetune')
+    make_folders(folder / 'my photos')
+    output = finetune(
+        *('my photos', '--iters', 30, '--budget', '40s'),
+        *('--cfg-options', 'optim_wrapper.clip_grad.max_norm=3.0'),
+        cwd=folder,
+    )
+    return folder, output
+
+
+class TestClassification:
+    """From a folder with a blank in its name to every file."""
+
+    def test_files(self, done):
+        work = done[0] / 'work_dirs' / 'my photos'
+        for name in (*FILES, 'confusion.png', 'examples.png'):
+            assert (work / name).stat().st_size > 500, name
+        assert not [*work.glob('.*.*')]  # parts of files
+
+    def test_screen(self, done):
+        screen = done[1].rpartition('\n\n')[2].splitlines()
+        assert len(screen) <= 15
+        assert 'accuracy' in screen[0]
+        assert 'commonest class' in screen[1]
+        assert 'schedule: 30 steps' in done[1]
+
+    def test_result(self, done):
+        path = done[0] / 'work_dirs' / 'my photos' / 'result.json'
+        result = json.loads(path.read_text())
+        assert result['finished']
+        assert result['steps'] == 30
+        assert result['metric'] > result['baseline']
+        assert sum(result['images'].values()) == 24
+        assert all(map(Path(done[0]).joinpath, result['examples']))
+
+    def test_config_is_short_and_has_the_options(self, done):
+        path = done[0] / 'work_dirs' / 'my photos' / 'config.py'
+        text = path.read_text()
+        assert text.count('\n') < 200
+        assert 'mmhatnet::_base_' in text
+        cfg = Config.fromfile(path)
+        assert cfg.optim_wrapper.clip_grad.max_norm == 3.0
+        assert cfg.train_cfg.max_iters == 30
+
+    def test_train_reads_the_config(self, done):
+        output = call_tool(
+            TOOLS / 'train.py',
+            *('work_dirs/my photos/config.py', '--work-dir', 'again'),
+            *('--cfg-options', 'train_cfg.max_iters=2'),
+            cwd=done[0],
+        )
+        assert 'Iter(val)' in output
+
+    def test_page_opens_the_result(self, done, tmp_path):
+        open_result = runpy.run_path(str(TOOLS / 'demo_app.py'))['open_result']
+        work = done[0] / 'work_dirs' / 'my photos'
+        name, files, images = open_result(work)
+        assert name == 'my photos'
+        explorer = Explorer(*files)
+        found = explorer.explore(images[0], *explorer.configured, 0)
+        assert {x['name'] for x in found.result['classes']} == {*COLOURS}
+        with pytest.raises(ValueError, match='has no result'):
+            open_result(tmp_path)
+
+    def test_second_call_shows_the_result(self, done):
+        output = finetune(
+            *('my photos', '--iters', 30, '--budget', '40s'),
+            *('--cfg-options', 'optim_wrapper.clip_grad.max_norm=3.0'),
+            cwd=done[0],
+        )
+        assert 'is finished' in output
+        assert output.endswith(done[1].rpartition('\n\n')[2])
+
+    def test_other_options(self, done):
+        output = finetune('my photos', '--lr', 1, cwd=done[0], code=1)
+        assert 'was started with other options' in output
+
+    def test_other_data(self, done):
+        make_folders(done[0] / 'more')
+        output = finetune(
+            'more',
+            *('--work-dir', 'work_dirs/my photos'),
+            *('--iters', 30, '--budget', '40s'),
+            cwd=done[0],
+            code=1,
+        )
+        assert 'was started with other data' in output
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['absent'], 'absent'),
+        (['my photos', '--weights', 'absent.pth'], 'no checkpoint at'),
+        (['my photos', '--work-dir', 'file'], 'has to be a folder'),
+    ],
+)
+def test_one_line(arguments, message, photos):
+    (photos.parent / 'file').touch()
+    output = finetune(*arguments, cwd=photos.parent, code=1)
+    assert message in output.splitlines()[-1]
+    assert 'Traceback' not in output
+
+
+def wait_for(pattern, folder, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not [*folder.glob(pattern)]:
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.1)
+
+
+def state_of(folder):
+    return json.loads((folder / 'result.json').read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sent', [signal.SIGKILL, signal.SIGINT])
+def test_same_command_continues(sent, photos):
+    folder = photos.parent
+    arguments = (
+        *(TOOL, photos, '--iters', 40, '--budget', '100s', '--no-export'),
+        *('--work-dir', 'work'),
+        *('--cfg-options', 'default_hooks.checkpoint.interval=5'),
+    )
+    process = start_tool(*arguments, cwd=folder, start_new_session=True)
+    wait_for('work/training/iter_*.pth', folder, process)
+    process.send_signal(sent)
+    process.communicate(timeout=120)
+    work = folder / 'work'
+    if sent == signal.SIGINT:
+        assert process.returncode == 0
+        first = state_of(work)
+        assert not first['finished']
+        assert 5 <= first['steps'] < 40
+        assert (work / 'predictions.png').exists()
+    else:
+        assert not (work / 'result.json').exists()
+    run_tool(*arguments, cwd=folder)
+    assert 'resumed epoch' in (work / 'finetune.log').read_text()
+    assert state_of(work)['finished']
+
+
+@pytest.mark.slow
+@needs_export
+@pytest.mark.parametrize('task', MAKERS)
+def test_every_task(task, tmp_path):
+    """The exported file finds what the model finds, in a process without mm.
+
+    These data are learned in seconds, so the metric is above the baseline.
+    """
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    MAKERS[task](tmp_path / 'data')
+    iters = dict(classification=30, segmentation=40).get(task, 60)
+    call_tool(
+        *(TOOL, 'data', '--iters', iters, '--budget', '5m'),
+        *('--size', 64) * (task != 'classification'),
+        cwd=tmp_path,
+    )
+    work = tmp_path / 'work_dirs' / 'data'
+    result = state_of(work)
+    assert result['metric'] > result['baseline']
+    assert (work / result['chart']).stat().st_size > 500
+    assert not result['export']
+    output = call_tool(
+        *(TOOLS / 'infer.py', work / 'model.onnx', result['examples'][0]),
+        *('--out-dir', tmp_path / 'out'),
+        cwd=tmp_path,
+    )
+    assert '1 result in' in output
+
+
+class TestConfusion:
+    def test_counts(self):
+        confusion = results.Confusion(3)
+        confusion.count(np.array([0, 0, 1, 2, 255]), np.array([0, 1, 1, 0, 0]))
+        assert confusion.counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+    @pytest.mark.parametrize(
+        ('task', 'expected'), [('classification', 75), ('segmentation', 37.5)]
+    )
+    def test_constant_answer(self, task, expected):
+        counts = np.array([[2, 4, 0], [2, 0, 0], [0, 0, 0]])
+        assert results.constant_answer(task, counts) == expected
+
+    @pytest.mark.parametrize('classes', [1, 3, 25, 200])
+    def test_picture(self, classes, tmp_path):
+        counts = np.eye(classes, dtype=int)
+        figure = results.draw_confusion(counts, list(map(str, range(classes))))
+        results.save_figure(figure, tmp_path / 'confusion.png')
+        assert Image.open(tmp_path / 'confusion.png').width > 200
+
+
+def test_curves_of_nothing(tmp_path):
+    pytest.importorskip('pycocotools')
+    make_coco(tmp_path / 'data', masks=False)
+    truth = str(tmp_path / 'data' / 'annotations.json')
+    figure = results.draw_curves(truth, str(tmp_path / 'absent'), 'bbox')
+    assert 'nothing' in figure.axes[0].get_title()
+
+
+def test_curves_of_everything(tmp_path):
+    pytest.importorskip('pycocotools')
+    make_coco(tmp_path / 'data', masks=False)
+    truth = tmp_path / 'data' / 'annotations.json'
+    found = [
+        dict(a, score=0.9)
+        for a in json.loads(truth.read_text())['annotations']
+    ]
+    (tmp_path / 'found.json').write_text(json.dumps(found))
+    figure = results.draw_curves(
+        str(truth), str(tmp_path / 'found.json'), 'bbox'
+    )
+    labels = [line.get_label() for line in figure.axes[0].lines]
+    assert labels == ['red (AP50 1.00)', 'green (AP50 1.00)']

@@ -1,0 +1,210 @@
+"""What tools/finetune.py chooses, and the config that it writes."""
+
+import math
+from argparse import ArgumentTypeError
+from dataclasses import dataclass, field
+
+import pytest
+from mmengine.registry import MODELS
+from PIL import Image
+
+from mmhatnet.engine.runner import adapt_to_cpu
+from mmhatnet.finetune import plan as plans
+from mmhatnet.finetune.plan import choose, fit_to_budget, schedule
+from mmhatnet.finetune.recipe import SCOPES, make_config, write_config
+from mmhatnet.finetune.samples import Box, Found, Sample
+from mmhatnet.finetune.training import search_lr
+from mmhatnet.utils.arguments import duration
+from mmhatnet.utils.config import read_config
+
+TASKS = tuple(SCOPES)
+
+
+@pytest.mark.parametrize(
+    ('text', 'seconds'),
+    [('90', 90), ('90s', 90), ('15m', 900), ('1.5h', 5400)],
+)
+def test_duration(text, seconds):
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize('text', ['', '0', '-5', '5d', 'm', 'nan', '1e3'])
+def test_wrong_duration(text):
+    with pytest.raises(ArgumentTypeError, match='15m'):
+        duration(text)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr(plans, 'is_reachable', lambda weights: False)
+
+
+@pytest.fixture
+def found(tmp_path):
+    """A function that makes data of a task."""
+
+    def make(task, size=(96, 80), count=20):
+        path = tmp_path / 'image.png'
+        Image.new('RGB', size).save(path)
+        boxes = [Box(0, 0, 24, 24, 0)]
+        if task in ('classification', 'segmentation'):
+            boxes = None
+        sample = Sample(path, boxes=boxes, size=size)
+        splits = dict(train=[sample] * count, val=[sample] * 4)
+        return Found(tmp_path, 'made up', task, ['a', 'b', 'c'], splits)
+
+    return make
+
+
+@dataclass
+class Clock:
+    """Says that a step takes a time for each pixel, and notes the sizes."""
+
+    seconds: float
+    asked: list = field(default_factory=list)
+
+    def __call__(self, plan):
+        self.asked.append((plan.arch, plan.size))
+        return self.seconds * plan.size**2
+
+
+@pytest.mark.parametrize(
+    ('task', 'size', 'expected'),
+    [
+        ('classification', (32, 28), 32),
+        ('classification', (640, 480), 224),
+        ('segmentation', (192, 160), 192),
+        ('detection', (4000, 3000), 640),
+    ],
+)
+def test_size_follows_the_images(task, size, expected, found):
+    plan = choose(found(task, size), {})
+    assert plan.size == expected
+    assert plan.small == (expected == 32)
+
+
+def test_g2_follows_the_size(found):
+    plan = choose(found('segmentation', (512, 512)), {})
+    for side, g2 in zip((128, 64, 32), plan.ds_ratios, strict=True):
+        assert 6 < side / g2 < 8
+
+
+def test_options_win(found):
+    options = dict(
+        **dict(arch='small', weights='none', size=160, batch_size=3, lr=0.5),
+        **dict(g1=(4, 4, 4), g2=(2, 2, 2), iters=7, seed=5),
+    )
+    plan = choose(found('segmentation'), options)
+    clock = Clock(1.0)
+    plan = schedule(fit_to_budget(plan, 1.0, clock, options), 1.0, 7)
+    assert clock.asked == [('small', 160)]
+    for name in ('arch', 'size', 'batch_size', 'lr', 'iters', 'seed'):
+        assert getattr(plan, name) == options[name]
+    assert (plan.start, plan.grid_sizes) == ('', (4, 4, 4))
+    assert plan.ds_ratios == (2, 2, 2)
+    for name in ('image size', 'batch size', 'learning rate', 'schedule'):
+        assert 'as asked' in plan.reasons[name]
+
+
+def test_images_shrink_for_the_budget(found):
+    plan = choose(found('segmentation', (512, 512)), {})
+    clock = Clock(1e-5)
+    plan = fit_to_budget(plan, 100, clock, {})
+    assert 128 <= plan.size < 512
+    assert plan.step == 1e-5 * plan.size**2
+    assert plan.step * plans.SHORTEST <= 100
+    assert 'budget' in plan.reasons['image size']
+
+
+@pytest.mark.parametrize('seconds', [2, 100, 1e5])
+def test_schedule_fits_the_budget(seconds, found):
+    plan = choose(found('classification'), {})
+    plan.step = 0.1
+    plan = schedule(plan, seconds)
+    evaluating = plan.evaluations * (1 + plan.step * 4 / plan.batch_size)
+    assert plan.iters * plan.step + min(evaluating, seconds / 2) <= seconds
+    assert plan.iters >= min(0.4 * seconds / plan.step, 1000)
+    assert plan.iters <= max(1000, 100 * plan.images / plan.batch_size)
+
+
+def test_larger_models_if_their_weights_are_there(found, monkeypatch):
+    there = 'hatnet://tiny', 'hatnet://small'
+    monkeypatch.setattr(plans, 'is_reachable', there.__contains__)
+    data = found('classification')
+    plan = fit_to_budget(choose(data, {}), 1e6, Clock(1e-6), {})
+    assert (plan.arch, plan.start) == ('small', 'hatnet://small')
+    plan = fit_to_budget(choose(data, {}), 1.0, Clock(1e-6), {})
+    assert (plan.arch, plan.start) == ('micro', plans.SHIPPED)
+
+
+def test_random_start_without_the_network(found):
+    plan = choose(found('classification'), dict(arch='tiny'))
+    assert not plan.start
+    assert 'FanOutInit' in plan.reasons['start weights']
+
+
+class TestSearch:
+    def test_lowest_loss_wins(self, found):
+        plan = choose(found('classification'), {})
+        plan.step = 0.01
+        tried = []
+
+        def losses(plan, steps):
+            tried.append(plan.lr)
+            return [1.0] * (steps // 2) + [plan.lr] * (steps - steps // 2)
+
+        chosen = search_lr(plan, 10, losses)
+        assert len(tried) == 3
+        assert chosen.lr == min(tried) < plan.lr
+
+    def test_rates_may_be_too_high(self, found):
+        plan = choose(found('classification'), {})
+        plan.step, usual = 0.01, plan.lr
+
+        def losses(plan, steps):
+            return [9.0 - plan.lr if plan.lr <= usual else math.nan] * steps
+
+        assert search_lr(plan, 10, losses).lr == usual
+
+    def test_no_time(self, found):
+        plan = choose(found('classification'), {})
+        plan.step = 1.0
+        assert search_lr(plan, 10, None) is plan
+
+
+@pytest.mark.parametrize('start', ['', plans.SHIPPED])
+@pytest.mark.parametrize('arch', ['micro', 'tiny'])
+@pytest.mark.parametrize('task', TASKS)
+def test_config_builds(task, arch, start, found, tmp_path):
+    """With mm's own reader; the classes, G1 and G2 arrive in the model."""
+    options = dict(arch=arch, weights='none')
+    plan = choose(found(task), options)
+    plan.start = start
+    data = dict(metainfo=dict(classes=plan.classes))
+    for split in ('train', 'val'):
+        data[split] = dict(
+            type='CustomDataset', data_root='data', ann_file=f'{split}.txt'
+        )
+    path = tmp_path / 'config.py'
+    write_config(make_config(plan, data), path)
+    assert path.read_text().count('\n') < 300
+    cfg = read_config(path)
+    backbone = cfg.model.backbone
+    assert backbone.init_cfg.get('checkpoint', '') == start
+    backbone.init_cfg = None
+    adapt_to_cpu(cfg)
+    if task != 'classification':
+        cfg.model.backbone.init_cfg = None
+    else:
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    with MODELS.switch_scope_and_registry(cfg.default_scope) as registry:
+        model = registry.build(cfg.model)
+    assert model.backbone.ds_ratios == plan.ds_ratios
+    counts = [
+        module.num_classes
+        for name, module in model.named_modules()
+        if hasattr(module, 'num_classes') and 'rpn' not in name
+    ]
+    assert set(counts) - {None} == {3}
+    assert cfg.train_cfg.max_iters == plan.iters
+    assert 'EarlyStoppingHook' not in str(cfg.custom_hooks)

@@ -1,0 +1,213 @@
+import shutil
+
+import made_folders as made
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmhatnet.finetune import splits
+from mmhatnet.finetune.converting import convert
+from mmhatnet.finetune.found import recognize
+from mmhatnet.finetune.layouts.files import split_of
+
+
+def names(found, split):
+    return sorted(
+        sample.image.relative_to(found.root).as_posix()
+        for sample in found.splits[split]
+    )
+
+
+def test_is_reproducible_and_moves_little(tmp_path):
+    root = made.folders(tmp_path / 'a', count=20)
+    found = recognize(root)
+    shutil.copytree(root, tmp_path / 'b')
+    assert names(recognize(tmp_path / 'b'), 'val') == names(found, 'val')
+    assert names(recognize(root, seed=1), 'val') != names(found, 'val')
+    # The content decides, so one more image changes no more than its class.
+    made.save(made.picture(5000), root / 'red' / '_new.png')
+    old, new = set(names(found, 'val')), set(names(recognize(root), 'val'))
+    assert len(old - new) <= 1
+    assert {name for name in old ^ new if 'red' not in name} == set()
+
+
+def test_each_class_is_in_both_splits(tmp_path):
+    made.folders(tmp_path, count=20, classes=['red', 'green'])
+    made.folders(tmp_path, count=2, classes=['blue'])
+    found = recognize(tmp_path)
+    for samples in found.splits.values():
+        assert {sample.label for sample in samples} == {0, 1, 2}
+
+
+def save_as(path, to, **options):
+    with Image.open(path) as image:
+        image.resize((100, 75)).save(to, **options)
+
+
+COPIES = {
+    'bytes': lambda path, to: shutil.copy(path, to / f'other{path.name}'),
+    'roboflow': lambda path, to: [
+        made.save(
+            made.picture(1000 + 10 * int(path.stem) + i),
+            to / f'{path.stem}_png.rf.{i}ae35c9d1c.png',
+        )
+        for i in range(3)
+    ],
+    'augmented': lambda path, to: [
+        made.save(
+            made.picture(1000 + 10 * int(path.stem) + i),
+            to / f'{path.stem}_{name}.png',
+        )
+        for i, name in enumerate(('hflip', 'rot90', 'aug_3'))
+    ],
+    'smaller': lambda path, to: save_as(
+        path, to / f'other{path.stem}.jpg', quality=60
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', COPIES)
+def test_copies_stay_together(kind, tmp_path):
+    """Two classes of 10 photographs, each with copies."""
+    for label, name in enumerate(('cat', 'dog')):
+        for i in range(10):
+            rng = np.random.default_rng(100 * label + i)
+            pixels = rng.integers(0, 255, (12, 16, 3)).astype(np.uint8)
+            photograph = Image.fromarray(pixels).resize((128, 96))
+            path = made.save(
+                photograph, tmp_path / name / f'{100 * label + i}.png'
+            )
+            COPIES[kind](path, path.parent)
+    found = recognize(tmp_path)
+    assert any('copies of other images' in note for note in found.notes)
+    photographs = {
+        split: {
+            name.replace('other', '').partition('.')[0].partition('_')[0]
+            for name in names(found, split)
+        }
+        for split in found.splits
+    }
+    assert not photographs['train'] & photographs['val']
+    assert len(photographs['val']) == 4
+
+
+def test_a_large_group_is_for_training(tmp_path):
+    """Such as the tiles of one photograph, however the groups are ordered."""
+    for number, count in enumerate((40, 4, 4, 4)):
+        for i in range(count):
+            image = made.picture(100 * number + i)
+            made.save(image, tmp_path / f'red/{number}_crop_{i}.png')
+            made.save(
+                image.rotate(180), tmp_path / f'blue/{number}_crop_{i}.png'
+            )
+    for seed in range(5):
+        found = recognize(tmp_path, seed)
+        assert len(found.splits['val']) < len(found.splits['train'])
+
+
+def test_numbers_in_names_are_no_copies(tmp_path):
+    """Windows names photographs 'cat (1)', 'cat (2)' and so on."""
+    for label, name in enumerate(('cat', 'dog')):
+        made.pictures(tmp_path / name, 10, 100 * label, name + ' ({}).png')
+    found = recognize(tmp_path)
+    assert len(found.splits['val']) == 4
+    assert not any('copies' in note for note in found.notes)
+
+
+def test_one_photograph(tmp_path):
+    made.pictures(tmp_path / 'a', 5, pattern='x_aug{}.png')
+    made.table(tmp_path, lambda i: f'x_aug{i}.png,{i % 2}', count=5)
+    shutil.rmtree(tmp_path / 'pictures')
+    found = recognize(tmp_path)
+    assert any('come from one photograph' in note for note in found.notes)
+    assert all(found.splits.values())
+
+
+@pytest.mark.parametrize(
+    ('folders', 'split'),
+    [
+        (['train2017'], 'train'),
+        (['images', 'val'], 'val'),
+        (['Validation'], 'val'),
+        (['test-set', 'images'], 'test'),
+        (['train_labels'], 'train'),
+        (['trainannot'], 'train'),
+        (['training_images'], 'train'),
+        (['train_station'], None),
+        (['valley'], None),
+        (['pictures'], None),
+    ],
+)
+def test_split_of_folder(folders, split):
+    assert split_of(*folders) == split
+
+
+def test_class_named_train(tmp_path):
+    """A class may be named like a split."""
+    for i, name in enumerate(('train', 'bus', 'car')):
+        made.pictures(tmp_path / name, 5, 10 * i)
+    assert recognize(tmp_path).classes == ['bus', 'car', 'train']
+
+
+class TestPlace:
+    """No file of a user is ever replaced."""
+
+    @pytest.fixture
+    def found(self, tmp_path):
+        return recognize(made.folders(tmp_path / 'my' / 'photos'))
+
+    @pytest.mark.parametrize('place', ['.', 'my', 'my/photos', 'my/photos/x'])
+    def test_above_or_inside(self, place, found, tmp_path):
+        before = made.listing(tmp_path)
+        with pytest.raises(ValueError, match='choose another work_dir'):
+            convert(found, tmp_path / place, 0)
+        assert made.listing(tmp_path) == before
+
+    def test_other_files(self, found, tmp_path):
+        file = made.write(tmp_path / 'data' / 'thesis.txt', 'all my work')
+        with pytest.raises(FileExistsError, match='of something else'):
+            convert(found, file.parent, 0)
+        assert file.read_text() == 'all my work'
+
+    def test_again(self, found, tmp_path):
+        first = convert(found, tmp_path / 'data', 0)
+        made.write(tmp_path / 'data' / 'train.txt', 'damaged')
+        assert convert(found, tmp_path / 'data', 0) == first
+        text = (tmp_path / 'data' / 'train.txt').read_text()
+        assert len(text.splitlines()) == 15
+        assert str(tmp_path) not in text
+
+
+def test_large_folders_are_sampled(tmp_path, monkeypatch):
+    """The last image is damaged, but not every image is decoded."""
+    monkeypatch.setattr(splits, 'MANY_PIXELS', 2 * 32 * 24)  # two images
+    root = made.folders(tmp_path, count=3)
+    last = root / 'red' / '2.png'
+    last.write_bytes(last.read_bytes()[:-100])
+    found = recognize(root)
+    assert sum(map(len, found.splits.values())) == 9
+    assert any('only some images were decoded' in x for x in found.notes)
+    monkeypatch.undo()
+    found = recognize(root)
+    assert sum(map(len, found.splits.values())) == 8
+
+
+def test_many_files(tmp_path, monkeypatch):
+    """Of many files, names decide, with their folders."""
+    monkeypatch.setattr(splits, 'MANY_FILES', 10)
+    found = recognize(made.folders(tmp_path / 'a', count=10))
+    assert len(found.splits['val']) == 6
+    (tmp_path / 'a').rename(tmp_path / 'b')
+    again = recognize(tmp_path / 'b')
+    assert names(again, 'val') == names(found, 'val')
+
+
+def test_class_only_in_val(tmp_path):
+    made.folders(tmp_path, splits=('train', 'val'), classes=['red', 'green'])
+    made.pictures(tmp_path / 'val' / 'blue', 3, 900)
+    notes = recognize(tmp_path).notes
+    expected = (
+        'classes without an image for training; add some, or move them from '
+        'val: blue'
+    )
+    assert expected in notes
