@@ -7,7 +7,45 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 IGNORED = 255  # label of pixels that are not counted
-TASKS = 'classification', 'segmentation', 'detection', 'instances'
+# What may be odd in a folder, and what is done about it.
+NOTES = dict(
+    file='files that cannot be read, left out',
+    format='images in other formats, left out; convert them to .jpg',
+    name='files to rename, left out',
+    turned='images that are rotated when they are read, as their EXIF says; '
+    'check whether the labels fit',
+    unlabelled='images without labels, left out',
+    empty='images without labels, taken as empty',
+    outside='images outside folders of classes or splits, left out',
+    alone='labels without their image, left out',
+    ambiguous='names that several images have, left out; write their '
+    'folders, too',
+    double='images or labels of the same name, of which the first counts',
+    size='images that have another size than their labels, left out; label '
+    'them again',
+    incomplete='objects or lines that are incomplete, left out',
+    invisible='boxes of less than a pixel in their image, left out',
+    beyond='boxes that go beyond their image, cut',
+    masks='masks of some objects only, which are not used',
+    unused='classes without objects, left out',
+    unlearned='classes without an image for training; add some, or move them '
+    'from val',
+    columns='tables without a column named label, left out',
+    case='classes whose names differ by case only; give them one name if '
+    'they are the same',
+    names='names that do not fit the values of the label maps, so numbers '
+    'are used',
+    numbers='classes without a name in data.yaml',
+    sampled='only some images were decoded to find damaged ones, and copies '
+    'were not searched by their look',
+    no_split='images that belong to no split, added to train',
+    leaks='images that are in train, too, so that the score is too good; '
+    'remove them from one',
+    split='a split is made of the images for training',
+    copies='copies of other images, kept in one split',
+    one='all images seem to come from one photograph, so the score says '
+    'little',
+)
 
 
 class Box(NamedTuple):
@@ -54,31 +92,11 @@ class Sample:
     size: tuple[int, int] | None = None
     split: str | None = None
 
-
-@dataclass
-class Found:
-    """A data set of a user.
-
-    Attributes:
-        root (Path): The folder.
-        layout (str): Name of the layout, for people.
-        task (str): One of TASKS.
-        classes (list[str]): Names of the labels 0, 1, ...
-        splits (dict[str, list[Sample]]): 'train', 'val' and perhaps 'test'.
-        notes (list[str]): What was odd and what was done about it, one line
-            each.
-        values (dict, optional): Value in a label map -> label. A value is a
-            grey level, an index of a palette or a colour (R, G, B); values
-            that are missing are ignored.
-    """
-
-    root: Path
-    layout: str
-    task: str
-    classes: list[str]
-    splits: dict[str, list[Sample]]
-    notes: list[str] = field(default_factory=list)
-    values: dict | None = None
+    @property
+    def labels(self) -> set[int]:
+        """Labels of the image or its objects; empty for label maps."""
+        own = set() if self.label is None else {self.label}
+        return own | {box.label for box in self.boxes or ()}
 
 
 @dataclass
@@ -89,34 +107,59 @@ class Reading:
     task: str
     classes: list[str]
     samples: list[Sample]
-    values: dict | None = None
+    values: dict[int, int] | None = None
+
+
+@dataclass
+class Found:
+    """A data set of a user.
+
+    Attributes:
+        root (Path): The folder.
+        layout (str): Name of the layout, for people.
+        task (str): 'classification', 'segmentation', 'detection' or
+            'instances'.
+        classes (list[str]): Names of the labels 0, 1, ...
+        splits (dict[str, list[Sample]]): 'train', 'val' and perhaps 'test'.
+        notes (list[str]): What was odd and what was done about it, one line
+            each.
+        values (dict[int, int], optional): Value in a label map -> label.
+            Others are ignored.
+    """
+
+    root: Path
+    layout: str
+    task: str
+    classes: list[str]
+    splits: dict[str, list[Sample]]
+    notes: list[str] = field(default_factory=list)
+    values: dict[int, int] | None = None
 
 
 class Oddities(defaultdict[str, list[str]]):
-    """What was odd -> where."""
+    """What was odd, a key of NOTES -> where."""
 
     def __init__(self):
         super().__init__(list)
 
-    def add(self, what: str, where: object) -> None:
-        """Add a file to what is odd about it."""
-        self[what].append(str(where))
+    def add(self, what: str, where: object, why: object = '') -> None:
+        """Add a place to what is odd about it."""
+        self[what].append(f'{where} ({why!s:.100})' if why else str(where))
 
     def lines(self) -> list[str]:
         """Write one line for each kind."""
-        return [
-            f'{what}: {where[0]:.300}'
-            if len(where) == 1
-            else f'{what}: {len(where)}, for example {where[0]:.300}'
-            for what, where in self.items()
-        ]
+        lines = []
+        for what, where in self.items():
+            many = f'{len(where)}, for example ' if len(where) > 1 else ''
+            lines.append(f'{NOTES[what]}: {many}{where[0]:.300}')
+        return lines
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
     """Sort names of classes; numbers come first, in their order."""
-    return sorted(
-        set(names),
-        key=lambda name: (
-            (0, int(name), name) if name.isdecimal() else (1, 0, name)
-        ),
-    )
+
+    def key(name: str) -> tuple:
+        number = name.isdecimal()
+        return not number, int(name) if number else 0, name
+
+    return sorted(set(names), key=key)

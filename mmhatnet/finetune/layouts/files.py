@@ -31,8 +31,8 @@ BESIDE = {
     *('a', 'an', 'images', 'image', 'img', 'imgs', 'set', 'data', 'dataset'),
     *('labels', 'label', 'masks', 'mask', 'annot', 'annotations'),
 }
+NAMES = 'classes.txt', '_classes.txt', 'labels.txt', 'obj.names'
 MOST_BYTES = 1_000_000_000  # of a text
-UNREADABLE = 'images that cannot be read, left out'
 ERRORS = OSError, ValueError, SyntaxError, Image.DecompressionBombError
 
 
@@ -47,8 +47,7 @@ class Files:
     """
 
     def __init__(self, root: Path, odd: Oddities):
-        self.root = root
-        self.odd = odd
+        self.root, self.odd = root, odd
         self.images: list[Path] = []
         # Images that are rotated when they are read, which their size does
         # not show; absolute, as in samples.
@@ -57,30 +56,27 @@ class Files:
         self._named: dict[str, list[Path]] = defaultdict(list)
         self._sizes: dict[Path, tuple[int, int] | None] = {}
         seen = set()
-        walk = os.walk(root, followlinks=True, onerror=self._closed)
-        for place, folders, names in walk:
+
+        def closed(error: OSError) -> None:
+            odd.add('file', error.filename)
+
+        for place, folders, names in os.walk(root, True, closed, True):
             real = os.path.realpath(place)
             if real in seen:  # a link leads to a folder that was read
                 folders.clear()
                 continue
             seen.add(real)
-            folders[:] = sorted(
-                each for each in folders if each[0] not in '._'
-            )
+            folders[:] = sorted(x for x in folders if x[0] not in '._')
             for name in sorted(names):
-                self._add(Path(os.path.relpath(place, root), name))
-
-    def _closed(self, error: OSError) -> None:
-        self.odd.add('folders that cannot be read', error.filename)
+                if name[0] != '.' and name != 'Thumbs.db':
+                    self._add(Path(os.path.relpath(place, root), name))
 
     def _add(self, path: Path) -> None:
         suffix = path.suffix.lower()
-        if path.name[0] == '.' or path.name == 'Thumbs.db':
-            return
         if not _fits_a_line(str(path)):
-            self.odd.add('files to rename, left out', ascii(path.name))
+            self.odd.add('name', ascii(path.name))
         elif not (self.root / path).is_file():
-            self.odd.add('links that lead nowhere, left out', path)
+            self.odd.add('file', path, 'a link that leads nowhere')
         elif suffix in IMAGES:
             self.images.append(path)
             for key in {_key(path.name), _key(path.stem)}:
@@ -88,89 +84,56 @@ class Files:
         else:
             self.others[suffix].append(path)
             if suffix in OTHER_IMAGES:
-                self.odd.add(
-                    f'{suffix} files, left out; convert them to .jpg', path
-                )
+                self.odd.add('format', path)
 
     def knows(self, name: str) -> bool:
-        """Whether an image has this name, perhaps in another folder.
-
-        Args:
-            name (str): A path, with or without suffix.
-
-        Returns:
-            bool: The answer.
-        """
-        return bool(self._candidates(re.split(r'[\\/]', name.strip())[-1]))
+        """Whether an image has this name, perhaps in another folder."""
+        return bool(self._candidates(name))
 
     def _candidates(self, name: str) -> list[Path]:
-        """Get the images of a name, or with another suffix.
-
-        Programs that convert images leave the old suffix in the labels.
-        """
-        names = _key(name), _key(Path(name).stem)
-        return next((self._named[n] for n in names if n in self._named), [])
+        name = _key(re.split(r'[\\/]', name.strip())[-1])
+        return self._named.get(name) or self._named.get(Path(name).stem) or []
 
     def find(
-        self, name: str, near: Path | None = None, split: str | None = None
+        self, name: str, near: Path, split: str | None = None
     ) -> Path | None:
         """Find the image that a file of labels names.
 
         Args:
-            name (str): A path or the end of one, with or without suffix.
-            near (Path, optional): The file of labels.
+            name (str): A path or the end of one. Its suffix may be missing,
+                or that of before a conversion.
+            near (Path): The file of labels.
             split (str, optional): The split that it is for.
 
         Returns:
             Path, optional: The image; None if there is none, or if several
             fit equally well.
         """
-        parts = [_key(part) for part in re.split(r'[\\/]', name) if part]
-        if not parts:
-            return None
-        candidates = self._candidates(parts[-1])
-        if len(candidates) < 2:
-            return candidates[0] if candidates else None
+        parts = _key(name.strip()).replace('\\', '/').split('/')
+        found = self._candidates(name)
 
         def fit(path: Path) -> tuple:
-            folders = [_key(part) for part in path.parent.parts]
-            common = 0
-            for ours, theirs in zip(
-                folders[::-1], parts[-2::-1], strict=False
-            ):
-                if ours != theirs:
-                    break
-                common += 1
-            shared = near and os.path.commonpath([path, near])
+            folders = [_key(part) for part in path.parent.parts[::-1]]
             return (
-                common,
+                len(os.path.commonprefix([folders, parts[-2::-1]])),
                 split is not None and split_of(*path.parent.parts) == split,
-                len(Path(shared or '').parts),
+                len(os.path.commonprefix([path.parts, near.parts])),
                 path.name == name,
             )
 
-        ranked = sorted(candidates, key=fit)
-        if fit(ranked[-1]) > fit(ranked[-2]):
-            return ranked[-1]
-        self.odd.add(
-            'names that several images have, left out; write their folders, '
-            'too',
-            name,
-        )
-        return None
+        ranked = sorted(found, key=fit)
+        if len(found) > 1 and fit(ranked[-1]) == fit(ranked[-2]):
+            self.odd.add('ambiguous', name)
+            return None
+        return ranked[-1] if found else None
 
     def size(self, path: Path) -> tuple[int, int] | None:
-        """Read the size of an image as the libraries see it, or note why not.
+        """Read width and height as the libraries see them, or note why not.
 
-        Only its header is read.
-
-        Args:
-            path (Path): The image.
-
-        Returns:
-            tuple[int, int], optional: Width and height.
+        Only the header of the image is read.
         """
         if path not in self._sizes:
+            self._sizes[path] = None
             try:
                 with open_image(self.root / path) as image:
                     size = image.size
@@ -179,22 +142,11 @@ class Files:
                 if turned:
                     self.turned.add(self.root / path)
             except ERRORS as error:
-                self._sizes[path] = None
-                self.odd.add(UNREADABLE, f'{path} ({error!s:.100})')
+                self.odd.add('file', path, error)
         return self._sizes[path]
 
     def text(self, path: Path) -> str:
-        """Read a text in the encodings that programs of offices write.
-
-        Args:
-            path (Path): The file.
-
-        Returns:
-            str: Its content.
-
-        Raises:
-            ValueError: If it is larger than any such file.
-        """
+        """Read a text in the encodings that programs of offices write."""
         if (self.root / path).stat().st_size > MOST_BYTES:
             raise ValueError(f'{path} is larger than 1 GB')
         content = (self.root / path).read_bytes()
@@ -206,21 +158,15 @@ class Files:
             return content.decode('cp1252', 'replace')
 
     def names(self) -> list[str]:
-        """Read the names of the classes, one a line.
-
-        Returns:
-            list[str]: Those of classes.txt or the like; empty without one.
-        """
+        """Read the names of the classes from classes.txt or the like."""
         for path in (*self.others['.txt'], *self.others['.names']):
-            if path.name.lower() in ('classes.txt', '_classes.txt') or (
-                path.name.lower() in ('labels.txt', 'obj.names')
-            ):
+            if path.name.lower() in NAMES:
                 lines = map(str.strip, self.text(path).splitlines())
                 return [line for line in lines if line]
         for path in self.others['.csv']:  # roboflow: value, class
-            rows = re.findall(r'(?m)^(\d+), *(\S.*?) *$', self.text(path))
-            if path.name == '_classes.csv' and rows:
-                return [name for _, name in rows]
+            if path.name == '_classes.csv':
+                text = self.text(path)
+                return re.findall(r'(?m)^\d+, *(\S.*?) *$', text)
         return []
 
 

@@ -1,5 +1,6 @@
 """Pascal VOC: an XML file for each image."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,52 +12,45 @@ from .files import Files, split_of
 def read_voc(files: Files) -> Reading | None:
     """Read boxes; difficult ones are neither learned nor counted.
 
-    Args:
-        files (Files): The files.
-
-    Returns:
-        Reading, optional: The images; None without such XML files.
+    None without such XML files.
     """
     lists = {
-        line.split()[0]: split
+        line.split()[0]: split_of(path.stem)
         for path in files.others['.txt']
-        for split in [split_of(path.stem)]
-        if split and 'ImageSets' in path.parts
+        if split_of(path.stem) and 'ImageSets' in path.parts
         for line in files.text(path).splitlines()
         if line.strip()
     }
-    objects: dict[Path, tuple[list, str | None]] = {}
-    trees = 0
-    for path in files.others['.xml']:
-        tree = _parse(path, files)
-        if tree is None or tree.tag != 'annotation':
-            continue
-        trees += 1
+    objects: dict[Path, list] = {}
+    samples = []
+    trees = [(path, _parse(path, files)) for path in files.others['.xml']]
+    trees = [
+        (path, x)
+        for path, x in trees
+        if x is not None and x.tag == 'annotation'
+    ]
+    for path, tree in trees:
         split = split_of(*path.parent.parts) or lists.get(path.stem)
         image = files.find(path.stem, path, split) or files.find(
             tree.findtext('filename') or '', path, split
         )
+        size = image and files.size(image)
         if not image:
-            files.odd.add('labels without their image, left out', path)
-        elif files.size(image):
+            files.odd.add('alone', path)
+        elif size and image not in objects:
+            objects[image] = list(_read_objects(tree, path, files))
             split = split or split_of(*image.parent.parts)
-            objects[image] = list(_read_objects(tree, path, files)), split
+            samples.append(
+                Sample(files.root / image, None, [], None, size, split)
+            )
     if not trees:
         return None
     for image in files.images:
         if image not in objects:
-            files.odd.add('images without labels, left out', image)
-    classes = sort_names(n for found, _ in objects.values() for n, _ in found)
-    samples = []
-    for image, (found, split) in objects.items():
-        boxes = [box._replace(label=classes.index(n)) for n, box in found]
-        samples.append(
-            Sample(
-                *(files.root / image, None, boxes, None),
-                size=files.size(image),
-                split=split,
-            )
-        )
+            files.odd.add('unlabelled', image)
+    classes = sort_names(n for found in objects.values() for n, _ in found)
+    for sample, found in zip(samples, objects.values(), strict=True):
+        sample.boxes = [x._replace(label=classes.index(n)) for n, x in found]
     return make_reading('Pascal VOC', classes, samples, files)
 
 
@@ -68,26 +62,25 @@ def _parse(path: Path, files: Files) -> ElementTree.Element | None:
             raise ValueError('it has a DOCTYPE; remove that')
         return ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError) as error:
-        files.odd.add(
-            'XML files that cannot be read, left out',
-            f'{path} ({error!s:.100})',
-        )
+        files.odd.add('file', path, error)
         return None
 
 
-def _read_objects(tree: ElementTree.Element, path: Path, files: Files):
+def _read_objects(
+    tree: ElementTree.Element, path: Path, files: Files
+) -> Iterator[tuple[str, Box]]:
     for each in tree.iter('object'):
-        name = (each.findtext('name') or '').strip()
+        name = each.findtext('name', '').strip()
         sides = [
             each.findtext(f'bndbox/{key}', '')
             for key in ('xmin', 'ymin', 'xmax', 'ymax')
         ]
+        crowd = each.findtext('difficult') == '1'
         try:
             left, top, right, bottom = map(float, sides)
-            if not name:
-                raise ValueError
         except ValueError:
-            files.odd.add('objects without name or box, left out', path)
-            continue
-        crowd = each.findtext('difficult') == '1'
-        yield name, Box(left, top, right, bottom, -1, None, crowd)
+            name = ''
+        if name:
+            yield name, Box(left, top, right, bottom, -1, None, crowd)
+        else:
+            files.odd.add('incomplete', path)

@@ -1,7 +1,7 @@
 """YOLO: a text file with boxes or polygons beside each image."""
 
 import re
-from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -15,18 +15,9 @@ LINE = re.compile(r'\d+(\.0*)?(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*', re.IGNORECASE)
 
 
 def read_yolo(files: Files) -> Reading | None:
-    """Read boxes, or polygons as masks.
+    """Read boxes, or polygons as masks; None without such labels.
 
     An image without a text file, or with an empty one, has no objects.
-
-    Args:
-        files (Files): The files.
-
-    Returns:
-        Reading, optional: The images; None without such labels.
-
-    Raises:
-        ValueError: If data.yaml cannot be read.
     """
     texts = {
         _place(path): path
@@ -44,59 +35,47 @@ def read_yolo(files: Files) -> Reading | None:
         if not size:
             continue
         if not path:
-            files.odd.add('images without labels, taken as empty', image)
+            files.odd.add('empty', image)
         boxes = list(_read_lines(path, size, files)) if path else []
-        split = split_of(*image.parent.parts) or next(
-            (
-                splits[p.as_posix()]
-                for p in image.parents
-                if p.as_posix() in splits
-            ),
-            splits.get(image.as_posix()),
-        )
+        folders = image.parent.parts
+        split = split_of(*folders) or splits.get(folders)
         samples.append(
             Sample(files.root / image, None, boxes, None, size, split)
         )
     for path in texts.values():
-        files.odd.add('labels without their image, left out', path)
+        files.odd.add('alone', path)
     labels = {box.label for sample in samples for box in sample.boxes or ()}
     for label in range(len(names), max(labels, default=-1) + 1):
         if names and label in labels:
-            files.odd.add('classes without a name in data.yaml', label)
+            files.odd.add('numbers', label)
         names.append(str(label))
     return make_reading('YOLO', names, samples, files)
 
 
 def _place(path: Path) -> Path:
     """What an image and its labels share: images/a.jpg, labels/a.txt."""
-    parts = [
-        'images' if part.lower() == 'labels' else part
-        for part in path.with_suffix('').parts
-    ]
-    return Path(*parts)
+    parts = path.with_suffix('').parts
+    return Path(*('images' if x.lower() == 'labels' else x for x in parts))
 
 
 def _is_labels(path: Path, files: Files) -> bool:
     with open(files.root / path, encoding='utf-8', errors='replace') as file:
         start = file.readline(1000)
     # An empty file belongs to an image without objects.
-    return (
-        bool(LINE.fullmatch(start))
-        or not start.strip()
-        and ('labels' in path.parts)
-    )
+    empty = not start.strip() and 'labels' in path.parts
+    return empty or bool(LINE.fullmatch(start))
 
 
-def _read_lines(path: Path, size: tuple[int, int], files: Files):
+def _read_lines(
+    path: Path, size: tuple[int, int], files: Files
+) -> Iterator[Box]:
     width, height = size
     for line in dict.fromkeys(files.text(path).splitlines()):
         words = line.split()
         if not words:
             continue
         if not LINE.fullmatch(line.strip()):
-            files.odd.add(
-                'lines that are not in the YOLO format, left out', path
-            )
+            files.odd.add('incomplete', path)
             continue
         label, *numbers = int(float(words[0])), *map(float, words[1:])
         if len(numbers) >= 6 and len(numbers) % 2 == 0:
@@ -111,8 +90,8 @@ def _read_lines(path: Path, size: tuple[int, int], files: Files):
             yield Box(left, top, right, bottom, label)
 
 
-def _read_yaml(files: Files) -> tuple[list[str], dict[str, str]]:
-    """Read names of classes, and the folders or images of each split."""
+def _read_yaml(files: Files) -> tuple[list[str], dict]:
+    """Read names of classes, and the split of folders from data.yaml."""
     for path in (*files.others['.yaml'], *files.others['.yml']):
         try:
             content = yaml.safe_load(files.text(path))
@@ -132,35 +111,27 @@ def _read_yaml(files: Files) -> tuple[list[str], dict[str, str]]:
             isinstance(name, list | dict) for name in names
         ):
             raise ValueError(f'{path}: names is not a list of the classes')
-        splits = defaultdict(set)
-        for split in SPLITS:
-            entries = content.get(split) or []
-            for entry in entries if isinstance(entries, list) else [entries]:
-                for name in _find_place(entry, path, files):
-                    splits[name].add(split)
-        # The same folder for two splits is none for either.
-        clear = {
-            x: found.pop() for x, found in splits.items() if len(found) < 2
-        }
-        return [str(name) for name in names], clear
+        return [str(name) for name in names], _find_splits(content, files)
     return [], {}
 
 
-def _find_place(entry: object, path: Path, files: Files):
-    """Find an entry of data.yaml in the folder, wherever that was moved."""
-    if not isinstance(entry, str):
-        return
-    parts = [part for part in Path(entry).parts if part not in ('.', '..')]
-    # The paths of other machines end like ours.
-    for skipped in range(len(parts)):
-        place = Path(path.parent, *parts[skipped:])
-        if (files.root / place).is_dir():
-            yield place.as_posix()
-        elif place in files.others['.txt']:
-            for line in files.text(place).splitlines():
-                image = files.find(line.strip(), place)
-                if image:
-                    yield image.as_posix()
-        else:
-            continue
-        return
+def _find_splits(content: dict, files: Files) -> dict[tuple[str, ...], str]:
+    """Find the folders of data.yaml, wherever they were moved -> split."""
+    ours = {path.parent.parts for path in files.images}
+    found: dict[tuple[str, ...], set[str]] = {}
+    for split in SPLITS:
+        entries = content.get(split) or []
+        for entry in entries if isinstance(entries, list) else [entries]:
+            if str(entry)[-4:] == '.txt':
+                raise ValueError(
+                    f'{entry} in data.yaml is a list of images, which is not '
+                    f'read: put the images of {split} into folders of that '
+                    'name, and delete the line'
+                )
+            parts = [x for x in Path(str(entry)).parts if x not in '..']
+            ends = [tuple(parts[i:]) for i in range(len(parts))]
+            place = next((end for end in ends if end in ours), None)
+            if place:
+                found.setdefault(place, set()).add(split)
+    # The same folder for two splits is none for either.
+    return {place: x.pop() for place, x in found.items() if len(x) == 1}
