@@ -30,9 +30,8 @@ def draw_labels(path: Path | str, meta: dict, **labels: Any) -> np.ndarray:
     """
     image, classes, palette = decode(path), meta['classes'], meta['palette']
     if 'boxes' in labels:
-        names = 'boxes', 'scores', 'labels', 'masks'
-        objects = (labels[name] for name in names)
-        picture = detection(image, *objects, classes, palette)[1]
+        drawn = detection(image, **labels, classes=classes, palette=palette)
+        picture = drawn[1]
     elif 'scores' in labels:
         scores = labels['scores']
         shown = min(3, np.count_nonzero(scores))

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..engine.resuming import find_checkpoints
 from ..engine.runner import build_runner
 from ..utils.config import read_config
-from .plan import METRICS, Plan
+from .plan import Plan
 from .recipe import make_config, write_config
 
 ELAPSED = 'finetune_seconds'  # in the state of a training
@@ -38,14 +38,7 @@ _runs = count()
 
 @contextmanager
 def quietly(log: Path) -> Iterator[TextIO]:
-    """Send what the libraries print to a file.
-
-    Args:
-        log (Path): The file; it is continued.
-
-    Yields:
-        TextIO: The terminal.
-    """
+    """Send what the libraries print to a file; yields the terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr
     with (
@@ -92,18 +85,11 @@ class _Recorder(Hook):
 
 
 def try_steps(
-    plan: Plan, data: dict, steps: int, seconds: float = inf
+    plan: Plan, data: dict, steps: int = TIMED, seconds: float = inf
 ) -> _Recorder:
-    """Train a few steps, in a folder that is deleted.
+    """Train a few steps, in a folder that is deleted; their times and losses.
 
-    Args:
-        plan (Plan): The plan.
-        data (dict): As for :func:`~mmhatnet.finetune.recipe.make_config`.
-        steps (int): The number of steps.
-        seconds (float): Time after which it stops. Defaults to infinity.
-
-    Returns:
-        _Recorder: Their times and losses.
+    It stops after some seconds, too.
     """
     recorder = _Recorder(seconds)
     with TemporaryDirectory() as folder:
@@ -125,11 +111,6 @@ def try_steps(
         runner.train()
         runner.train_dataloader._iterator = None  # ends its workers
     return recorder
-
-
-def measure_step(plan: Plan, data: dict, seconds: float) -> float:
-    """Measure the seconds of a step of a plan on this machine."""
-    return try_steps(plan, data, TIMED, seconds).step
 
 
 def search_lr(
@@ -174,7 +155,7 @@ class ProgressHook(Hook):
     """
 
     def __init__(self, plan: Plan, seconds: float, terminal: TextIO) -> None:
-        self.metric, self.name, _ = METRICS[plan.task]
+        self.metric, self.name = plan.about.metric, plan.about.title
         self.seconds, self.terminal = seconds, terminal
         self.best: float | None = None
         self.reason = ''  # of an early end
@@ -211,12 +192,10 @@ class ProgressHook(Hook):
             self.reason = 'the time was over'
         if self.reason:
             runner.train_loop.stop_training = True
-        self.bar.set_postfix_str(self._describe(outputs), refresh=False)
-        self.bar.update()
-
-    def _describe(self, outputs: dict | None) -> str:
         best = '' if self.best is None else f', {self.name} {self.best:.3g}'
-        return f'loss {_loss(outputs):.3g}{best}'
+        text = f'loss {_loss(outputs):.3g}{best}'
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
@@ -274,29 +253,21 @@ def train(
         if that was the end of the schedule.
     """
     cfg = prepare(path)
-    if find_checkpoints(cfg.work_dir):
-        cfg.resume = True
+    cfg.resume = bool(find_checkpoints(cfg.work_dir))
     hook = ProgressHook(plan, seconds, terminal)
     with ending_on_interrupt(hook):
         runner = build_runner(cfg, ('train', 'val'))
         runner.register_hook(hook, 'LOW')
         runner.train()
-    lock = runner.work_dir_lock
-    lock.close()
+    runner.work_dir_lock.close()
     return runner.iter, hook.reason
 
 
 def prepare(path: Path, folder: str = 'training') -> Config:
     """Read a config for one of several runs in this process.
 
-    Args:
-        path (Path): The config.
-        folder (str): The work_dir, beside the config: mmengine writes the
-            complete config, of the same name, into it. Defaults to
-            'training'.
-
-    Returns:
-        Config: The config.
+    Its work_dir is a folder beside the config, since mmengine writes the
+    complete config, of the same name, into it.
     """
     cfg = read_config(path)
     name = f'{folder}_{next(_runs)}'  # mmengine keeps one log for each name

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..samples import Box, Reading, Sample, sort_names
@@ -58,10 +59,8 @@ def _read_table(path: Path, files: Files) -> Iterator[tuple]:
     """Read rows: image, name of the class, box or () or None, and split."""
     lines = files.text(path).splitlines()
     dialect: type[csv.Dialect] = csv.excel
-    try:
+    with suppress(csv.Error):
         dialect = csv.Sniffer().sniff('\n'.join(lines[:20]), ',;\t|')
-    except csv.Error:
-        pass
     table = [row for row in csv.reader(lines, dialect) if row]
     if not table:
         return

@@ -23,13 +23,12 @@ def read_voc(files: Files) -> Reading | None:
     }
     objects: dict[Path, list] = {}
     samples = []
-    trees = [(path, _parse(path, files)) for path in files.others['.xml']]
-    trees = [
-        (path, x)
-        for path, x in trees
-        if x is not None and x.tag == 'annotation'
-    ]
-    for path, tree in trees:
+    trees = 0
+    for path in files.others['.xml']:
+        tree = _parse(path, files)
+        if tree is None or tree.tag != 'annotation':
+            continue
+        trees += 1
         split = split_of(*path.parent.parts) or lists.get(path.stem)
         image = files.find(path.stem, path, split) or files.find(
             tree.findtext('filename') or '', path, split
