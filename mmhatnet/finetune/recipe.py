@@ -116,7 +116,7 @@ def _pipelines(plan: Plan) -> tuple[list[dict], list[dict]]:
         labels |= dict(with_bbox=True)
         labels |= dict(with_mask=True) if plan.task == 'instances' else {}
         pack = dict(type='PackDetInputs')
-        tested = dict(meta_keys=META_KEYS, **pack)
+        tested = pack | dict(meta_keys=META_KEYS)
     else:
         crop |= dict(crop_size=(_crop(plan), _crop(plan)), cat_max_ratio=0.9)
     resize = dict(scale=sides, keep_ratio=True)

@@ -24,6 +24,10 @@ from .plan import TASKS, Plan
 from .training import prepare
 
 RESULT = 'result.json'
+CHARTS = {
+    'confusion matrix': 'confusion.png',
+    'precision and recall': 'precision_recall.png',
+}
 SHOWN = 6  # images in the picture of predictions
 READABLE = 20  # classes whose numbers are written into a confusion matrix
 SCORE = 0.3  # lowest of the objects in the picture
@@ -101,15 +105,15 @@ def finish(plan: Plan, work_dir: Path, say, exports: bool = True) -> dict:
     runner.test_evaluator.metrics.append(collector)
     metrics = {name: float(value) for name, value in runner.test().items()}
     if plan.detects:
-        chart, baseline = 'precision_recall.png', 0.0
+        chart, baseline = 'precision and recall', 0.0
         kind = 'segm' if plan.task == 'instances' else 'bbox'
         truth = cfg.test_evaluator.ann_file
         figure = draw_curves(truth, Path(f'{boxes}.{kind}.json'), kind)
     else:
-        chart = 'confusion.png'
+        chart = 'confusion matrix'
         baseline = constant_answer(plan.task, collector.counts)
         figure = draw_confusion(collector.counts, plan.classes)
-    save_figure(figure, work_dir / chart)
+    save_figure(figure, work_dir / CHARTS[chart])
     meta = dict(cfg.test_dataloader.dataset.metainfo)
     pictures = [
         _draw(sample, kind, meta)
@@ -132,7 +136,8 @@ def finish(plan: Plan, work_dir: Path, say, exports: bool = True) -> dict:
         baseline=baseline,
         metrics=metrics,
         checkpoint=checkpoint.name,
-        chart=chart,
+        chart=CHARTS[chart],
+        chart_name=chart,
         export=why,
         examples=[sample['img_path'] for sample in collector.kept],
     )
@@ -296,9 +301,8 @@ def describe(result: dict, work_dir: Path) -> Iterator[str]:
     if result['ended']:
         steps = f'{result["steps"]} of {result["plan"]["iters"]} steps'
         yield f'the training ended after {steps}: {result["ended"]}'
-    chart = result['chart']
     yield f'predictions beside the truth: {work_dir / "predictions.png"}'
-    yield f'{chart[:-4].replace("_", " and ")}: {work_dir / chart}'
+    yield f'{result["chart_name"]}: {work_dir / result["chart"]}'
     yield f'weights: {work_dir / "model.pth"}; numbers: {work_dir / RESULT}'
     if result['export']:
         yield f'there is no ONNX file: {result["export"]}'
