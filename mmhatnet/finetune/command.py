@@ -66,9 +66,8 @@ def finetune(args: Namespace) -> dict:
                 end -= min(EXPORT, args.budget / 4)
                 plan = known or _make_plan(found, args, record, end, say)
                 left = inf if args.iters else max(1.0, end - time.monotonic())
-                steps, why = train(
-                    plan, work_dir / 'config.py', left, terminal
-                )
+                config = work_dir / 'config.py'
+                steps, why = train(plan, config, left, terminal)
                 result = results.finish(
                     plan, work_dir, say, not args.no_export
                 )
@@ -129,23 +128,11 @@ def _read_plan(work_dir: Path, record: dict) -> Plan | None:
 
 
 def _make_plan(
-    found: Found,
-    args: Namespace,
-    record: dict,
-    end: float,
-    say: Callable[[str], None],
+    found: Found, args: Namespace, record: dict, end: float, say: Callable
 ) -> Plan:
     """Convert the data, choose, and write ``config.py``.
 
-    Args:
-        found (Found): The data.
-        args (Namespace): The arguments.
-        record (dict): As from :func:`_fingerprint`.
-        end (float): When the training has to end, as of ``time.monotonic``.
-        say (Callable): Shows a line.
-
-    Returns:
-        Plan: The plan.
+    ``end`` is when the training has to end, as of ``time.monotonic``.
     """
     options = {name: getattr(args, name) for name in CHOICES}
     work_dir: Path = args.work_dir
@@ -155,17 +142,17 @@ def _make_plan(
     data = convert(found, work_dir / 'data', args.seed)
     say('timing some steps')
     patience = args.budget / 20
+
+    def measure(plan: Plan) -> float:
+        return try_steps(plan, data, seconds=patience).step
+
+    def losses(plan: Plan, steps: int) -> list[float]:
+        return try_steps(plan, data, steps).losses
+
     left = end - time.monotonic() - 2 * patience
-    plan = fit_to_budget(
-        plan,
-        left,
-        lambda plan: try_steps(plan, data, seconds=patience).step,
-        options,
-    )
+    plan = fit_to_budget(plan, left, measure, options)
     if args.lr is None:
-        plan = search_lr(
-            plan, args.budget / 10, lambda p, n: try_steps(p, data, n).losses
-        )
+        plan = search_lr(plan, args.budget / 10, losses)
     plan = schedule(plan, max(1.0, end - time.monotonic()), args.iters)
     for name, why in plan.reasons.items():
         say(f'  {name}: {why}')

@@ -20,7 +20,7 @@ class Task(NamedTuple):
     """What depends on the task only."""
 
     model: str  # for people
-    config: str  # with a place for '-micro'
+    config: str  # with a place for the backbone
     library: str  # of mm
     metric: str  # that chooses the best checkpoint
     title: str  # of the metric
@@ -35,26 +35,21 @@ class Task(NamedTuple):
 NAMES = 'classification', 'segmentation', 'detection', 'instances'
 _ROWS: list[tuple] = [
     ('a classifier', 'Semantic FPN', 'RetinaNet', 'Mask R-CNN'),
-    (
-        *('hatnet_cls', 'fpn_hatnet{}'),
-        *('retinanet_hatnet{}_fpn', 'mask-rcnn_hatnet{}_fpn'),
-    ),
+    ('hatnet_cls', 'fpn_{}', 'retinanet_{}_fpn', 'mask-rcnn_{}_fpn'),
     ('mmpretrain', 'mmseg', 'mmdet', 'mmdet'),
     ('accuracy/top1', 'mIoU', 'coco/bbox_mAP', 'coco/segm_mAP'),
     ('accuracy (%)', 'mIoU (%)', 'box AP (0 to 1)', 'mask AP (0 to 1)'),
     (0.1, 0.1, 0.001, 0.001),
-    (
-        *('always the commonest class', 'the commonest class everywhere'),
-        *('nothing found', 'nothing found'),
-    ),
+    ('the commonest class',) * 2 + ('nothing found',) * 2,
     ((64, 224), (128, 512), (192, 640), (192, 640)),
     ((15, 100), (30, 150), (20, 100), (15, 100)),
     (64, 8, 4, 4),
     (256, 8, 4, 4),
 ]
-TASKS = dict(
-    zip(NAMES, map(Task._make, zip(*_ROWS, strict=True)), strict=True)
-)
+TASKS = {
+    name: Task._make(values)
+    for name, *values in zip(NAMES, *_ROWS, strict=True)
+}
 SHIPPED = 'hatnet://cifar10-classifier'  # the backbone in the package
 ORDER = 'micro', *RELEASES  # from small to large
 LR = 4e-3  # of these configs, for Muon
@@ -221,12 +216,9 @@ def _measure(found: Found) -> tuple[int, str, float]:
 
 
 def _with_grids(plan: Plan, options: Mapping) -> Plan:
-    """Set G1 and G2 for the size of the images, unless the user has.
-
-    G2 is as with ``ds_ratios='auto'``, but fixed, so that an export and a
-    page with sliders have numbers.
-    """
+    """Set G1 and G2 for the size of the images, unless the user has."""
     side = plan.size // (2 if plan.small else 4)
+    # Fixed numbers, which an export and a page with sliders need.
     auto = [cell_side('auto', side >> i, side >> i) for i in (0, 1, 2)]
     g1, g2 = options.get('g1'), options.get('g2')
     plan.grid_sizes = tuple(g1 or ((8, 4, 4) if plan.small else (8, 8, 8)))
@@ -245,14 +237,8 @@ def fit_to_budget(
 ) -> Plan:
     """Choose the size of the images and of the model.
 
-    Args:
-        plan (Plan): As from :func:`choose`.
-        seconds (float): Time of the training, with its evaluations.
-        measure (Callable): Measures the seconds of a step of a plan.
-        options (Mapping): As for :func:`choose`; these choices stay.
-
-    Returns:
-        Plan: The plan, with the time of a step.
+    The seconds are those of the training with its evaluations; ``measure``
+    gives those of a step.
     """
     least, few = plan.about.sizes[0], plan.about.epochs[0]
     wanted = max(SHORTEST, few * plan.images / plan.batch_size)
@@ -290,17 +276,7 @@ def _enlarge(
 
 
 def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
-    """Choose the number of steps and evaluations.
-
-    Args:
-        plan (Plan): The plan, with the time of a step.
-        seconds (float): Time of the training, with its evaluations.
-        iters (int, optional): Steps that the user has asked for. Defaults to
-            None.
-
-    Returns:
-        Plan: The complete plan.
-    """
+    """Choose the number of steps, unless the user has, and evaluations."""
     many = plan.about.epochs[1] * plan.images / plan.batch_size
     most = round(max(SHORTEST * 10, many))
     # An image takes about as long as in a step, and a second passes before.

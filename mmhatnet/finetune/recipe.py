@@ -12,18 +12,12 @@ META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 
 
 def make_config(plan: Plan, data: dict) -> Config:
-    """Make the config of a plan.
+    """Make the config of a plan: what differs from ``_base_``.
 
-    Args:
-        plan (Plan): The complete plan.
-        data (dict): As from :func:`~mmhatnet.finetune.converting.convert`:
-            data sets of ``train``, ``val`` and maybe ``test``, and
-            ``metainfo``.
-
-    Returns:
-        Config: What differs from ``_base_``.
+    The data are as from :func:`~mmhatnet.finetune.converting.convert`.
     """
-    model = plan.about.config.format('-micro' if plan.arch == 'micro' else '')
+    micro = '-micro' if plan.arch == 'micro' else ''
+    model = plan.about.config.format(f'hatnet{micro}')
     runtime = f'{plan.about.library}_runtime'
     bases = f'models/{model}', runtime, 'schedules/finetune'
     return Config(

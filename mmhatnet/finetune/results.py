@@ -34,14 +34,7 @@ SCORE = 0.3  # lowest of the objects in the picture
 
 
 class Collector(BaseMetric):
-    """Keeps some samples, and counts how often each class is each other.
-
-    It has no metric of its own.
-
-    Args:
-        classes (int): The number of classes.
-        images (int): The number of images of the test.
-    """
+    """Keeps some samples, and counts how often each class is each other."""
 
     def __init__(self, classes: int, images: int) -> None:
         super().__init__(prefix='collector')
@@ -49,9 +42,7 @@ class Collector(BaseMetric):
         self.kept: list[dict] = []
         self.wanted = {*np.linspace(0, images - 1, SHOWN).astype(int).tolist()}
 
-    def process(
-        self, data_batch: object, data_samples: Sequence[dict]
-    ) -> None:
+    def process(self, _: object, data_samples: Sequence[dict]) -> None:
         """Count and keep samples of a batch."""
         for sample in data_samples:
             if len(self.results) in self.wanted:
@@ -78,19 +69,9 @@ class Collector(BaseMetric):
 
 
 def finish(plan: Plan, work_dir: Path, say, exports: bool = True) -> dict:
-    """Evaluate the best weights, draw, export; all but the training's part.
+    """Evaluate the best weights, draw, export; what belongs into the result.
 
-    Args:
-        plan (Plan): The plan.
-        work_dir (Path): The folder, with ``config.py`` and ``training``.
-        say (Callable): Shows a line.
-        exports (bool): Write an ONNX file. Defaults to True.
-
-    Returns:
-        dict: What belongs into ``result.json``.
-
-    Raises:
-        FileNotFoundError: If there is no checkpoint.
+    FileNotFoundError if there is no checkpoint.
     """
     checkpoint = _find_best(work_dir)
     say('evaluating, and drawing predictions')
@@ -156,12 +137,7 @@ def _find_best(work_dir: Path) -> Path:
 
 
 def constant_answer(task: str, counts: np.ndarray) -> float:
-    """Accuracy or mIoU, in percent, of always the commonest class.
-
-    Args:
-        task (str): 'classification' or 'segmentation'.
-        counts (ndarray): (truth, prediction), as of :class:`Collector`.
-    """
+    """Accuracy or mIoU, in percent, of always the commonest class."""
     truth = counts.sum(1)
     share = 100 * truth.max() / max(1, truth.sum())
     # The IoU of every other class that there is would be 0.
@@ -191,15 +167,9 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def draw_curves(truth: str, found: Path, kind: str) -> Figure:
-    """Draw precision over recall at an IoU of 0.5, of each class.
+    """Draw precision over recall at an IoU of 0.5, of some classes.
 
-    Args:
-        truth (str): COCO's JSON of the annotations.
-        found (Path): COCO's JSON of the results; need not exist.
-        kind (str): 'bbox' or 'segm'.
-
-    Returns:
-        Figure: The picture, with READABLE classes at most.
+    The JSON of the results, 'bbox' or 'segm', need not exist.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

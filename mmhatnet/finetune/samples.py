@@ -12,85 +12,55 @@ NOTES = dict(
     file='files that cannot be read, left out',
     format='images in other formats, left out; convert them to .jpg',
     name='files to rename, left out',
-    turned='images that are rotated when they are read, as their EXIF says; '
-    'check whether the labels fit',
+    turned='images that their EXIF rotates; check whether the labels fit',
     unlabelled='images without labels, left out',
     empty='images without labels, taken as empty',
     outside='images outside folders of classes or splits, left out',
     alone='labels without their image, left out',
-    ambiguous='names that several images have, left out; write their '
-    'folders, too',
+    ambiguous='names of several images, left out; write their folders, too',
     double='images or labels of the same name, of which the first counts',
-    size='images that have another size than their labels, left out; label '
-    'them again',
+    size='images of another size than their labels, left out; relabel them',
     incomplete='objects or lines that are incomplete, left out',
     invisible='boxes of less than a pixel in their image, left out',
     beyond='boxes that go beyond their image, cut',
     masks='masks of some objects only, which are not used',
     unused='classes without objects, left out',
-    unlearned='classes without an image for training; add some, or move them '
-    'from val',
+    unlearned='classes without an image for training; add some to train',
     columns='tables without a column named label, left out',
-    case='classes whose names differ by case only; give them one name if '
-    'they are the same',
-    names='names that do not fit the values of the label maps, so numbers '
-    'are used',
+    case='classes whose names differ by case only; are they the same?',
+    names='names that do not fit the values of label maps; numbers are used',
     numbers='classes without a name in data.yaml',
-    sampled='only some images were decoded to find damaged ones, and copies '
-    'were not searched by their look',
+    sampled='only some images were decoded, and copies were not searched',
     no_split='images that belong to no split, added to train',
-    leaks='images that are in train, too, so that the score is too good; '
-    'remove them from one',
+    leaks='images that are in train, too, so that the score is too good',
     split='a split is made of the images for training',
     copies='copies of other images, kept in one split',
-    one='all images seem to come from one photograph, so the score says '
-    'little',
+    one='all images seem to be of one photograph, so the score says little',
 )
 
 
 class Box(NamedTuple):
-    """An object, in pixels of its image.
-
-    Attributes:
-        left (float): Left side.
-        top (float): Upper side.
-        right (float): Right side.
-        bottom (float): Lower side.
-        label (int): Number of the class.
-        mask (list | dict, optional): Polygons or RLE, as in COCO. Defaults to
-            None.
-        crowd (bool): It is neither learned nor counted. Defaults to False.
-    """
+    """An object, in pixels of its image."""
 
     left: float
     top: float
     right: float
     bottom: float
     label: int
-    mask: Any = None
-    crowd: bool = False
+    mask: Any = None  # polygons or RLE, as in COCO
+    crowd: bool = False  # neither learned nor counted
 
 
 @dataclass
 class Sample:
-    """An image and its labels, those that the task has.
-
-    Attributes:
-        image (Path): The file.
-        label (int, optional): Number of the class of the image.
-        boxes (list[Box], optional): The objects; empty if it has none.
-        label_map (Path, optional): The file with a label for each pixel;
-            ``Found.values`` says how to read it.
-        size (tuple[int, int], optional): Width and height, if they were read.
-        split (str, optional): 'train', 'val' or 'test', if the folder says it.
-    """
+    """An image and its labels, those that the task has."""
 
     image: Path
     label: int | None = None
-    boxes: list[Box] | None = None
-    label_map: Path | None = None
-    size: tuple[int, int] | None = None
-    split: str | None = None
+    boxes: list[Box] | None = None  # empty if there is no object
+    label_map: Path | None = None  # Found.values says how to read it
+    size: tuple[int, int] | None = None  # width and height, if read
+    split: str | None = None  # 'train', 'val' or 'test', if the folder says it
 
     @property
     def labels(self) -> set[int]:
@@ -101,38 +71,25 @@ class Sample:
 
 @dataclass
 class Reading:
-    """What a reader of a layout found; as :class:`Found`, but not split."""
+    """What a reader of a layout found."""
 
-    layout: str
-    task: str
-    classes: list[str]
+    layout: str  # for people
+    task: str  # 'classification', 'segmentation', 'detection' or 'instances'
+    classes: list[str]  # names of the labels 0, 1, ...
     samples: list[Sample]
-    values: dict[int, int] | None = None
+    values: dict[int, int] | None = None  # in a label map -> label
 
 
 @dataclass
 class Found:
-    """A data set of a user.
-
-    Attributes:
-        root (Path): The folder.
-        layout (str): Name of the layout, for people.
-        task (str): 'classification', 'segmentation', 'detection' or
-            'instances'.
-        classes (list[str]): Names of the labels 0, 1, ...
-        splits (dict[str, list[Sample]]): 'train', 'val' and perhaps 'test'.
-        notes (list[str]): What was odd and what was done about it, one line
-            each.
-        values (dict[int, int], optional): Value in a label map -> label.
-            Others are ignored.
-    """
+    """A data set of a user; as :class:`Reading`, but split."""
 
     root: Path
     layout: str
     task: str
     classes: list[str]
-    splits: dict[str, list[Sample]]
-    notes: list[str] = field(default_factory=list)
+    splits: dict[str, list[Sample]]  # 'train', 'val' and perhaps 'test'
+    notes: list[str] = field(default_factory=list)  # what was odd, in lines
     values: dict[int, int] | None = None
 
 

@@ -33,13 +33,8 @@ Looks = dict[Path, np.ndarray]
 def drop_unreadable(reading: Reading, files: Files) -> Looks:
     """Drop images that cannot be read, and look at the others.
 
-    Args:
-        reading (Reading): The data set; changed in place.
-        files (Files): Its files.
-
-    Returns:
-        dict[Path, ndarray]: Image -> its look, about the same for copies in
-        other sizes and qualities; empty for large data sets.
+    The looks are about the same for copies in other sizes and qualities. They
+    are empty for large data sets.
     """
     samples, whole = reading.samples, len(reading.samples)
     names = {s.image: s.image.relative_to(files.root) for s in samples}
@@ -108,19 +103,7 @@ def make_splits(
 
     Copies of one photograph stay together: the same bytes, names that differ
     by what programs add when they augment images, and, in small data sets,
-    the same look.
-
-    Args:
-        reading (Reading): The data set.
-        looks (dict[Path, ndarray]): As from :func:`drop_unreadable`.
-        files (Files): Its files; gets what is odd.
-        seed (int): Another one gives another split.
-
-    Returns:
-        dict[str, list[Sample]]: 'train', 'val' and perhaps 'test'.
-
-    Raises:
-        ValueError: If nothing is there for training or validation.
+    the same look. ValueError if nothing is there for training or validation.
     """
     odd, samples = files.odd, reading.samples
     splits: dict[str, list[Sample]] = dict(train=[], val=[], test=[])

@@ -2,18 +2,17 @@
 
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from itertools import count
 from math import inf, isfinite
 from pathlib import Path
-from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -61,14 +60,7 @@ class _Recorder(Hook):
         self.times: list[float] = []
         self.losses: list[float] = []
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | Sequence | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Record a step."""
+    def after_train_iter(self, runner, outputs=None, **_):
         self.losses.append(_loss(outputs))
         self.times.append(time.monotonic())
         late = self.times[-1] - self.times[0] > self.seconds
@@ -78,32 +70,22 @@ class _Recorder(Hook):
     @property
     def step(self) -> float:
         """Seconds of a step, without those that start the workers."""
-        gaps = [
-            b - a for a, b in zip(self.times, self.times[1:], strict=False)
-        ]
-        return median(gaps[len(gaps) // 3 :]) if gaps else inf
+        gaps = np.diff(self.times)
+        return float(np.median(gaps[len(gaps) // 3 :])) if len(gaps) else inf
 
 
 def try_steps(
     plan: Plan, data: dict, steps: int = TIMED, seconds: float = inf
 ) -> _Recorder:
-    """Train a few steps, in a folder that is deleted; their times and losses.
-
-    It stops after some seconds, too.
-    """
+    """Train a few steps, in a folder that is deleted; times and losses."""
     recorder = _Recorder(seconds)
     with TemporaryDirectory() as folder:
         path = Path(folder, 'trial.py')
         write_config(make_config(plan, data), path)
         cfg = prepare(path)
-        cfg.update(
-            param_scheduler=[],
-            custom_hooks=[],
-            check_loss=False,  # a rate of the search may be too high
-            val_cfg=None,
-            val_dataloader=None,
-            val_evaluator=None,
-        )
+        cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
+        cfg.update(param_scheduler=[], custom_hooks=[])
+        cfg.check_loss = False  # a rate of the search may be too high
         cfg.train_cfg.max_iters = steps
         cfg.default_hooks.checkpoint = None
         runner = build_runner(cfg, ('train',))
@@ -118,14 +100,8 @@ def search_lr(
 ) -> Plan:
     """Try half, once and twice the learning rate, if there is time.
 
-    Args:
-        plan (Plan): The plan, with the time of a step.
-        seconds (float): Time for the search.
-        losses (Callable): Trains a plan for some steps; returns the loss of
-            each.
-
-    Returns:
-        Plan: The plan with the rate after which the loss is the lowest.
+    ``losses`` trains a plan for some steps and returns the loss of each. The
+    rate after which the loss is the lowest is chosen.
     """
     steps = min(MOST, int(seconds / plan.step / len(FACTORS)))
     if steps < FEWEST:
@@ -134,7 +110,7 @@ def search_lr(
     for factor in FACTORS:
         rate = float(f'{plan.lr * factor:.2g}')
         found = losses(replace(plan, lr=rate, iters=steps), steps)
-        loss = fmean(found[-(steps // 3) :])
+        loss = float(np.mean(found[-(steps // 3) :]))
         tried[rate] = loss if isfinite(loss) else inf
     best = min(tried, key=lambda rate: tried[rate])
     shown = ', '.join(f'{lr:.2g} {loss:.2f}' for lr, loss in tried.items())
@@ -146,13 +122,7 @@ def search_lr(
 
 
 class ProgressHook(Hook):
-    """Shows a line with the metric and the time left, and ends in time.
-
-    Args:
-        plan (Plan): The plan.
-        seconds (float): Time after which the training ends.
-        terminal (TextIO): Where the line is shown.
-    """
+    """Shows a line with the metric and the time left, and ends in time."""
 
     def __init__(self, plan: Plan, seconds: float, terminal: TextIO) -> None:
         self.metric, self.name = plan.about.metric, plan.about.title
@@ -178,13 +148,7 @@ class ProgressHook(Hook):
             unit='step',
         )
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | Sequence | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner, outputs=None, **_):
         """Show the step, and end the training if it must."""
         elapsed = time.monotonic() - self.start
         runner.message_hub.update_info(ELAPSED, elapsed)
@@ -197,14 +161,11 @@ class ProgressHook(Hook):
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner, metrics=None):
         """Note the metric."""
         self.evaluated = runner.iter
-        value = (metrics or {}).get(self.metric)
-        if value is not None:
-            self.best = max(value, -inf if self.best is None else self.best)
+        value = (metrics or {}).get(self.metric, self.best)
+        self.best = value if self.best is None else max(value, self.best)
 
     def after_train(self, runner: Runner) -> None:
         """Evaluate the last weights, unless that was done."""
@@ -220,9 +181,6 @@ class ProgressHook(Hook):
 @contextmanager
 def ending_on_interrupt(hook: ProgressHook) -> Iterator[None]:
     """End the training well at the first Ctrl-C, the program at the second."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def end(*_) -> None:
         # Processes that load data inherit this and ignore the signal.
@@ -249,8 +207,7 @@ def train(
         terminal (TextIO): Where progress is shown.
 
     Returns:
-        tuple[int, str]: The steps that were made, and why they ended; empty
-        if that was the end of the schedule.
+        tuple[int, str]: The steps, and why they ended early, or ''.
     """
     cfg = prepare(path)
     cfg.resume = bool(find_checkpoints(cfg.work_dir))

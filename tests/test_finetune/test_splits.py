@@ -112,7 +112,7 @@ def test_one_photograph(tmp_path):
         pattern='x_aug{}.png',
     )
     found = recognize(tmp_path)
-    assert any('come from one photograph' in note for note in found.notes)
+    assert any('be of one photograph' in note for note in found.notes)
     assert all(found.splits.values())
 
 
@@ -196,4 +196,4 @@ def test_class_only_in_val(tmp_path):
     made.folders(tmp_path, splits=('train', 'val'), classes=['red', 'green'])
     made.pictures(tmp_path / 'val' / 'blue', 3, 900)
     notes = recognize(tmp_path).notes
-    assert any(x.endswith('move them from val: blue') for x in notes)
+    assert any(x.endswith('add some to train: blue') for x in notes)

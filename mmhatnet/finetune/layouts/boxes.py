@@ -13,8 +13,7 @@ def make_reading(
 ) -> Reading:
     """Check boxes and masks, and leave classes without objects out.
 
-    The boxes of the samples are changed. The task is instances if all objects
-    have masks, else detection.
+    The task is instances if all objects have masks, else detection.
     """
     for sample in samples:
         sample.boxes = list(_cut(sample, files))

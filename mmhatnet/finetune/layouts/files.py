@@ -18,13 +18,10 @@ IMAGES = {
     *('.tif', '.tiff', '.ppm', '.pgm'),
 }
 OTHER_IMAGES = {'.heic', '.heif', '.gif', '.avif', '.dng', '.cr2', '.nef'}
-SPLITS = dict(
-    train='train training trainval',
-    val='val valid validation dev eval',
-    test='test testing',
-)
 SPLIT_OF = {
-    word: name for name, words in SPLITS.items() for word in words.split()
+    **dict.fromkeys(('train', 'training', 'trainval'), 'train'),
+    **dict.fromkeys(('val', 'valid', 'validation', 'dev', 'eval'), 'val'),
+    **dict.fromkeys(('test', 'testing'), 'test'),
 }
 # Words that may stand beside the name of a split.
 BESIDE = {
@@ -37,13 +34,9 @@ ERRORS = OSError, ValueError, SyntaxError, Image.DecompressionBombError
 
 
 class Files:
-    """The files of a folder. Paths are relative to it.
+    """The files of a folder, relative to it.
 
-    Links are followed, hidden files are not read.
-
-    Args:
-        root (Path): The folder.
-        odd (Oddities): Gets what is odd.
+    Links are followed, hidden files are not read. ``odd`` gets what is odd.
     """
 
     def __init__(self, root: Path, odd: Oddities):
@@ -73,7 +66,9 @@ class Files:
 
     def _add(self, path: Path) -> None:
         suffix = path.suffix.lower()
-        if not _fits_a_line(str(path)):
+        # Lists have a name in each line, in UTF-8.
+        name = str(path).encode('utf-8', 'ignore').decode()
+        if name != str(path) or len(name.splitlines()) != 1:
             self.odd.add('name', ascii(path.name))
         elif not (self.root / path).is_file():
             self.odd.add('file', path, 'a link that leads nowhere')
@@ -97,17 +92,10 @@ class Files:
     def find(
         self, name: str, near: Path, split: str | None = None
     ) -> Path | None:
-        """Find the image that a file of labels names.
+        """Find the image that a file of labels, ``near``, names for a split.
 
-        Args:
-            name (str): A path or the end of one. Its suffix may be missing,
-                or that of before a conversion.
-            near (Path): The file of labels.
-            split (str, optional): The split that it is for.
-
-        Returns:
-            Path, optional: The image; None if there is none, or if several
-            fit equally well.
+        The name is a path or the end of one. Its suffix may be missing, or
+        that of before a conversion. None if several images fit equally well.
         """
         parts = _key(name.strip()).replace('\\', '/').split('/')
         found = self._candidates(name)
@@ -128,10 +116,7 @@ class Files:
         return ranked[-1] if found else None
 
     def size(self, path: Path) -> tuple[int, int] | None:
-        """Read width and height as the libraries see them, or note why not.
-
-        Only the header of the image is read.
-        """
+        """Read width and height from the header, as the libraries see them."""
         if path not in self._sizes:
             self._sizes[path] = None
             try:
@@ -170,30 +155,15 @@ class Files:
         return []
 
 
-def _fits_a_line(name: str) -> bool:
-    """Whether a name fits a list of files in UTF-8, one a line."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return len(name.splitlines()) == 1
-
-
 def _key(name: str) -> str:
     """The same for all ways to write a name in Unicode."""
     return normalize('NFC', name)
 
 
 def split_of(*names: str, strict: bool = True) -> str | None:
-    """Read the split from names of folders or files.
+    """Read 'train', 'val' or 'test' from names, the outermost first.
 
-    Args:
-        *names (str): The names, from the outermost.
-        strict (bool): Nothing else but words such as 'images' may be in the
-            name. Defaults to True.
-
-    Returns:
-        str, optional: 'train', 'val' or 'test'.
+    If strict, only words such as 'images' may be beside it.
     """
     for name in names:
         words = re.findall('[a-z]+', name.lower())

@@ -12,15 +12,13 @@ from .files import ERRORS, Files, split_of
 
 # Folders and names of images and of label maps.
 OF_LABELS = re.compile(
-    r'^(.*?)[-_. ]?(masks?|labels?|label_?maps?|annotations?|annots?|gt|'
+    r'(?i)(.*?)[-_. ]?(masks?|labels?|label_?maps?|annotations?|annots?|gt|'
     r'ground_?truth|segmentation(class|_?masks?|s)?|seg|trimaps|'
-    r'(gtFine_)?labelIds)$',
-    re.IGNORECASE,
+    r'(gtFine_)?labelIds)$'
 )
 OF_IMAGES = re.compile(
-    r'^(.*?)[-_. ]?(jpegimages|images?|imgs?|pictures?|photos?|rgb|'
-    r'leftImg8bit)$',
-    re.IGNORECASE,
+    r'(?i)(.*?)[-_. ]?((jpeg)?images?|imgs?|pictures?|photos?|rgb|'
+    r'leftImg8bit)$'
 )
 # A line of a table of colours.
 COLOUR = re.compile(
@@ -41,26 +39,26 @@ def read_label_maps(files: Files) -> Reading | None:
     """
     images: dict[tuple, Path] = {}
     maps: dict[tuple, Path] = {}
-    double = []
     for path in files.images:
         key, labels = _key(path)
-        if (maps if labels else images).setdefault(key, path) != path:
-            double.append(path)
+        (maps if labels else images).setdefault(key, path)
     if not images.keys() & maps.keys():
         return None
-    for path in double:
+    for path in {*files.images} - {*images.values(), *maps.values()}:
         files.odd.add('double', path)
-    for key in images.keys() - maps.keys():
-        files.odd.add('unlabelled', images[key])
     for key in maps.keys() - images.keys():
         files.odd.add('alone', maps[key])
     samples = []
-    for image, path in ((images[x], maps[x]) for x in images if x in maps):
+    for key, image in images.items():
+        if key not in maps:
+            files.odd.add('unlabelled', image)
+            continue
+        path = maps[key]
         size, own = files.size(image), files.size(path)
         if path.suffix.lower() in LOSSY:
             raise ValueError(
-                f'{path} is a JPEG, which changes the values of label maps: '
-                'save label maps as PNG'
+                f'{path} is a JPEG, which changes values: save label maps as '
+                'PNG'
             )
         if size and own and size != own:
             files.odd.add('size', path, '{}x{}, not {}x{}'.format(*own, *size))
@@ -84,18 +82,11 @@ def _key(path: Path) -> tuple[tuple[str, ...], bool]:
     return tuple(filter(None, key)), labels
 
 
-def read_values(path: Path) -> np.ndarray:
-    """Read the values in a label map.
+def _read_values(path: Path) -> np.ndarray:
+    """Read the values in a label map, (H, W).
 
-    Args:
-        path (Path): The file.
-
-    Returns:
-        ndarray: (H, W), the grey levels, indices of the palette, or
-        COLOURED + 65536 R + 256 G + B where a pixel is not grey.
-
-    Raises:
-        ValueError: If it cannot be read.
+    They are the grey levels, indices of the palette, or COLOURED + 65536 R +
+    256 G + B where a pixel is not grey.
     """
     try:
         with open_image(path) as image:
@@ -112,20 +103,11 @@ def read_values(path: Path) -> np.ndarray:
 
 
 def read_labels(path: Path, values: dict[int, int]) -> np.ndarray:
-    """Read a label map.
+    """Read a label map: (H, W), uint8; IGNORED for unknown values.
 
-    Args:
-        path (Path): The file.
-        values (dict[int, int]): Its values, as from :func:`read_values` ->
-            label.
-
-    Returns:
-        ndarray: (H, W), uint8; IGNORED for other values.
-
-    Raises:
-        ValueError: If it cannot be read.
+    ValueError if it cannot be read.
     """
-    pixels = read_values(path)
+    pixels = _read_values(path)
     found, where = np.unique(pixels, return_inverse=True)
     labels = [values.get(value, IGNORED) for value in found.tolist()]
     return np.array(labels, np.uint8)[where].reshape(pixels.shape)
@@ -139,7 +121,7 @@ def _find_classes(
     for sample in samples[:: -(-len(samples) // MOST_READ)]:
         assert sample.label_map is not None
         try:
-            seen.update(np.unique(read_values(sample.label_map)).tolist())
+            seen.update(np.unique(_read_values(sample.label_map)).tolist())
         except ValueError as error:
             files.odd.add('file', sample.label_map, error)
             samples.remove(sample)

@@ -8,7 +8,7 @@ import yaml
 
 from ..samples import Box, Reading, Sample
 from .boxes import make_reading
-from .files import SPLITS, Files, split_of
+from .files import Files, split_of
 
 # Class, and x and y of the centre, width and height, in shares of the image.
 LINE = re.compile(r'\d+(\.0*)?(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*', re.IGNORECASE)
@@ -119,7 +119,7 @@ def _find_splits(content: dict, files: Files) -> dict[tuple[str, ...], str]:
     """Find the folders of data.yaml, wherever they were moved -> split."""
     ours = {path.parent.parts for path in files.images}
     found: dict[tuple[str, ...], set[str]] = {}
-    for split in SPLITS:
+    for split in ('train', 'val', 'test'):
         entries = content.get(split) or []
         for entry in entries if isinstance(entries, list) else [entries]:
             if str(entry)[-4:] == '.txt':
