@@ -46,7 +46,7 @@ class Box(NamedTuple):
     top: float
     right: float
     bottom: float
-    label: int
+    label: Any  # a number; readers begin with a name
     mask: Any = None  # polygons or RLE, as in COCO
     crowd: bool = False  # neither learned nor counted
 

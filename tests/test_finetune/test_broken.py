@@ -151,11 +151,6 @@ def to_bytes(path):
     os.rename(path, os.fsencode(path) + b'\xff.png')
 
 
-def list_in_yaml(root):
-    made.yolo(root)
-    made.write(root / 'data.yaml', 'names: [a, b]\ntrain: train.txt\n')
-
-
 FAILS = {
     'empty folder': (lambda root: root.mkdir(), 'there are no images'),
     'no folder': (lambda root: None, 'there is no '),
@@ -187,10 +182,13 @@ FAILS = {
         ),
         'no image can be used.*labels without their image, left out: 8',
     ),
-    'same names': (same_names, 'names that several images have, left out'),
+    'same names': (
+        same_names,
+        'names of several images, left out; write their folders',
+    ),
     'all label maps of another size': (
         change(made.label_maps, 'images', each_file(small)),
-        'images that have another size than their labels, left out; relabel them: 8',
+        'images of another size than their labels, left out; relabel them: 8',
     ),
     'label maps without classes': (
         lambda root: made.label_maps(root, values=[0]),
@@ -224,7 +222,6 @@ FAILS = {
         write(made.yolo, 'data.yaml', GROWING),
         'data.yaml: names is not a list of the classes',
     ),
-    'lists in YAML': (list_in_yaml, 'train.txt .* is a list of images'),
     'val without train': (
         lambda root: made.folders(root, splits=('val',)),
         'images for val, but none for training',

@@ -331,26 +331,6 @@ def test_lists_of_voc_and_difficult_objects(tmp_path):
     check_converted(found, tmp_path)
 
 
-@pytest.mark.parametrize('kind', ['folders', 'list'])
-def test_splits_of_yolo(kind, tmp_path):
-    """The paths in data.yaml are of another machine."""
-    made.yolo(tmp_path, splits=('', 'more'), yaml=False)
-    entries = dict(
-        folders=('/home/me/x/images', '/home/me/x/more/images'),
-        list=("['images']", '[more/images]'),
-    )[kind]
-    made.write(
-        tmp_path / 'my.yaml',
-        f'path: /home/me/x\ntrain: {entries[0]}\nval: {entries[1]}\n'
-        'names:\n  0: cat\n  1: dog\n',
-    )
-    found = recognize(tmp_path)
-    assert found.classes == ['cat', 'dog']
-    for split, folder in (('train', 'images'), ('val', 'more/images')):
-        parents = {sample.image.parent for sample in found.splits[split]}
-        assert parents == {tmp_path / folder}
-
-
 def test_rotated_photographs(tmp_path):
     """EXIF exchanges width and height when an image is read."""
     made.yolo(tmp_path, splits=('',))

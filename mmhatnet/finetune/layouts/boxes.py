@@ -1,40 +1,47 @@
 """What the layouts with boxes share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from math import isfinite
 
-from ..samples import Box, Reading, Sample
+from ..samples import Box, Reading, Sample, sort_names
 from .files import Files
 
 
 def make_reading(
-    layout: str, classes: list[str], samples: list[Sample], files: Files
+    layout: str,
+    samples: list[Sample],
+    files: Files,
+    classes: Sequence[str] = (),
 ) -> Reading:
-    """Check boxes and masks, and leave classes without objects out.
+    """Check boxes and masks, and number their classes, those with objects.
 
-    The task is instances if all objects have masks, else detection.
+    The labels of the boxes are names until then. Classes that are not given
+    are in the order of their names. The task is instances if all objects have
+    masks.
     """
     for sample in samples:
         sample.boxes = list(_cut(sample, files))
     objects = [box for s in samples for box in s.boxes or ()]
-    used = sorted({box.label for box in objects})
-    for name in (x for i, x in enumerate(classes) if i not in used):
-        files.odd.add('unused', name)
+    used = {box.label for box in objects}
+    for name in classes:
+        if name not in used:
+            files.odd.add('unused', name)
+    order = [x for x in dict.fromkeys(classes) if x in used]
+    order += sort_names(used - {*classes})
     drawn = [box.mask is not None for box in objects if not box.crowd]
     masks = any(drawn) and all(drawn)
     if any(drawn) and not masks:
         files.odd.add('masks', sum(drawn))
-    numbers = {label: number for number, label in enumerate(used)}
     for sample in samples:
         sample.boxes = [
             box._replace(
-                label=numbers[box.label], mask=box.mask if masks else None
+                label=order.index(box.label), mask=box.mask if masks else None
             )
             for box in sample.boxes or ()
         ]
     task = 'instances' if masks else 'detection'
-    return Reading(layout, task, [classes[x] for x in used], samples)
+    return Reading(layout, task, order, samples)
 
 
 def _cut(sample: Sample, files: Files) -> Iterator[Box]:

@@ -14,18 +14,16 @@ LISTS = 'images', 'annotations', 'categories'
 
 def read_coco(files: Files) -> Reading | None:
     """Read boxes, and masks if all objects have them; None without a JSON."""
-    numbers: dict[str, int] = {}
+    classes: dict[str, None] = {}
     samples: dict[Path, Sample] = {}
     contents = _load(files)
     for path, content in contents.items():
         try:
-            for each in content['categories']:
-                numbers.setdefault(str(each['name']), len(numbers))
-            for sample in _read_json(path, content, numbers, files):
-                if sample.image in samples:
+            classes |= {str(x['name']): None for x in content['categories']}
+            for sample in _read_json(path, content, files):
+                if samples.setdefault(sample.image, sample) is not sample:
                     name = sample.image.relative_to(files.root)
                     files.odd.add('double', name)
-                samples.setdefault(sample.image, sample)
         except (*WRONG_TYPE, ValueError) as error:
             raise ValueError(
                 f'{path} is not in the COCO format: {type(error).__name__}: '
@@ -33,7 +31,7 @@ def read_coco(files: Files) -> Reading | None:
             ) from error
     if not contents:
         return None
-    return make_reading('COCO', list(numbers), [*samples.values()], files)
+    return make_reading('COCO', [*samples.values()], files, [*classes])
 
 
 def _load(files: Files) -> dict[Path, dict]:
@@ -53,12 +51,10 @@ def _load(files: Files) -> dict[Path, dict]:
     return instances or found
 
 
-def _read_json(
-    path: Path, content: dict, numbers: dict[str, int], files: Files
-) -> Iterator[Sample]:
+def _read_json(path: Path, content: dict, files: Files) -> Iterator[Sample]:
     """Read the images of a JSON that exist and fit it."""
     split = split_of(*path.parent.parts) or split_of(path.stem, strict=False)
-    labels = {x['id']: numbers[str(x['name'])] for x in content['categories']}
+    labels = {x['id']: str(x['name']) for x in content['categories']}
     objects: dict = {image['id']: [] for image in content['images']}
     for each in content['annotations']:
         image, label = each['image_id'], labels.get(each['category_id'])
@@ -70,17 +66,15 @@ def _read_json(
         crowd = bool(each.get('iscrowd'))
         objects[image].append(box._replace(crowd=crowd))
     for image in content['images']:
-        found = files.find(image['file_name'], path, split)
-        if not found:
-            files.odd.add('alone', image['file_name'])
+        sample = files.sample(path, split, image['file_name'])
+        if not sample or not sample.size:
             continue
-        size = files.size(found)
-        if not size:
+        width, height = sample.size
+        stated = image.get('width', width), image.get('height', height)
+        if stated != sample.size:
+            name = sample.image.relative_to(files.root)
+            sizes = f'{width}x{height}, not {stated[0]}x{stated[1]}'
+            files.odd.add('size', name, sizes)
             continue
-        stated = image.get('width', size[0]), image.get('height', size[1])
-        if stated != size:
-            sizes = '{}x{}, not {}x{}'.format(*size, *stated)
-            files.odd.add('size', found, sizes)
-            continue
-        boxes = objects[image['id']]
-        yield Sample(files.root / found, None, boxes, None, size, split)
+        sample.boxes = objects[image['id']]
+        yield sample

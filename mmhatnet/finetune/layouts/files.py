@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...datasets.inspection import read_size
 from ...runtime.images import open_image
-from ..samples import Oddities
+from ..samples import Oddities, Sample
 
 # What OpenCV reads in every version.
 IMAGES = {
@@ -89,14 +89,26 @@ class Files:
         name = _key(re.split(r'[\\/]', name.strip())[-1])
         return self._named.get(name) or self._named.get(Path(name).stem) or []
 
-    def find(
-        self, name: str, near: Path, split: str | None = None
-    ) -> Path | None:
+    def sample(
+        self, near: Path, split: str | None, *names: str
+    ) -> Sample | None:
         """Find the image that a file of labels, ``near``, names for a split.
 
-        The name is a path or the end of one. Its suffix may be missing, or
-        that of before a conversion. None if several images fit equally well.
+        A name is the end of a path. Its suffix may be missing, or that of
+        before a conversion. Of several names, the first that leads to one
+        image counts. Only an image that can be read has a size.
         """
+        found = (self._find(name, near, split) for name in names)
+        image = next(filter(None, found), None)
+        if not image:
+            if not self.knows(names[0]):  # else it is ambiguous
+                self.odd.add('alone', names[0])
+            return None
+        split = split or split_of(*image.parent.parts)
+        size = self.size(image)
+        return Sample(self.root / image, size=size, split=split)
+
+    def _find(self, name: str, near: Path, split: str | None) -> Path | None:
         parts = _key(name.strip()).replace('\\', '/').split('/')
         found = self._candidates(name)
 

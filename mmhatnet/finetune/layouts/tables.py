@@ -31,32 +31,34 @@ def read_tables(files: Files) -> Reading | None:
         if 'submission' not in path.stem.lower()  # made-up labels of a contest
         for row in _read_table(path, files)
     ]
-    classes = sort_names(name for _, name, _, _ in rows if name)
     samples: dict[Path, Sample] = {}
-    for image, name, box, split in rows:
-        label = classes.index(name) if name else None
-        new = Sample(files.root / image, label, split=split)
-        sample = samples.setdefault(image, new)
-        if box is not None:
-            boxes = [Box._make((*box, label or 0, None, False))] if box else []
-            sample.boxes = [*(sample.boxes or ()), *boxes]
-        elif sample.label != label:
-            raise ValueError(
-                f'{image} has several labels in the CSV, but a classifier '
-                'learns one for each image: keep one row'
-            )
-    boxed = {x: s for x, s in samples.items() if s.boxes is not None}
-    for image, sample in boxed.items():
-        sample.label, sample.size = None, files.size(image)
+    for sample, *_ in rows:
+        samples.setdefault(sample.image, sample)
+    boxed = [x for x in rows if x[2] is not None]
+    for new, name, box in boxed:
+        sample = samples[new.image]
+        boxes = [Box._make((*box, name, None, False))] if box else []
+        sample.boxes = [*(sample.boxes or ()), *boxes]
     if boxed:
-        whole = [sample for sample in boxed.values() if sample.size]
-        return make_reading('CSV', classes, whole, files)
+        found = [x for x in samples.values() if x.boxes is not None and x.size]
+        return make_reading('CSV', found, files)
+    classes = sort_names(name for _, name, _ in rows)
+    for new, name, _ in rows:
+        sample, label = samples[new.image], classes.index(name)
+        if sample.label not in (None, label):
+            raise ValueError(
+                f'{sample.image.name} has several labels in the CSV, but a '
+                'classifier learns one for each image: keep one row'
+            )
+        sample.label = label
     found = [*samples.values()]
     return Reading('CSV', 'classification', classes, found) if found else None
 
 
-def _read_table(path: Path, files: Files) -> Iterator[tuple]:
-    """Read rows: image, name of the class, box or () or None, and split."""
+def _read_table(
+    path: Path, files: Files
+) -> Iterator[tuple[Sample, str, tuple | None]]:
+    """Read rows: image, name of the class, and box or () or None."""
     lines = files.text(path).splitlines()
     dialect: type[csv.Dialect] = csv.excel
     with suppress(csv.Error):
@@ -89,17 +91,15 @@ def _read_table(path: Path, files: Files) -> Iterator[tuple]:
     of_file = split_of(*path.parent.parts) or split_of(path.stem, strict=False)
     for row in rows:
         split = of_file if part is None else split_of(row[part])
-        image = files.find(row[column], path, split)
+        sample = files.sample(path, split, row[column])
         name = 'object' if label is None else row[label].strip()
         box = None
         if groups:
             box = _read_box([row[place[x]] for x in groups[0]], groups[0])
-        if not image:
-            files.odd.add('alone', row)
-        elif not name and (box is None or box):
-            files.odd.add('incomplete', f'{path}, {image}')
-        else:
-            yield image, name, box, split or split_of(*image.parent.parts)
+        if not name and (box is None or box):
+            files.odd.add('incomplete', f'{path}, {row[column]}')
+        elif sample:
+            yield sample, name, box
 
 
 def _find_paths(

@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ..samples import Box, Reading, Sample, sort_names
+from ..samples import Box, Reading, Sample
 from .boxes import make_reading
 from .files import Files, split_of
 
 
 def read_voc(files: Files) -> Reading | None:
-    """Read boxes; difficult ones are neither learned nor counted.
-
-    None without such XML files.
-    """
+    """Read boxes, where difficult ones are crowds; None without XML files."""
     lists = {
         line.split()[0]: split_of(path.stem)
         for path in files.others['.txt']
@@ -21,36 +18,25 @@ def read_voc(files: Files) -> Reading | None:
         for line in files.text(path).splitlines()
         if line.strip()
     }
-    objects: dict[Path, list] = {}
-    samples = []
-    trees = 0
-    for path in files.others['.xml']:
-        tree = _parse(path, files)
+    trees = {path: _parse(path, files) for path in files.others['.xml']}
+    samples: dict[Path, Sample] = {}
+    for path, tree in trees.items():
         if tree is None or tree.tag != 'annotation':
             continue
-        trees += 1
         split = split_of(*path.parent.parts) or lists.get(path.stem)
-        image = files.find(path.stem, path, split) or files.find(
-            tree.findtext('filename') or '', path, split
-        )
-        size = image and files.size(image)
-        if not image:
-            files.odd.add('alone', path)
-        elif size and image not in objects:
-            objects[image] = list(_read_objects(tree, path, files))
-            split = split or split_of(*image.parent.parts)
-            samples.append(
-                Sample(files.root / image, None, [], None, size, split)
-            )
-    if not trees:
+        names = path.stem, tree.findtext('filename', '')
+        sample = files.sample(path, split, *names)
+        if sample:
+            sample.boxes = list(_read_objects(tree, path, files))
+            samples[sample.image] = sample
+    if not any(
+        x is not None and x.tag == 'annotation' for x in trees.values()
+    ):
         return None
     for image in files.images:
-        if image not in objects:
+        if files.root / image not in samples:
             files.odd.add('unlabelled', image)
-    classes = sort_names(n for found in objects.values() for n, _ in found)
-    for sample, found in zip(samples, objects.values(), strict=True):
-        sample.boxes = [x._replace(label=classes.index(n)) for n, x in found]
-    return make_reading('Pascal VOC', classes, samples, files)
+    return make_reading('Pascal VOC', [*samples.values()], files)
 
 
 def _parse(path: Path, files: Files) -> ElementTree.Element | None:
@@ -67,19 +53,16 @@ def _parse(path: Path, files: Files) -> ElementTree.Element | None:
 
 def _read_objects(
     tree: ElementTree.Element, path: Path, files: Files
-) -> Iterator[tuple[str, Box]]:
+) -> Iterator[Box]:
     for each in tree.iter('object'):
         name = each.findtext('name', '').strip()
-        sides = [
-            each.findtext(f'bndbox/{key}', '')
-            for key in ('xmin', 'ymin', 'xmax', 'ymax')
-        ]
-        crowd = each.findtext('difficult') == '1'
+        keys = 'xmin', 'ymin', 'xmax', 'ymax'
         try:
-            left, top, right, bottom = map(float, sides)
+            sides = [float(each.findtext(f'bndbox/{x}', '')) for x in keys]
         except ValueError:
             name = ''
         if name:
-            yield name, Box(left, top, right, bottom, -1, None, crowd)
+            crowd = each.findtext('difficult') == '1'
+            yield Box._make((*sides, name, None, crowd))
         else:
             files.odd.add('incomplete', path)

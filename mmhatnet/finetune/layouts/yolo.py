@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from ..samples import Box, Reading, Sample
+from ..samples import Box, Reading
 from .boxes import make_reading
-from .files import Files, split_of
+from .files import Files
 
 # Class, and x and y of the centre, width and height, in shares of the image.
-LINE = re.compile(r'\d+(\.0*)?(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*', re.IGNORECASE)
+LINE = re.compile(r'(?i)\d+(\.0*)?(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*')
 
 
 def read_yolo(files: Files) -> Reading | None:
@@ -26,30 +27,21 @@ def read_yolo(files: Files) -> Reading | None:
     }
     if not texts:
         return None
-    names, splits = _read_yaml(files)
-    names = names or files.names()
+    names = _read_names(files) or files.names()
     samples = []
     for image in files.images:
         path = texts.pop(_place(image), None)
-        size = files.size(image)
-        if not size:
-            continue
+        sample = files.sample(image, None, str(image))
         if not path:
             files.odd.add('empty', image)
-        boxes = list(_read_lines(path, size, files)) if path else []
-        folders = image.parent.parts
-        split = split_of(*folders) or splits.get(folders)
-        samples.append(
-            Sample(files.root / image, None, boxes, None, size, split)
-        )
+        if sample and sample.size:
+            sides = np.array(sample.size)
+            lines = _read_lines(path, sides, names, files) if path else ()
+            sample.boxes = list(lines)
+            samples.append(sample)
     for path in texts.values():
         files.odd.add('alone', path)
-    labels = {box.label for sample in samples for box in sample.boxes or ()}
-    for label in range(len(names), max(labels, default=-1) + 1):
-        if names and label in labels:
-            files.odd.add('numbers', label)
-        names.append(str(label))
-    return make_reading('YOLO', names, samples, files)
+    return make_reading('YOLO', samples, files, names)
 
 
 def _place(path: Path) -> Path:
@@ -67,31 +59,33 @@ def _is_labels(path: Path, files: Files) -> bool:
 
 
 def _read_lines(
-    path: Path, size: tuple[int, int], files: Files
+    path: Path, size: np.ndarray, names: list[str], files: Files
 ) -> Iterator[Box]:
-    width, height = size
-    for line in dict.fromkeys(files.text(path).splitlines()):
-        words = line.split()
-        if not words:
+    for line in dict.fromkeys(files.text(path).split('\n')):
+        if not line.strip():
             continue
         if not LINE.fullmatch(line.strip()):
             files.odd.add('incomplete', path)
             continue
-        label, *numbers = int(float(words[0])), *map(float, words[1:])
-        if len(numbers) >= 6 and len(numbers) % 2 == 0:
-            xs = [width * x for x in numbers[::2]]
-            ys = [height * y for y in numbers[1::2]]
-            polygon = [v for point in zip(xs, ys, strict=True) for v in point]
-            yield Box(min(xs), min(ys), max(xs), max(ys), label, [polygon])
+        number, *values = map(float, line.split())
+        known = int(number) < len(names)
+        label = names[int(number)] if known else str(int(number))
+        if names and not known:
+            files.odd.add('numbers', label)
+        if len(values) >= 6 and len(values) % 2 == 0:
+            points = np.reshape(values, (-1, 2)) * size
+            first, last = points.min(0).tolist(), points.max(0).tolist()
+            mask = [points.ravel().tolist()]
+            yield Box._make((*first, *last, label, mask, False))
         else:  # a fifth number is the score of a prediction
-            x, y, w, h = numbers[:4]
-            left, right = width * (x - w / 2), width * (x + w / 2)
-            top, bottom = height * (y - h / 2), height * (y + h / 2)
-            yield Box(left, top, right, bottom, label)
+            centre, sides = np.reshape(values[:4], (2, 2)) * size
+            first = (centre - sides / 2).tolist()
+            last = (centre + sides / 2).tolist()
+            yield Box._make((*first, *last, label, None, False))
 
 
-def _read_yaml(files: Files) -> tuple[list[str], dict]:
-    """Read names of classes, and the split of folders from data.yaml."""
+def _read_names(files: Files) -> list[str]:
+    """Read names of classes from data.yaml."""
     for path in (*files.others['.yaml'], *files.others['.yml']):
         try:
             content = yaml.safe_load(files.text(path))
@@ -111,27 +105,5 @@ def _read_yaml(files: Files) -> tuple[list[str], dict]:
             isinstance(name, list | dict) for name in names
         ):
             raise ValueError(f'{path}: names is not a list of the classes')
-        return [str(name) for name in names], _find_splits(content, files)
-    return [], {}
-
-
-def _find_splits(content: dict, files: Files) -> dict[tuple[str, ...], str]:
-    """Find the folders of data.yaml, wherever they were moved -> split."""
-    ours = {path.parent.parts for path in files.images}
-    found: dict[tuple[str, ...], set[str]] = {}
-    for split in ('train', 'val', 'test'):
-        entries = content.get(split) or []
-        for entry in entries if isinstance(entries, list) else [entries]:
-            if str(entry)[-4:] == '.txt':
-                raise ValueError(
-                    f'{entry} in data.yaml is a list of images, which is not '
-                    f'read: put the images of {split} into folders of that '
-                    'name, and delete the line'
-                )
-            parts = [x for x in Path(str(entry)).parts if x not in '..']
-            ends = [tuple(parts[i:]) for i in range(len(parts))]
-            place = next((end for end in ends if end in ours), None)
-            if place:
-                found.setdefault(place, set()).add(split)
-    # The same folder for two splits is none for either.
-    return {place: x.pop() for place, x in found.items() if len(x) == 1}
+        return [str(name) for name in names]
+    return []
