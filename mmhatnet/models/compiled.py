@@ -24,5 +24,6 @@ def attend(
     explicit products for others. On CUDA, the group norm of a graph returns
     contiguous memory, and convolutions in float32 keep that.
     """
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    # A list, since the compiler of torch 2.1 does not unpack generators.
+    q, k, v = [x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v)]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
