@@ -1,5 +1,7 @@
 """The kernels of norms with one group equal torch's norm."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,7 +19,11 @@ from torch import nn
 
 from mmhatnet.models import GroupNorm1, HATNet, fast
 from mmhatnet.models.kernels import choice, select_kernels
-from mmhatnet.models.kernels.choice import CHECKS, TOLERANCES
+from mmhatnet.models.kernels.choice import (
+    CHECKS,
+    TOLERANCES,
+    largest_error,
+)
 
 pytestmark = needs_triton
 
@@ -370,6 +376,18 @@ class TestCompiledKernels:
             assert not graph['aten.native_group_norm.default']
         assert not graphs[0]['aten.clone.default']
         assert 'identify_mutated_tensors' not in caplog.text
+
+
+@pytest.mark.parametrize('place', [0, 1])
+def test_kernels_that_give_nan_differ(place):
+    """In the result or in a gradient, whatever the other errors are."""
+
+    def spoilt(x, y):
+        out = [x + y, (x + y) + 0 * y.sqrt()]
+        return out[1] if place else out[0] * float('nan')
+
+    x, y = torch.ones(2), torch.tensor([0.0, 1])
+    assert math.isnan(largest_error(spoilt, torch.add, x, y))
 
 
 @pytest.mark.skipif(INTERPRETED, reason='imported')

@@ -139,6 +139,7 @@ def _works(name: str, device: torch.device, dtype: torch.dtype) -> bool:
         with (
             torch.random.fork_rng(devices),
             torch.inference_mode(False),
+            torch.autocast(device.type, enabled=False),
             torch.enable_grad(),
         ):
             torch.manual_seed(0)
@@ -170,7 +171,7 @@ def largest_error(
 
     Returns:
         float: The largest of the errors, each relative to the largest value
-        of the result or gradient.
+        of the result or gradient; NaN if a value is.
     """
     precise = [x.float() for x in inputs]
     grad = None
@@ -180,7 +181,8 @@ def largest_error(
         y = function(*args)
         grad = torch.randn_like(y) if grad is None else grad.to(y.dtype)
         results.append([y.detach(), *torch.autograd.grad(y, args, grad)])
-    return max(
-        float((found - expected).abs().max() / expected.abs().max())
+    errors = [
+        (found - expected).abs().max().float() / expected.abs().max()
         for found, expected in zip(*results, strict=True)
-    )
+    ]
+    return float(torch.stack(errors).max())
