@@ -193,6 +193,18 @@ def test_tools_and_options_exist():
     assert checked > 20
 
 
+def test_commands_begin_with_programs():
+    """A comment that was wrapped would run as a command."""
+    for command in COMMANDS:
+        words = command.partition('#')[0].split()
+        while words and re.match(r'\w+=', words[0]):
+            del words[0]
+        if words:
+            known = words[0] in ('python', 'pip', 'mim', 'source')
+            assert known or words[0].startswith('tools/'), command
+            assert words[-1] not in ('python', '--out'), command
+
+
 def outputs(command):
     """The files and folders that a command writes and may not replace."""
     words = shlex.split(command)

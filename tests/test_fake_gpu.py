@@ -1,22 +1,28 @@
 """What HATNet asks of a GPU, counted without one, on fake CUDA tensors."""
 
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from helpers import CLS_GRIDS
+from helpers import CLS_GRIDS, TOOLS, call_tool, needs_triton
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmhatnet.analysis.launches import autocast, count_launches, count_step
+from mmhatnet.analysis.timing import kept_memory
+from mmhatnet.apis.zoo import load_backbone_config
 from mmhatnet.models import HATNet
+from mmhatnet.models.kernels import select_kernels
 
 if not hasattr(torch, 'get_autocast_dtype'):
     pytest.skip('needs torch >= 2.4', allow_module_level=True)
 
 COPIES = {'clone', 'copy_', '_to_copy', 'constant_pad_nd', 'repeat'}
 NOT_WRITING = {'empty', 'new_empty', 'empty_like', '_unsafe_view'}
+CLASSIFIER = 'hatnet-small_8xb128_in1k'
+DETECTOR = 'mask-rcnn_hatnet-small_fpn_8xb2-1x_coco'
 # torch's kernels for norms take one block of the GPU for each image.
 LARGE = 2**18
 
@@ -56,20 +62,6 @@ class Recorder(TorchDispatchMode):
         return out
 
 
-@contextmanager
-def autocast(enabled):
-    """torch.autocast would be off without a GPU."""
-    before = torch.is_autocast_enabled('cuda')
-    dtype = torch.get_autocast_dtype('cuda')
-    torch.set_autocast_dtype('cuda', torch.bfloat16)
-    torch.set_autocast_enabled('cuda', enabled)
-    try:
-        yield
-    finally:
-        torch.set_autocast_enabled('cuda', before)
-        torch.set_autocast_dtype('cuda', dtype)
-
-
 @pytest.mark.parametrize('amp', [False, True])
 @pytest.mark.parametrize(
     ('shape', 'grids', 'masked'),
@@ -89,11 +81,11 @@ def test_forward_pass(shape, grids, masked, amp, monkeypatch):
         return out.to(torch.bfloat16 if amp else q.dtype).transpose(1, 2)
 
     monkeypatch.setattr(F, 'scaled_dot_product_attention', sdpa)
-    recorder = Recorder()
-    with FakeTensorMode(), torch.no_grad(), torch.device('cuda'):
+    recorder, torch_only = Recorder(), select_kernels('none')
+    with FakeTensorMode(), torch.no_grad(), torch.device('cuda'), torch_only:
         model = HATNet('small', **grids).eval()
         x = torch.empty(shape)
-        with autocast(amp), recorder:
+        with autocast('bfloat16' if amp else None), recorder:
             model(x)
     assert not +recorder.counts
     copied = sum(recorder.bytes[name] for name in COPIES)
@@ -117,3 +109,84 @@ def test_no_other_device(arch, fast):
     with FakeTensorMode(), torch.device('cuda'):
         maps = HATNet(arch, fast=fast)(torch.empty(2, 3, 97, 161))
     assert {each.device.type for each in maps} == {'cuda'}
+
+
+class TwoOutputs(torch.autograd.Function):
+    """One output is not used, and one argument is not a tensor."""
+
+    @staticmethod
+    def forward(ctx, factor, x, y):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(y)
+        return x * factor, y * factor
+
+    @staticmethod
+    def backward(ctx, grad, unused):
+        assert unused is None
+        return None, grad * ctx.saved_tensors[0].new_ones(()), None
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+        self.scale = nn.Parameter(torch.ones(8, 1, 1))
+
+    def forward(self, x):
+        y, _ = TwoOutputs.apply(2, self.conv(x), self.scale)
+        return y + y * self.scale
+
+
+def test_counts():
+    """Each operator of a small model, counted by hand."""
+    with FakeTensorMode(), torch.device('cuda'):
+        images = torch.empty(2, 3, 4, 5)
+        inference = count_step(Model(), images)
+        training = count_step(Model(), images, train=True)
+    assert inference.names == Counter(convolution=1, mul=3, add=1)
+    # new_ones and its product in TwoOutputs; two products and their sum, and
+    # the sum over images and pixels for the scale.
+    backward = Counter(convolution_backward=1, mul=3, add=1, sum=1, new_ones=1)
+    assert training.names == inference.names + backward
+    assert training.kernels == training.operators + 1  # weight and bias
+    images, weights, scale, out = 2 * 3 * 4 * 5, 8 * 3 + 8, 8, 2 * 8 * 4 * 5
+    # The convolution, two products by 2, the product with scale, the sum.
+    numbers = images + weights, out, scale, out + scale, 2 * out
+    assert inference.read == 4 * sum(numbers)
+    assert inference.written == 4 * (4 * out + 8)
+    assert inference.kept == 0
+    # What a CPU keeps of the same model.
+    assert training.kept == kept_memory(Model(), torch.rand(2, 3, 4, 5))
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ('config', 'batch', 'shape', 'kernels', 'operators', 'gib'),
+    [
+        (CLASSIFIER, 64, (224, 224), '', 1200, 33),
+        (DETECTOR, 2, (800, 1344), '', 1250, 23),
+        # Without Triton, as measured.
+        (CLASSIFIER, 64, (224, 224), 'casts', 1558, 52.9),
+        (DETECTOR, 2, (800, 1344), 'casts', 2227, 37.2),
+    ],
+)
+def test_budget(config, batch, shape, kernels, operators, gib):
+    """Of a training step with bfloat16."""
+    backbone = load_backbone_config(config)
+    with select_kernels(kernels):
+        found = count_launches(backbone, shape, batch, True, 'bfloat16')
+    assert found.operators <= operators
+    assert (found.read + found.written) / 2**30 <= gib
+
+
+def test_tool():
+    output = call_tool(
+        TOOLS / 'analysis_tools' / 'count_launches.py',
+        *('hatnet-tiny_8xb128_in1k', '--shape', 64, 96, '--train'),
+        *('--amp', 'float16', '--cfg-options', 'model.backbone.fast=False'),
+    )
+    backbone = load_backbone_config('hatnet-tiny_8xb128_in1k')
+    backbone.fast = False
+    found = count_launches(backbone, (64, 96), 1, True, 'float16')
+    assert f'Operators: {found.operators}\n' in output
+    assert f'Kept for the backward pass: {found.kept / 2**30:.2f}' in output

@@ -3,6 +3,7 @@
 # of a tool on this node. See dist_train.sh --help.
 set -euo pipefail
 
+[ $# -ge 2 ] || { echo 'see dist_train.sh --help' >&2; exit 2; }
 tool=$1 n=$2
 shift 2
 case $n in

@@ -3,6 +3,11 @@
 # ARGS... See slurm_train.sh --help.
 set -euo pipefail
 
+[ $# -ge 3 ] || { echo 'see slurm_train.sh --help' >&2; exit 2; }
+command -v srun > /dev/null || {
+  echo 'srun is missing: without Slurm, use dist_train.sh and dist_test.sh' >&2
+  exit 1
+}
 tool=$1 partition=$2 job_name=$3
 shift 3
 GPUS=${GPUS:-8}

@@ -49,9 +49,7 @@ def enable_out(cfg: Config, out: str) -> None:
 
 def main() -> None:
     arguments = make_parser('Evaluate a model of any task.')
-    arguments.add_argument(
-        'checkpoint', help='file, URL, or hatnet://NAME for a classifier'
-    )
+    arguments.add_argument('checkpoint', help='file, URL or hatnet://NAME')
     arguments.add_argument(
         '--show-dir', help='folder for pictures of the predictions'
     )

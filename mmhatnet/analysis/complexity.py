@@ -71,16 +71,18 @@ class _NumbersOnCPU(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def build_on_meta(cfg: Config) -> nn.Module:
+def build_on_meta(cfg: Config, plain: bool = True) -> nn.Module:
     """Build a config's model with shapes and without values.
 
     This takes almost no memory and a fraction of the time, because no weight
-    is initialized. A HATNet is built with ``fast=False``, the equations of
-    the paper; its fast form also projects the padding of windows.
+    is initialized.
 
     Args:
         cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its
             ``model`` may also be a backbone.
+        plain (bool): Build a HATNet with ``fast=False``, the equations of the
+            paper, instead of what the config says. Its fast form also
+            projects the padding of windows. Defaults to True.
 
     Returns:
         nn.Module: The model on torch's meta device, in evaluation mode.
@@ -92,7 +94,7 @@ def build_on_meta(cfg: Config) -> nn.Module:
         torch.device('meta'),
         _NumbersOnCPU(),
     ):
-        if _is_hatnet(backbone.type):
+        if plain and _is_hatnet(backbone.type):
             backbone.fast = False
         model = MODELS.build(settings)
     model.eval()  # some backbones return None here

@@ -2,7 +2,8 @@
 
 import ctypes
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -116,16 +117,30 @@ def kept_memory(model: nn.Module, images: Tensor) -> int:
         int: The bytes of all tensors that autograd keeps, without the
         parameters.
     """
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}
-
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+    with watching_kept(model) as kept:
         outputs = model(images)  # they hold what is kept, until we return
     del outputs
     return sum(kept.values())
+
+
+@contextmanager
+def watching_kept(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Watch what autograd keeps inside a ``with`` block.
+
+    Args:
+        model (nn.Module): The model, whose parameters do not count.
+
+    Yields:
+        dict[int, int]: The bytes of each storage that is kept, by its address.
+    """
+    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in parameters:
+            kept[storage._cdata] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        yield kept

@@ -72,8 +72,8 @@ def _find(place: str, videos: bool) -> list[Path]:
         kinds = Counter(file.suffix or 'without a suffix' for file in others)
         named = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(4))
         print(
-            f'{place}: {len(others)} files are left out ({named}): to use '
-            'one of them, give its name',
+            f'{place}: other files are left out ({named}): to use one of '
+            'them, give its name',
             file=sys.stderr,
         )
     return images

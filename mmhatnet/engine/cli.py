@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import reduce
 from itertools import starmap, takewhile, zip_longest
 from operator import getitem
+from inspect import signature
 from pathlib import Path
 from traceback import walk_tb
 
@@ -28,6 +29,9 @@ from ..utils.stack import explain_missing_operators
 ONE_LINE = ImportError, OSError, ValueError
 # Warnings of mm that need no action: about OneDL's own data sets, CLRNet, and
 # functions that it finds in another registry.
+UNKNOWN_ARGUMENT = re.compile(
+    r"HATNet\.__init__\(\) got an unexpected keyword argument '(\w+)'"
+)
 FALSE_ALARMS = re.compile(
     'Could not import OneDL|Line NMS is not compiled|'
     r'Failed to search registry with scope "\w+" in the "function"'
@@ -286,13 +290,27 @@ def one_line_errors(*packages: str) -> Iterator[None]:
             sys.exit(130)
         ours = {__name__.partition('.')[0], '__main__', *packages}
         origin = next((x for x in chain if _is_raised_by(ours, x)), None)
-        if not origin or not isinstance(error, ONE_LINE):
+        message = _explain_argument(error)
+        if origin and isinstance(error, ONE_LINE):
+            message = f'{origin!s:.2000}'
+        if not message:
             raise
         where = f' (rank {rank})' if rank != '0' else ''
-        sys.exit(f'{name}{where}: error: {origin!s:.2000}')
+        sys.exit(f'{name}{where}: error: {message}')
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt_once:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _explain_argument(error: BaseException) -> str:
+    """What to say of an argument in a config that HATNet does not have."""
+    match = UNKNOWN_ARGUMENT.search(str(error))
+    if not match or not isinstance(error, TypeError):
+        return ''
+    from ..models import HATNet
+
+    known = ', '.join(signature(HATNet).parameters)
+    return f'HATNet has no argument {match[1]!r}, but {known}'
 
 
 @contextmanager

@@ -42,19 +42,21 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
         ValueError: If it is the user's folder, above it or in it, or if a
             label map cannot be read.
     """
-    out_dir = Path(out_dir).absolute()
+    out_dir, images = Path(out_dir).absolute(), str(found.root.absolute())
     _check_place(out_dir, found.root)
-    write = dict(classification=_write_list, segmentation=_write_maps).get(
-        found.task, _write_coco
-    )
     data: dict = {}
     with creating(out_dir, replace=True) as part:
         summary = dict(layout=found.layout, task=found.task)
         (part / MARKER).write_text(json.dumps(summary), 'utf-8')
         for split, samples in found.splits.items():
-            mixed = Random(seed).sample(samples, len(samples))
-            settings = write(found, split, mixed, part)
-            data[split] = dict(settings, data_root=str(out_dir))
+            named = {
+                Path(
+                    os.path.relpath(sample.image, found.root)
+                ).as_posix(): sample
+                for sample in Random(seed).sample(samples, len(samples))
+            }
+            data[split] = _write(found, split, named, part, images)
+            data[split]['data_root'] = str(out_dir)
     data['metainfo'] = dict(
         classes=list(found.classes), palette=make_palette(found)
     )
@@ -69,25 +71,16 @@ def _check_place(out_dir: Path, root: Path) -> None:
             f'{out_dir} would be in the folder of the images, or that in it: '
             'choose another work_dir'
         )
-    if out_dir.is_symlink() or (
-        out_dir.exists()
-        and not (out_dir / MARKER).is_file()
-        and (not out_dir.is_dir() or any(out_dir.iterdir()))
-    ):
+    ours = (out_dir / MARKER).is_file() and not out_dir.is_symlink()
+    empty = out_dir.is_dir() and not any(out_dir.iterdir())
+    if os.path.lexists(out_dir) and not ours and not empty:
         raise FileExistsError(
             f'{out_dir} has files of something else: choose another work_dir'
         )
 
 
 def make_palette(found: Found) -> list[list[int]]:
-    """Choose a colour for each class; the background is black.
-
-    Args:
-        found (Found): The data set.
-
-    Returns:
-        list[list[int]]: R, G and B, 0 to 255.
-    """
+    """Choose a colour, RGB, for each class; the background is black."""
     palette = []
     for label in range(len(found.classes)):
         # Steps by the golden ratio: no two hues are close to each other.
@@ -99,102 +92,73 @@ def make_palette(found: Found) -> list[list[int]]:
     return palette
 
 
-def _names(found: Found, samples: list[Sample]) -> list[str]:
-    return [
-        Path(os.path.relpath(sample.image, found.root)).as_posix()
-        for sample in samples
-    ]
-
-
-def _place(found: Found) -> str:
-    return str(found.root.absolute())
-
-
-def _write_list(
-    found: Found, split: str, samples: list[Sample], folder: Path
+def _write(
+    found: Found, split: str, named: dict[str, Sample], folder: Path, root: str
 ) -> dict:
-    names = _names(found, samples)
+    """Write a split; the settings of its data set."""
+    if found.task in ('detection', 'instances'):
+        content = json.dumps(_make_coco(found, named))
+        (folder / f'{split}.json').write_text(content, 'utf-8')
+        return dict(
+            type='CocoDataset',
+            ann_file=f'{split}.json',
+            data_prefix=dict(img=root),
+        )
+    classifies = found.task == 'classification'
     # A name that begins with a blank would lose it without a folder.
     lines = [
-        f'./{name} {sample.label}\n'
-        for name, sample in zip(names, samples, strict=True)
+        f'./{name} {sample.label}\n' if classifies else f'./{name}\n'
+        for name, sample in named.items()
     ]
     (folder / f'{split}.txt').write_text(''.join(lines), 'utf-8')
-    return dict(
-        type='CustomDataset',
-        ann_file=f'{split}.txt',
-        data_prefix=dict(img_path=_place(found)),
-    )
-
-
-def _write_maps(
-    found: Found, split: str, samples: list[Sample], folder: Path
-) -> dict:
-    names = _names(found, samples)
-    for name, sample in tqdm(
-        zip(names, samples, strict=True), split, len(names), leave=False
-    ):
+    settings: dict = dict(ann_file=f'{split}.txt')
+    if classifies:
+        prefix = dict(img_path=root)
+        return dict(settings, type='CustomDataset', data_prefix=prefix)
+    for name, sample in tqdm(named.items(), split, leave=False):
         assert sample.label_map
         labels = read_labels(sample.label_map, found.values or {})
         path = folder / MAPS / f'{name}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(labels).save(path)
-    text = ''.join(f'./{name}\n' for name in names)
-    (folder / f'{split}.txt').write_text(text, 'utf-8')
-    # Images have any suffix, which is a part of the names.
     return dict(
+        settings,
         type='BaseSegDataset',
-        ann_file=f'{split}.txt',
-        img_suffix='',
+        img_suffix='',  # images have any suffix, which is a part of the names
         seg_map_suffix='.png',
-        data_prefix=dict(img_path=_place(found), seg_map_path=MAPS),
+        data_prefix=dict(img_path=root, seg_map_path=MAPS),
     )
 
 
-def _write_coco(
-    found: Found, split: str, samples: list[Sample], folder: Path
-) -> dict:
-    from pycocotools import mask as mask_utils
+def _make_coco(found: Found, named: dict[str, Sample]) -> dict:
+    from pycocotools.mask import area
 
-    images: list[dict] = []
-    annotations: list[dict] = []
-    for name, sample in zip(_names(found, samples), samples, strict=True):
+    content: dict[str, list[dict]] = dict(images=[], annotations=[])
+    content['categories'] = [
+        dict(id=label, name=name)
+        for label, name in enumerate(found.classes, 1)
+    ]
+    for number, (name, sample) in enumerate(named.items()):
         assert sample.size is not None
         width, height = sample.size
-        images.append(
-            dict(id=len(images), file_name=name, width=width, height=height)
-        )
+        image = dict(id=number, file_name=name, width=width, height=height)
+        content['images'].append(image)
         for box in sample.boxes or ():
             w, h = box.right - box.left, box.bottom - box.top
-            annotation = dict(
-                id=len(annotations) + 1,
-                image_id=images[-1]['id'],
+            each = dict(
+                id=len(content['annotations']) + 1,
+                image_id=number,
                 category_id=box.label + 1,
                 bbox=[box.left, box.top, w, h],
                 area=w * h,
                 iscrowd=int(box.crowd),
             )
-            if box.mask:
-                try:
+            try:
+                if box.mask:
                     rle = encode_mask(box.mask, height, width)
-                except ValueError as error:
-                    found.notes.append(
-                        f'an object is left out: {name}: {error}'
-                    )
-                    continue
-                annotation['area'] = int(mask_utils.area(rle))
-                annotation['segmentation'] = box.mask
-            annotations.append(annotation)
-    categories = [
-        dict(id=label, name=name)
-        for label, name in enumerate(found.classes, 1)
-    ]
-    content = dict(
-        images=images, annotations=annotations, categories=categories
-    )
-    (folder / f'{split}.json').write_text(json.dumps(content), 'utf-8')
-    return dict(
-        type='CocoDataset',
-        ann_file=f'{split}.json',
-        data_prefix=dict(img=_place(found)),
-    )
+                    each |= dict(area=int(area(rle)), segmentation=box.mask)
+                content['annotations'].append(each)
+            except ValueError as error:
+                note = f'an object is left out: {name}: {error}'
+                found.notes.append(note)
+    return content

@@ -6,54 +6,52 @@ from functools import cache
 from math import ceil, sqrt
 from random import Random
 from statistics import median, quantiles
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from ..models.archs import ARCHS
 from ..models.windows import cell_side
 from ..weights.releases import RELEASES, locate_weights
+from .samples import Found
 
-if TYPE_CHECKING:
-    from .found import Found, Sample
 
-BOXES = 'detection', 'instances'
+class Task(NamedTuple):
+    """What depends on the task only."""
+
+    model: str  # for people
+    config: str  # with a place for the backbone
+    library: str  # of mm
+    metric: str  # that chooses the best checkpoint
+    title: str  # of the metric
+    gain: float  # smallest of the metric that counts
+    trivial: str  # the best answer without a model
+    sizes: tuple[int, int]  # pixels of a side, at least and at most
+    epochs: tuple[int, int]  # at least and at most
+    batch_size: int  # for many images
+    base_batch_size: int  # of the learning rate in our configs
+
+
+NAMES = 'classification', 'segmentation', 'detection', 'instances'
+_ROWS: list[tuple] = [
+    ('a classifier', 'Semantic FPN', 'RetinaNet', 'Mask R-CNN'),
+    ('hatnet_cls', 'fpn_{}', 'retinanet_{}_fpn', 'mask-rcnn_{}_fpn'),
+    ('mmpretrain', 'mmseg', 'mmdet', 'mmdet'),
+    ('accuracy/top1', 'mIoU', 'coco/bbox_mAP', 'coco/segm_mAP'),
+    ('accuracy (%)', 'mIoU (%)', 'box AP (0 to 1)', 'mask AP (0 to 1)'),
+    (0.1, 0.1, 0.001, 0.001),
+    ('the commonest class',) * 2 + ('nothing found',) * 2,
+    ((64, 224), (128, 512), (192, 640), (192, 640)),
+    ((15, 100), (30, 150), (20, 100), (15, 100)),
+    (64, 8, 4, 4),
+    (256, 8, 4, 4),
+]
+TASKS = {
+    name: Task._make(values)
+    for name, *values in zip(NAMES, *_ROWS, strict=True)
+}
 SHIPPED = 'hatnet://cifar10-classifier'  # the backbone in the package
 ORDER = 'micro', *RELEASES  # from small to large
-MODELS = dict(
-    classification='a classifier',
-    segmentation='Semantic FPN',
-    detection='RetinaNet',
-    instances='Mask R-CNN',
-)
-# Task -> the metric that chooses the best checkpoint, its name, and the
-# smallest gain that counts.
-METRICS = dict(
-    classification=('accuracy/top1', 'accuracy (%)', 0.1),
-    segmentation=('mIoU', 'mIoU (%)', 0.1),
-    detection=('coco/bbox_mAP', 'box AP (0 to 1)', 0.001),
-    instances=('coco/segm_mAP', 'mask AP (0 to 1)', 0.001),
-)
-# Task -> pixels, the smallest and the largest.
-SIZES = dict(
-    classification=(64, 224),
-    segmentation=(128, 512),
-    detection=(192, 640),
-    instances=(192, 640),
-)
-# Task -> passes over the data that a training should make, at least and at
-# most.
-EPOCHS = dict(
-    classification=(15, 100),
-    segmentation=(30, 150),
-    detection=(20, 100),
-    instances=(15, 100),
-)
-BATCHES = dict(segmentation=8, detection=4, instances=4)
-# Task -> the batch size of the learning rate in our configs.
-BASE_BATCHES = dict(
-    classification=256, segmentation=8, detection=4, instances=4
-)
 LR = 4e-3  # of these configs, for Muon
 LR_ADAMW = 5e-4
 SMALL = 48  # pixels: the stem then halves the image only once, as for CIFAR-10
@@ -64,48 +62,30 @@ SAMPLED = 200  # images whose size is read
 
 @dataclass
 class Plan:
-    """What will be trained, and why.
+    """What will be trained, and why."""
 
-    Attributes:
-        task (str): 'classification', 'segmentation', 'detection' or
-            'instances'.
-        classes (list[str]): Names of the classes.
-        images (int): Images of the training split.
-        evaluated (int): Images of the validation split.
-        arch (str): Size of HAT-Net, 'micro' to 'large'.
-        start (str): Start weights; empty for a random start.
-        size (int): Side of the images in pixels: of a classifier the shorter
-            one, else the longer one.
-        object_size (float): A tenth of the objects is smaller, in shares of
-            the longer side.
-        batch_size (int): Images of a step.
-        lr (float): The learning rate at its peak.
-        grid_sizes (tuple[int, ...]): G1.
-        ds_ratios (tuple[int, ...]): G2.
-        iters (int): Steps.
-        evaluations (int): Evaluations during the training.
-        step (float): Seconds of a step, as measured here; 0 before.
-        seed (int): Seed of the training.
-        reasons (dict[str, str]): Choice -> its value and its reason.
-    """
-
-    task: str
+    task: str  # a key of TASKS
     classes: list[str]
-    images: int
-    evaluated: int
-    arch: str
-    start: str
-    size: int
-    object_size: float
+    images: int  # of the training split
+    evaluated: int  # images of the validation split
+    arch: str  # 'micro' to 'large'
+    start: str  # weights; empty for a random start
+    size: int  # pixels: a classifier's shorter side, else the longer one
+    object_size: float  # of small objects, in shares of the longer side
     batch_size: int
-    lr: float
+    lr: float = 0.0  # at its peak
     grid_sizes: tuple[int, ...] = (8, 8, 8)
     ds_ratios: tuple[int, ...] = (8, 4, 2)
     iters: int = SHORTEST
-    evaluations: int = 1
-    step: float = 0.0
+    evaluations: int = 1  # during the training
+    step: float = 0.0  # seconds, as measured here
     seed: int = 0
-    reasons: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)  # of each choice
+
+    @property
+    def about(self) -> Task:
+        """What depends on the task only."""
+        return TASKS[self.task]
 
     @property
     def small(self) -> bool:
@@ -113,12 +93,18 @@ class Plan:
         return self.task == 'classification' and self.size <= SMALL
 
     @property
-    def epochs(self) -> float:
-        """How often the training sees each image."""
-        return self.iters * self.batch_size / self.images
+    def detects(self) -> bool:
+        """Whether the task has boxes."""
+        return self.about.library == 'mmdet'
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the four stages."""
+        columns: Mapping[str, Any] = ARCHS[self.arch]
+        return list(columns['embed_dims'])
 
 
-def choose(found: 'Found', options: Mapping) -> Plan:
+def choose(found: Found, options: Mapping) -> Plan:
     """Choose what the data alone decide.
 
     Args:
@@ -133,41 +119,40 @@ def choose(found: 'Found', options: Mapping) -> Plan:
     Raises:
         OSError: If the weights that the user chose cannot be read.
     """
-    train, val = found.splits['train'], found.splits['val']
-    start, why_start = find_start(
-        options.get('arch') or ORDER[0], options.get('weights')
-    )
-    size, why_size = _choose_size(found.task, train)
-    batch = min(len(train), BATCHES.get(found.task, 64))
-    if found.task == 'classification' and len(train) < 1000:
-        batch = min(len(train), 32 if len(train) >= 300 else 16)
+    images, arch = len(found.splits['train']), options.get('arch') or ORDER[0]
+    start, why_start = find_start(arch, options.get('weights'))
+    size, why_size, object_size = _measure(found)
+    batch = TASKS[found.task].batch_size
+    if found.task == 'classification' and images < 1000:
+        batch = 32 if images >= 300 else 16
     plan = Plan(
         task=found.task,
         classes=list(found.classes),
-        images=len(train),
-        evaluated=len(val),
-        arch=options.get('arch') or ORDER[0],
+        images=images,
+        evaluated=len(found.splits['val']),
+        arch=arch,
         start=start,
         size=options.get('size') or size,
-        object_size=_small_objects(train),
-        batch_size=options.get('batch_size') or batch,
-        lr=options.get('lr') or 0.0,
+        object_size=object_size,
+        batch_size=options.get('batch_size') or min(images, batch),
         seed=options.get('seed') or 0,
     )
-    if not plan.lr:
-        plan.lr = scaled_lr(plan)
+    # The linear rule gives too little for much smaller batches.
+    scale = sqrt(plan.batch_size / plan.about.base_batch_size)
+    scaled = float(f'{scale * (LR if has_muon() else LR_ADAMW):.2g}')
+    plan.lr = options.get('lr') or scaled
     asked = {key: 'as asked' for key, value in options.items() if value}
     why_lr = asked.get('lr', 'by the rule for the batch size')
-    why_batch = asked.get('batch_size', f'for {plan.images} images')
-    plan.reasons |= {
-        'model': f'{MODELS[plan.task]} for {len(plan.classes)} classes',
-        'backbone': f'HAT-Net {plan.arch}',
+    why_batch = asked.get('batch_size', f'for {images} images')
+    plan.reasons = {
+        'model': f'{plan.about.model} for {len(plan.classes)} classes',
+        'backbone': f'HAT-Net {arch}',
         'start weights': why_start,
         'image size': f'{plan.size}, {asked.get("size", why_size)}',
         'batch size': f'{plan.batch_size}, {why_batch}',
         'learning rate': f'{plan.lr:.2g}, {why_lr}',
     }
-    return with_grids(plan, options)
+    return _with_grids(plan, options)
 
 
 def has_muon() -> bool:
@@ -177,17 +162,6 @@ def has_muon() -> bool:
     except ImportError:
         return False
     return True
-
-
-def scaled_lr(plan: Plan) -> float:
-    """Scale the rate of our configs to a batch size.
-
-    The linear rule gives too little for much smaller batches, so this is
-    between that rate and the original one.
-    """
-    lr = LR if has_muon() else LR_ADAMW
-    lr *= sqrt(plan.batch_size / BASE_BATCHES[plan.task])
-    return float(f'{lr:.2g}')
 
 
 @cache
@@ -201,18 +175,9 @@ def is_reachable(weights: str) -> bool:
 
 
 def find_start(arch: str, weights: str | None = None) -> tuple[str, str]:
-    """Find the weights that a training starts from.
+    """Find the start weights, empty for a random start, and the reason.
 
-    Args:
-        arch (str): The size of HAT-Net.
-        weights (str, optional): A file, a URL, ``hatnet://NAME``, or 'none'.
-            Defaults to None, the best that can be had.
-
-    Returns:
-        tuple[str, str]: The weights, empty for a random start; the reason.
-
-    Raises:
-        OSError: If the weights that the user chose cannot be read.
+    OSError if those that the user chose cannot be read.
     """
     if weights == 'none':
         return '', 'random (mmhatnet.FanOutInit), as asked'
@@ -221,54 +186,40 @@ def find_start(arch: str, weights: str | None = None) -> tuple[str, str]:
         return weights, f'{weights}, as asked'
     if arch == ORDER[0]:
         return SHIPPED, f'{SHIPPED}, which is in the package'
-    if is_reachable(f'hatnet://{arch}'):
-        return f'hatnet://{arch}', f"hatnet://{arch}, the authors' of ImageNet"
-    return '', (
-        f'random (mmhatnet.FanOutInit), since hatnet://{arch} cannot be '
-        'downloaded'
-    )
+    name = f'hatnet://{arch}'
+    if is_reachable(name):
+        return name, f"{name}, the authors' of ImageNet"
+    why = f'since {name} cannot be downloaded'
+    return '', f'random (mmhatnet.FanOutInit), {why}'
 
 
-def _sample(samples: list['Sample']) -> list[tuple['Sample', tuple[int, int]]]:
-    """Draw some samples, and read their width and height."""
-    found = []
-    for sample in Random(0).sample(samples, min(SAMPLED, len(samples))):
+def _measure(found: Found) -> tuple[int, str, float]:
+    """Choose the size of the images; why; the size of small objects."""
+    train = found.splits['train']
+    shorter = found.task == 'classification'
+    sides, objects = [], []
+    for sample in Random(0).sample(train, min(SAMPLED, len(train))):
         with Image.open(sample.image) as image:
-            found.append((sample, image.size))
-    return found
-
-
-def _choose_size(task: str, samples: list['Sample']) -> tuple[int, str]:
-    """Choose the size of the images, and say why."""
-    side = min if task == 'classification' else max
-    typical = round(median(side(sides) for _, sides in _sample(samples)))
-    least, most = SIZES[task]
-    if task == 'classification' and typical <= SMALL:
-        return 32, f'as half of the images have {typical} pixels or fewer'
+            sides.append((min if shorter else max)(image.size))
+            longer = max(image.size)
+        objects += [
+            sqrt((box.right - box.left) * (box.bottom - box.top)) / longer
+            for box in sample.boxes or ()
+        ]
+    typical = round(median(sides))
+    least, most = TASKS[found.task].sizes
     size = min(most, max(least, 32 * ceil(typical / 32)))
-    name = 'shorter' if side is min else 'longer'
-    return size, f'as the {name} side has {typical} pixels in the middle'
+    side = 'shorter' if shorter else 'longer'
+    why = f'as the {side} side has {typical} pixels in the middle'
+    small = quantiles(objects, n=10)[0] if len(objects) > 1 else 0.1
+    return 32 if shorter and typical <= SMALL else size, why, small
 
 
-def _small_objects(samples: list['Sample']) -> float:
-    """The size of small objects, in shares of the image's longer side."""
-    sizes = [
-        sqrt(max(0, (right - left) * (bottom - top))) / max(sides)
-        for sample, sides in _sample([x for x in samples if x.boxes])
-        for left, top, right, bottom, *_ in sample.boxes or ()
-    ]
-    return quantiles(sizes, n=10)[0] if len(sizes) > 1 else 0.1
-
-
-def with_grids(plan: Plan, options: Mapping) -> Plan:
-    """Set G1 and G2 for the size of the images, unless the user has.
-
-    G2 is as with ``ds_ratios='auto'``, but fixed, so that an export and a
-    page with sliders have numbers.
-    """
+def _with_grids(plan: Plan, options: Mapping) -> Plan:
+    """Set G1 and G2 for the size of the images, unless the user has."""
     side = plan.size // (2 if plan.small else 4)
-    sides = [side >> stage for stage in (0, 1, 2)]
-    auto = [cell_side('auto', each, each) for each in sides]
+    # Fixed numbers, which an export and a page with sliders need.
+    auto = [cell_side('auto', side >> i, side >> i) for i in (0, 1, 2)]
     g1, g2 = options.get('g1'), options.get('g2')
     plan.grid_sizes = tuple(g1 or ((8, 4, 4) if plan.small else (8, 8, 8)))
     plan.ds_ratios = tuple(g2 or auto)
@@ -286,45 +237,47 @@ def fit_to_budget(
 ) -> Plan:
     """Choose the size of the images and of the model.
 
-    Args:
-        plan (Plan): As from :func:`choose`.
-        seconds (float): Time of the training, with its evaluations.
-        measure (Callable): Measures the seconds of a step of a plan.
-        options (Mapping): As for :func:`choose`; these choices stay.
-
-    Returns:
-        Plan: The plan, with the time of a step.
+    The seconds are those of the training with its evaluations; ``measure``
+    gives those of a step.
     """
-    few, usable = EPOCHS[plan.task][0], SHARE * seconds
-    least = SIZES[plan.task][0]
-    plan.step = measure(plan)
+    least, few = plan.about.sizes[0], plan.about.epochs[0]
     wanted = max(SHORTEST, few * plan.images / plan.batch_size)
-    while plan.step * wanted > usable and not options.get('size'):
-        factor = max(0.5, sqrt(usable / (plan.step * wanted)))
+    longest = SHARE * seconds / wanted  # of a step
+    plan.step = measure(plan)
+    while plan.step > longest and not options.get('size'):
+        factor = max(0.5, sqrt(longest / plan.step))
         size = max(least, 32 * int(plan.size * factor / 32))
         if size >= plan.size:
             break
-        plan = with_grids(replace(plan, size=size), options)
+        plan = _with_grids(replace(plan, size=size), options)
         plan.step = measure(plan)
         plan.reasons['image size'] = f'{size}, which fits the budget'
     if not options.get('arch') and not options.get('weights'):
-        plan = _enlarge(plan, usable / wanted / 2, measure)
+        plan, why = _enlarge(plan, longest / 2, measure)
+        plan.reasons['backbone'] = f'HAT-Net {plan.arch}, {why}'
     return plan
 
 
+def _enlarge(
+    plan: Plan, seconds: float, measure: Callable[[Plan], float]
+) -> tuple[Plan, str]:
+    """Take larger models while their steps take no longer than this."""
+    for arch in ORDER[1:]:
+        if not is_reachable(f'hatnet://{arch}'):
+            return plan, 'as weights of larger ones cannot be downloaded'
+        start, why = find_start(arch)
+        larger = replace(plan, arch=arch, start=start)
+        larger.step = measure(larger)
+        if larger.step > seconds:
+            return plan, f'as {arch} would take too long'
+        plan = larger
+        plan.reasons['start weights'] = why
+    return plan, 'the largest'
+
+
 def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
-    """Choose the number of steps and evaluations.
-
-    Args:
-        plan (Plan): The plan, with the time of a step.
-        seconds (float): Time of the training, with its evaluations.
-        iters (int, optional): Steps that the user has asked for. Defaults to
-            None.
-
-    Returns:
-        Plan: The complete plan.
-    """
-    many = EPOCHS[plan.task][1] * plan.images / plan.batch_size
+    """Choose the number of steps, unless the user has, and evaluations."""
+    many = plan.about.epochs[1] * plan.images / plan.batch_size
     most = round(max(SHORTEST * 10, many))
     # An image takes about as long as in a step, and a second passes before.
     each = 1 + plan.step / plan.batch_size * plan.evaluated
@@ -333,38 +286,9 @@ def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
     allowed = max(1, round(0.9 * left / plan.step))
     plan.iters = iters or min(allowed, most)
     why = 'which the budget allows' if allowed <= most else 'enough to learn'
+    epochs = plan.iters * plan.batch_size / plan.images
     plan.reasons['schedule'] = (
-        f'{plan.iters} steps of {1000 * plan.step:.0f} ms, '
-        f'{plan.epochs:.3g} times all images, {"as asked" if iters else why}'
+        f'{plan.iters} steps of {1000 * plan.step:.0f} ms, {epochs:.3g} times '
+        f'all images, {"as asked" if iters else why}'
     )
     return plan
-
-
-def _enlarge(
-    plan: Plan, seconds: float, measure: Callable[[Plan], float]
-) -> Plan:
-    """Take larger models while their steps take no longer than this."""
-    plan.reasons['backbone'] += ', '
-    for arch in ORDER[1:]:
-        if not is_reachable(f'hatnet://{arch}'):
-            plan.reasons['backbone'] += (
-                'as weights of larger ones cannot be downloaded'
-            )
-            return plan
-        start, why = find_start(arch)
-        larger = replace(plan, arch=arch, start=start)
-        larger.step = measure(larger)
-        if larger.step > seconds:
-            plan.reasons['backbone'] += f'as {arch} would take too long'
-            return plan
-        plan = larger
-        plan.reasons['start weights'] = why
-        plan.reasons['backbone'] = f'HAT-Net {arch}, '
-    plan.reasons['backbone'] += 'the largest'
-    return plan
-
-
-def widths(arch: str) -> list[int]:
-    """Channels of the four stages of a HAT-Net."""
-    columns: Mapping[str, Any] = ARCHS[arch]
-    return list(columns['embed_dims'])

@@ -10,155 +10,134 @@ from shlex import quote
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
-from mmengine.registry import DATASETS, DefaultScope
-from mmengine.structures import BaseDataElement
-from torch import Tensor
 
-from ..apis.inference import get_inferencer, predict
 from ..apis.zoo import get_model
 from ..deploy.graphs import make_graph
 from ..deploy.writer import export_files
 from ..engine.resuming import find_checkpoints, is_intact
 from ..engine.runner import build_runner
-from ..runtime.images import decode
-from ..runtime.results import classification, detection, segmentation
 from ..utils.atomic import replacing
 from ..weights.files import read_checkpoint, strip_checkpoint
-from .plan import BOXES, METRICS, Plan
+from .pictures import draw_grid, draw_labels, save_figure
+from .plan import TASKS, Plan
 from .training import prepare
 
 RESULT = 'result.json'
-IGNORED = 255  # label of pixels that are not counted
-# Whether the task has boxes -> the chart and its file.
 CHARTS = {
-    False: ('confusion matrix', 'confusion.png'),
-    True: ('precision and recall', 'precision_recall.png'),
+    'confusion matrix': 'confusion.png',
+    'precision and recall': 'precision_recall.png',
 }
-BASELINES = dict(
-    classification='always the commonest class',
-    segmentation='the commonest class everywhere',
-    detection='nothing found',
-    instances='nothing found',
-)
 SHOWN = 6  # images in the picture of predictions
 READABLE = 20  # classes whose numbers are written into a confusion matrix
 SCORE = 0.3  # lowest of the objects in the picture
 
 
-class Confusion(BaseMetric):
-    """Counts how often each class is taken for each: (truth, prediction).
+class Collector(BaseMetric):
+    """Keeps some samples, and counts how often each class is each other."""
 
-    For classifiers and segmentors; it has no metric of its own.
-
-    Args:
-        classes (int): The number of classes.
-    """
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(prefix='confusion')
+    def __init__(self, classes: int, images: int) -> None:
+        super().__init__(prefix='collector')
         self.counts = np.zeros((classes, classes), np.int64)
+        self.kept: list[dict] = []
+        self.wanted = {*np.linspace(0, images - 1, SHOWN).astype(int).tolist()}
 
-    def process(
-        self, data_batch: object, data_samples: Sequence[dict]
-    ) -> None:
-        """Count a batch."""
+    def process(self, _: object, data_samples: Sequence[dict]) -> None:
+        """Count and keep samples of a batch."""
         for sample in data_samples:
+            if len(self.results) in self.wanted:
+                self.kept.append(sample)
+            self.results.append(1)
             if 'pred_sem_seg' in sample:
-                found = sample['pred_sem_seg']['data']
-                truth = sample['gt_sem_seg']['data']
-            else:
-                found, truth = sample['pred_label'], sample['gt_label']
-            self.count(_numbers(truth), _numbers(found))
-        self.results.append(len(data_samples))
+                names = 'gt_sem_seg', 'pred_sem_seg'
+                self.count(*(sample[name]['data'].cpu() for name in names))
+            elif 'pred_label' in sample:
+                names = 'gt_label', 'pred_label'
+                self.count(*(sample[name].cpu() for name in names))
 
-    def count(self, truth: np.ndarray, found: np.ndarray) -> None:
-        """Count labels, (N,) each."""
+    def count(self, truth: torch.Tensor, found: torch.Tensor) -> None:
+        """Count labels; those beyond the classes are ignored."""
         classes = len(self.counts)
-        counted = truth < classes  # others are ignored
-        pairs = classes * truth[counted] + found[counted]
-        self.counts += np.bincount(pairs, minlength=classes**2).reshape(
-            classes, classes
-        )
+        inside = truth < classes
+        pairs = classes * truth[inside].long() + found[inside].long()
+        counts = torch.bincount(pairs.ravel(), minlength=classes**2)
+        self.counts += counts.reshape(classes, classes).numpy()
 
     def compute_metrics(self, results: list) -> dict:
         """Add nothing."""
         return {}
 
 
-def _numbers(values: Tensor) -> np.ndarray:
-    return values.cpu().numpy().astype(np.int64).ravel()
+def finish(plan: Plan, work_dir: Path, say, exports: bool = True) -> dict:
+    """Evaluate the best weights, draw, export; what belongs into the result.
 
-
-def find_best(work_dir: Path) -> Path:
-    """Find the best checkpoint of a training, or else its last one.
-
-    Args:
-        work_dir (Path): The folder of the command.
-
-    Returns:
-        Path: The file.
-
-    Raises:
-        FileNotFoundError: If there is none.
+    FileNotFoundError if there is no checkpoint.
     """
-    paths = [
-        x for x in find_checkpoints(work_dir / 'training') if is_intact(x)
+    checkpoint = _find_best(work_dir)
+    say('evaluating, and drawing predictions')
+    cfg = prepare(work_dir / 'config.py', 'test')
+    cfg.update(load_from=str(checkpoint), resume=False, custom_hooks=[])
+    boxes = work_dir / 'test' / 'found'
+    if plan.detects:
+        cfg.test_evaluator.outfile_prefix = str(boxes)
+    runner = build_runner(cfg, ('test',))
+    images = len(runner.test_dataloader.dataset)
+    collector = Collector(len(plan.classes), images)
+    runner.test_evaluator.metrics.append(collector)
+    metrics = {name: float(value) for name, value in runner.test().items()}
+    if plan.detects:
+        chart, baseline = 'precision and recall', 0.0
+        kind = 'segm' if plan.task == 'instances' else 'bbox'
+        truth = cfg.test_evaluator.ann_file
+        figure = draw_curves(truth, Path(f'{boxes}.{kind}.json'), kind)
+    else:
+        chart = 'confusion matrix'
+        baseline = constant_answer(plan.task, collector.counts)
+        figure = draw_confusion(collector.counts, plan.classes)
+    save_figure(figure, work_dir / CHARTS[chart])
+    meta = dict(cfg.test_dataloader.dataset.metainfo)
+    pictures = [
+        _draw(sample, kind, meta)
+        for sample in collector.kept
+        for kind in ('pred', 'gt')
     ]
-    best = [path for path in paths if path.name.startswith('best_')]
-    if not paths:
+    grid = draw_grid(pictures, ['prediction', 'truth'])
+    save_figure(grid, work_dir / 'predictions.png')
+    weights = work_dir / 'model.pth'
+    with replacing(weights) as part:
+        torch.save(strip_checkpoint(read_checkpoint(checkpoint)), part)
+    why = 'not asked for'
+    if exports:
+        say('exporting to ONNX (one or two minutes)')
+        why = _export(work_dir / 'config.py', weights)
+    return dict(
+        task=plan.task,
+        metric_name=plan.about.metric,
+        metric=metrics.get(plan.about.metric, 0.0),  # absent without a box
+        baseline=baseline,
+        metrics=metrics,
+        checkpoint=checkpoint.name,
+        chart=CHARTS[chart],
+        chart_name=chart,
+        export=why,
+        examples=[sample['img_path'] for sample in collector.kept],
+    )
+
+
+def _find_best(work_dir: Path) -> Path:
+    """Find the best checkpoint of a training, or else its last one."""
+    paths = filter(is_intact, find_checkpoints(work_dir / 'training'))
+    ranked = sorted(paths, key=lambda x: not x.name.startswith('best_'))
+    if not ranked:
         raise FileNotFoundError(
             f'{work_dir} has no checkpoint yet: run the same command again, '
             'or give it a larger --budget'
         )
-    return (best or paths)[0]
-
-
-def evaluate(
-    plan: Plan, path: Path, checkpoint: Path
-) -> tuple[dict[str, float], float, Figure]:
-    """Test a checkpoint.
-
-    Args:
-        plan (Plan): The plan.
-        path (Path): The config.
-        checkpoint (Path): The checkpoint.
-
-    Returns:
-        tuple[dict[str, float], float, Figure]: The metrics; the main metric
-        of the best constant answer; the confusion matrix or the curve of
-        precision and recall.
-    """
-    cfg = prepare(path, 'test')
-    cfg.update(load_from=str(checkpoint), resume=False, custom_hooks=[])
-    detects = plan.task in BOXES
-    found = path.parent / 'test' / 'found'
-    if detects:
-        cfg.test_evaluator.outfile_prefix = str(found)
-    runner = build_runner(cfg, ('test',))
-    confusion = Confusion(len(plan.classes))
-    if not detects:
-        runner.test_evaluator.metrics.append(confusion)
-    metrics = {name: float(value) for name, value in runner.test().items()}
-    if detects:
-        kind = 'segm' if plan.task == 'instances' else 'bbox'
-        truth = str(cfg.test_evaluator.ann_file)
-        return metrics, 0.0, draw_curves(truth, f'{found}.{kind}.json', kind)
-    figure = draw_confusion(confusion.counts, plan.classes)
-    return metrics, constant_answer(plan.task, confusion.counts), figure
+    return ranked[0]
 
 
 def constant_answer(task: str, counts: np.ndarray) -> float:
-    """Compute the metric of a model that always gives the commonest class.
-
-    Args:
-        task (str): 'classification' or 'segmentation'.
-        counts (ndarray): (truth, prediction), as of :class:`Confusion`.
-
-    Returns:
-        float: Accuracy or mIoU in percent.
-    """
+    """Accuracy or mIoU, in percent, of always the commonest class."""
     truth = counts.sum(1)
     share = 100 * truth.max() / max(1, truth.sum())
     # The IoU of every other class that there is would be 0.
@@ -167,50 +146,30 @@ def constant_answer(task: str, counts: np.ndarray) -> float:
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw a confusion matrix, each row as shares of its class.
-
-    Args:
-        counts (ndarray): (truth, prediction).
-        classes (Sequence[str]): The names.
-
-    Returns:
-        Figure: The picture.
-    """
-    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    """Draw counts of (truth, prediction), each row as shares of its class."""
+    percent = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
     side = min(14, 3.5 + 0.45 * len(classes))
     figure = Figure(figsize=(side, side), layout='constrained')
     axes = figure.subplots()
-    axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    axes.set(xlabel='prediction', ylabel='truth')
+    axes.imshow(percent, cmap='Blues', vmin=0, vmax=100)
+    axes.set(
+        xlabel='prediction', ylabel='truth', title='percent of each class'
+    )
     if len(classes) <= 3 * READABLE:
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
     if len(classes) <= READABLE:
-        for row, column in np.ndindex(shares.shape):
-            share = shares[row, column]
-            axes.text(
-                column,
-                row,
-                f'{100 * share:.0f}',
-                ha='center',
-                va='center',
-                fontsize=8,
-                color='white' if share > 0.5 else 'black',
-            )
-    axes.set_title('percent of each class')
+        style: dict = dict(ha='center', va='center', fontsize=8)
+        for (row, column), value in np.ndenumerate(percent):
+            colour = 'white' if value > 50 else 'black'
+            axes.text(column, row, f'{value:.0f}', color=colour, **style)
     return figure
 
 
-def draw_curves(truth: str, found: str, kind: str) -> Figure:
-    """Draw precision over recall at an IoU of 0.5.
+def draw_curves(truth: str, found: Path, kind: str) -> Figure:
+    """Draw precision over recall at an IoU of 0.5, of some classes.
 
-    Args:
-        truth (str): COCO's JSON of the annotations.
-        found (str): COCO's JSON of the results; need not exist.
-        kind (str): 'bbox' or 'segm'.
-
-    Returns:
-        Figure: The picture, a curve for each class, at most READABLE.
+    The JSON of the results, 'bbox' or 'segm', need not exist.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -219,9 +178,7 @@ def draw_curves(truth: str, found: str, kind: str) -> Figure:
     axes = figure.subplots()
     axes.set(xlabel='recall', ylabel='precision at IoU 0.5')
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    results = (
-        json.loads(Path(found).read_bytes()) if Path(found).exists() else []
-    )
+    results = json.loads(found.read_bytes()) if found.exists() else []
     if not results:
         axes.set_title('nothing was found')
         return figure
@@ -231,138 +188,60 @@ def draw_curves(truth: str, found: str, kind: str) -> Figure:
     scores.evaluate()
     scores.accumulate()
     # (IoU, recall, class, area, objects of an image)
-    curves = scores.eval['precision'][0, :, :, 0, -1]
-    for column, label in enumerate(scores.params.catIds[:READABLE]):
-        if curves[:, column].max() >= 0:
-            name = data.cats[label]['name']
-            average = curves[:, column].clip(0).mean()
-            axes.plot(
-                scores.params.recThrs,
-                curves[:, column],
-                label=f'{name} (AP50 {average:.2f})',
-            )
+    curves = scores.eval['precision'][0, :, :, 0, -1].T
+    for label, curve in zip(scores.params.catIds, curves, strict=True):
+        if curve.max() >= 0 and len(axes.lines) < READABLE:
+            ap = f'(AP50 {curve.clip(0).mean():.2f})'
+            name = f'{data.cats[label]["name"]} {ap}'
+            axes.plot(scores.params.recThrs, curve, label=name)
     axes.legend(fontsize=8)
     return figure
 
 
-def draw_predictions(
-    cfg: Config, checkpoint: Path
-) -> tuple[Figure, list[str]]:
-    """Draw images of the test data, each prediction beside the truth.
-
-    Args:
-        cfg (Config): The config.
-        checkpoint (Path): The checkpoint.
-
-    Returns:
-        tuple[Figure, list[str]]: The picture, and the files of its images.
-    """
-    inferencer = get_inferencer(cfg, str(checkpoint))
-    meta = inferencer.model.dataset_meta
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        settings = dict(cfg.test_dataloader.dataset)
-        # Without the steps that change sizes, the truth fits the image.
-        settings['pipeline'] = [
-            step
-            for step in settings['pipeline']
-            if 'Resize' not in step['type'] and 'Crop' not in step['type']
-        ]
-        if cfg.default_scope == 'mmdet':
-            settings['pipeline'][-1] = dict(
-                type='PackDetInputs', meta_keys=('img_id', 'img_path')
-            )
-        dataset = DATASETS.build(settings)
-        chosen = np.linspace(0, len(dataset) - 1, min(SHOWN, len(dataset)))
-        samples = [dataset[int(i)]['data_samples'] for i in chosen]
-    rows = -(-len(samples) // 2)
-    figure = Figure(figsize=(13, 3.4 * rows), layout='constrained', dpi=100)
-    axes = figure.subplots(rows, 4, squeeze=False)
-    for axis in axes.flat:
-        axis.axis('off')
-    for sample, panels in zip(samples, axes.reshape(-1, 2), strict=False):
-        found = predict(inferencer, sample.img_path, SCORE, 3)[1]
-        truth = draw_truth(sample, meta)
-        for axis, title, picture in zip(
-            panels, ('prediction', 'truth'), (found, truth), strict=True
-        ):
-            if picture is not None:
-                axis.imshow(picture)
-            axis.set_title(title, fontsize=9)
-    return figure, [sample.img_path for sample in samples]
-
-
-def draw_truth(sample: BaseDataElement, meta: dict) -> np.ndarray | None:
-    """Draw the labels of an image as predictions are drawn.
-
-    Args:
-        sample (BaseDataElement): A sample of mm, of any task.
-        meta (dict): ``classes``, and maybe ``palette``.
-
-    Returns:
-        ndarray, optional: (H, W, 3), RGB; None if the image has other
-        channels.
-    """
-    image, classes = decode(sample.img_path), meta['classes']
-    palette = meta.get('palette') or ()
+def _draw(sample: dict, kind: str, meta: dict) -> np.ndarray:
+    """Draw what was found ('pred') or the truth ('gt') of a sample."""
+    path = sample['img_path']
     if 'gt_label' in sample:
-        scores = [0.0] * len(classes)
-        scores[int(sample.gt_label)] = 1.0
-        return classification(image, scores, classes, 1)[1]
+        scores = np.eye(len(meta['classes']))[int(sample['gt_label'])]
+        if kind == 'pred':
+            scores = sample['pred_score'].cpu().numpy()
+        return draw_labels(path, meta, scores=scores)
     if 'gt_sem_seg' in sample:
-        labels = sample.gt_sem_seg.data[0].numpy().astype(np.uint8)
-        return segmentation(image, labels, classes, palette)[1]
-    objects = sample.gt_instances
-    masks = None
-    if 'masks' in objects:
-        masks = iter(objects.masks.masks.astype(bool))
-    boxes = getattr(objects.bboxes, 'tensor', objects.bboxes).numpy()
-    labels = objects.labels.numpy()
-    ones = np.ones(len(boxes))
-    return detection(image, boxes, ones, labels, masks, classes, palette)[1]
+        labels = sample[f'{kind}_sem_seg']['data'][0].cpu().numpy()
+        return draw_labels(path, meta, label_map=labels)
+    objects = sample[f'{kind}_instances']
+    boxes = getattr(objects['bboxes'], 'tensor', objects['bboxes'])
+    scores = objects.get('scores', torch.ones(len(boxes))).cpu().numpy()
+    shown = scores > SCORE
+    masks = objects.get('masks')
+    if masks is not None:
+        masks = np.asarray(getattr(masks, 'masks', masks))[shown] > 0
+    return draw_labels(
+        *(path, meta),
+        boxes=boxes.cpu().numpy()[shown],
+        scores=scores[shown],
+        labels=objects['labels'].cpu().numpy()[shown],
+        masks=masks if masks is None else iter(masks),
+    )
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture, complete or not at all."""
-    with replacing(path) as part:
-        figure.savefig(part, format='png')
-
-
-def publish(checkpoint: Path, path: Path) -> None:
-    """Write the weights of a checkpoint without the state of the training."""
-    content = strip_checkpoint(read_checkpoint(checkpoint))
-    with replacing(path) as part:
-        torch.save(content, part)
-
-
-def export(cfg: Config, checkpoint: Path, path: Path) -> str:
-    """Export a model for images of any size.
-
-    Args:
-        cfg (Config): The config.
-        checkpoint (Path): The weights.
-        path (Path): The ONNX file.
-
-    Returns:
-        str: Why there is no file; empty if there is one.
-    """
+def _export(config: Path, weights: Path) -> str:
+    """Export a model for images of any size; why not, if it cannot."""
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            graph = make_graph(get_model(cfg, str(checkpoint)))
-            export_files(graph, cfg, str(checkpoint), path)
+            cfg = prepare(config)
+            graph = make_graph(get_model(cfg, str(weights)))
+            path = config.with_name('model.onnx')
+            export_files(graph, cfg, str(weights), path)
     except (ImportError, ValueError) as error:
         return f'{error!s:.300}'
     return ''
 
 
 def write_result(result: dict, work_dir: Path) -> None:
-    """Write ``result.json``.
-
-    Args:
-        result (dict): Plain data.
-        work_dir (Path): The folder.
-    """
+    """Write ``result.json``, complete or not at all."""
     with replacing(work_dir / RESULT) as part:
         text = json.dumps(result, indent=1, ensure_ascii=False)
         part.write_text(text + '\n', 'utf-8')
@@ -378,37 +257,28 @@ def read_result(work_dir: Path) -> dict:
 
 
 def describe(result: dict, work_dir: Path) -> Iterator[str]:
-    """Say what came out, in the lines of the last screen.
-
-    Args:
-        result (dict): As written by :func:`write_result`.
-        work_dir (Path): Its folder.
-
-    Yields:
-        str: A line.
-    """
-    _, name, _ = METRICS[result['task']]
+    """Say what came out, in the lines of the last screen."""
+    about = TASKS[result['task']]
     count = f'{result["images"][result["split"]]} images'
     if result['split'] == 'val':
         count += ', which also chose the checkpoint'
-    yield f'{name} on {count}: {result["metric"]:.3g}'
-    yield f'{BASELINES[result["task"]]}: {result["baseline"]:.3g}'
-    more = {'coco/bbox_mAP_50': 'box AP50', 'coco/segm_mAP_50': 'mask AP50'}
-    for key, title in more.items():
+    yield f'{about.title} on {count}: {result["metric"]:.3g}'
+    yield f'{about.trivial}: {result["baseline"]:.3g}'
+    for key in ('coco/bbox_mAP_50', 'coco/segm_mAP_50'):
         if key in result['metrics']:
-            yield f'{title}: {result["metrics"][key]:.3g}'
+            kind = 'box' if 'bbox' in key else 'mask'
+            yield f'{kind} AP50: {result["metrics"][key]:.3g}'
     if result['ended']:
         steps = f'{result["steps"]} of {result["plan"]["iters"]} steps'
         yield f'the training ended after {steps}: {result["ended"]}'
-    places = [work_dir / name for name in ('predictions.png', result['chart'])]
-    yield f'predictions beside the truth: {places[0]}'
-    yield f'{result["chart_name"]}: {places[1]}'
+    yield f'predictions beside the truth: {work_dir / "predictions.png"}'
+    yield f'{result["chart_name"]}: {work_dir / result["chart"]}'
     yield f'weights: {work_dir / "model.pth"}; numbers: {work_dir / RESULT}'
     if result['export']:
         yield f'there is no ONNX file: {result["export"]}'
     else:
-        yield 'predict, without torch:'
         onnx = quote(str(work_dir / 'model.onnx'))
+        yield 'predict, without torch:'
         yield f'  python tools/infer.py {onnx} PHOTO.jpg'
     yield 'train it again, after changes of the config:'
     yield f'  python tools/train.py {quote(str(work_dir / "config.py"))}'

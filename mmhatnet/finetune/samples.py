@@ -7,116 +7,116 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 IGNORED = 255  # label of pixels that are not counted
-TASKS = 'classification', 'segmentation', 'detection', 'instances'
+# What may be odd in a folder, and what is done about it.
+NOTES = dict(
+    file='files that cannot be read, left out',
+    format='images in other formats, left out; convert them to .jpg',
+    name='files to rename, left out',
+    turned='images that their EXIF rotates; check whether the labels fit',
+    unlabelled='images without labels, left out',
+    empty='images without labels, taken as empty',
+    outside='images outside folders of classes or splits, left out',
+    alone='labels without their image, left out',
+    ambiguous='names of several images, left out; write their folders, too',
+    double='images or labels of the same name, of which the first counts',
+    size='images of another size than their labels, left out; relabel them',
+    incomplete='objects or lines that are incomplete, left out',
+    invisible='boxes of less than a pixel in their image, left out',
+    beyond='boxes that go beyond their image, cut',
+    masks='masks of some objects only, which are not used',
+    unused='classes without objects, left out',
+    unlearned='classes without an image for training; add some to train',
+    columns='tables without a column named label, left out',
+    case='classes whose names differ by case only; are they the same?',
+    names='names that do not fit the values of label maps; numbers are used',
+    numbers='classes without a name in data.yaml',
+    sampled='only some images were decoded, and copies were not searched',
+    no_split='images that belong to no split, added to train',
+    leaks='images that are in train, too, so that the score is too good',
+    split='a split is made of the images for training',
+    copies='copies of other images, kept in one split',
+    one='all images seem to be of one photograph, so the score says little',
+)
 
 
 class Box(NamedTuple):
-    """An object, in pixels of its image.
-
-    Attributes:
-        left (float): Left side.
-        top (float): Upper side.
-        right (float): Right side.
-        bottom (float): Lower side.
-        label (int): Number of the class.
-        mask (list | dict, optional): Polygons or RLE, as in COCO. Defaults to
-            None.
-        crowd (bool): It is neither learned nor counted. Defaults to False.
-    """
+    """An object, in pixels of its image."""
 
     left: float
     top: float
     right: float
     bottom: float
-    label: int
-    mask: Any = None
-    crowd: bool = False
+    label: Any  # a number; readers begin with a name
+    mask: Any = None  # polygons or RLE, as in COCO
+    crowd: bool = False  # neither learned nor counted
 
 
 @dataclass
 class Sample:
-    """An image and its labels, those that the task has.
-
-    Attributes:
-        image (Path): The file.
-        label (int, optional): Number of the class of the image.
-        boxes (list[Box], optional): The objects; empty if it has none.
-        label_map (Path, optional): The file with a label for each pixel;
-            ``Found.values`` says how to read it.
-        size (tuple[int, int], optional): Width and height, if they were read.
-        split (str, optional): 'train', 'val' or 'test', if the folder says it.
-    """
+    """An image and its labels, those that the task has."""
 
     image: Path
     label: int | None = None
-    boxes: list[Box] | None = None
-    label_map: Path | None = None
-    size: tuple[int, int] | None = None
-    split: str | None = None
+    boxes: list[Box] | None = None  # empty if there is no object
+    label_map: Path | None = None  # Found.values says how to read it
+    size: tuple[int, int] | None = None  # width and height, if read
+    split: str | None = None  # 'train', 'val' or 'test', if the folder says it
+
+    @property
+    def labels(self) -> set[int]:
+        """Labels of the image or its objects; empty for label maps."""
+        own = set() if self.label is None else {self.label}
+        return own | {box.label for box in self.boxes or ()}
+
+
+@dataclass
+class Reading:
+    """What a reader of a layout found."""
+
+    layout: str  # for people
+    task: str  # 'classification', 'segmentation', 'detection' or 'instances'
+    classes: list[str]  # names of the labels 0, 1, ...
+    samples: list[Sample]
+    values: dict[int, int] | None = None  # in a label map -> label
 
 
 @dataclass
 class Found:
-    """A data set of a user.
-
-    Attributes:
-        root (Path): The folder.
-        layout (str): Name of the layout, for people.
-        task (str): One of TASKS.
-        classes (list[str]): Names of the labels 0, 1, ...
-        splits (dict[str, list[Sample]]): 'train', 'val' and perhaps 'test'.
-        notes (list[str]): What was odd and what was done about it, one line
-            each.
-        values (dict, optional): Value in a label map -> label. A value is a
-            grey level, an index of a palette or a colour (R, G, B); values
-            that are missing are ignored.
-    """
+    """A data set of a user; as :class:`Reading`, but split."""
 
     root: Path
     layout: str
     task: str
     classes: list[str]
-    splits: dict[str, list[Sample]]
-    notes: list[str] = field(default_factory=list)
-    values: dict | None = None
-
-
-@dataclass
-class Reading:
-    """What a reader of a layout found; as :class:`Found`, but not split."""
-
-    layout: str
-    task: str
-    classes: list[str]
-    samples: list[Sample]
-    values: dict | None = None
+    splits: dict[str, list[Sample]]  # 'train', 'val' and perhaps 'test'
+    notes: list[str] = field(default_factory=list)  # what was odd, in lines
+    values: dict[int, int] | None = None
 
 
 class Oddities(defaultdict[str, list[str]]):
-    """What was odd -> where."""
+    """What was odd, a key of NOTES -> where."""
 
     def __init__(self):
         super().__init__(list)
 
-    def add(self, what: str, where: object) -> None:
-        """Add a file to what is odd about it."""
-        self[what].append(str(where))
+    def add(self, what: str, where: object, why: object = '') -> None:
+        """Add a place to what is odd about it."""
+        self[what].append(f'{where} ({why!s:.100})' if why else str(where))
 
     def lines(self) -> list[str]:
         """Write one line for each kind."""
-        return [
-            f'{what}: {where[0]:.300}'
-            if len(where) == 1
-            else f'{what}: {len(where)}, for example {where[0]:.300}'
-            for what, where in self.items()
-        ]
+        lines = []
+        for what, where in self.items():
+            many = f'{len(where)}, for example ' if len(where) > 1 else ''
+            lines.append(f'{NOTES[what]}: {many}{where[0]:.300}')
+        return lines
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
     """Sort names of classes; numbers come first, in their order."""
-    return sorted(
-        set(names),
-        key=lambda name: (
-            (0, int(name), name) if name.isdecimal() else (1, 0, name)
-        ),
-    )
+
+    def key(name: str) -> tuple:
+        number = name.isdecimal()
+        return not number, int(name) if number else 0, name
+
+    return sorted(set(names), key=key)

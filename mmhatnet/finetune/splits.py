@@ -1,7 +1,6 @@
 """The split of a data set into training, validation and test."""
 
 import hashlib
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from networkx.utils import UnionFind  # comes with torch
 from PIL import Image
 
 from ..runtime.images import open_image
-from .layouts.files import ERRORS, UNREADABLE, Files
+from .layouts.files import ERRORS, Files
 from .samples import Oddities, Reading, Sample
 
 SHARE = 0.2  # of the images for validation
@@ -28,50 +27,38 @@ AUGMENTED = re.compile(
 LOOK = 17, 16  # width and height in pixels
 MOST_BITS = 20  # of 256 that differ between copies
 MOST_ALIKE = 10
+Looks = dict[Path, np.ndarray]
 
 
-def drop_unreadable(reading: Reading, files: Files) -> dict[Path, np.ndarray]:
+def drop_unreadable(reading: Reading, files: Files) -> Looks:
     """Drop images that cannot be read, and look at the others.
 
-    Args:
-        reading (Reading): The data set; changed in place.
-        files (Files): Its files.
-
-    Returns:
-        dict[Path, ndarray]: Image -> its look, about the same for copies in
-        other sizes and qualities; empty for large data sets.
+    The looks are about the same for copies in other sizes and qualities. They
+    are empty for large data sets.
     """
-    samples = reading.samples[:: -(-len(reading.samples) // MANY_FILES) or 1]
-    pixels = 0
-    broken = set()
-    for sample in samples:
-        size = files.size(sample.image.relative_to(files.root))
-        pixels += size[0] * size[1] if size else 0
-        if not size:
-            broken.add(sample.image)
-    looks = {}
-    whole = len(reading.samples)
+    samples, whole = reading.samples, len(reading.samples)
+    names = {s.image: s.image.relative_to(files.root) for s in samples}
+    headers = [*names][:: -(-whole // MANY_FILES) or 1]
+    sizes = {image: files.size(names[image]) for image in headers}
+    pixels = sum(
+        width * height for width, height in filter(None, sizes.values())
+    )
     step = max(1, -(-pixels // MANY_PIXELS))
     if whole > MANY_FILES:
         step = max(step, whole // SAMPLED)
-    decoded = reading.samples[::step]
-    if step > 1:
-        files.odd.add(
-            'only some images were decoded to find damaged ones, and copies '
-            'were not searched by their look',
-            f'{len(decoded)} of {whole}',
-        )
-    for sample in decoded:
-        if sample.image in broken:
-            continue
+    looks = {}
+    for image in [*names][::step]:
         try:
-            looks[sample.image] = _look(sample.image)
+            if sizes.get(image, True):
+                looks[image] = _look(image)
         except ERRORS as error:
-            broken.add(sample.image)
-            name = sample.image.relative_to(files.root)
-            files.odd.add(UNREADABLE, f'{name} ({error!s:.100})')
-    reading.samples = [s for s in reading.samples if s.image not in broken]
-    return looks if step == 1 else {}
+            sizes[image] = None
+            files.odd.add('file', names[image], error)
+    reading.samples = [s for s in samples if sizes.get(s.image, True)]
+    if step == 1:
+        return looks
+    files.odd.add('sampled', f'{len(looks)} of {whole}')
+    return {}
 
 
 def _look(path: Path) -> np.ndarray:
@@ -84,7 +71,7 @@ def _look(path: Path) -> np.ndarray:
     return np.where(brighter, 1, -1).astype(np.float32).ravel()
 
 
-def _find_alike(looks: dict[Path, np.ndarray]) -> Iterator[tuple[Path, Path]]:
+def _find_alike(looks: Looks) -> Iterator[tuple[Path, Path]]:
     """Find pairs of images that look alike, but for few bits."""
     paths = list(looks)
     every = np.array(list(looks.values()))
@@ -97,7 +84,7 @@ def _find_alike(looks: dict[Path, np.ndarray]) -> Iterator[tuple[Path, Path]]:
             yield paths[start + first], paths[second]
 
 
-def digest(path: Path) -> str:
+def _digest(path: Path) -> str:
     """Compute a hash of a file, of a large one by three of its parts."""
     part = 1 << 16
     with open(path, 'rb') as file:
@@ -110,151 +97,58 @@ def digest(path: Path) -> str:
 
 
 def make_splits(
-    reading: Reading,
-    looks: dict[Path, np.ndarray],
-    files: Files,
-    seed: int = 0,
+    reading: Reading, looks: Looks, files: Files, seed: int
 ) -> dict[str, list[Sample]]:
     """Take the split that the folder has, and make what is missing.
 
     Copies of one photograph stay together: the same bytes, names that differ
     by what programs add when they augment images, and, in small data sets,
-    the same look.
-
-    Args:
-        reading (Reading): The data set.
-        looks (dict[Path, np.ndarray]): As from :func:`drop_unreadable`.
-        files (Files): Its files; gets what is odd.
-        seed (int): Another one gives another split. Defaults to 0.
-
-    Returns:
-        dict[str, list[Sample]]: 'train', 'val' and perhaps 'test'.
-
-    Raises:
-        ValueError: If nothing is there for training or validation.
+    the same look. ValueError if nothing is there for training or validation.
     """
-    odd = files.odd
-    splits: dict[str, list[Sample]] = defaultdict(list)
-    stated = any(sample.split for sample in reading.samples)
-    for sample in reading.samples:
-        if stated and not sample.split:
-            odd.add(
-                'images that belong to no split, added to train',
-                sample.image.name,
-            )
+    odd, samples = files.odd, reading.samples
+    splits: dict[str, list[Sample]] = dict(train=[], val=[], test=[])
+    stated = any(sample.split for sample in samples)
+    for sample in samples:
         splits[sample.split or 'train'].append(sample)
+        if stated and not sample.split:
+            odd.add('no_split', sample.image.name)
     if not splits['train']:
         raise ValueError(
             f'there are images for {" and ".join(filter(splits.get, splits))},'
             ' but none for training: name their folder train, or remove the '
             'folders of splits, and a split is made'
         )
-    few = len(reading.samples) <= MANY_FILES
+    few = len(samples) <= MANY_FILES
     hashes = {
-        sample.image: digest(sample.image)
+        s.image: _digest(s.image)
         if few
-        else os.path.relpath(sample.image, files.root)
-        for sample in reading.samples
+        else str(s.image)[len(str(files.root)) :]
+        for s in samples
     }
-    if stated and few:
-        _note_leaks(splits, hashes, odd)
-    if not splits['val']:
-        train, val = _divide(splits['train'], hashes, looks, odd, seed)
-        splits['train'], splits['val'] = train, val
-        if stated:
-            odd.add(
-                'a validation split is made of train', f'{len(val)} images'
-            )
-        else:
-            odd.add('a split is made', f'{len(train)} and {len(val)} images')
-    return {
-        name: splits[name] for name in ('train', 'val', 'test') if splits[name]
-    }
-
-
-def _note_leaks(splits: dict, hashes: dict[Path, str], odd: Oddities) -> None:
     known = {hashes[sample.image] for sample in splits['train']}
-    for split in ('val', 'test'):
-        for sample in splits[split]:
-            if hashes[sample.image] in known:
-                odd.add(
-                    f'images of {split} that are in train, too, so that the '
-                    'score is too good; remove them from one',
-                    sample.image.name,
-                )
+    for sample in (*splits['val'], *splits['test']):
+        if hashes[sample.image] in known:
+            odd.add('leaks', sample.image.name)
+    if not splits['val']:
+        groups = _group(splits['train'], hashes, looks, odd)
+        chosen = _choose(groups, hashes, seed)
+        splits['val'] = [s for s in splits['train'] if s.image in chosen]
+        splits['train'] = [s for s in splits['train'] if s.image not in chosen]
+        odd.add('split', f'{len(splits["val"])} are for validation')
+    return {name: found for name, found in splits.items() if found}
 
 
-def _divide(
-    samples: list[Sample],
-    hashes: dict[Path, str],
-    looks: dict[Path, np.ndarray],
-    odd: Oddities,
-    seed: int,
-) -> tuple[list[Sample], list[Sample]]:
-    """Divide samples into groups of copies, and these by their hashes."""
+def _group(
+    samples: list[Sample], hashes: dict[Path, str], looks: Looks, odd: Oddities
+) -> list[list[Sample]]:
+    """Group copies of one photograph."""
     if len(samples) < 2:
         raise ValueError(
             'there is one image that can be used: training and validation '
             'need two at least, and better a hundred'
         )
-    groups = _group(samples, hashes, looks)
-    if len(groups) == 1:
-        odd.add(
-            'all images seem to come from one photograph, so the score '
-            'says little',
-            samples[0].image.name,
-        )
-        groups = [[sample] for sample in samples]
-    copies = len(samples) - len(groups)
-    if copies:
-        odd.add('copies of other images, kept in one split', f'{copies}')
-    counts = Counter(label for s in samples for label in labels_of(s))
-    strata = defaultdict(list)
-    for group in groups:
-        labels = {label for sample in group for label in labels_of(sample)}
-        rarest = min(labels, key=lambda x: (counts[x], x), default=-1)
-        order = min(hashes[sample.image] for sample in group)
-        order = hashlib.sha256(f'{seed} {order}'.encode()).hexdigest()
-        strata[rarest].append((order, group))
-    chosen: set[Path] = set()
-    for stratum in strata.values():
-        whole = sum(len(group) for _, group in stratum)
-        # At least one group for each of the splits.
-        wanted = max(1, round(SHARE * whole)) if len(stratum) > 1 else 0
-        taken = 0
-        for _, group in sorted(stratum, key=lambda item: item[0])[:-1]:
-            # A large group, as of tiles of one photograph, is for training.
-            if taken < wanted and taken + len(group) <= 2 * wanted:
-                chosen.update(sample.image for sample in group)
-                taken += len(group)
-    if not chosen:
-        chosen = {s.image for s in min(groups, key=len)}
-    train = [s for s in samples if s.image not in chosen]
-    return train, [s for s in samples if s.image in chosen]
-
-
-def labels_of(sample: Sample) -> set[int]:
-    """Get the labels of an image or of its objects.
-
-    Args:
-        sample (Sample): The image.
-
-    Returns:
-        set[int]: The labels; empty for label maps, which are not read.
-    """
-    own = set() if sample.label is None else {sample.label}
-    return own | {box.label for box in sample.boxes or ()}
-
-
-def _group(
-    samples: list[Sample],
-    hashes: dict[Path, str],
-    looks: dict[Path, np.ndarray],
-) -> list[list[Sample]]:
-    """Group copies of one photograph."""
     sets = UnionFind()
-    for sample in samples:
-        path = sample.image
+    for path in (sample.image for sample in samples):
         name = AUGMENTED.sub('', path.stem)
         sets.union(path, hashes[path], (path.parent, name))
     for pair in _find_alike(
@@ -264,4 +158,36 @@ def _group(
     groups = defaultdict(list)
     for sample in samples:
         groups[sets[sample.image]].append(sample)
+    if len(groups) == 1:
+        odd.add('one', samples[0].image.name)
+        return [[sample] for sample in samples]
+    if len(groups) < len(samples):
+        odd.add('copies', len(samples) - len(groups))
     return list(groups.values())
+
+
+def _choose(
+    groups: list[list[Sample]], hashes: dict[Path, str], seed: int
+) -> set[Path]:
+    """Choose groups for validation by their hashes, some of each class."""
+    counts = Counter(
+        label for group in groups for s in group for label in s.labels
+    )
+    strata = defaultdict(list)
+    for group in groups:
+        labels = set().union(*(sample.labels for sample in group))
+        rarest = min(labels, key=lambda x: (counts[x], x), default=-1)
+        first = min(hashes[sample.image] for sample in group)
+        order = hashlib.sha256(f'{seed} {first}'.encode()).hexdigest()
+        strata[rarest].append((order, group))
+    chosen: set[Path] = set()
+    for stratum in strata.values():
+        # At least one group for each of the splits.
+        wanted = max(1, round(SHARE * sum(len(x) for _, x in stratum)))
+        taken = 0
+        for _, group in sorted(stratum, key=lambda item: item[0])[:-1]:
+            # A large group, as of tiles of one photograph, is for training.
+            if taken < wanted and taken + len(group) <= 2 * wanted:
+                chosen.update(sample.image for sample in group)
+                taken += len(group)
+    return chosen or {sample.image for sample in min(groups, key=len)}

@@ -2,18 +2,17 @@
 
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from itertools import count
 from math import inf, isfinite
 from pathlib import Path
-from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from ..engine.resuming import find_checkpoints
 from ..engine.runner import build_runner
 from ..utils.config import read_config
-from .plan import METRICS, Plan
+from .plan import Plan
 from .recipe import make_config, write_config
 
 ELAPSED = 'finetune_seconds'  # in the state of a training
@@ -38,14 +37,7 @@ _runs = count()
 
 @contextmanager
 def quietly(log: Path) -> Iterator[TextIO]:
-    """Send what the libraries print to a file.
-
-    Args:
-        log (Path): The file; it is continued.
-
-    Yields:
-        TextIO: The terminal.
-    """
+    """Send what the libraries print to a file; yields the terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = sys.stderr
     with (
@@ -68,14 +60,7 @@ class _Recorder(Hook):
         self.times: list[float] = []
         self.losses: list[float] = []
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | Sequence | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Record a step."""
+    def after_train_iter(self, runner, outputs=None, **_):
         self.losses.append(_loss(outputs))
         self.times.append(time.monotonic())
         late = self.times[-1] - self.times[0] > self.seconds
@@ -85,39 +70,22 @@ class _Recorder(Hook):
     @property
     def step(self) -> float:
         """Seconds of a step, without those that start the workers."""
-        gaps = [
-            b - a for a, b in zip(self.times, self.times[1:], strict=False)
-        ]
-        return median(gaps[len(gaps) // 3 :]) if gaps else inf
+        gaps = np.diff(self.times)
+        return float(np.median(gaps[len(gaps) // 3 :])) if len(gaps) else inf
 
 
 def try_steps(
-    plan: Plan, data: dict, steps: int, seconds: float = inf
+    plan: Plan, data: dict, steps: int = TIMED, seconds: float = inf
 ) -> _Recorder:
-    """Train a few steps, in a folder that is deleted.
-
-    Args:
-        plan (Plan): The plan.
-        data (dict): As for :func:`~mmhatnet.finetune.recipe.make_config`.
-        steps (int): The number of steps.
-        seconds (float): Time after which it stops. Defaults to infinity.
-
-    Returns:
-        _Recorder: Their times and losses.
-    """
+    """Train a few steps, in a folder that is deleted; times and losses."""
     recorder = _Recorder(seconds)
     with TemporaryDirectory() as folder:
         path = Path(folder, 'trial.py')
         write_config(make_config(plan, data), path)
         cfg = prepare(path)
-        cfg.update(
-            param_scheduler=[],
-            custom_hooks=[],
-            check_loss=False,  # a rate of the search may be too high
-            val_cfg=None,
-            val_dataloader=None,
-            val_evaluator=None,
-        )
+        cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
+        cfg.update(param_scheduler=[], custom_hooks=[])
+        cfg.check_loss = False  # a rate of the search may be too high
         cfg.train_cfg.max_iters = steps
         cfg.default_hooks.checkpoint = None
         runner = build_runner(cfg, ('train',))
@@ -127,24 +95,13 @@ def try_steps(
     return recorder
 
 
-def measure_step(plan: Plan, data: dict, seconds: float) -> float:
-    """Measure the seconds of a step of a plan on this machine."""
-    return try_steps(plan, data, TIMED, seconds).step
-
-
 def search_lr(
     plan: Plan, seconds: float, losses: Callable[[Plan, int], list[float]]
 ) -> Plan:
     """Try half, once and twice the learning rate, if there is time.
 
-    Args:
-        plan (Plan): The plan, with the time of a step.
-        seconds (float): Time for the search.
-        losses (Callable): Trains a plan for some steps; returns the loss of
-            each.
-
-    Returns:
-        Plan: The plan with the rate after which the loss is the lowest.
+    ``losses`` trains a plan for some steps and returns the loss of each. The
+    rate after which the loss is the lowest is chosen.
     """
     steps = min(MOST, int(seconds / plan.step / len(FACTORS)))
     if steps < FEWEST:
@@ -153,7 +110,7 @@ def search_lr(
     for factor in FACTORS:
         rate = float(f'{plan.lr * factor:.2g}')
         found = losses(replace(plan, lr=rate, iters=steps), steps)
-        loss = fmean(found[-(steps // 3) :])
+        loss = float(np.mean(found[-(steps // 3) :]))
         tried[rate] = loss if isfinite(loss) else inf
     best = min(tried, key=lambda rate: tried[rate])
     shown = ', '.join(f'{lr:.2g} {loss:.2f}' for lr, loss in tried.items())
@@ -165,16 +122,10 @@ def search_lr(
 
 
 class ProgressHook(Hook):
-    """Shows a line with the metric and the time left, and ends in time.
-
-    Args:
-        plan (Plan): The plan.
-        seconds (float): Time after which the training ends.
-        terminal (TextIO): Where the line is shown.
-    """
+    """Shows a line with the metric and the time left, and ends in time."""
 
     def __init__(self, plan: Plan, seconds: float, terminal: TextIO) -> None:
-        self.metric, self.name, _ = METRICS[plan.task]
+        self.metric, self.name = plan.about.metric, plan.about.title
         self.seconds, self.terminal = seconds, terminal
         self.best: float | None = None
         self.reason = ''  # of an early end
@@ -197,13 +148,7 @@ class ProgressHook(Hook):
             unit='step',
         )
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | Sequence | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner, outputs=None, **_):
         """Show the step, and end the training if it must."""
         elapsed = time.monotonic() - self.start
         runner.message_hub.update_info(ELAPSED, elapsed)
@@ -211,21 +156,16 @@ class ProgressHook(Hook):
             self.reason = 'the time was over'
         if self.reason:
             runner.train_loop.stop_training = True
-        self.bar.set_postfix_str(self._describe(outputs), refresh=False)
+        best = '' if self.best is None else f', {self.name} {self.best:.3g}'
+        text = f'loss {_loss(outputs):.3g}{best}'
+        self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
 
-    def _describe(self, outputs: dict | None) -> str:
-        best = '' if self.best is None else f', {self.name} {self.best:.3g}'
-        return f'loss {_loss(outputs):.3g}{best}'
-
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner, metrics=None):
         """Note the metric."""
         self.evaluated = runner.iter
-        value = (metrics or {}).get(self.metric)
-        if value is not None:
-            self.best = max(value, -inf if self.best is None else self.best)
+        value = (metrics or {}).get(self.metric, self.best)
+        self.best = value if self.best is None else max(value, self.best)
 
     def after_train(self, runner: Runner) -> None:
         """Evaluate the last weights, unless that was done."""
@@ -241,9 +181,6 @@ class ProgressHook(Hook):
 @contextmanager
 def ending_on_interrupt(hook: ProgressHook) -> Iterator[None]:
     """End the training well at the first Ctrl-C, the program at the second."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def end(*_) -> None:
         # Processes that load data inherit this and ignore the signal.
@@ -270,33 +207,24 @@ def train(
         terminal (TextIO): Where progress is shown.
 
     Returns:
-        tuple[int, str]: The steps that were made, and why they ended; empty
-        if that was the end of the schedule.
+        tuple[int, str]: The steps, and why they ended early, or ''.
     """
     cfg = prepare(path)
-    if find_checkpoints(cfg.work_dir):
-        cfg.resume = True
+    cfg.resume = bool(find_checkpoints(cfg.work_dir))
     hook = ProgressHook(plan, seconds, terminal)
     with ending_on_interrupt(hook):
         runner = build_runner(cfg, ('train', 'val'))
         runner.register_hook(hook, 'LOW')
         runner.train()
-    lock = runner.work_dir_lock
-    lock.close()
+    runner.work_dir_lock.close()
     return runner.iter, hook.reason
 
 
 def prepare(path: Path, folder: str = 'training') -> Config:
     """Read a config for one of several runs in this process.
 
-    Args:
-        path (Path): The config.
-        folder (str): The work_dir, beside the config: mmengine writes the
-            complete config, of the same name, into it. Defaults to
-            'training'.
-
-    Returns:
-        Config: The config.
+    Its work_dir is a folder beside the config, since mmengine writes the
+    complete config, of the same name, into it.
     """
     cfg = read_config(path)
     name = f'{folder}_{next(_runs)}'  # mmengine keeps one log for each name

@@ -348,17 +348,21 @@ def check_stem_stride(stem_stride: int) -> int:
     return int(stem_stride)
 
 
-def check_image_size(height: int, width: int, stride: int) -> None:
+def check_images(shape: Sequence[int], stride: int) -> None:
     """Check that the last stage has at least one token.
 
     Args:
-        height (int): Of the image in pixels.
-        width (int): Of the image in pixels.
+        shape (Sequence[int]): N, C, H and W of the images.
         stride (int): Of the last stage.
 
     Raises:
-        ValueError: If one of them is less than the stride.
+        ValueError: If it is another shape, or H or W is less than the stride.
     """
+    if len(shape) != 4:
+        raise ValueError(
+            f'HATNet needs images of the shape (N, C, H, W), got {(*shape,)}'
+        )
+    height, width = shape[2:]
     if height < stride or width < stride:
         raise ValueError(
             f'HATNet needs images of at least {stride}x{stride} pixels, got '

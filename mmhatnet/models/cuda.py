@@ -13,8 +13,9 @@ from .windows import cut_side
 # Of a window and of a head in a program. In float32 they would not fit.
 MAX_TOKENS = 64
 MAX_HEAD_DIM = 64
-# K of depthwise convolutions whose sums fit the registers of a thread.
-KERNEL_SIZES = 3, 5
+# K of depthwise convolutions whose sums fit the registers of a thread. The
+# kernels have tuples, which Triton knows since torch 2.7.
+KERNEL_SIZES = (3, 5) if torch.__version__ >= (2, 7) else ()
 
 
 def attends_on_map(layer: nn.Module, x: Tensor) -> bool:

@@ -436,7 +436,7 @@ class HATNet(BackboneBase):
             tuple[Tensor]: (N, C_i, H_i, W_i) for each stage i, in the images'
             memory format; H_i is H / (stem_stride * 2**i) rounded up.
         """
-        archs.check_image_size(x.shape[-2], x.shape[-1], self.stride)
+        archs.check_images(x.shape, self.stride)
         layout = memory_format_of(x)
         inner = torch.channels_last if self.fast else torch.contiguous_format
         x = to_memory_format(x, inner)

@@ -49,10 +49,15 @@ def read_config(filename: str | os.PathLike) -> Config:
     Raises:
         FileNotFoundError: If the file, or one that it inherits, does not
             exist.
+        ValueError: If one of them is not valid Python. The message names the
+            file and the line.
     """
     named = '::' in str(filename)
     if not named and not Path(filename).is_file():
-        raise FileNotFoundError(f'no config at {filename}')
+        raise FileNotFoundError(
+            f'no config at {filename}: a path, or a name as in '
+            'mmhatnet::hatnet/hatnet-tiny_8xb128_in1k.py, is needed'
+        )
     try:
         cfg = get_config(filename) if named else Config.fromfile(filename)
     except (AssertionError, OSError) as error:
@@ -65,10 +70,28 @@ def read_config(filename: str | os.PathLike) -> Config:
         raise FileNotFoundError(
             f'cannot read {filename}: {error!s:.500}{remedy}'
         ) from error
+    except SyntaxError as error:
+        raise ValueError(
+            f'cannot read {_find_source(error) or filename}: line '
+            f'{error.lineno}: {error.msg}'
+        ) from error
     if named:
         _drop_scope(cfg)
     name_types(cfg)
     return cfg
+
+
+def _find_source(error: SyntaxError) -> str | None:
+    """The file of an error, for which mmengine writes '<unknown>'."""
+    if error.filename and os.path.isfile(error.filename):
+        return error.filename
+    places = [
+        frame.f_locals.get('filename')
+        for frame, _ in walk_tb(error.__traceback__)
+        if frame.f_globals.get('__name__', '').startswith('mmengine.config')
+    ]
+    place = next(filter(None, reversed(places)), None)
+    return place and os.path.normpath(place)
 
 
 def name_types(cfg: Config) -> None:

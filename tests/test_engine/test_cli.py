@@ -241,6 +241,21 @@ def test_a_wrong_base_is_one_line(tmp_path, base, message):
             cli.load_config(args)
 
 
+def test_invalid_python_is_one_line(tmp_path):
+    """The message names the file, also if another one inherits it."""
+    base, heir = tmp_path / 'base.py', tmp_path / 'heir.py'
+    base.write_text('a = 1\nb = dict(c=2\n')
+    heir.write_text("_base_ = './base.py'")
+    for config in (base, heir):
+        args = cli.make_parser('').parse_args([str(config)])
+        expected = re.escape(f'error: cannot read {base}: line 2: ')
+        with (
+            pytest.raises(SystemExit, match=expected),
+            cli.one_line_errors(),
+        ):
+            cli.load_config(args)
+
+
 def test_only_our_own_errors_lose_their_traceback(tmp_path):
     args = cli.make_parser('').parse_args(['nothing'])
     with (

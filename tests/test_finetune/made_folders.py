@@ -121,11 +121,11 @@ def voc(root, count=8):
     return root
 
 
-def table(root, rows, header='filename,label', name='labels.csv', count=8):
+def table(root, rows, header='filename,label', name='labels.csv', **options):
     """A CSV; ``rows`` gets the number of each image."""
-    pictures(root / 'pictures', count)
+    pictures(root / 'pictures', 8, **options)
     lines = [header] if header else []
-    lines += [rows(i) for i in range(count)]
+    lines += [rows(i) for i in range(8)]
     write(root / name, '\n'.join(lines))
     return root
 

@@ -13,10 +13,19 @@ from mmhatnet.finetune.found import describe, draw_examples, recognize
 
 BOMB = """<?xml version="1.0"?><!DOCTYPE bomb [<!ENTITY a "aaaa">
 <!ENTITY b "&a;&a;&a;&a;">]><annotation>&b;</annotation>"""
+GROWING = (
+    'a: &a [x, x, x, x, x, x, x, x, x]\n'
+    + ''.join(
+        f'{b}: &{b} [{", ".join(9 * ["*" + a])}]\n'
+        for a, b in zip('abcdefgh', 'bcdefghi', strict=True)
+    )
+    + 'names: *i\n'
+)
+PROGRAM = 'names: !!python/object/apply:os.system ["exit 1"]'
 
 
 def change(make, path, edit):
-    """A folder in which one file is changed by ``edit``, or deleted."""
+    """A folder in which one file or folder is changed by ``edit``."""
 
     def made_and_changed(root):
         make(root)
@@ -25,17 +34,34 @@ def change(make, path, edit):
     return made_and_changed
 
 
-def edit_json(edit):
-    def changed(path):
+def red(edit):
+    return change(made.folders, 'red/0.png', edit)
+
+
+def write(make, path, text):
+    return change(make, path, lambda file: file.write_text(text))
+
+
+def each_file(edit):
+    return lambda folder: [edit(path) for path in folder.iterdir()]
+
+
+def coco(edit, **options):
+    """COCO with another content."""
+
+    def edit_file(path):
         content = json.loads(path.read_text())
         edit(content)
         path.write_text(json.dumps(content))
 
-    return changed
+    return change(
+        lambda root: made.coco(root, **options), 'annotations.json', edit_file
+    )
 
 
-def one_class(root):
-    made.folders(root, classes=['red'])
+def annotation(masks=False, **values):
+    """COCO with another first object."""
+    return coco(lambda x: x['annotations'][0].update(values), masks=masks)
 
 
 def same_names(root):
@@ -69,26 +95,31 @@ def photographs(root):
     made.pictures(root / 'masks', 4, 50)
 
 
+def lossy(root):
+    photographs(root)
+    for path in (root / 'masks').iterdir():
+        path.rename(path.with_suffix('.jpg'))
+
+
 def huge(path):
-    """A header that promises 2 gigapixels."""
+    """A header that promises 3.6 gigapixels."""
     data = bytearray(path.read_bytes())
     data[16:24] = (60000).to_bytes(4, 'big') * 2
     path.write_bytes(data)
 
 
-def in_latin(root):
-    made.pictures(root, 8)
-    rows = [f'{i}.png;{("Möwe", "Kuh")[i % 2]}' for i in range(8)]
-    (root / 'a.csv').write_bytes(
-        '\n'.join(['bild;art', *rows]).encode('cp1252')
-    )
+def small(path):
+    made.picture(0, size=(9, 9)).save(path)
 
 
-def in_utf16(root):
-    made.pictures(root, 8)
-    rows = [f'{i}.png\t{("Möwe", "Kuh")[i % 2]}' for i in range(8)]
-    text = '\n'.join(['filename\tlabel', *rows])
-    (root / 'a.csv').write_bytes(text.encode('utf-16'))
+def table(encoding, mark):
+    def make(root):
+        made.pictures(root, 8)
+        rows = [f'{i}.png{mark}{("Möwe", "Kuh")[i % 2]}' for i in range(8)]
+        text = '\n'.join([f'bild{mark}art', *rows])
+        (root / 'a.csv').write_bytes(text.encode(encoding))
+
+    return make
 
 
 def unicode_names(root):
@@ -107,92 +138,89 @@ def unicode_forms(root):
     (root / 'annotations.json').write_text(json.dumps(content))
 
 
+def of_system(folder):
+    for name in ('.DS_Store', 'Thumbs.db', '._0.png'):
+        (folder / name).write_text('x')
+
+
+def rename(name):
+    return lambda path: os.rename(path, os.path.join(path.parent, name))
+
+
+def to_bytes(path):
+    os.rename(path, os.fsencode(path) + b'\xff.png')
+
+
 FAILS = {
     'empty folder': (lambda root: root.mkdir(), 'there are no images'),
     'no folder': (lambda root: None, 'there is no '),
     'archive': (lambda root: root.write_bytes(b'PK'), 'is a file: unpack it'),
-    'one class': (one_class, "all images are in the folder or class 'red'"),
-    'one image': (
-        lambda root: made.coco(root, 1),
-        'there is one image that can be used',
+    'one class': (
+        lambda root: made.folders(root, classes=['red']),
+        "all images are in the folder or class 'red'",
     ),
+    'one image': (lambda root: made.coco(root, 1), 'there is one image that'),
     'no labels': (
         lambda root: made.pictures(root, 4),
         '4 images without labels: give folders of classes',
     ),
-    'labels without images': (
-        change(
-            made.coco,
-            '',
-            lambda root: [path.unlink() for path in root.glob('*.png')],
-        ),
+    'hidden files only': (
+        lambda root: made.pictures(root, 3, pattern='.{}.png'),
         'there are no images',
+    ),
+    'photographs of telephones': (
+        lambda root: made.write(root / 'a.heic', 'x'),
+        'no images.*other formats, left out; convert them to .jpg: a.heic',
     ),
     'labels of other images': (
         change(
             made.voc,
             'JPEGImages',
-            lambda path: [
-                image.rename(path / f'x{image.name}')
-                for image in path.iterdir()
-            ],
+            each_file(
+                lambda path: path.rename(path.with_name(f'x{path.name}'))
+            ),
         ),
         'no image can be used.*labels without their image, left out: 8',
     ),
-    'same names': (same_names, 'names that several images have, left out'),
+    'same names': (
+        same_names,
+        'names of several images, left out; write their folders',
+    ),
     'all label maps of another size': (
-        change(
-            made.label_maps,
-            'images',
-            lambda path: [
-                made.picture(0, size=(9, 9)).save(image)
-                for image in path.iterdir()
-            ],
-        ),
-        'label maps that have another size than their image, left out: 8',
+        change(made.label_maps, 'images', each_file(small)),
+        'images of another size than their labels, left out; relabel them: 8',
     ),
     'label maps without classes': (
         lambda root: made.label_maps(root, values=[0]),
         'all label maps have the value 0 only',
     ),
     'photographs as label maps': (photographs, 'more than 255 different'),
+    'JPEG as label maps': (lossy, 'save label maps as PNG'),
     'broken JSON': (
-        change(made.coco, 'annotations.json', lambda path: truncate(path)),
-        'JSON files that cannot be read: annotations.json',
+        change(made.coco, 'annotations.json', truncate),
+        'cannot be read, left out: annotations.json',
     ),
     'JSON of wrong types': (
-        change(
-            made.coco,
-            'annotations.json',
-            edit_json(lambda content: content['annotations'].append(3)),
-        ),
+        coco(lambda content: content['annotations'].append(3)),
         'annotations.json is not in the COCO format',
     ),
     'deep JSON': (
-        change(
-            made.coco,
-            'annotations.json',
-            lambda path: path.write_text('[' * 100_000),
-        ),
-        'JSON files that cannot be read',
+        write(made.coco, 'annotations.json', '[' * 100_000),
+        'cannot be read, left out: annotations.json',
     ),
     'XML bombs': (
         change(
-            made.voc,
-            'Annotations',
-            lambda path: [xml.write_text(BOMB) for xml in path.iterdir()],
+            made.voc, 'Annotations', each_file(lambda x: x.write_text(BOMB))
         ),
-        'XML files that cannot be read, left out: 8, .*DOCTYPE',
+        'cannot be read, left out: 8, .*DOCTYPE',
     ),
     'program in YAML': (
-        change(
-            made.yolo,
-            'data.yaml',
-            lambda path: path.write_text(
-                'names: !!python/object/apply:os.system ["exit 1"]'
-            ),
-        ),
+        write(made.yolo, 'data.yaml', PROGRAM),
         'data.yaml is not valid YAML',
+    ),
+    'names in YAML that grow': (
+        write(made.yolo, 'data.yaml', GROWING),
+        'data.yaml: names is not a list of the classes',
     ),
     'val without train': (
         lambda root: made.folders(root, splits=('val',)),
@@ -202,84 +230,58 @@ FAILS = {
         lambda root: made.table(root, lambda i: f'{i}.png,a\n{i}.png,b'),
         'has several labels in the CSV',
     ),
-    'names in YAML that grow': (
-        change(
-            made.yolo,
-            'data.yaml',
-            lambda path: path.write_text(
-                'a: &a [x, x, x, x, x, x, x, x, x]\n'
-                + ''.join(
-                    f'{b}: &{b} [{", ".join(9 * ["*" + a])}]\n'
-                    for a, b in zip('abcdefgh', 'bcdefghi', strict=True)
-                )
-                + 'names: *i\n'
-            ),
-        ),
-        'data.yaml: names is not a list of the classes',
+    'CSV without header': (
+        lambda root: made.table(root, '{0}.png,a'.format, header=None),
+        'the first line of labels.csv is no header',
+    ),
+    'CSV with a column for each class': (
+        lambda root: made.table(root, '{0}.png,1,0'.format, 'file,cat,dog'),
+        'tables without a column named label, left out: labels.csv',
     ),
     'no object': (
-        change(
-            made.coco,
-            'annotations.json',
-            edit_json(lambda content: content['annotations'].clear()),
-        ),
+        coco(lambda content: content['annotations'].clear()),
         'no image has an object',
-    ),
-    'hidden files only': (
-        lambda root: made.pictures(root, 3, pattern='.{}.png'),
-        'there are no images',
-    ),
-    'photographs of telephones': (
-        lambda root: made.write(root / 'a.heic', 'x'),
-        'there are no images.*.heic files, left out; convert them',
     ),
 }
 
 # Notes that belong to the folders as they are made, or to another note.
 EXPECTED = re.compile(
-    'a split is made|a validation split|classes without objects|'
+    'a split is made|classes without objects|'
     'images without labels, left out: JPEGImages/1.png$'
 )
+UNREADABLE = 'cannot be read, left out: {}'.format
 # Name -> how it is made, what a note says ('' for no note about it), and the
 # number of images that can be used.
 WORKS = {
     'image that is none': (
-        change(made.folders, 'red/0.png', lambda p: p.write_text('x')),
-        r'cannot be read, left out: red/0.png',
-        17,
+        red(lambda path: path.write_text('x')),
+        *(UNREADABLE('red/0.png'), 17),
     ),
     'empty image': (
-        change(made.folders, 'red/0.png', lambda p: p.write_bytes(b'')),
-        r'cannot be read, left out: red/0.png',
-        17,
+        red(lambda path: path.write_bytes(b'')),
+        *(UNREADABLE('red/0.png'), 17),
     ),
     'truncated image': (
-        change(made.folders, 'red/0.png', truncate),
-        r'cannot be read, left out: red/0.png \(image file is truncated',
-        17,
+        red(truncate),
+        *(UNREADABLE(r'red/0.png \(image file is truncated'), 17),
     ),
     'image of 3.6 gigapixels': (
         change(made.coco, '0.png', huge),
-        r'cannot be read, left out: 0.png',
-        7,
+        *(UNREADABLE('0.png'), 7),
     ),
     'label map of another size': (
-        change(
-            made.label_maps,
-            'images/0.png',
-            lambda path: made.picture(0, size=(9, 9)).save(path),
-        ),
-        'another size than their image, left out: masks/0.png, 32x24 and not',
+        change(made.label_maps, 'images/0.png', small),
+        r'relabel them: masks/0.png \(32x24, not 9x9',
         7,
     ),
     'image without label map': (
         change(made.label_maps, 'masks/0.png', os.unlink),
-        'images without label map, left out: images/0.png',
+        'images without labels, left out: images/0.png',
         7,
     ),
     'label map without image': (
         change(made.label_maps, 'images/0.png', os.unlink),
-        'label maps without image, left out: masks/0.png',
+        'labels without their image, left out: masks/0.png',
         7,
     ),
     'images without XML': (
@@ -298,84 +300,33 @@ WORKS = {
         15,
     ),
     'image of another size than in the JSON': (
-        change(
-            made.coco,
-            'annotations.json',
-            edit_json(lambda content: content['images'][0].update(width=99)),
-        ),
-        'another size than their labels say, left out; label them again: '
-        '0.png, 32x24, not 99x24',
+        coco(lambda content: content['images'][0].update(width=99)),
+        r'relabel them: 0.png \(32x24, not 99x24',
         7,
     ),
     'boxes without area': (
-        change(
-            made.coco,
-            'annotations.json',
-            edit_json(
-                lambda content: content['annotations'][0].update(
-                    bbox=[4, 5, 0, 9]
-                )
-            ),
-        ),
-        'boxes of less than a pixel in their image, left out: 0.png',
-        8,
+        annotation(bbox=[4, 5, 0, 9]),
+        *('boxes of less than a pixel in their image, left out: 0.png', 8),
     ),
     'boxes outside': (
-        change(
-            made.coco,
-            'annotations.json',
-            edit_json(
-                lambda content: content['annotations'][0].update(
-                    bbox=[20, 5, 99, 9]
-                )
-            ),
-        ),
-        'boxes that go beyond their image, cut: 0.png',
-        8,
+        annotation(bbox=[20, 5, 99, 9]),
+        *('boxes that go beyond their image, cut: 0.png', 8),
     ),
     'boxes that are no numbers': (
-        change(
-            made.coco,
-            'annotations.json',
-            edit_json(
-                lambda content: content['annotations'][0].update(
-                    bbox=[float('nan'), 5, 9, 9]
-                )
-            ),
-        ),
-        'boxes of less than a pixel in their image, left out: 0.png',
-        8,
+        annotation(bbox=[float('nan'), 5, 9, 9]),
+        *('boxes of less than a pixel in their image, left out: 0.png', 8),
     ),
     'polygons that are no numbers': (
-        change(
-            lambda root: made.coco(root, masks=True),
-            'annotations.json',
-            edit_json(
-                lambda content: content['annotations'][0].update(
-                    segmentation=[[4, 5, 14, 5, float('inf'), 17]]
-                )
-            ),
-        ),
-        'masks of some objects only, which are not used: 7',
-        8,
+        annotation(True, segmentation=[[4, 5, 14, 5, float('inf'), 17]]),
+        *('masks of some objects only, which are not used: 7', 8),
     ),
     'objects of no image': (
-        change(
-            made.coco,
-            'annotations.json',
-            edit_json(
-                lambda content: content['annotations'][0].update(image_id=99)
-            ),
-        ),
-        'objects without their image or category, left out',
-        8,
+        annotation(image_id=99),
+        *('incomplete, left out: annotations.json, id 0', 8),
     ),
     'one XML bomb': (
-        change(
-            made.voc, 'Annotations/1.xml', lambda path: path.write_text(BOMB)
-        ),
-        'XML files that cannot be read, left out: Annotations/1.xml',
-        7,
+        write(made.voc, 'Annotations/1.xml', BOMB),
+        *(UNREADABLE('Annotations/1.xml'), 7),
     ),
     'names that differ by case': (case, "by case only.*'Red' and 'red'", 24),
     'copies in train and val': (twins, 'in train, too.*: twin.png', 37),
@@ -383,46 +334,17 @@ WORKS = {
     'other form of unicode': (unicode_forms, '', 8),
     'loop of links': (loop, '', 18),
     'link to nothing': (
-        change(
-            made.folders,
-            'red/link.png',
-            lambda path: path.symlink_to('nothing.png'),
-        ),
-        'links that lead nowhere, left out: red/link.png',
-        18,
+        change(made.folders, 'red/a.png', lambda x: x.symlink_to('nothing')),
+        *(UNREADABLE('red/a.png'), 18),
     ),
     'line break in a name': (
-        change(
-            made.folders,
-            'red/0.png',
-            lambda path: path.rename(path.parent / 'a\nb.png'),
-        ),
-        r"files to rename, left out: 'a\\nb.png'",
-        17,
+        red(rename('a\nb.png')),
+        *(r"files to rename, left out: 'a\\nb.png'", 17),
     ),
-    'name that is no text': (
-        change(
-            made.folders,
-            'red/0.png',
-            lambda path: os.rename(path, os.fsencode(path) + b'\xff.png'),
-        ),
-        'files to rename, left out',
-        17,
-    ),
-    'files of systems': (
-        change(
-            made.folders,
-            'red',
-            lambda path: [
-                (path / name).write_text('x')
-                for name in ('.DS_Store', 'Thumbs.db', '._0.png')
-            ],
-        ),
-        '',
-        18,
-    ),
-    'CSV in Latin 1': (in_latin, '', 8),
-    'CSV in UTF-16': (in_utf16, '', 8),
+    'name that is no text': (red(to_bytes), 'files to rename, left out', 17),
+    'files of systems': (change(made.folders, 'red', of_system), '', 18),
+    'CSV in Latin 1': (table('cp1252', ';'), '', 8),
+    'CSV in UTF-16': (table('utf-16', '\t'), '', 8),
 }
 
 

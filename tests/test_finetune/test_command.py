@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from demo.explorer import Explorer
 from helpers import TOOLS, call_tool, needs_export, run_tool, start_tool
 from mmengine.config import Config
 from PIL import Image
 
 from mmhatnet.finetune import results
+from mmhatnet.finetune.pictures import save_figure
 
 TOOL = TOOLS / 'finetune.py'
 COLOURS = dict(red=(220, 30, 40), green=(30, 200, 60))
@@ -268,9 +270,10 @@ def test_every_task(task, tmp_path):
 
 class TestConfusion:
     def test_counts(self):
-        confusion = results.Confusion(3)
-        confusion.count(np.array([0, 0, 1, 2, 255]), np.array([0, 1, 1, 0, 0]))
-        assert confusion.counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+        collector = results.Collector(3, 1)
+        truth, found = [0, 0, 1, 2, 255], [0, 1, 1, 0, 0]
+        collector.count(torch.tensor(truth), torch.tensor(found))
+        assert collector.counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
 
     @pytest.mark.parametrize(
         ('task', 'expected'), [('classification', 75), ('segmentation', 37.5)]
@@ -283,29 +286,21 @@ class TestConfusion:
     def test_picture(self, classes, tmp_path):
         counts = np.eye(classes, dtype=int)
         figure = results.draw_confusion(counts, list(map(str, range(classes))))
-        results.save_figure(figure, tmp_path / 'confusion.png')
+        save_figure(figure, tmp_path / 'confusion.png')
         assert Image.open(tmp_path / 'confusion.png').width > 200
 
 
-def test_curves_of_nothing(tmp_path):
-    pytest.importorskip('pycocotools')
-    make_coco(tmp_path / 'data', masks=False)
-    truth = str(tmp_path / 'data' / 'annotations.json')
-    figure = results.draw_curves(truth, str(tmp_path / 'absent'), 'bbox')
-    assert 'nothing' in figure.axes[0].get_title()
-
-
-def test_curves_of_everything(tmp_path):
+@pytest.mark.parametrize('found', [True, False])
+def test_curves(found, tmp_path):
     pytest.importorskip('pycocotools')
     make_coco(tmp_path / 'data', masks=False)
     truth = tmp_path / 'data' / 'annotations.json'
-    found = [
-        dict(a, score=0.9)
-        for a in json.loads(truth.read_text())['annotations']
-    ]
-    (tmp_path / 'found.json').write_text(json.dumps(found))
-    figure = results.draw_curves(
-        str(truth), str(tmp_path / 'found.json'), 'bbox'
-    )
-    labels = [line.get_label() for line in figure.axes[0].lines]
-    assert labels == ['red (AP50 1.00)', 'green (AP50 1.00)']
+    objects = json.loads(truth.read_text())['annotations']
+    file = tmp_path / 'found.json'
+    if found:
+        file.write_text(json.dumps([dict(x, score=0.9) for x in objects]))
+    axes = results.draw_curves(str(truth), file, 'bbox').axes[0]
+    labels = [line.get_label() for line in axes.lines]
+    expected = ['red (AP50 1.00)', 'green (AP50 1.00)']
+    assert labels == (expected if found else [])
+    assert ('nothing' in axes.get_title()) != found

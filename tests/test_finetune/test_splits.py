@@ -34,72 +34,64 @@ def test_is_reproducible_and_moves_little(tmp_path):
 def test_each_class_is_in_both_splits(tmp_path):
     made.folders(tmp_path, count=20, classes=['red', 'green'])
     made.folders(tmp_path, count=2, classes=['blue'])
-    found = recognize(tmp_path)
-    for samples in found.splits.values():
+    for samples in recognize(tmp_path).splits.values():
         assert {sample.label for sample in samples} == {0, 1, 2}
 
 
-def save_as(path, to, **options):
+def smaller(path):
     with Image.open(path) as image:
-        image.resize((100, 75)).save(to, **options)
+        copy = path.with_name(f'other{path.stem}.jpg')
+        image.resize((100, 75)).save(copy, quality=60)
+
+
+def named(*endings):
+    """Other pictures with such endings of their names."""
+
+    def make(path):
+        for i, ending in enumerate(endings):
+            image = made.picture(1000 + 10 * int(path.stem) + i)
+            image.save(path.with_name(f'{path.stem}_{ending}.png'))
+
+    return make
 
 
 COPIES = {
-    'bytes': lambda path, to: shutil.copy(path, to / f'other{path.name}'),
-    'roboflow': lambda path, to: [
-        made.save(
-            made.picture(1000 + 10 * int(path.stem) + i),
-            to / f'{path.stem}_png.rf.{i}ae35c9d1c.png',
-        )
-        for i in range(3)
-    ],
-    'augmented': lambda path, to: [
-        made.save(
-            made.picture(1000 + 10 * int(path.stem) + i),
-            to / f'{path.stem}_{name}.png',
-        )
-        for i, name in enumerate(('hflip', 'rot90', 'aug_3'))
-    ],
-    'smaller': lambda path, to: save_as(
-        path, to / f'other{path.stem}.jpg', quality=60
-    ),
+    'bytes': lambda x: shutil.copy(x, x.with_name(f'other{x.name}')),
+    'roboflow': named('png.rf.0ae35c9d1c', 'png.rf.1ae35c9d1c'),
+    'augmented': named('hflip', 'rot90', 'aug_3'),
+    'smaller': smaller,
 }
 
 
 @pytest.mark.parametrize('kind', COPIES)
 def test_copies_stay_together(kind, tmp_path):
     """Two classes of 10 photographs, each with copies."""
-    for label, name in enumerate(('cat', 'dog')):
-        for i in range(10):
-            rng = np.random.default_rng(100 * label + i)
-            pixels = rng.integers(0, 255, (12, 16, 3)).astype(np.uint8)
-            photograph = Image.fromarray(pixels).resize((128, 96))
-            path = made.save(
-                photograph, tmp_path / name / f'{100 * label + i}.png'
-            )
-            COPIES[kind](path, path.parent)
+    for number in range(20):
+        rng = np.random.default_rng(number)
+        pixels = rng.integers(0, 255, (12, 16, 3)).astype(np.uint8)
+        photograph = Image.fromarray(pixels).resize((128, 96))
+        file = tmp_path / ('cat', 'dog')[number % 2] / f'{number}.png'
+        COPIES[kind](made.save(photograph, file))
     found = recognize(tmp_path)
     assert any('copies of other images' in note for note in found.notes)
-    photographs = {
-        split: {
+    train, val = (
+        {
             name.replace('other', '').partition('.')[0].partition('_')[0]
             for name in names(found, split)
         }
-        for split in found.splits
-    }
-    assert not photographs['train'] & photographs['val']
-    assert len(photographs['val']) == 4
+        for split in ('train', 'val')
+    )
+    assert not train & val
+    assert len(val) == 4
 
 
 def test_a_large_group_is_for_training(tmp_path):
     """Such as the tiles of one photograph, however the groups are ordered."""
     for number, count in enumerate((40, 4, 4, 4)):
         for i in range(count):
-            image = made.picture(100 * number + i)
-            made.save(image, tmp_path / f'red/{number}_crop_{i}.png')
-            made.save(
-                image.rotate(180), tmp_path / f'blue/{number}_crop_{i}.png'
-            )
+            image, name = made.picture(100 * number + i), f'{number}_crop_{i}'
+            made.save(image, tmp_path / f'red/{name}.png')
+            made.save(image.rotate(180), tmp_path / f'blue/{name}.png')
     for seed in range(5):
         found = recognize(tmp_path, seed)
         assert len(found.splits['val']) < len(found.splits['train'])
@@ -115,31 +107,31 @@ def test_numbers_in_names_are_no_copies(tmp_path):
 
 
 def test_one_photograph(tmp_path):
-    made.pictures(tmp_path / 'a', 5, pattern='x_aug{}.png')
-    made.table(tmp_path, lambda i: f'x_aug{i}.png,{i % 2}', count=5)
-    shutil.rmtree(tmp_path / 'pictures')
+    made.table(
+        *(tmp_path, lambda i: f'x_aug{i}.png,{i % 2}'),
+        pattern='x_aug{}.png',
+    )
     found = recognize(tmp_path)
-    assert any('come from one photograph' in note for note in found.notes)
+    assert any('be of one photograph' in note for note in found.notes)
     assert all(found.splits.values())
 
 
 @pytest.mark.parametrize(
     ('folders', 'split'),
     [
-        (['train2017'], 'train'),
-        (['images', 'val'], 'val'),
-        (['Validation'], 'val'),
-        (['test-set', 'images'], 'test'),
-        (['train_labels'], 'train'),
-        (['trainannot'], 'train'),
-        (['training_images'], 'train'),
-        (['train_station'], None),
-        (['valley'], None),
-        (['pictures'], None),
+        ('train2017', 'train'),
+        ('images/val', 'val'),
+        ('Validation', 'val'),
+        ('test-set/images', 'test'),
+        ('train_labels', 'train'),
+        ('trainannot', 'train'),
+        ('training_images', 'train'),
+        ('train_station', None),
+        ('valley', None),
     ],
 )
 def test_split_of_folder(folders, split):
-    assert split_of(*folders) == split
+    assert split_of(*folders.split('/')) == split
 
 
 def test_class_named_train(tmp_path):
@@ -160,19 +152,19 @@ class TestPlace:
     def test_above_or_inside(self, place, found, tmp_path):
         before = made.listing(tmp_path)
         with pytest.raises(ValueError, match='choose another work_dir'):
-            convert(found, tmp_path / place, 0)
+            convert(found, tmp_path / place)
         assert made.listing(tmp_path) == before
 
     def test_other_files(self, found, tmp_path):
         file = made.write(tmp_path / 'data' / 'thesis.txt', 'all my work')
         with pytest.raises(FileExistsError, match='of something else'):
-            convert(found, file.parent, 0)
+            convert(found, file.parent)
         assert file.read_text() == 'all my work'
 
     def test_again(self, found, tmp_path):
-        first = convert(found, tmp_path / 'data', 0)
+        first = convert(found, tmp_path / 'data')
         made.write(tmp_path / 'data' / 'train.txt', 'damaged')
-        assert convert(found, tmp_path / 'data', 0) == first
+        assert convert(found, tmp_path / 'data') == first
         text = (tmp_path / 'data' / 'train.txt').read_text()
         assert len(text.splitlines()) == 15
         assert str(tmp_path) not in text
@@ -188,8 +180,7 @@ def test_large_folders_are_sampled(tmp_path, monkeypatch):
     assert sum(map(len, found.splits.values())) == 9
     assert any('only some images were decoded' in x for x in found.notes)
     monkeypatch.undo()
-    found = recognize(root)
-    assert sum(map(len, found.splits.values())) == 8
+    assert sum(map(len, recognize(root).splits.values())) == 8
 
 
 def test_many_files(tmp_path, monkeypatch):
@@ -198,16 +189,11 @@ def test_many_files(tmp_path, monkeypatch):
     found = recognize(made.folders(tmp_path / 'a', count=10))
     assert len(found.splits['val']) == 6
     (tmp_path / 'a').rename(tmp_path / 'b')
-    again = recognize(tmp_path / 'b')
-    assert names(again, 'val') == names(found, 'val')
+    assert names(recognize(tmp_path / 'b'), 'val') == names(found, 'val')
 
 
 def test_class_only_in_val(tmp_path):
     made.folders(tmp_path, splits=('train', 'val'), classes=['red', 'green'])
     made.pictures(tmp_path / 'val' / 'blue', 3, 900)
     notes = recognize(tmp_path).notes
-    expected = (
-        'classes without an image for training; add some, or move them from '
-        'val: blue'
-    )
-    assert expected in notes
+    assert any(x.endswith('add some to train: blue') for x in notes)

@@ -26,7 +26,7 @@ from mmhatnet.models.compiling import (
     compile_blocks,
     has_static_value,
 )
-from mmhatnet.models.hatnet import HMHSA, MHSA
+from mmhatnet.models.hatnet import HMHSA, MHSA, attention
 
 
 @pytest.fixture(scope='module')
@@ -284,6 +284,32 @@ class TestGraphs:
         compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
         with torch.no_grad():
             assert_features_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize('layout', ['contiguous', 'channels last'])
+    def test_fused_attention_in_any_layout(self, layout):
+        """A graph has no softmax of its own, whatever a norm returns."""
+        names = []
+
+        def compiler(graph, _):
+            names.extend(str(node.target) for node in graph.graph.nodes)
+            return make_boxed_func(graph.forward)
+
+        norm_cfg = dict(type='GN', num_groups=1)
+        attn = MHSA(32, 2, norm_cfg=norm_cfg).eval()
+        q, k, v = torch.randn(3, 2, 2, 16, 49).transpose(-2, -1)
+        if layout == 'channels last':
+            q, k, v = (x.contiguous() for x in (q, k, v))
+        compiled = torch.compile(
+            attn.attend,
+            backend=aot_autograd(fw_compiler=compiler),
+            fullgraph=True,
+            dynamic=False,
+        )
+        with torch.no_grad():
+            found, expected = compiled(q, k, v), attention(q, k, v)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert any('scaled_dot_product' in name for name in names)
+        assert not any('softmax' in name for name in names)
 
     @pytest.mark.slow
     def test_compile_a_training_step(self):

@@ -19,6 +19,7 @@ EVIDENCE = TOOLS / 'pages' / 'evidence.py'
             'deployment', 'deployment_costs', marks=pytest.mark.default_stack
         ),
         ('evidence', 'evidence'),
+        ('gpu', 'gpu'),
         ('operators', 'operators'),
         ('paper_tables', 'paper_tables'),
         pytest.param('scaling_study', 'scaling', marks=pytest.mark.slow),
@@ -186,3 +187,12 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
     record.update(curve=[{'mIoU': 1.0}])
     with pytest.raises(ValueError, match='has no last accuracy/top1'):
         evidence.add_training(absent, 'search', tmp_path)
+
+
+def test_times_of_a_gpu():
+    """What test_limits found is on the page, else that nothing did."""
+    gpu = import_page('gpu')
+    checks = [dict(name='a', times=[dict(step='b', eager='2.0')]), dict()]
+    text = gpu.make_limits([dict(machine='c', checks=checks)])
+    assert text.endswith('| c | b | 2.0 |')
+    assert 'not been measured yet' in gpu.make_limits([dict(checks=[])])

@@ -29,7 +29,7 @@ from mmhatnet.engine.cli import (
     one_line_errors,
     positive,
 )
-from mmhatnet.models.archs import check_image_size
+from mmhatnet.models.archs import check_images
 
 CLEAN = 'none'  # instead of a corruption
 KINDS = (
@@ -110,7 +110,7 @@ def measure(cfg: Config, args: argparse.Namespace) -> list[dict]:
     """Test each condition and setting, and save the rows after each."""
     backbone = build_hatnet(cfg)
     for scale in args.scales:
-        check_image_size(scale, scale, backbone.stride)
+        check_images((1, 3, scale, scale), backbone.stride)
     grids = complete_grids(backbone, list(product(args.g1, args.g2)))
     rows, fingerprint = read_rows(args.out, cfg, args.checkpoint)
     conditions = [

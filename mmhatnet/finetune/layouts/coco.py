@@ -13,40 +13,25 @@ LISTS = 'images', 'annotations', 'categories'
 
 
 def read_coco(files: Files) -> Reading | None:
-    """Read boxes, and masks if all objects have them.
-
-    Args:
-        files (Files): The files.
-
-    Returns:
-        Reading, optional: The images; None without such a JSON.
-
-    Raises:
-        ValueError: If a JSON is not what it seems to be.
-    """
-    contents = _load(files)
-    if not contents:
-        return None
-    numbers: dict[str, int] = {}
+    """Read boxes, and masks if all objects have them; None without a JSON."""
+    classes: dict[str, None] = {}
     samples: dict[Path, Sample] = {}
+    contents = _load(files)
     for path, content in contents.items():
         try:
-            for each in content['categories']:
-                numbers.setdefault(str(each['name']), len(numbers))
-            for sample in _read_json(path, content, numbers, files):
-                if sample.image in samples:
-                    files.odd.add(
-                        'images in several JSON files, of which the first '
-                        'counts',
-                        sample.image.relative_to(files.root),
-                    )
-                samples.setdefault(sample.image, sample)
+            classes |= {str(x['name']): None for x in content['categories']}
+            for sample in _read_json(path, content, files):
+                if samples.setdefault(sample.image, sample) is not sample:
+                    name = sample.image.relative_to(files.root)
+                    files.odd.add('double', name)
         except (*WRONG_TYPE, ValueError) as error:
             raise ValueError(
                 f'{path} is not in the COCO format: {type(error).__name__}: '
                 f'{error!s:.200}'
             ) from error
-    return make_reading('COCO', list(numbers), [*samples.values()], files)
+    if not contents:
+        return None
+    return make_reading('COCO', [*samples.values()], files, [*classes])
 
 
 def _load(files: Files) -> dict[Path, dict]:
@@ -56,9 +41,7 @@ def _load(files: Files) -> dict[Path, dict]:
         try:
             content = json.loads((files.root / path).read_bytes())
         except (ValueError, RecursionError) as error:
-            files.odd.add(
-                'JSON files that cannot be read', f'{path} ({error!s:.100})'
-            )
+            files.odd.add('file', path, error)
             continue
         if isinstance(content, dict) and all(
             isinstance(content.get(name), list) for name in LISTS
@@ -68,52 +51,30 @@ def _load(files: Files) -> dict[Path, dict]:
     return instances or found
 
 
-def _read_json(
-    path: Path, content: dict, numbers: dict[str, int], files: Files
-) -> Iterator[Sample]:
+def _read_json(path: Path, content: dict, files: Files) -> Iterator[Sample]:
     """Read the images of a JSON that exist and fit it."""
     split = split_of(*path.parent.parts) or split_of(path.stem, strict=False)
-    labels = {
-        each['id']: numbers[str(each['name'])]
-        for each in content['categories']
-    }
+    labels = {x['id']: str(x['name']) for x in content['categories']}
     objects: dict = {image['id']: [] for image in content['images']}
     for each in content['annotations']:
-        if (
-            each['image_id'] not in objects
-            or each['category_id'] not in labels
-        ):
-            files.odd.add(
-                'objects without their image or category, left out',
-                f'{path}, id {each.get("id")}',
-            )
-        else:
-            objects[each['image_id']].append(each)
+        image, label = each['image_id'], labels.get(each['category_id'])
+        if image not in objects or label is None:
+            files.odd.add('incomplete', f'{path}, id {each.get("id")}')
+            continue
+        x, y, w, h = each['bbox']
+        box = Box(x, y, x + w, y + h, label, each.get('segmentation') or None)
+        crowd = bool(each.get('iscrowd'))
+        objects[image].append(box._replace(crowd=crowd))
     for image in content['images']:
-        name = image['file_name']
-        found = files.find(name, path, split)
-        size = found and files.size(found)
-        if not found:
-            files.odd.add('labels without their image, left out', name)
-        if not found or not size:
+        sample = files.sample(path, split, image['file_name'])
+        if not sample or not sample.size:
             continue
-        stated = image.get('width', size[0]), image.get('height', size[1])
-        if stated != size:
-            wrong = f'{size[0]}x{size[1]}, not {stated[0]}x{stated[1]}'
-            files.odd.add(
-                'images that have another size than their labels say, left '
-                'out; label them again',
-                f'{found}, {wrong}',
-            )
+        width, height = sample.size
+        stated = image.get('width', width), image.get('height', height)
+        if stated != sample.size:
+            name = sample.image.relative_to(files.root)
+            sizes = f'{width}x{height}, not {stated[0]}x{stated[1]}'
+            files.odd.add('size', name, sizes)
             continue
-        boxes = [
-            Box(
-                *(x, y, x + w, y + h),
-                label=labels[each['category_id']],
-                mask=each.get('segmentation') or None,
-                crowd=bool(each.get('iscrowd')),
-            )
-            for each in objects[image['id']]
-            for x, y, w, h in [each['bbox']]
-        ]
-        yield Sample(files.root / found, None, boxes, None, size, split)
+        sample.boxes = objects[image['id']]
+        yield sample

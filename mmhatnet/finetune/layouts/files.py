@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...datasets.inspection import read_size
 from ...runtime.images import open_image
-from ..samples import Oddities
+from ..samples import Oddities, Sample
 
 # What OpenCV reads in every version.
 IMAGES = {
@@ -18,37 +18,29 @@ IMAGES = {
     *('.tif', '.tiff', '.ppm', '.pgm'),
 }
 OTHER_IMAGES = {'.heic', '.heif', '.gif', '.avif', '.dng', '.cr2', '.nef'}
-SPLITS = dict(
-    train='train training trainval',
-    val='val valid validation dev eval',
-    test='test testing',
-)
 SPLIT_OF = {
-    word: name for name, words in SPLITS.items() for word in words.split()
+    **dict.fromkeys(('train', 'training', 'trainval'), 'train'),
+    **dict.fromkeys(('val', 'valid', 'validation', 'dev', 'eval'), 'val'),
+    **dict.fromkeys(('test', 'testing'), 'test'),
 }
 # Words that may stand beside the name of a split.
 BESIDE = {
     *('a', 'an', 'images', 'image', 'img', 'imgs', 'set', 'data', 'dataset'),
     *('labels', 'label', 'masks', 'mask', 'annot', 'annotations'),
 }
+NAMES = 'classes.txt', '_classes.txt', 'labels.txt', 'obj.names'
 MOST_BYTES = 1_000_000_000  # of a text
-UNREADABLE = 'images that cannot be read, left out'
 ERRORS = OSError, ValueError, SyntaxError, Image.DecompressionBombError
 
 
 class Files:
-    """The files of a folder. Paths are relative to it.
+    """The files of a folder, relative to it.
 
-    Links are followed, hidden files are not read.
-
-    Args:
-        root (Path): The folder.
-        odd (Oddities): Gets what is odd.
+    Links are followed, hidden files are not read. ``odd`` gets what is odd.
     """
 
     def __init__(self, root: Path, odd: Oddities):
-        self.root = root
-        self.odd = odd
+        self.root, self.odd = root, odd
         self.images: list[Path] = []
         # Images that are rotated when they are read, which their size does
         # not show; absolute, as in samples.
@@ -57,30 +49,29 @@ class Files:
         self._named: dict[str, list[Path]] = defaultdict(list)
         self._sizes: dict[Path, tuple[int, int] | None] = {}
         seen = set()
-        walk = os.walk(root, followlinks=True, onerror=self._closed)
-        for place, folders, names in walk:
+
+        def closed(error: OSError) -> None:
+            odd.add('file', error.filename)
+
+        for place, folders, names in os.walk(root, True, closed, True):
             real = os.path.realpath(place)
             if real in seen:  # a link leads to a folder that was read
                 folders.clear()
                 continue
             seen.add(real)
-            folders[:] = sorted(
-                each for each in folders if each[0] not in '._'
-            )
+            folders[:] = sorted(x for x in folders if x[0] not in '._')
             for name in sorted(names):
-                self._add(Path(os.path.relpath(place, root), name))
-
-    def _closed(self, error: OSError) -> None:
-        self.odd.add('folders that cannot be read', error.filename)
+                if name[0] != '.' and name != 'Thumbs.db':
+                    self._add(Path(os.path.relpath(place, root), name))
 
     def _add(self, path: Path) -> None:
         suffix = path.suffix.lower()
-        if path.name[0] == '.' or path.name == 'Thumbs.db':
-            return
-        if not _fits_a_line(str(path)):
-            self.odd.add('files to rename, left out', ascii(path.name))
+        # Lists have a name in each line, in UTF-8.
+        name = str(path).encode('utf-8', 'ignore').decode()
+        if name != str(path) or len(name.splitlines()) != 1:
+            self.odd.add('name', ascii(path.name))
         elif not (self.root / path).is_file():
-            self.odd.add('links that lead nowhere, left out', path)
+            self.odd.add('file', path, 'a link that leads nowhere')
         elif suffix in IMAGES:
             self.images.append(path)
             for key in {_key(path.name), _key(path.stem)}:
@@ -88,89 +79,58 @@ class Files:
         else:
             self.others[suffix].append(path)
             if suffix in OTHER_IMAGES:
-                self.odd.add(
-                    f'{suffix} files, left out; convert them to .jpg', path
-                )
+                self.odd.add('format', path)
 
     def knows(self, name: str) -> bool:
-        """Whether an image has this name, perhaps in another folder.
-
-        Args:
-            name (str): A path, with or without suffix.
-
-        Returns:
-            bool: The answer.
-        """
-        return bool(self._candidates(re.split(r'[\\/]', name.strip())[-1]))
+        """Whether an image has this name, perhaps in another folder."""
+        return bool(self._candidates(name))
 
     def _candidates(self, name: str) -> list[Path]:
-        """Get the images of a name, or with another suffix.
+        name = _key(re.split(r'[\\/]', name.strip())[-1])
+        return self._named.get(name) or self._named.get(Path(name).stem) or []
 
-        Programs that convert images leave the old suffix in the labels.
+    def sample(
+        self, near: Path, split: str | None, *names: str
+    ) -> Sample | None:
+        """Find the image that a file of labels, ``near``, names for a split.
+
+        A name is the end of a path. Its suffix may be missing, or that of
+        before a conversion. Of several names, the first that leads to one
+        image counts. Only an image that can be read has a size.
         """
-        names = _key(name), _key(Path(name).stem)
-        return next((self._named[n] for n in names if n in self._named), [])
-
-    def find(
-        self, name: str, near: Path | None = None, split: str | None = None
-    ) -> Path | None:
-        """Find the image that a file of labels names.
-
-        Args:
-            name (str): A path or the end of one, with or without suffix.
-            near (Path, optional): The file of labels.
-            split (str, optional): The split that it is for.
-
-        Returns:
-            Path, optional: The image; None if there is none, or if several
-            fit equally well.
-        """
-        parts = [_key(part) for part in re.split(r'[\\/]', name) if part]
-        if not parts:
+        found = (self._find(name, near, split) for name in names)
+        image = next(filter(None, found), None)
+        if not image:
+            if not self.knows(names[0]):  # else it is ambiguous
+                self.odd.add('alone', names[0])
             return None
-        candidates = self._candidates(parts[-1])
-        if len(candidates) < 2:
-            return candidates[0] if candidates else None
+        split = split or split_of(*image.parent.parts)
+        size = self.size(image)
+        return Sample(self.root / image, size=size, split=split)
+
+    def _find(self, name: str, near: Path, split: str | None) -> Path | None:
+        parts = _key(name.strip()).replace('\\', '/').split('/')
+        found = self._candidates(name)
 
         def fit(path: Path) -> tuple:
-            folders = [_key(part) for part in path.parent.parts]
-            common = 0
-            for ours, theirs in zip(
-                folders[::-1], parts[-2::-1], strict=False
-            ):
-                if ours != theirs:
-                    break
-                common += 1
-            shared = near and os.path.commonpath([path, near])
+            folders = [_key(part) for part in path.parent.parts[::-1]]
             return (
-                common,
+                len(os.path.commonprefix([folders, parts[-2::-1]])),
                 split is not None and split_of(*path.parent.parts) == split,
-                len(Path(shared or '').parts),
+                len(os.path.commonprefix([path.parts, near.parts])),
                 path.name == name,
             )
 
-        ranked = sorted(candidates, key=fit)
-        if fit(ranked[-1]) > fit(ranked[-2]):
-            return ranked[-1]
-        self.odd.add(
-            'names that several images have, left out; write their folders, '
-            'too',
-            name,
-        )
-        return None
+        ranked = sorted(found, key=fit)
+        if len(found) > 1 and fit(ranked[-1]) == fit(ranked[-2]):
+            self.odd.add('ambiguous', name)
+            return None
+        return ranked[-1] if found else None
 
     def size(self, path: Path) -> tuple[int, int] | None:
-        """Read the size of an image as the libraries see it, or note why not.
-
-        Only its header is read.
-
-        Args:
-            path (Path): The image.
-
-        Returns:
-            tuple[int, int], optional: Width and height.
-        """
+        """Read width and height from the header, as the libraries see them."""
         if path not in self._sizes:
+            self._sizes[path] = None
             try:
                 with open_image(self.root / path) as image:
                     size = image.size
@@ -179,22 +139,11 @@ class Files:
                 if turned:
                     self.turned.add(self.root / path)
             except ERRORS as error:
-                self._sizes[path] = None
-                self.odd.add(UNREADABLE, f'{path} ({error!s:.100})')
+                self.odd.add('file', path, error)
         return self._sizes[path]
 
     def text(self, path: Path) -> str:
-        """Read a text in the encodings that programs of offices write.
-
-        Args:
-            path (Path): The file.
-
-        Returns:
-            str: Its content.
-
-        Raises:
-            ValueError: If it is larger than any such file.
-        """
+        """Read a text in the encodings that programs of offices write."""
         if (self.root / path).stat().st_size > MOST_BYTES:
             raise ValueError(f'{path} is larger than 1 GB')
         content = (self.root / path).read_bytes()
@@ -206,31 +155,16 @@ class Files:
             return content.decode('cp1252', 'replace')
 
     def names(self) -> list[str]:
-        """Read the names of the classes, one a line.
-
-        Returns:
-            list[str]: Those of classes.txt or the like; empty without one.
-        """
+        """Read the names of the classes from classes.txt or the like."""
         for path in (*self.others['.txt'], *self.others['.names']):
-            if path.name.lower() in ('classes.txt', '_classes.txt') or (
-                path.name.lower() in ('labels.txt', 'obj.names')
-            ):
+            if path.name.lower() in NAMES:
                 lines = map(str.strip, self.text(path).splitlines())
                 return [line for line in lines if line]
         for path in self.others['.csv']:  # roboflow: value, class
-            rows = re.findall(r'(?m)^(\d+), *(\S.*?) *$', self.text(path))
-            if path.name == '_classes.csv' and rows:
-                return [name for _, name in rows]
+            if path.name == '_classes.csv':
+                text = self.text(path)
+                return re.findall(r'(?m)^\d+, *(\S.*?) *$', text)
         return []
-
-
-def _fits_a_line(name: str) -> bool:
-    """Whether a name fits a list of files in UTF-8, one a line."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return len(name.splitlines()) == 1
 
 
 def _key(name: str) -> str:
@@ -239,15 +173,9 @@ def _key(name: str) -> str:
 
 
 def split_of(*names: str, strict: bool = True) -> str | None:
-    """Read the split from names of folders or files.
+    """Read 'train', 'val' or 'test' from names, the outermost first.
 
-    Args:
-        *names (str): The names, from the outermost.
-        strict (bool): Nothing else but words such as 'images' may be in the
-            name. Defaults to True.
-
-    Returns:
-        str, optional: 'train', 'val' or 'test'.
+    If strict, only words such as 'images' may be beside it.
     """
     for name in names:
         words = re.findall('[a-z]+', name.lower())

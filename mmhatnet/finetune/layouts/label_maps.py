@@ -12,20 +12,18 @@ from .files import ERRORS, Files, split_of
 
 # Folders and names of images and of label maps.
 OF_LABELS = re.compile(
-    r'^(.*?)[-_. ]?(masks?|labels?|label_?maps?|annotations?|annots?|gt|'
-    r'ground_?truth|segmentation(class|_?masks?|s)?|seg|(gtFine_)?labelIds)$',
-    re.IGNORECASE,
+    r'(?i)(.*?)[-_. ]?(masks?|labels?|label_?maps?|annotations?|annots?|gt|'
+    r'ground_?truth|segmentation(class|_?masks?|s)?|seg|trimaps|'
+    r'(gtFine_)?labelIds)$'
 )
 OF_IMAGES = re.compile(
-    r'^(.*?)[-_. ]?(jpegimages|images?|imgs?|pictures?|photos?|rgb|'
-    r'leftImg8bit)$',
-    re.IGNORECASE,
+    r'(?i)(.*?)[-_. ]?((jpeg)?images?|imgs?|pictures?|photos?|rgb|'
+    r'leftImg8bit)$'
 )
-# A line of a table of colours: the name is before or after.
+# A line of a table of colours.
 COLOUR = re.compile(
-    r'^\s*(?P<name>[^,;:\t]*[^\W\d][^,;:\t]*?)[\s,;:]+'
-    r'(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\b|'
-    r'^\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;:]+(?P<last>[^\W\d].*?)\s*$'
+    r'(?m)^\s*([^,;:\t\n]*[^\W\d][^,;:\t\n]*?)[ \t,;:]+'
+    r'(\d+)[ \t,;]+(\d+)[ \t,;]+(\d+)\b'
 )
 MOST_READ = 1000  # label maps that tell the classes
 COLOURED = 1 << 24  # added to the values of pixels that are not grey
@@ -37,51 +35,38 @@ DENSE = 64  # classes have smaller numbers where 255 is not one of them
 def read_label_maps(files: Files) -> Reading | None:
     """Pair images with the label maps that have the same name.
 
-    Args:
-        files (Files): The files.
-
-    Returns:
-        Reading, optional: The images; None without label maps.
-
-    Raises:
-        ValueError: If their values are not those of classes.
+    None without label maps.
     """
     images: dict[tuple, Path] = {}
     maps: dict[tuple, Path] = {}
-    double: list[Path] = []
-    others = [p for p in files.others['.gif'] if _key(p)[1]]
-    for path in (*files.images, *others):
+    for path in files.images:
         key, labels = _key(path)
-        place = maps if labels else images
-        if place.setdefault(key, path) != path:
-            double.append(path)
-    _match_names(images, maps)
-    pairs = {image: maps[key] for key, image in images.items() if key in maps}
-    if not pairs:
+        (maps if labels else images).setdefault(key, path)
+    if not images.keys() & maps.keys():
         return None
-    for path in double:
-        files.odd.add('images or label maps of the same name, left out', path)
-    for key in images.keys() - maps.keys():
-        files.odd.add('images without label map, left out', images[key])
+    for path in {*files.images} - {*images.values(), *maps.values()}:
+        files.odd.add('double', path)
     for key in maps.keys() - images.keys():
-        files.odd.add('label maps without image, left out', maps[key])
+        files.odd.add('alone', maps[key])
     samples = []
-    for image, label_map in pairs.items():
-        size, own = files.size(image), _size(files, label_map)
+    for key, image in images.items():
+        if key not in maps:
+            files.odd.add('unlabelled', image)
+            continue
+        path = maps[key]
+        size, own = files.size(image), files.size(path)
+        if path.suffix.lower() in LOSSY:
+            raise ValueError(
+                f'{path} is a JPEG, which changes values: save label maps as '
+                'PNG'
+            )
         if size and own and size != own:
-            files.odd.add(
-                'label maps that have another size than their image, left out',
-                f'{label_map}, {own[0]}x{own[1]} and not {size[0]}x{size[1]}',
-            )
+            files.odd.add('size', path, '{}x{}, not {}x{}'.format(*own, *size))
         elif size and own:
-            samples.append(
-                Sample(
-                    files.root / image,
-                    label_map=files.root / label_map,
-                    size=size,
-                    split=split_of(*image.parent.parts),
-                )
-            )
+            sample = Sample(files.root / image, size=size)
+            sample.label_map = files.root / path
+            sample.split = split_of(*image.parent.parts)
+            samples.append(sample)
     values, classes = _find_classes(samples, files) if samples else ({}, [])
     return Reading('label maps', 'segmentation', classes, samples, values)
 
@@ -97,49 +82,15 @@ def _key(path: Path) -> tuple[tuple[str, ...], bool]:
     return tuple(filter(None, key)), labels
 
 
-def _match_names(images: dict[tuple, Path], maps: dict[tuple, Path]) -> None:
-    """Pair those whose folders differ by their names, if these are unique."""
-    counts = Counter(key[-1:] for key in maps)
-    ours = Counter(key[-1:] for key in images)
-    keys = {key[-1:]: key for key in images if key not in maps}
-    for key in maps.keys() - images.keys():
-        name = key[-1:]
-        other = keys.get(name, key)  # of the classes helmet and mask, as long
-        if len(other) < len(key) and counts[name] == ours[name] == 1:
-            maps[other] = maps.pop(key)
+def _read_values(path: Path) -> np.ndarray:
+    """Read the values in a label map, (H, W).
 
-
-def _size(files: Files, path: Path) -> tuple[int, int] | None:
-    try:
-        with open_image(files.root / path) as image:
-            return image.size
-    except ERRORS as error:
-        files.odd.add(
-            'label maps that cannot be read, left out',
-            f'{path} ({error!s:.100})',
-        )
-        return None
-
-
-def read_values(path: Path) -> np.ndarray:
-    """Read the values in a label map.
-
-    Args:
-        path (Path): The file.
-
-    Returns:
-        ndarray: (H, W), the grey levels, indices of the palette, or
-        COLOURED + 65536 R + 256 G + B where a pixel is not grey. JPEG has
-        only the values 0 and 255.
-
-    Raises:
-        ValueError: If it cannot be read.
+    They are the grey levels, indices of the palette, or COLOURED + 65536 R +
+    256 G + B where a pixel is not grey.
     """
     try:
         with open_image(path) as image:
-            if path.suffix.lower() in LOSSY:
-                image = image.convert('L').point(lambda v: 255 * (v > 127))
-            elif len(image.getbands()) > 1:
+            if len(image.getbands()) > 1:
                 image = image.convert('RGB')
             pixels = np.asarray(image).astype(np.int64)
     except ERRORS as error:
@@ -152,20 +103,11 @@ def read_values(path: Path) -> np.ndarray:
 
 
 def read_labels(path: Path, values: dict[int, int]) -> np.ndarray:
-    """Read a label map.
+    """Read a label map: (H, W), uint8; IGNORED for unknown values.
 
-    Args:
-        path (Path): The file.
-        values (dict[int, int]): Its values, as from :func:`read_values` ->
-            label.
-
-    Returns:
-        ndarray: (H, W), uint8; IGNORED for other values.
-
-    Raises:
-        ValueError: If it cannot be read.
+    ValueError if it cannot be read.
     """
-    pixels = read_values(path)
+    pixels = _read_values(path)
     found, where = np.unique(pixels, return_inverse=True)
     labels = [values.get(value, IGNORED) for value in found.tolist()]
     return np.array(labels, np.uint8)[where].reshape(pixels.shape)
@@ -175,14 +117,13 @@ def _find_classes(
     samples: list[Sample], files: Files
 ) -> tuple[dict[int, int], list[str]]:
     """Find the values that are classes, and their names."""
-    step = -(-len(samples) // MOST_READ) or 1
     seen: Counter = Counter()
-    for sample in samples[::step]:
+    for sample in samples[:: -(-len(samples) // MOST_READ)]:
         assert sample.label_map is not None
         try:
-            seen.update(np.unique(read_values(sample.label_map)).tolist())
+            seen.update(np.unique(_read_values(sample.label_map)).tolist())
         except ValueError as error:
-            files.odd.add('label maps that cannot be read, left out', error)
+            files.odd.add('file', sample.label_map, error)
             samples.remove(sample)
         if len(seen) > IGNORED:
             raise ValueError(
@@ -195,14 +136,8 @@ def _find_classes(
             f'all label maps have the value {_name(values[0])} only: a model '
             'can learn two classes or more'
         )
-    if any(s.label_map and s.label_map.suffix in LOSSY for s in samples):
-        files.odd.add(
-            'JPEG changes the values of label maps, so dark and light are '
-            'the two classes; PNG keeps them',
-            samples[0].label_map,
-        )
-    colours = _read_colours(files)
-    if any(value >= COLOURED for value in values):
+    if values and values[-1] >= COLOURED:
+        colours = _read_colours(files)
         names = [colours.get(value, _name(value)) for value in values]
         return {value: label for label, value in enumerate(values)}, names
     rest = [value for value in values if value != IGNORED]
@@ -214,51 +149,33 @@ def _find_classes(
 def _name_values(
     values: list[int], files: Files
 ) -> tuple[dict[int, int], list[str]]:
-    names = files.names()
-    last = values[-1]
-    if last < len(names):
-        return {value: value for value in range(len(names))}, names
+    names, last = files.names(), max(values, default=0)
     if last == len(names) and 0 in values:
         names = ['background', *names]
-        return {value: value for value in range(len(names))}, names
+    first = int(last == len(names))
+    if last < len(names) + first:
+        return {first + x: x for x in range(len(names))}, names
     numbers = {value: label for label, value in enumerate(values)}
-    if last == len(names):
-        return {value: value - 1 for value in range(1, last + 1)}, names
     if len(names) == len(values):
         return numbers, names
     if names:
-        files.odd.add(
-            'classes.txt does not fit the values of the label maps, so '
-            'numbers are used',
-            f'{len(names)} names, {len(values)} values up to {last}',
-        )
+        files.odd.add('names', f'{len(names)} names, values up to {last}')
     if len(values) == 2 and values[0] == 0:
         return numbers, ['background', 'foreground']
     return numbers, [str(value) for value in values]
 
 
 def _name(value: int) -> str:
-    if value < COLOURED:
-        return str(value)
-    return f'#{value - COLOURED:06x}'
+    return str(value) if value < COLOURED else f'#{value - COLOURED:06x}'
 
 
 def _read_colours(files: Files) -> dict[int, str]:
-    """Read a table of colours: value -> name."""
+    """Read tables of colours: value -> name."""
     found = {}
     for path in (*files.others['.txt'], *files.others['.csv']):
-        if (files.root / path).stat().st_size > MOST_BYTES:
-            continue
-        for line in files.text(path).splitlines()[:IGNORED]:
-            match = COLOUR.match(line)
-            if match:
-                numbers = [int(x) for x in match.groups() if _is_level(x)]
-                red, green, blue = (numbers + [0, 0, 0])[:3]
-                name = match['name'] or match['last']
+        if (files.root / path).stat().st_size <= MOST_BYTES:
+            for name, *numbers in COLOUR.findall(files.text(path)):
+                red, green, blue = (int(x[:3]) for x in numbers)
                 value = COLOURED + (red << 16) + (green << 8) + blue
                 found[red if red == green == blue else value] = name.strip()
     return found
-
-
-def _is_level(text: str | None) -> bool:
-    return bool(text) and str(text).isdecimal()

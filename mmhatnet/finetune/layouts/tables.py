@@ -2,18 +2,15 @@
 
 import csv
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from ..samples import Box, Reading, Sample, sort_names
 from .boxes import make_reading
 from .files import Files, split_of
 
 # Names of columns, in small letters and without other characters.
-PATHS = (
-    *('filename', 'filepath', 'filepaths', 'imagepath', 'path', 'image'),
-    *('file', 'imagefile', 'imagename', 'img', 'imageid', 'id', 'name'),
-)
 LABELS = (
     *('label', 'labels', 'class', 'classname', 'category', 'target'),
     *('labelname', 'species', 'breed', 'diagnosis', 'name'),
@@ -22,170 +19,106 @@ SPLIT = 'split', 'dataset', 'subset', 'set', 'partition'
 CORNERS = 'xmin ymin xmax ymax', 'x1 y1 x2 y2', 'left top right bottom'
 # Of these, the last two are the width and the height.
 SIDES = 'x y w h', 'x y width height', 'left top width height', 'bbox', 'box'
-WITHOUT_HEADER = {2: 'path label', 6: 'path x1 y1 x2 y2 label'}
 NUMBER = re.compile(r'-?\d+(?:\.\d*)?(?:e[-+]?\d+)?', re.IGNORECASE)
-ROWS_TRIED = 50
-
-
-class Columns(NamedTuple):
-    """Numbers of the columns; several for labels are 0 or 1 for a class."""
-
-    names: list[str]
-    path: int
-    labels: list[int]
-    box: list[int]
-    corners: bool
-    split: int | None
+TRIED = 50  # rows
 
 
 def read_tables(files: Files) -> Reading | None:
-    """Read a label of each image, or the boxes in each image.
-
-    Args:
-        files (Files): The files.
-
-    Returns:
-        Reading, optional: The images; None without such a file.
-
-    Raises:
-        ValueError: If images have several labels and no boxes.
-    """
-    tables = [
-        _read_table(path, files)
+    """Read a label of each image, or the boxes in it; None without a CSV."""
+    rows = [
+        row
         for path in (*files.others['.csv'], *files.others['.tsv'])
         if 'submission' not in path.stem.lower()  # made-up labels of a contest
+        for row in _read_table(path, files)
     ]
-    rows = [row for table in tables for row in table or ()]
-    classes = sort_names(name for _, name, _, _ in rows if name)
     samples: dict[Path, Sample] = {}
-    for image, name, box, split in rows:
-        label = classes.index(name) if name else None
-        if image not in samples:
-            samples[image] = Sample(files.root / image, label, split=split)
-        sample = samples[image]
-        if box is not None:
-            sample.size = files.size(image)
-            boxes = [Box._make((*box, label or 0, None, False))] if box else []
-            sample.boxes = [*(sample.boxes or ()), *boxes]
-        elif sample.label != label:
+    for sample, *_ in rows:
+        samples.setdefault(sample.image, sample)
+    boxed = [x for x in rows if x[2] is not None]
+    for new, name, box in boxed:
+        sample = samples[new.image]
+        boxes = [Box._make((*box, name, None, False))] if box else []
+        sample.boxes = [*(sample.boxes or ()), *boxes]
+    if boxed:
+        found = [x for x in samples.values() if x.boxes is not None and x.size]
+        return make_reading('CSV', found, files)
+    classes = sort_names(name for _, name, _ in rows)
+    for new, name, _ in rows:
+        sample, label = samples[new.image], classes.index(name)
+        if sample.label not in (None, label):
             raise ValueError(
-                f'{image} has several labels in the CSV, but a classifier '
-                'learns one for each image: keep one row'
+                f'{sample.image.name} has several labels in the CSV, but a '
+                'classifier learns one for each image: keep one row'
             )
-    found = [s for s in samples.values() if s.boxes is not None and s.size]
-    if found:
-        for sample in found:
-            sample.label = None
-        return make_reading('CSV', classes, found, files)
-    if all(table is None for table in tables):
-        return None
-    return Reading('CSV', 'classification', classes, [*samples.values()])
+        sample.label = label
+    found = [*samples.values()]
+    return Reading('CSV', 'classification', classes, found) if found else None
 
 
-def _read_table(path: Path, files: Files) -> list[tuple] | None:
-    """Read rows: image, name of the class, box or (), and split.
-
-    None if it is another table.
-    """
+def _read_table(
+    path: Path, files: Files
+) -> Iterator[tuple[Sample, str, tuple | None]]:
+    """Read rows: image, name of the class, and box or () or None."""
     lines = files.text(path).splitlines()
-    try:
+    dialect: type[csv.Dialect] = csv.excel
+    with suppress(csv.Error):
         dialect = csv.Sniffer().sniff('\n'.join(lines[:20]), ',;\t|')
-        table = [row for row in csv.reader(lines, dialect) if row]
-    except csv.Error:
-        table = [row for row in csv.reader(lines) if row]
-    columns = _find_columns(table, files) if table else None
-    if not columns:
-        return None
-    if not any(files.knows(cell) for cell in table[0]):
-        table = table[1:]
-    of_file = split_of(*path.parent.parts) or split_of(path.stem, strict=False)
-    found = []
-    for row in table:
-        row += [''] * (len(columns.names) - len(row))
-        split = of_file
-        if columns.split is not None:
-            split = split_of(row[columns.split])
-        image = files.find(row[columns.path].strip(), path, split)
-        name = _read_name(row, columns)
-        box = _read_box(row, columns)
-        if not image:
-            files.odd.add('labels without their image, left out', row)
-        elif not name and (box is None or box):
-            files.odd.add('rows without a label, left out', f'{path}, {image}')
-        else:
-            split = split or split_of(*image.parent.parts)
-            found.append((image, name, box, split))
-    return found
-
-
-def _find_columns(table: list[list[str]], files: Files) -> Columns | None:
-    header = table[0]
-    names = [re.sub('[^a-z0-9]', '', cell.lower()) for cell in header]
-    if any(files.knows(cell) for cell in table[0]):
-        names = WITHOUT_HEADER.get(len(names), '').split()
-    else:
-        table = table[1:]
-    place = {name: column for column, name in enumerate(names)}
-    label = next((place[name] for name in LABELS if name in place), None)
-    if names[:1] == ['pixelvalue']:  # the classes of label maps
-        return None
-    known = [
-        (
-            sum(
-                files.knows(row[i])
-                for row in table[:ROWS_TRIED]
-                if i < len(row)
-            ),
-            name in PATHS,
-            -i,
+    table = [row for row in csv.reader(lines, dialect) if row]
+    if not table:
+        return
+    header, *rows = table
+    keys = [re.sub('[^a-z0-9]', '', cell.lower()) for cell in header]
+    rows = [row + [''] * (len(keys) - len(row)) for row in rows]
+    if any(map(files.knows, header)) and not {*keys} & {*LABELS}:
+        raise ValueError(
+            f'the first line of {path} is no header: write the names of the '
+            'columns above it, such as filename,label'
         )
-        for i, name in enumerate(names)
-        if i != label or name == 'name'
+    column = _find_paths(keys, rows, files)
+    if column is None or keys[0] == 'pixelvalue':  # classes of label maps
+        return
+    place = {name: i for i, name in enumerate(keys) if i != column}
+    label = next((place.pop(x) for x in LABELS if x in place), None)
+    part = next((place.pop(x) for x in SPLIT if x in place), None)
+    groups = [
+        x.split() for x in (*CORNERS, *SIDES) if {*x.split()} <= {*place}
     ]
-    if not known or not max(known)[0]:
-        return None
-    path = -max(known)[-1]
-    box: list[int] = []
-    for group in (*SIDES, *CORNERS):
-        if {*group.split()} <= place.keys():
-            box = [place[name] for name in group.split()]
-            corners = group in CORNERS
-    split = next((place[name] for name in SPLIT if name in place), None)
-    rest = [i for i in range(len(names)) if i not in (path, split, *box)]
-    labels = [label] if label is not None and label != path else rest
-    if len(labels) > 1 and any(
-        row[i].strip() not in ('0', '1', '0.0', '1.0')
-        for row in table[:ROWS_TRIED]
-        for i in labels
-        if i < len(row)
-    ):
-        labels = []
-    if not labels and not box:
-        return None
-    names = [cell.strip() for cell in header]
-    return Columns(names, path, labels, box, bool(box) and corners, split)
+    if label is None and not groups:
+        if len(place) != 1:
+            files.odd.add('columns', path)
+            return
+        (label,) = place.values()
+    of_file = split_of(*path.parent.parts) or split_of(path.stem, strict=False)
+    for row in rows:
+        split = of_file if part is None else split_of(row[part])
+        sample = files.sample(path, split, row[column])
+        name = 'object' if label is None else row[label].strip()
+        box = None
+        if groups:
+            box = _read_box([row[place[x]] for x in groups[0]], groups[0])
+        if not name and (box is None or box):
+            files.odd.add('incomplete', f'{path}, {row[column]}')
+        elif sample:
+            yield sample, name, box
 
 
-def _read_name(row: list[str], columns: Columns) -> str:
-    if not columns.labels:
-        return 'object'
-    if len(columns.labels) == 1:
-        return row[columns.labels[0]].strip()
-    named = [
-        columns.names[i] for i in columns.labels if row[i].strip()[:1] == '1'
+def _find_paths(
+    keys: list[str], rows: list[list[str]], files: Files
+) -> int | None:
+    """Find the column that names the most images."""
+    counts = [
+        (sum(files.knows(row[i]) for row in rows[:TRIED]), key not in LABELS)
+        for i, key in enumerate(keys)
     ]
-    return named[0] if len(named) == 1 else ''
+    return counts.index(max(counts)) if max(counts)[0] else None
 
 
-def _read_box(row: list[str], columns: Columns) -> tuple | None:
-    """Read a box; () if the row has none, None if the table has none."""
-    if not columns.box:
-        return None
-    text = ' '.join(row[i] for i in columns.box)
-    numbers = [float(number) for number in NUMBER.findall(text)]
+def _read_box(cells: list[str], names: list[str]) -> tuple:
+    """Read a box; () if the row has none."""
+    numbers = [float(x) for x in NUMBER.findall(' '.join(cells))]
     if len(numbers) != 4:
         return ()
-    left, top, *last = numbers
-    if not columns.corners:
-        last = [left + last[0], top + last[1]]
-    return left, top, *last
+    left, top, right, bottom = numbers
+    if ' '.join(names) in SIDES:
+        right, bottom = left + right, top + bottom
+    return left, top, right, bottom

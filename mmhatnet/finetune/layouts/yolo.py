@@ -1,32 +1,24 @@
 """YOLO: a text file with boxes or polygons beside each image."""
 
 import re
-from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from ..samples import Box, Reading, Sample
+from ..samples import Box, Reading
 from .boxes import make_reading
-from .files import SPLITS, Files, split_of
+from .files import Files
 
 # Class, and x and y of the centre, width and height, in shares of the image.
-LINE = re.compile(r'\d+(\.0*)?(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*', re.IGNORECASE)
+LINE = re.compile(r'(?i)\d+(\.0*)?(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*')
 
 
 def read_yolo(files: Files) -> Reading | None:
-    """Read boxes, or polygons as masks.
+    """Read boxes, or polygons as masks; None without such labels.
 
     An image without a text file, or with an empty one, has no objects.
-
-    Args:
-        files (Files): The files.
-
-    Returns:
-        Reading, optional: The images; None without such labels.
-
-    Raises:
-        ValueError: If data.yaml cannot be read.
     """
     texts = {
         _place(path): path
@@ -35,84 +27,65 @@ def read_yolo(files: Files) -> Reading | None:
     }
     if not texts:
         return None
-    names, splits = _read_yaml(files)
-    names = names or files.names()
+    names = _read_names(files) or files.names()
     samples = []
     for image in files.images:
         path = texts.pop(_place(image), None)
-        size = files.size(image)
-        if not size:
-            continue
+        sample = files.sample(image, None, str(image))
         if not path:
-            files.odd.add('images without labels, taken as empty', image)
-        boxes = list(_read_lines(path, size, files)) if path else []
-        split = split_of(*image.parent.parts) or next(
-            (
-                splits[p.as_posix()]
-                for p in image.parents
-                if p.as_posix() in splits
-            ),
-            splits.get(image.as_posix()),
-        )
-        samples.append(
-            Sample(files.root / image, None, boxes, None, size, split)
-        )
+            files.odd.add('empty', image)
+        if sample and sample.size:
+            sides = np.array(sample.size)
+            lines = _read_lines(path, sides, names, files) if path else ()
+            sample.boxes = list(lines)
+            samples.append(sample)
     for path in texts.values():
-        files.odd.add('labels without their image, left out', path)
-    labels = {box.label for sample in samples for box in sample.boxes or ()}
-    for label in range(len(names), max(labels, default=-1) + 1):
-        if names and label in labels:
-            files.odd.add('classes without a name in data.yaml', label)
-        names.append(str(label))
-    return make_reading('YOLO', names, samples, files)
+        files.odd.add('alone', path)
+    return make_reading('YOLO', samples, files, names)
 
 
 def _place(path: Path) -> Path:
     """What an image and its labels share: images/a.jpg, labels/a.txt."""
-    parts = [
-        'images' if part.lower() == 'labels' else part
-        for part in path.with_suffix('').parts
-    ]
-    return Path(*parts)
+    parts = path.with_suffix('').parts
+    return Path(*('images' if x.lower() == 'labels' else x for x in parts))
 
 
 def _is_labels(path: Path, files: Files) -> bool:
     with open(files.root / path, encoding='utf-8', errors='replace') as file:
         start = file.readline(1000)
     # An empty file belongs to an image without objects.
-    return (
-        bool(LINE.fullmatch(start))
-        or not start.strip()
-        and ('labels' in path.parts)
-    )
+    empty = not start.strip() and 'labels' in path.parts
+    return empty or bool(LINE.fullmatch(start))
 
 
-def _read_lines(path: Path, size: tuple[int, int], files: Files):
-    width, height = size
-    for line in dict.fromkeys(files.text(path).splitlines()):
-        words = line.split()
-        if not words:
+def _read_lines(
+    path: Path, size: np.ndarray, names: list[str], files: Files
+) -> Iterator[Box]:
+    for line in dict.fromkeys(files.text(path).split('\n')):
+        if not line.strip():
             continue
         if not LINE.fullmatch(line.strip()):
-            files.odd.add(
-                'lines that are not in the YOLO format, left out', path
-            )
+            files.odd.add('incomplete', path)
             continue
-        label, *numbers = int(float(words[0])), *map(float, words[1:])
-        if len(numbers) >= 6 and len(numbers) % 2 == 0:
-            xs = [width * x for x in numbers[::2]]
-            ys = [height * y for y in numbers[1::2]]
-            polygon = [v for point in zip(xs, ys, strict=True) for v in point]
-            yield Box(min(xs), min(ys), max(xs), max(ys), label, [polygon])
+        number, *values = map(float, line.split())
+        known = int(number) < len(names)
+        label = names[int(number)] if known else str(int(number))
+        if names and not known:
+            files.odd.add('numbers', label)
+        if len(values) >= 6 and len(values) % 2 == 0:
+            points = np.reshape(values, (-1, 2)) * size
+            first, last = points.min(0).tolist(), points.max(0).tolist()
+            mask = [points.ravel().tolist()]
+            yield Box._make((*first, *last, label, mask, False))
         else:  # a fifth number is the score of a prediction
-            x, y, w, h = numbers[:4]
-            left, right = width * (x - w / 2), width * (x + w / 2)
-            top, bottom = height * (y - h / 2), height * (y + h / 2)
-            yield Box(left, top, right, bottom, label)
+            centre, sides = np.reshape(values[:4], (2, 2)) * size
+            first = (centre - sides / 2).tolist()
+            last = (centre + sides / 2).tolist()
+            yield Box._make((*first, *last, label, None, False))
 
 
-def _read_yaml(files: Files) -> tuple[list[str], dict[str, str]]:
-    """Read names of classes, and the folders or images of each split."""
+def _read_names(files: Files) -> list[str]:
+    """Read names of classes from data.yaml."""
     for path in (*files.others['.yaml'], *files.others['.yml']):
         try:
             content = yaml.safe_load(files.text(path))
@@ -132,35 +105,5 @@ def _read_yaml(files: Files) -> tuple[list[str], dict[str, str]]:
             isinstance(name, list | dict) for name in names
         ):
             raise ValueError(f'{path}: names is not a list of the classes')
-        splits = defaultdict(set)
-        for split in SPLITS:
-            entries = content.get(split) or []
-            for entry in entries if isinstance(entries, list) else [entries]:
-                for name in _find_place(entry, path, files):
-                    splits[name].add(split)
-        # The same folder for two splits is none for either.
-        clear = {
-            x: found.pop() for x, found in splits.items() if len(found) < 2
-        }
-        return [str(name) for name in names], clear
-    return [], {}
-
-
-def _find_place(entry: object, path: Path, files: Files):
-    """Find an entry of data.yaml in the folder, wherever that was moved."""
-    if not isinstance(entry, str):
-        return
-    parts = [part for part in Path(entry).parts if part not in ('.', '..')]
-    # The paths of other machines end like ours.
-    for skipped in range(len(parts)):
-        place = Path(path.parent, *parts[skipped:])
-        if (files.root / place).is_dir():
-            yield place.as_posix()
-        elif place in files.others['.txt']:
-            for line in files.text(place).splitlines():
-                image = files.find(line.strip(), place)
-                if image:
-                    yield image.as_posix()
-        else:
-            continue
-        return
+        return [str(name) for name in names]
+    return []

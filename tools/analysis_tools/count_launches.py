@@ -1,0 +1,53 @@
+#!/usr/bin/env python
+import argparse
+
+from mmhatnet.analysis.launches import count_launches
+from mmhatnet.apis.zoo import load_backbone_config, load_model_config
+from mmhatnet.engine.cli import (
+    add_cfg_options,
+    apply_options,
+    one_line_errors,
+    positive,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Count the operators, kernels and bytes of a backbone's "
+        'step on a GPU. No GPU is needed.'
+    )
+    add = parser.add_argument
+    add('config', help='name of a model, or config file')
+    add(
+        '--shape',
+        type=positive,
+        nargs=2,
+        metavar=('H', 'W'),
+        default=(224, 224),
+        help='size of the images in pixels (default: 224 224)',
+    )
+    add('--batch', type=positive, default=1, help='images (default: 1)')
+    add('--train', action='store_true', help='count forward and backward')
+    add('--amp', choices=('bfloat16', 'float16'), help='type for autocast')
+    add_cfg_options(parser)
+    args = parser.parse_args()
+    cfg = load_model_config(args.config)
+    apply_options(cfg, args)
+    backbone = load_backbone_config(cfg)
+    found = count_launches(
+        backbone, args.shape, args.batch, args.train, args.amp
+    )
+    print(f'Operators: {found.operators}')
+    print(f'Kernels:   {found.kernels}')
+    print(f'Read:      {found.read / 2**30:.2f} GiB')
+    print(f'Written:   {found.written / 2**30:.2f} GiB')
+    if args.train:
+        print(f'Kept for the backward pass: {found.kept / 2**30:.2f} GiB')
+    print('Most frequent operators:')
+    for name, count in found.names.most_common(10):
+        print(f'  {count:5} {name}')
+
+
+if __name__ == '__main__':
+    with one_line_errors():
+        main()
