@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
+from inspect import signature
 from itertools import starmap, takewhile, zip_longest
 from operator import getitem
-from inspect import signature
 from pathlib import Path
 from traceback import walk_tb
 
