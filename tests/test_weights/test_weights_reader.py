@@ -102,6 +102,7 @@ def test_unknown_objects(form, tmp_path):
     """They are left out; the file can be read all the same."""
     content = dict(
         args=argparse.Namespace(lr=1),
+        model=torch.nn.Linear(2, 2),  # beside the weights
         objects=np.array([argparse.Namespace()], dtype=object),
         dtype=torch.float16,
         weight=torch.ones(2),
@@ -111,16 +112,6 @@ def test_unknown_objects(form, tmp_path):
     assert torch.equal(found.pop('weight'), torch.ones(2))
     assert {type(value) for value in found.values()} == {Unknown}
     assert not any(value.args for value in found.values())
-
-
-def test_module_beside_the_weights(tmp_path):
-    """It is left out in both formats."""
-    content = dict(model=torch.nn.Linear(2, 2), weight=torch.ones(2))
-    for form in FORMATS:
-        save(content, tmp_path / 'file.pth', form)
-        found = read_file(tmp_path / 'file.pth')
-        assert isinstance(found['model'], Unknown)
-        assert torch.equal(found['weight'], torch.ones(2))
 
 
 def test_shared_objects_are_read_once(tmp_path):
