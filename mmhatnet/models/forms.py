@@ -18,18 +18,22 @@ FORMS = dict(cuda=cuda, fast=fast, compiled=compiled, symbolic=symbolic)
 OPERATIONS: set[str] = set()
 
 
-def find_form(layer: nn.Module, name: str, x: Tensor) -> str:
+def find_form(
+    layer: nn.Module,
+    x: Tensor,
+    applies: Callable[[nn.Module, Tensor], bool] | None,
+) -> str:
     """Choose the form for a layer and a tensor.
 
     Args:
         layer (nn.Module): The layer.
-        name (str): The operation.
         x (Tensor): The map, or the queries of an attention.
+        applies (Callable, optional): Whether a form for CUDA applies to both;
+            None if the operation has none.
 
     Returns:
         str: The name of its file, or 'plain' for the equation.
     """
-    applies = cuda.APPLIES.get(name)
     on_gpu = x.is_cuda or INTERPRETED
     if layer.fast and on_gpu and applies and applies(layer, x):
         return 'cuda'
@@ -54,10 +58,11 @@ def has_forms(equation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     # Looked up here, since the compiler of torch 2.1 does not follow getattr.
     forms = {form: getattr(FORMS[form], name, None) for form in FORMS}
     forms['plain'] = None
+    applies = cuda.APPLIES.get(name)
 
     @wraps(equation)
     def operation(layer, x: Tensor, *args, **kwargs) -> Tensor:
-        form = forms[find_form(layer, name, x)]
+        form = forms[find_form(layer, x, applies)]
         if form is None:
             return equation(layer, x, *args, **kwargs)
         return form(layer, equation, x, *args, **kwargs)
