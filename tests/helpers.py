@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -222,6 +223,19 @@ def call_tool(script, *arguments, code=0, cwd='.', **env):
                 found = 1
     assert found == code, output.getvalue()
     return output.getvalue()
+
+
+def write_video(path, images, rate, code='mp4v'):
+    """Write images, BGR, of one size; skip the test without the codec."""
+    size = images[0].shape[1::-1]
+    fourcc = cv2.VideoWriter.fourcc(*code)
+    writer = cv2.VideoWriter(str(path), fourcc, rate, size)
+    if not writer.isOpened():
+        pytest.skip(f'OpenCV cannot write {code}')
+    for image in images:
+        writer.write(image)
+    writer.release()
+    return path
 
 
 def import_page(name):

@@ -13,7 +13,7 @@ from pkgutil import resolve_name
 import numpy as np
 import pytest
 import torch
-from helpers import DEMOS, ROOT, call_tool, import_page
+from helpers import DEMOS, ROOT, call_tool, import_page, write_video
 from mmengine.registry import (
     DATASETS,
     DefaultScope,
@@ -69,10 +69,10 @@ BLOCKS = {
     for page in PAGES
 }
 COMMANDS = [line for page in PAGES for block in BLOCKS[page] for line in block]
-# Commands that take seconds and write files.
+# Commands that take seconds, write files and need no webcam.
 CHEAP = re.compile(
     r'python (tools/(?:infer|visualization/\w+|model_converters/\w+)\.py) '
-    r'(?!.*(?:\.onnx|my_))'
+    r'(?!.*(?:\.onnx|my_| 0 ))'
 )
 # Page -> those of its commands, in their order.
 RUN = {
@@ -86,7 +86,7 @@ RUN = {
 
 @pytest.fixture(scope='module')
 def released(official, tmp_path_factory):
-    """A folder with an image and files as the authors released them."""
+    """A folder with an image, a video and files as the authors released."""
     folder = tmp_path_factory.mktemp('released')
     for arch in ('tiny', 'small'):
         name = f'HAT-Net_{arch.capitalize()}.pth'
@@ -94,6 +94,7 @@ def released(official, tmp_path_factory):
     size = 240, 320, 3
     noise = np.random.RandomState(0).randint(0, 256, size, np.uint8)
     Image.fromarray(noise).save(folder / 'photo.jpg')
+    write_video(folder / 'video.mp4', [noise] * 2, 25)
     return folder
 
 
@@ -254,7 +255,8 @@ def test_commands_of_a_block_write_other_files(page):
 @pytest.fixture
 def reader(released, shown, trained, official_file, tmp_path):
     """A folder like a clone, after the trainings that the pages name."""
-    for place in (ROOT / 'configs', shown / 'data', released / 'photo.jpg'):
+    files = ROOT / 'configs', shown / 'data', *released.glob('*o.*')
+    for place in files:
         (tmp_path / place.name).symlink_to(place)
     (tmp_path / 'HAT-Net_Tiny.pth').symlink_to(official_file())
     for name in re.findall(r'work_dirs/[\w/.-]+\.pth', '\n'.join(COMMANDS)):

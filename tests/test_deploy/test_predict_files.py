@@ -12,6 +12,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import pytest
+from helpers import write_video
 from PIL import Image
 
 from mmhatnet.deploy.predict_files import (
@@ -148,16 +149,10 @@ def test_names_of_results(tmp_path):
 def video(tmp_path_factory):
     """A bright square that moves, in a file whose name is not simple."""
     path = tmp_path_factory.mktemp('videos') / 'Größe 1.mp4'
-    code = cv2.VideoWriter.fourcc(*'mp4v')
-    writer = cv2.VideoWriter(str(path), code, RATE, SIZE)
-    if not writer.isOpened():
-        pytest.skip('OpenCV cannot write MP4 files here')
-    for number in range(FRAMES):
-        frame = np.full((SIZE[1], SIZE[0], 3), 20, np.uint8)
-        frame[16:32, 4 * number : 4 * number + 16] = 250
-        writer.write(frame)
-    writer.release()
-    return path
+    images = np.full((FRAMES, *SIZE[::-1], 3), 20, np.uint8)
+    for number, image in enumerate(images):
+        image[16:32, 4 * number : 4 * number + 16] = 250
+    return write_video(path, images, RATE)
 
 
 @pytest.fixture
@@ -293,15 +288,9 @@ class TestVideos:
         assert not list(out.iterdir())
 
     def test_cut(self, out, tmp_path, capsys):
-        path = tmp_path / 'cut.avi'
-        code = cv2.VideoWriter.fourcc(*'MJPG')
-        writer = cv2.VideoWriter(str(path), code, RATE, SIZE)
-        if not writer.isOpened():
-            pytest.skip('OpenCV cannot write MJPG here')
-        for _ in range(FRAMES):
-            noise = np.array(Image.effect_noise(SIZE, 99).convert('RGB'))
-            writer.write(noise)
-        writer.release()
+        noise = np.array(Image.effect_noise(SIZE, 99).convert('RGB'))
+        images = [noise] * FRAMES
+        path = write_video(tmp_path / 'cut.avi', images, RATE, 'MJPG')
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
         assert predicting(path, out) is None

@@ -1,14 +1,12 @@
 """The operations of HATNet(fast=True) equal their plain twins."""
 
 import inspect
-from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from helpers import (
     SMALL_ARCH,
-    TORCH,
     assert_features_close,
     assert_gradients_close,
     gradients,
@@ -74,109 +72,6 @@ class TestTwins:
     def test_keys_do_not_depend_on_it(self):
         model, plain = twins()
         assert list(model.state_dict()) == list(plain.state_dict())
-
-
-class TestSingleGroupNorm:
-    @pytest.fixture(params=['small maps', 'large maps'])
-    def norm(self, request, monkeypatch):
-        """A norm that takes the way of a GPU."""
-        monkeypatch.setattr(
-            fast.SingleGroupNorm, '_has_good_kernel', lambda *_: False
-        )
-        if request.param == 'large maps':
-            monkeypatch.setattr(fast, 'LARGE', 1)
-        norm = fast.build_norm(
-            dict(type='GN', num_groups=1, eps=1e-3), 6, True
-        )
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-        return norm
-
-    @staticmethod
-    def maps(dtype=torch.double):
-        x = 3 + 2 * torch.randn(2, 6, 5, 4, dtype=dtype)
-        return x.to(memory_format=torch.channels_last)
-
-    def test_equals_group_norm(self, norm):
-        norm, x = norm.double(), self.maps()
-        args = norm.weight, norm.bias
-        found = norm(x)
-        torch.testing.assert_close(found, F.group_norm(x, 1, *args, 1e-3))
-        assert found.is_contiguous(memory_format=torch.channels_last)
-
-    @pytest.mark.parametrize('channels_last', [True, False])
-    def test_derivatives(self, norm, channels_last):
-        """The first, the second and the one in forward mode."""
-
-        def compute(x, weight, bias):
-            return torch.func.functional_call(
-                norm, dict(weight=weight, bias=bias), (x,)
-            )
-
-        x = self.maps() if channels_last else self.maps().contiguous()
-        inputs = [
-            t.detach().double().requires_grad_()
-            for t in (x, norm.weight, norm.bias)
-        ]
-        options = dict(check_forward_ad=True, check_batched_grad=True)
-        assert torch.autograd.gradcheck(compute, inputs, **options)
-        assert torch.autograd.gradgradcheck(compute, inputs)
-
-    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-    @pytest.mark.parametrize('autocast', [True, False])
-    def test_half_precision(self, norm, dtype, autocast):
-        """The dtype stays, the error is that of rounding, also far from 0."""
-        x = (100 + self.maps()).to(dtype).requires_grad_()
-        exact = x.detach().double().requires_grad_()
-        if dtype == torch.float16 and TORCH < (2, 4):
-            pytest.skip('torch lacks float16 on a CPU')
-        weights = norm.weight, norm.bias
-        expected = F.group_norm(exact, 1, *(w.double() for w in weights), 1e-3)
-        if not autocast:
-            norm = norm.to(dtype)
-        with torch.autocast('cpu', dtype) if autocast else nullcontext():
-            found = norm(x)
-        assert found.dtype == dtype
-        epsilon = torch.finfo(dtype).eps
-        assert (found - expected).abs().max() < 4 * epsilon * 100
-        weight = torch.randn_like(expected)
-        (gradient,) = torch.autograd.grad(found, x, weight.to(dtype))
-        (reference,) = torch.autograd.grad(expected, exact, weight)
-        assert gradient.dtype == dtype
-        cosine = F.cosine_similarity(
-            gradient.double().flatten(), reference.flatten(), dim=0
-        )
-        assert cosine > 0.99
-
-    def test_large_gradients_in_float16(self, norm):
-        """The product of map and gradient would overflow."""
-        if TORCH < (2, 4):
-            pytest.skip('torch lacks float16 on a CPU')
-        x = (1000 * torch.randn(2, 6, 5, 4)).half().requires_grad_()
-        norm(x).backward(torch.full_like(x, 500))
-        assert x.grad.isfinite().all()
-        assert norm.weight.grad.isfinite().all()
-
-    def test_is_a_group_norm(self, norm):
-        """As mm's rules for weight decay ask."""
-        assert isinstance(norm, nn.GroupNorm)
-        assert norm.num_groups == 1
-
-    @pytest.mark.parametrize(
-        'norm_cfg',
-        [
-            dict(type='GN', num_groups=2),
-            dict(type='GN', num_groups=1, affine=False),
-            dict(type='BN'),
-            dict(type='LN2d'),
-        ],
-    )
-    def test_other_norms_stay(self, norm_cfg):
-        if norm_cfg['type'] == 'LN2d':
-            pytest.importorskip('mmpretrain')
-            norm_cfg = dict(norm_cfg, type='mmpretrain.LN2d')
-        norm = fast.build_norm(norm_cfg, 6, True)
-        assert not isinstance(norm, fast.SingleGroupNorm)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

@@ -6,16 +6,11 @@ import torch
 from helpers import (
     SMALL_ARCH,
     assert_features_close,
-    gradients,
     random_images,
 )
-from mmcv.cnn import fuse_conv_bn
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhatnet.models import HATNet
-
-BN = dict(type='BN')
 
 
 def shapes(features):
@@ -64,6 +59,19 @@ class TestArguments:
             (dict(in_channels=0), 'in_channels'),
             (dict(in_channels='3'), 'in_channels'),
             (dict(frozen_stages=3, out_indices=(0, 1)), 'up to 2'),
+            *(
+                ({name: rate}, f'{name} needs 0 <= {name} < 1')
+                for name in ('drop_rate', 'drop_path_rate')
+                for rate in (-0.1, 1, 1.5, float('nan'), '0.1', None)
+            ),
+            *(
+                ({name: values}, rf'^{name} .*below 2\*\*31')
+                for name in ('grid_sizes', 'ds_ratios')
+                for values in (
+                    *([2**31] * 3, [2**70] * 3),
+                    *(np.array(8), torch.tensor([8.0, 8, 8])),
+                )
+            ),
         ],
     )
     def test_illegal(self, kwargs, message):
@@ -163,7 +171,9 @@ class TestOutputs:
 
     def test_output_norms(self):
         plain = HATNet(SMALL_ARCH, out_indices=(1, 3))
-        model = HATNet(SMALL_ARCH, out_indices=(1, 3), out_norm_cfg=BN).eval()
+        model = HATNet(
+            SMALL_ARCH, out_indices=(1, 3), out_norm_cfg=dict(type='BN')
+        ).eval()
         model.load_state_dict(plain.state_dict(), strict=False)
         assert set(model.out_norms) == {'1', '3'}
         nn.init.constant_(model.out_norms['3'].bias, 7.0)
@@ -209,202 +219,6 @@ class TestOutputs:
         ]
 
 
-class TestTraining:
-    @pytest.mark.parametrize(
-        'kwargs',
-        [
-            {},
-            dict(attn_types=('window',) * 3),
-            dict(attn_types=('window',) * 3, grid_sizes=(1, 1, 1)),
-            dict(dw_conv=False),
-            dict(out_indices=(0, 1)),
-            dict(out_indices=(1, 2), out_norm_cfg=BN),
-        ],
-    )
-    def test_every_parameter_gets_a_gradient(self, kwargs):
-        for name, gradient in gradients(
-            HATNet(SMALL_ARCH, **kwargs), random_images()
-        ).items():
-            assert gradient is not None, name
-            assert gradient.isfinite().all(), name
-            assert gradient.abs().sum() > 0, name
-
-    def test_ddp_without_find_unused_parameters(self, tmp_path):
-        torch.distributed.init_process_group(
-            'gloo',
-            init_method=f'file://{tmp_path}/store',
-            rank=0,
-            world_size=1,
-        )
-        try:
-            model = nn.parallel.DistributedDataParallel(
-                HATNet(SMALL_ARCH, out_indices=(0, 2), out_norm_cfg=BN)
-            )
-            for _ in range(2):  # a second step fails on unused parameters
-                gradients(model, random_images())
-        finally:
-            torch.distributed.destroy_process_group()
-
-    @pytest.mark.parametrize('drop_rate', [0, 0.1])
-    def test_checkpointed_gradients(self, drop_rate):
-        kwargs = dict(drop_rate=drop_rate, drop_path_rate=0.3)
-        plain = HATNet(SMALL_ARCH, **kwargs)
-        with_cp = HATNet(SMALL_ARCH, **kwargs, with_cp=True)
-        with_cp.load_state_dict(plain.state_dict())
-        x = random_images()
-        torch.manual_seed(1)
-        expected = gradients(plain, x)
-        torch.manual_seed(1)
-        for name, gradient in gradients(with_cp, x).items():
-            torch.testing.assert_close(gradient, expected[name])
-
-    def test_checkpointing_recomputes_the_blocks(self):
-        model = HATNet(SMALL_ARCH, with_cp=True)
-        calls = []
-        model.stages[1][0].mlp.fc1.register_forward_hook(
-            lambda *args: calls.append(1)
-        )
-        gradients(model, random_images())
-        assert len(calls) == 2
-
-    def test_drop_path_grows_linearly(self):
-        model = HATNet(SMALL_ARCH, drop_path_rate=0.5)
-        rates = [
-            block.drop_path.drop_prob
-            for stage in model.stages
-            for block in stage
-        ]
-        assert rates == pytest.approx([0.5 * i / 5 for i in range(6)])
-
-    def test_dropout_acts_in_training_only(self):
-        model = HATNet(SMALL_ARCH, drop_rate=0.5)
-        x = random_images()
-        assert not torch.equal(model(x)[3], model(x)[3])
-        model.eval()
-        assert torch.equal(model(x)[3], model(x)[3])
-
-    @pytest.mark.parametrize('frozen_stages', range(-1, 5))
-    def test_frozen_stages(self, frozen_stages):
-        model = HATNet(
-            SMALL_ARCH, norm_cfg=BN, frozen_stages=frozen_stages
-        ).train()
-        parts = [
-            [model.stem],
-            [model.stages[0]],
-            *(
-                [model.downsamples[i - 1], model.stages[i]]
-                for i in range(1, 4)
-            ),
-        ]
-        for i, modules in enumerate(parts):
-            for module in modules:
-                frozen = i <= frozen_stages
-                assert module.training != frozen
-                for parameter in module.parameters():
-                    assert parameter.requires_grad != frozen
-
-    @pytest.mark.parametrize('norm_eval', [False, True])
-    def test_norm_eval(self, norm_eval):
-        model = HATNet(SMALL_ARCH, norm_cfg=BN, norm_eval=norm_eval).train()
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-        assert norms
-        assert all(norm.training != norm_eval for norm in norms)
-        assert model.stages[0].training
-
-    def test_layer_depth(self):
-        model = HATNet(SMALL_ARCH, out_norm_cfg=BN)
-        for name, depth in {
-            'stem.0.weight': 0,
-            'stages.0.0.attn.q.weight': 1,
-            'stages.0.1.mlp.fc1.weight': 2,
-            'downsamples.0.0.weight': 3,
-            'stages.1.0.attn.qkv.bias': 3,
-            'stages.3.0.attn.qkv.bias': 6,
-            'out_norms.0.bias': 7,
-        }.items():
-            assert model.get_layer_depth(name) == (depth, 8)
-            prefixed = model.get_layer_depth(f'backbone.{name}', 'backbone.')
-            assert prefixed == (depth, 8)
-        assert model.get_layer_depth('head.fc.bias', 'backbone.') == (7, 8)
-
-    def test_layer_depth_never_falls_along_the_network(self):
-        model = HATNet(SMALL_ARCH)
-        depths = [
-            model.get_layer_depth(f'{part}.x')[0]
-            for part in (
-                'stem.0',
-                'stages.0.0',
-                'stages.0.1',
-                'downsamples.0.0',
-                'stages.1.0',
-                'stages.1.1',
-                'downsamples.1.0',
-                'stages.2.0',
-                'downsamples.2.1',
-                'stages.3.0',
-            )
-        ]
-        assert depths == sorted(depths)
-
-
-def test_fuse_conv_bn():
-    """Every batch norm is fused with the convolution before it, or kept."""
-    model = HATNet(SMALL_ARCH, norm_cfg=dict(type='BN')).train()
-    x = random_images()
-    model(x)  # statistics other than 0 and 1
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.uniform_(module.bias, -1, 1)
-    model.eval()
-    with torch.no_grad():
-        expected = model(x)
-        fused = fuse_conv_bn(model)
-        assert any(isinstance(m, nn.Identity) for m in fused.modules())
-        assert_features_close(fused(x), expected, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize('rate', [-0.1, 1, 1.5, float('nan'), '0.1', None])
-@pytest.mark.parametrize('name', ['drop_rate', 'drop_path_rate'])
-def test_impossible_rates(name, rate):
-    with pytest.raises(ValueError, match=f'{name} needs 0 <= {name} < 1'):
-        HATNet(SMALL_ARCH, **{name: rate})
-
-
-@pytest.mark.parametrize('fast', [True, False])
-@pytest.mark.parametrize(
-    'layout', [torch.contiguous_format, torch.channels_last]
-)
-@pytest.mark.parametrize('frozen_stages', range(4))
-def test_gradients_behind_frozen_stages(frozen_stages, layout, fast):
-    """torch's group norm crashes if only its weight needs a gradient."""
-    model = HATNet(SMALL_ARCH, frozen_stages=frozen_stages, fast=fast).train()
-    x = random_images().contiguous(memory_format=layout)
-    other = HATNet(SMALL_ARCH, fast=fast)
-    other.load_state_dict(model.state_dict())
-    sum(out.square().mean() for out in model(x)).backward()
-    sum(out.square().mean() for out in other(x)).backward()
-    trained = dict(model.named_parameters())
-    for name, parameter in other.named_parameters():
-        if trained[name].requires_grad:
-            torch.testing.assert_close(
-                trained[name].grad, parameter.grad, rtol=1e-3, atol=1e-5
-            )
-
-
-def test_dropout_in_evaluation():
-    """As in Monte Carlo dropout: only the dropout is in training mode."""
-    model = HATNet(SMALL_ARCH, drop_rate=0.5).eval()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout2d):
-            module.train()
-    x, calls = random_images(), []
-    mlp = model.stages[0][0].mlp
-    mlp.drop.register_forward_hook(lambda *_: calls.append(1))
-    model(x)
-    assert len(calls) == 2
-
-
 @pytest.mark.parametrize(
     ('values', 'expected'),
     [
@@ -429,16 +243,6 @@ def test_forms_of_grids(values, expected, fast):
     if expected[0] == 16:
         model.set_grids(grid_sizes=values)
         assert model.grid_sizes == expected
-
-
-@pytest.mark.parametrize('name', ['grid_sizes', 'ds_ratios'])
-@pytest.mark.parametrize(
-    'values',
-    [[2**31] * 3, [2**70] * 3, np.array(8), torch.tensor([8.0, 8, 8])],
-)
-def test_illegal_forms_of_grids(name, values):
-    with pytest.raises(ValueError, match=rf'^{name} .*below 2\*\*31'):
-        HATNet(SMALL_ARCH, **{name: values})
 
 
 @pytest.mark.parametrize('fast', [True, False])

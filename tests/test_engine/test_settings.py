@@ -1,0 +1,155 @@
+"""What a config and its options become before a run."""
+
+from runpy import run_path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import (
+    CONFIGS,
+    TOOLS,
+    call_tool,
+    open_config,
+)
+from mmengine.config import Config
+from mmengine.model import PretrainedInit
+from mmengine.registry import MODELS
+
+from mmhatnet.engine import runner as engine
+from mmhatnet.utils.config import check_keys
+
+train = SimpleNamespace(**run_path(TOOLS / 'train.py'))
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py',
+        'retinanet/retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py',
+        'hatnet/hatnet-tiny_8xb128_in1k.py',
+    ],
+)
+def test_tta(config):
+    cfg = open_config(config)
+    head = cfg.model.type
+    run_path(TOOLS / 'test.py')['enable_tta'](cfg)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert 'TTA' in type(model).__name__
+    assert type(model.module).__name__ == head
+    dataset = cfg.test_dataloader.dataset
+    assert any(step.type == 'TestTimeAug' for step in dataset.pipeline)
+
+
+@pytest.mark.parametrize('typed', [True, False])
+def test_bfloat16_has_no_loss_scale(typed):
+    wrapper = {} if typed else dict(dtype='bfloat16')
+    cfg = Config(dict(optim_wrapper=dict(optimizer={}, **wrapper)))
+    train.enable_amp(cfg, 'bfloat16' if typed else None)
+    assert cfg.optim_wrapper.dtype == 'bfloat16'
+    assert cfg.optim_wrapper.loss_scale == dict(enabled=False)
+    train.enable_amp(cfg, 'float16')
+    assert cfg.optim_wrapper.dtype == 'float16'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+
+
+@pytest.mark.parametrize(
+    ('config', 'supported'),
+    [
+        ('sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py', True),
+        ('retinanet/retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py', False),
+        (
+            'mask2former/mask2former_hatnet-small_8xb2-160k_ade20k-512x512.py',
+            False,
+        ),
+    ],
+)
+def test_bfloat16_of_mmcv(config, supported, monkeypatch):
+    """Refused where mmcv's operators would fail."""
+    cfg = open_config(config)
+    monkeypatch.setattr(engine, 'describe_operators', lambda: 'mmcv')
+    if supported:
+        train.enable_amp(cfg, 'bfloat16')
+    else:
+        with pytest.raises(ValueError, match='use --amp float16'):
+            train.enable_amp(cfg, 'bfloat16')
+    train.enable_amp(cfg, 'float16')
+    monkeypatch.setattr(engine, 'describe_operators', lambda: 'torchvision')
+    train.enable_amp(cfg, 'bfloat16')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.dtype == 'bfloat16'
+
+
+def test_amp_and_auto_scale_lr():
+    cfg = Config(
+        dict(
+            optim_wrapper=dict(optimizer=dict(type='AdamW')),
+            auto_scale_lr=dict(base_batch_size=16),
+        )
+    )
+    train.enable_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    train.enable_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
+    # Four batches of 2 are one of 8, half of the base.
+    cfg.optim_wrapper.accumulative_counts = 4
+    train.enable_auto_scale_lr(cfg)
+    assert 2 / cfg.auto_scale_lr.base_batch_size == 8 / 16
+    with pytest.raises(ValueError, match='base_batch_size'):
+        train.enable_auto_scale_lr(Config(dict()))
+    with pytest.raises(ValueError, match='Other'):
+        train.enable_amp(Config(dict(optim_wrapper=dict(type='Other'))))
+
+
+@pytest.mark.parametrize(
+    ('key', 'message'),
+    [
+        # mmengine would ignore them.
+        ('trian_cfg.max_iters=3', "is 'train_cfg' meant"),
+        ('load_form=x', "is 'load_from' meant"),
+        ('dataset.type=x', "'dataset.type' changes nothing: it is a variable"),
+        ('classes=x', "'classes' changes nothing: it is a variable"),
+        ('crop_size=x', "'crop_size' changes nothing: it is a variable"),
+    ],
+)
+def test_options_without_effect(key, message, small_config):
+    command = TOOLS / 'train.py', small_config, '--cfg-options', key
+    assert message in call_tool(*command, code=1)
+
+
+@pytest.mark.parametrize(
+    'key', ['_model', 'model2', 'train_dataloader1', 'work_dirs', 'test_cfg1']
+)
+def test_names_of_variables(key):
+    check_keys(Config({key: 1}))
+
+
+def test_keys_of_all_configs():
+    for config in CONFIGS:
+        check_keys(open_config(config))
+
+
+@pytest.mark.parametrize('kind', ['mmengine.Pretrained', PretrainedInit])
+@pytest.mark.parametrize('listed', [True, False])
+def test_forms_of_pretrained(kind, listed):
+    named = dict(type=kind, checkpoint='x.pth')
+    model = dict(init_cfg=[named] if listed else named)
+    cfg = Config(dict(default_scope='mmseg', model=model))
+    engine._move_pretrained(cfg)
+    assert cfg.load_from == 'x.pth'
+
+
+@pytest.mark.parametrize('key', ['pretrained', 'init_cfg'])
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmseg', 'mmdet'])
+def test_weights_of_the_whole_model(key, scope):
+    """The runner reads them where their keys are checked."""
+    named = dict(type='Pretrained', checkpoint='x.pth')
+    backbone = dict(type='mmhatnet.HATNet', init_cfg=None)
+    value = 'x.pth' if key == 'pretrained' else named
+    model = {'backbone': backbone, key: value}
+    cfg = Config(dict(default_scope=scope, load_from=None, model=model))
+    engine._move_pretrained(cfg)
+    of_backbone = key == 'pretrained' and scope != 'mmpretrain'
+    expected = (None, named) if of_backbone else ('x.pth', None)
+    assert (cfg.load_from, cfg.model.backbone.init_cfg) == expected
+    assert key not in cfg.model
