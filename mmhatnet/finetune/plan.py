@@ -4,11 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil, sqrt
-from random import Random
 from statistics import median, quantiles
 from typing import Any, NamedTuple
-
-from PIL import Image
 
 from ..models.archs import ARCHS
 from ..models.windows import cell_side
@@ -25,6 +22,7 @@ class Task(NamedTuple):
     metric: str  # that chooses the best checkpoint
     title: str  # of the metric
     gain: float  # smallest of the metric that counts
+    chart: str  # for people
     trivial: str  # the best answer without a model
     sizes: tuple[int, int]  # pixels of a side, at least and at most
     epochs: tuple[int, int]  # at least and at most
@@ -40,6 +38,7 @@ _ROWS: list[tuple] = [
     ('accuracy/top1', 'mIoU', 'coco/bbox_mAP', 'coco/segm_mAP'),
     ('accuracy (%)', 'mIoU (%)', 'box AP (0 to 1)', 'mask AP (0 to 1)'),
     (0.1, 0.1, 0.001, 0.001),
+    ('confusion matrix',) * 2 + ('precision and recall',) * 2,
     ('the commonest class',) * 2 + ('nothing found',) * 2,
     ((64, 224), (128, 512), (192, 640), (192, 640)),
     ((15, 100), (30, 150), (20, 100), (15, 100)),
@@ -57,7 +56,6 @@ LR_ADAMW = 5e-4
 SMALL = 48  # pixels: the stem then halves the image only once, as for CIFAR-10
 SHORTEST = 100  # iterations that a model needs in any case
 SHARE = 0.7  # of the time of a training, without its evaluations
-SAMPLED = 200  # images whose size is read
 
 
 @dataclass
@@ -80,6 +78,7 @@ class Plan:
     evaluations: int = 1  # during the training
     step: float = 0.0  # seconds, as measured here
     seed: int = 0
+    cfg_options: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)  # of each choice
 
     @property
@@ -109,9 +108,8 @@ def choose(found: Found, options: Mapping) -> Plan:
 
     Args:
         found (Found): The user's data.
-        options (Mapping): What the user has chosen: ``arch``, ``weights``
-            ('none' for a random start), ``size``, ``batch_size``, ``lr``,
-            ``g1``, ``g2``, ``iters`` and ``seed``; None or absent otherwise.
+        options (Mapping): What the user has chosen, as the arguments of
+            ``tools/finetune.py``; None or absent otherwise.
 
     Returns:
         Plan: The plan, for the smallest model, without a schedule.
@@ -136,21 +134,25 @@ def choose(found: Found, options: Mapping) -> Plan:
         object_size=object_size,
         batch_size=options.get('batch_size') or min(images, batch),
         seed=options.get('seed') or 0,
+        cfg_options=options.get('cfg_options') or {},
     )
     # The linear rule gives too little for much smaller batches.
     scale = sqrt(plan.batch_size / plan.about.base_batch_size)
     scaled = float(f'{scale * (LR if has_muon() else LR_ADAMW):.2g}')
     plan.lr = options.get('lr') or scaled
-    asked = {key: 'as asked' for key, value in options.items() if value}
-    why_lr = asked.get('lr', 'by the rule for the batch size')
-    why_batch = asked.get('batch_size', f'for {images} images')
+
+    def why(name: str, reason: str) -> str:
+        return 'as asked' if options.get(name) else reason
+
     plan.reasons = {
         'model': f'{plan.about.model} for {len(plan.classes)} classes',
         'backbone': f'HAT-Net {arch}',
         'start weights': why_start,
-        'image size': f'{plan.size}, {asked.get("size", why_size)}',
-        'batch size': f'{plan.batch_size}, {why_batch}',
-        'learning rate': f'{plan.lr:.2g}, {why_lr}',
+        'image size': f'{plan.size}, {why("size", why_size)}',
+        'batch size': f'{plan.batch_size}, '
+        + why('batch_size', f'for {images} images'),
+        'learning rate': f'{plan.lr:.2g}, '
+        + why('lr', 'by the rule for the batch size'),
     }
     return _with_grids(plan, options)
 
@@ -195,23 +197,20 @@ def find_start(arch: str, weights: str | None = None) -> tuple[str, str]:
 
 def _measure(found: Found) -> tuple[int, str, float]:
     """Choose the size of the images; why; the size of small objects."""
-    train = found.splits['train']
+    samples = [sample for sample in found.splits['train'] if any(sample.size)]
     shorter = found.task == 'classification'
-    sides, objects = [], []
-    for sample in Random(0).sample(train, min(SAMPLED, len(train))):
-        with Image.open(sample.image) as image:
-            sides.append((min if shorter else max)(image.size))
-            longer = max(image.size)
-        objects += [
-            sqrt((box.right - box.left) * (box.bottom - box.top)) / longer
-            for box in sample.boxes or ()
-        ]
-    typical = round(median(sides))
+    typical = round(median((min if shorter else max)(x.size) for x in samples))
     least, most = TASKS[found.task].sizes
     size = min(most, max(least, 32 * ceil(typical / 32)))
+    objects = [
+        sqrt((box.right - box.left) * (box.bottom - box.top))
+        / max(sample.size)
+        for sample in samples
+        for box in sample.boxes
+    ]
+    small = quantiles(objects, n=10)[0] if len(objects) > 1 else 0.1
     side = 'shorter' if shorter else 'longer'
     why = f'as the {side} side has {typical} pixels in the middle'
-    small = quantiles(objects, n=10)[0] if len(objects) > 1 else 0.1
     return 32 if shorter and typical <= SMALL else size, why, small
 
 

@@ -9,7 +9,8 @@ import made_folders as made
 import pytest
 from test_layouts import check_converted
 
-from mmhatnet.finetune.found import describe, draw_examples, recognize
+from mmhatnet.finetune.found import describe, recognize
+from mmhatnet.finetune.pictures import draw_examples
 
 BOMB = """<?xml version="1.0"?><!DOCTYPE bomb [<!ENTITY a "aaaa">
 <!ENTITY b "&a;&a;&a;&a;">]><annotation>&b;</annotation>"""

@@ -270,10 +270,10 @@ def test_every_task(task, tmp_path):
 
 class TestConfusion:
     def test_counts(self):
-        collector = results.Collector(3, 1)
+        confusion = results.Confusion(3)
         truth, found = [0, 0, 1, 2, 255], [0, 1, 1, 0, 0]
-        collector.count(torch.tensor(truth), torch.tensor(found))
-        assert collector.counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+        confusion.count(torch.tensor(truth), torch.tensor(found))
+        assert confusion.counts.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
 
     @pytest.mark.parametrize(
         ('task', 'expected'), [('classification', 75), ('segmentation', 37.5)]

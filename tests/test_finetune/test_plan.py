@@ -11,7 +11,7 @@ from PIL import Image
 from mmhatnet.engine.runner import adapt_to_cpu
 from mmhatnet.finetune import plan as plans
 from mmhatnet.finetune.plan import choose, fit_to_budget, schedule
-from mmhatnet.finetune.recipe import make_config, write_config
+from mmhatnet.finetune.recipe import write_config
 from mmhatnet.finetune.samples import Box, Found, Sample
 from mmhatnet.finetune.training import search_lr
 from mmhatnet.utils.arguments import duration
@@ -45,11 +45,9 @@ def found(tmp_path):
         path = tmp_path / 'image.png'
         Image.new('RGB', size).save(path)
         boxes = [Box(0, 0, 24, 24, 0)]
-        if task in ('classification', 'segmentation'):
-            boxes = None
-        sample = Sample(path, boxes=boxes, size=size)
-        splits = dict(train=[sample] * count, val=[sample] * 4)
-        return Found(tmp_path, 'made up', task, ['a', 'b', 'c'], splits)
+        samples = [Sample(path, 'train', size, boxes=boxes)] * count
+        samples += [Sample(path, 'val', size, boxes=boxes)] * 4
+        return Found(tmp_path, 'made up', task, samples, ['a', 'b', 'c'])
 
     return make
 
@@ -176,7 +174,8 @@ def test_config_builds(task, arch, start, found, tmp_path):
             type='CustomDataset', data_root='data', ann_file=f'{split}.txt'
         )
     path = tmp_path / 'config.py'
-    write_config(make_config(plan, data), path)
+    plan.cfg_options = {'optim_wrapper.clip_grad.max_norm': 3.0}
+    write_config(plan, data, path)
     assert path.read_text().count('\n') < 300
     cfg = read_config(path)
     assert cfg.model.backbone.init_cfg.get('checkpoint', '') == start
@@ -194,4 +193,5 @@ def test_config_builds(task, arch, start, found, tmp_path):
     ]
     assert set(counts) - {None} == {3}
     assert cfg.train_cfg.max_iters == plan.iters
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=3.0)
     assert cfg.val_dataloader.sampler.type == 'DefaultSampler'

@@ -1,13 +1,12 @@
 """Images with label maps, pictures that have a class for each pixel."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from ...runtime.images import open_image
-from ..samples import IGNORED, Reading, Sample
+from ..samples import IGNORED, Found, Sample
 from .files import ERRORS, Files, split_of
 
 # Folders and names of images and of label maps.
@@ -32,7 +31,7 @@ LOSSY = {'.jpg', '.jpeg', '.jpe'}
 DENSE = 64  # classes have smaller numbers where 255 is not one of them
 
 
-def read_label_maps(files: Files) -> Reading | None:
+def read_label_maps(files: Files) -> Found | None:
     """Pair images with the label maps that have the same name.
 
     None without label maps.
@@ -44,31 +43,32 @@ def read_label_maps(files: Files) -> Reading | None:
         (maps if labels else images).setdefault(key, path)
     if not images.keys() & maps.keys():
         return None
-    for path in {*files.images} - {*images.values(), *maps.values()}:
-        files.odd.add('double', path)
-    for key in maps.keys() - images.keys():
-        files.odd.add('alone', maps[key])
+    for path in files.images:
+        if path not in (*images.values(), *maps.values()):
+            files.odd.add('double', path)
     samples = []
     for key, image in images.items():
         if key not in maps:
             files.odd.add('unlabelled', image)
             continue
-        path = maps[key]
-        size, own = files.size(image), files.size(path)
+        path = maps.pop(key)
         if path.suffix.lower() in LOSSY:
             raise ValueError(
                 f'{path} is a JPEG, which changes values: save label maps as '
                 'PNG'
             )
+        size, own = files.size(image), files.size(path)
         if size and own and size != own:
             files.odd.add('size', path, '{}x{}, not {}x{}'.format(*own, *size))
         elif size and own:
-            sample = Sample(files.root / image, size=size)
-            sample.label_map = files.root / path
-            sample.split = split_of(*image.parent.parts)
+            sample = Sample(files.root / image, split_of(*image.parts[:-1]))
+            sample.size, sample.label_map = size, files.root / path
             samples.append(sample)
-    values, classes = _find_classes(samples, files) if samples else ({}, [])
-    return Reading('label maps', 'segmentation', classes, samples, values)
+    for path in maps.values():
+        files.odd.add('alone', path)
+    values, names = _find_classes(samples, files)
+    task = 'segmentation'
+    return Found(files.root, 'label maps', task, samples, names, values)
 
 
 def _key(path: Path) -> tuple[tuple[str, ...], bool]:
@@ -117,9 +117,8 @@ def _find_classes(
     samples: list[Sample], files: Files
 ) -> tuple[dict[int, int], list[str]]:
     """Find the values that are classes, and their names."""
-    seen: Counter = Counter()
-    for sample in samples[:: -(-len(samples) // MOST_READ)]:
-        assert sample.label_map is not None
+    seen: set[int] = set()
+    for sample in samples[:: -(-len(samples) // MOST_READ) or 1]:
         try:
             seen.update(np.unique(_read_values(sample.label_map)).tolist())
         except ValueError as error:
