@@ -174,7 +174,12 @@ def test_config_builds(task, arch, start, found, tmp_path):
             type='CustomDataset', data_root='data', ann_file=f'{split}.txt'
         )
     path = tmp_path / 'config.py'
-    plan.cfg_options = {'optim_wrapper.clip_grad.max_norm': 3.0}
+    plan.cfg_options = {
+        'optim_wrapper.clip_grad.max_norm': 3.0,
+        'optim_wrapper.optimizer._delete_': True,
+        'optim_wrapper.optimizer.type': 'SGD',
+        'optim_wrapper.optimizer.lr': 0.1,
+    }
     write_config(plan, data, path)
     assert path.read_text().count('\n') < 300
     cfg = read_config(path)
@@ -194,4 +199,5 @@ def test_config_builds(task, arch, start, found, tmp_path):
     assert set(counts) - {None} == {3}
     assert cfg.train_cfg.max_iters == plan.iters
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=3.0)
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.1)
     assert cfg.val_dataloader.sampler.type == 'DefaultSampler'
