@@ -5,7 +5,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from math import prod
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -40,23 +39,19 @@ def drop_unreadable(found: Found, files: Files) -> Looks:
     """
     names = {s.image: s.image.relative_to(files.root) for s in found.samples}
     images, whole = [*names], len(names)
-    headers = images[:: -(-whole // MANY_FILES) or 1]
-    sizes = {image: files.size(names[image]) for image in headers}
-    bad = {image for image, size in sizes.items() if not size}
-    step = max(
-        1, -(-sum(map(prod, filter(None, sizes.values()))) // MANY_PIXELS)
-    )
-    if whole > MANY_FILES:
-        step = max(step, whole // SAMPLED)
+    step = -(-whole // SAMPLED) if whole > MANY_FILES else 1
+    sizes = {image: files.size(names[image]) for image in images[::step]}
+    pixels = sum(prod(size) for size in sizes.values() if size)
+    step = max(step, -(-pixels // MANY_PIXELS))
     looks = {}
     for image in images[::step]:
         try:
-            if image not in bad:
+            if sizes[image]:
                 looks[image] = _look(image)
         except ERRORS as error:
-            bad.add(image)
+            sizes[image] = None
             files.odd.add('file', names[image], error)
-    found.samples = [s for s in found.samples if s.image not in bad]
+    found.samples = [s for s in found.samples if sizes.get(s.image, True)]
     for sample in found.samples:
         sample.size = sizes.get(sample.image) or sample.size
     if step == 1:
@@ -70,8 +65,7 @@ def _look(path: Path) -> np.ndarray:
     with open_image(path) as image:
         image.load()
         small = image.convert('L').resize(LOOK, Image.Resampling.BOX)
-    pixels = np.asarray(small).astype(np.int16)
-    brighter = pixels[:, :-1] > pixels[:, 1:]
+    brighter = np.diff(np.asarray(small, np.int16)) < 0
     return np.where(brighter, 1, -1).astype(np.float32).ravel()
 
 
@@ -122,7 +116,7 @@ def make_splits(found: Found, looks: Looks, files: Files, seed: int) -> None:
     hashes = {
         s.image: _digest(s.image)
         if few
-        else str(s.image.relative_to(files.root))
+        else f'{s.image.relative_to(found.root)}'
         for s in samples
     }
     train = found.splits['train']
@@ -154,8 +148,9 @@ def _group(
     for path in (sample.image for sample in samples):
         name = AUGMENTED.sub('', path.stem)
         sets.union(path, hashes[path], (path.parent, name))
-    known = {s.image: looks[s.image] for s in samples if looks}
-    for pair in _find_alike(known):
+    for pair in _find_alike(
+        {x.image: looks[x.image] for x in samples if looks}
+    ):
         sets.union(*pair)
     groups = defaultdict(list)
     for sample in samples:
@@ -172,22 +167,22 @@ def _choose(
     groups: list[list[Sample]], hashes: dict[Path, str], seed: int
 ) -> list[Sample]:
     """Choose groups for validation by their hashes, some of each class."""
-    counts = Counter(
-        label for group in groups for s in group for label in s.labels
-    )
+
+    def order(group: list[Sample]) -> str:
+        first = min(hashes[sample.image] for sample in group)
+        return hashlib.sha256(f'{seed} {first}'.encode()).hexdigest()
+
+    counts = Counter(x for group in groups for s in group for x in s.labels)
     strata = defaultdict(list)
-    for group in groups:
+    for group in sorted(groups, key=order):
         labels = set().union(*(sample.labels for sample in group))
         rarest = min(labels, key=lambda x: (counts[x], x), default=-1)
-        first = min(hashes[sample.image] for sample in group)
-        order = hashlib.sha256(f'{seed} {first}'.encode()).hexdigest()
-        strata[rarest].append((order, group))
+        strata[rarest].append(group)
     chosen: list[Sample] = []
     for stratum in strata.values():
         # At least one group for each of the splits.
-        wanted = max(1, round(SHARE * sum(len(x) for _, x in stratum)))
-        taken = 0
-        for _, group in sorted(stratum, key=itemgetter(0))[:-1]:
+        wanted, taken = max(1, round(SHARE * sum(map(len, stratum)))), 0
+        for group in stratum[:-1]:
             # A large group, as of tiles of one photograph, is for training.
             if taken < wanted and taken + len(group) <= 2 * wanted:
                 chosen += group

@@ -22,7 +22,7 @@ OF_IMAGES = re.compile(
 # A line of a table of colours.
 COLOUR = re.compile(
     r'(?m)^\s*([^,;:\t\n]*[^\W\d][^,;:\t\n]*?)[ \t,;:]+'
-    r'(\d+)[ \t,;]+(\d+)[ \t,;]+(\d+)\b'
+    r'(\d{1,3})[ \t,;]+(\d{1,3})[ \t,;]+(\d{1,3})\b'
 )
 MOST_READ = 1000  # label maps that tell the classes
 COLOURED = 1 << 24  # added to the values of pixels that are not grey
@@ -38,14 +38,15 @@ def read_label_maps(files: Files) -> Found | None:
     """
     images: dict[tuple, Path] = {}
     maps: dict[tuple, Path] = {}
+    double = []
     for path in files.images:
         key, labels = _key(path)
-        (maps if labels else images).setdefault(key, path)
+        if (maps if labels else images).setdefault(key, path) != path:
+            double.append(path)
     if not images.keys() & maps.keys():
         return None
-    for path in files.images:
-        if path not in (*images.values(), *maps.values()):
-            files.odd.add('double', path)
+    for path in double:
+        files.odd.add('double', path)
     samples = []
     for key, image in images.items():
         if key not in maps:
@@ -66,9 +67,11 @@ def read_label_maps(files: Files) -> Found | None:
             samples.append(sample)
     for path in maps.values():
         files.odd.add('alone', path)
-    values, names = _find_classes(samples, files)
-    task = 'segmentation'
-    return Found(files.root, 'label maps', task, samples, names, values)
+    values = _find_values(samples, files)
+    names = _name_values(values, files)
+    numbers = {value: label for label, value in enumerate(names)}
+    task, classes = 'segmentation', [*names.values()]
+    return Found(files.root, 'label maps', task, samples, classes, numbers)
 
 
 def _key(path: Path) -> tuple[tuple[str, ...], bool]:
@@ -82,12 +85,14 @@ def _key(path: Path) -> tuple[tuple[str, ...], bool]:
     return tuple(filter(None, key)), labels
 
 
-def _read_values(path: Path) -> np.ndarray:
-    """Read the values in a label map, (H, W).
+def _combine(red, green, blue):
+    """The value of a colour: a grey level, or COLOURED and more."""
+    grey = (red == green) & (green == blue)
+    return np.where(grey, red, COLOURED + (red << 16) + (green << 8) + blue)
 
-    They are the grey levels, indices of the palette, or COLOURED + 65536 R +
-    256 G + B where a pixel is not grey.
-    """
+
+def _read_values(path: Path) -> np.ndarray:
+    """Read a label map, (H, W): grey levels, indices of a palette, colours."""
     try:
         with open_image(path) as image:
             if len(image.getbands()) > 1:
@@ -95,11 +100,9 @@ def _read_values(path: Path) -> np.ndarray:
             pixels = np.asarray(image).astype(np.int64)
     except ERRORS as error:
         raise ValueError(f'{path}: {error!s:.200}') from error
-    if pixels.ndim == 2:
-        return pixels
-    red, green, blue = np.moveaxis(pixels, -1, 0)
-    grey = (red == green) & (green == blue)
-    return np.where(grey, red, COLOURED + (red << 16) + (green << 8) + blue)
+    return (
+        pixels if pixels.ndim == 2 else _combine(*np.moveaxis(pixels, -1, 0))
+    )
 
 
 def read_labels(path: Path, values: dict[int, int]) -> np.ndarray:
@@ -113,10 +116,8 @@ def read_labels(path: Path, values: dict[int, int]) -> np.ndarray:
     return np.array(labels, np.uint8)[where].reshape(pixels.shape)
 
 
-def _find_classes(
-    samples: list[Sample], files: Files
-) -> tuple[dict[int, int], list[str]]:
-    """Find the values that are classes, and their names."""
+def _find_values(samples: list[Sample], files: Files) -> list[int]:
+    """Find the values that are classes."""
     seen: set[int] = set()
     for sample in samples[:: -(-len(samples) // MOST_READ) or 1]:
         try:
@@ -129,39 +130,34 @@ def _find_classes(
                 f'{sample.label_map} and others have more than {IGNORED} '
                 'different values: a label map has one value for each class'
             )
-    values = sorted(seen)
-    if len(values) == 1:
+    if len(seen) == 1:
         raise ValueError(
-            f'all label maps have the value {_name(values[0])} only: a model '
-            'can learn two classes or more'
+            f'all label maps have the value {_name(*seen)} only: a model can '
+            'learn two classes or more'
         )
-    if values and values[-1] >= COLOURED:
-        colours = _read_colours(files)
-        names = [colours.get(value, _name(value)) for value in values]
-        return {value: label for label, value in enumerate(values)}, names
-    rest = [value for value in values if value != IGNORED]
+    rest = sorted(seen - {IGNORED})
     if len(rest) > 1 and rest[-1] < max(DENSE, 2 * len(rest)) < IGNORED:
-        values = rest  # 255 is where nothing was labelled
-    return _name_values(values, files)
+        return rest  # 255 is where nothing was labelled
+    return sorted(seen)
 
 
-def _name_values(
-    values: list[int], files: Files
-) -> tuple[dict[int, int], list[str]]:
+def _name_values(values: list[int], files: Files) -> dict[int, str]:
+    """Name the values that are classes, also those of no label map."""
     names, last = files.names(), max(values, default=0)
+    if last >= COLOURED:
+        colours = _read_colours(files)
+        return {value: colours.get(value, _name(value)) for value in values}
     if last == len(names) and 0 in values:
         names = ['background', *names]
     first = int(last == len(names))
     if last < len(names) + first:
-        return {first + x: x for x in range(len(names))}, names
-    numbers = {value: label for label, value in enumerate(values)}
-    if len(names) == len(values):
-        return numbers, names
-    if names:
+        return dict(enumerate(names, first))
+    if names and len(names) != len(values):
         files.odd.add('names', f'{len(names)} names, values up to {last}')
-    if len(values) == 2 and values[0] == 0:
-        return numbers, ['background', 'foreground']
-    return numbers, [str(value) for value in values]
+        names = []
+    if not names and len(values) == 2 and values[0] == 0:
+        names = ['background', 'foreground']
+    return dict(zip(values, names or map(str, values), strict=True))
 
 
 def _name(value: int) -> str:
@@ -170,11 +166,9 @@ def _name(value: int) -> str:
 
 def _read_colours(files: Files) -> dict[int, str]:
     """Read tables of colours: value -> name."""
-    found = {}
-    for path in (*files.others['.txt'], *files.others['.csv']):
-        if (files.root / path).stat().st_size <= MOST_BYTES:
-            for name, *numbers in COLOUR.findall(files.text(path)):
-                red, green, blue = (int(x[:3]) for x in numbers)
-                value = COLOURED + (red << 16) + (green << 8) + blue
-                found[red if red == green == blue else value] = name.strip()
-    return found
+    return {
+        int(_combine(*map(int, colour))): name.strip()
+        for path in (*files.others['.txt'], *files.others['.csv'])
+        if (files.root / path).stat().st_size <= MOST_BYTES
+        for name, *colour in COLOUR.findall(files.text(path))
+    }
