@@ -100,15 +100,10 @@ def _write_json(content: dict, path: Path) -> None:
 
 def _fingerprint(found: Found, args: Namespace) -> dict:
     """Describe what must not change when a training is continued."""
-    names = sorted(
-        f'{sample.split} {sample.image} {sample.label} {len(sample.boxes)}'
-        for sample in found.samples
-    )
-    digest = hashlib.sha256('\n'.join(names).encode('utf-8', 'replace'))
+    data = hashlib.sha256(repr(found.samples).encode()).hexdigest()
     free = 'path', 'work_dir', 'no_export'
     options = {x: y for x, y in vars(args).items() if x not in free}
-    record = dict(data=digest.hexdigest(), options=options)
-    return json.loads(json.dumps(record, default=str))
+    return json.loads(json.dumps(dict(data=data, options=options)))
 
 
 def _read_plan(work_dir: Path, record: dict) -> Plan | None:

@@ -1,11 +1,12 @@
 """Write what was found in the formats of the libraries."""
 
-import colorsys
 import json
 import os
 from pathlib import Path
 from random import Random
 
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
 from PIL import Image
 from tqdm import tqdm
 
@@ -45,6 +46,11 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
     write = dict(
         classification=_write_labels, segmentation=_write_label_maps
     ).get(found.task, _write_coco)
+    images = str(found.root.absolute())
+    prefix = dict(
+        classification=dict(img_path=images),
+        segmentation=dict(img_path=images, seg_map_path=MAPS),
+    ).get(found.task, dict(img=images))
     data: dict = {}
     with creating(out_dir, replace=True) as part:
         summary = dict(layout=found.layout, task=found.task)
@@ -55,7 +61,7 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
                 for sample in Random(seed).sample(samples, len(samples))
             }
             data[split] = write(found, named, part / split)
-            data[split]['data_root'] = str(out_dir)
+            data[split] |= dict(data_root=str(out_dir), data_prefix=prefix)
     data['metainfo'] = dict(
         classes=list(found.classes), palette=make_palette(found)
     )
@@ -80,50 +86,37 @@ def _check_place(out_dir: Path, root: Path) -> None:
 
 def make_palette(found: Found) -> list[list[int]]:
     """Choose a colour, RGB, for each class; the background is black."""
-    palette = []
-    for label in range(len(found.classes)):
-        # Steps by the golden ratio: no two hues are close to each other.
-        hue, value = label * 0.618034 % 1, 1 - label % 3 / 5
-        colour = colorsys.hsv_to_rgb(hue, 0.75, value)
-        palette.append([round(255 * each) for each in colour])
+    labels = np.arange(len(found.classes))
+    # Steps by the golden ratio: no two hues are close to each other.
+    hues, values = labels * 0.618034 % 1, 1 - labels % 3 / 5
+    colours = hsv_to_rgb(np.stack([hues, 0.75 + 0 * hues, values], 1))
     if found.classes[0] == 'background':
-        palette[0] = [0, 0, 0]
-    return palette
-
-
-def _write_list(lines: list[str], path: Path, **settings) -> dict:
-    """Write a list of images; the settings of its data set."""
-    # A name that begins with a blank would lose it without a folder.
-    text = ''.join(f'./{line}\n' for line in lines)
-    path.with_suffix('.txt').write_text(text, 'utf-8')
-    return dict(settings, ann_file=f'{path.name}.txt')
+        colours[0] = 0
+    return (255 * colours).round().astype(int).tolist()
 
 
 def _write_labels(found: Found, named: dict[str, Sample], path: Path) -> dict:
-    return _write_list(
-        [f'{name} {sample.label}' for name, sample in named.items()],
-        path,
-        type='CustomDataset',
-        data_prefix=dict(img_path=str(found.root.absolute())),
-    )
+    # A name that begins with a blank would lose it without a folder.
+    lines = [f'./{name} {sample.label}\n' for name, sample in named.items()]
+    path.with_suffix('.txt').write_text(''.join(lines), 'utf-8')
+    return dict(type='CustomDataset', ann_file=f'{path.name}.txt')
 
 
 def _write_label_maps(
     found: Found, named: dict[str, Sample], path: Path
 ) -> dict:
+    text = ''.join(f'./{name}\n' for name in named)
+    path.with_suffix('.txt').write_text(text, 'utf-8')
     for name, sample in tqdm(named.items(), path.name, leave=False):
-        labels = read_labels(sample.label_map, found.values)
         file = path.with_name(MAPS) / f'{name}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
+        labels = read_labels(sample.label_map, found.values)
         Image.fromarray(labels).save(file)
-    images = str(found.root.absolute())
-    return _write_list(
-        [*named],
-        path,
+    return dict(
         type='BaseSegDataset',
+        ann_file=f'{path.name}.txt',
         img_suffix='',  # images have any suffix, which is a part of the names
         seg_map_suffix='.png',
-        data_prefix=dict(img_path=images, seg_map_path=MAPS),
     )
 
 
@@ -156,8 +149,4 @@ def _write_coco(found: Found, named: dict[str, Sample], path: Path) -> dict:
         images=images, annotations=annotations, categories=categories
     )
     path.with_suffix('.json').write_text(json.dumps(content), 'utf-8')
-    return dict(
-        type='CocoDataset',
-        ann_file=f'{path.name}.json',
-        data_prefix=dict(img=str(found.root.absolute())),
-    )
+    return dict(type='CocoDataset', ann_file=f'{path.name}.json')

@@ -7,7 +7,6 @@ from math import ceil, sqrt
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
-from ..models.archs import ARCHS
 from ..models.windows import cell_side
 from ..weights.releases import RELEASES, locate_weights
 from .samples import Found
@@ -51,8 +50,7 @@ TASKS = {
 }
 SHIPPED = 'hatnet://cifar10-classifier'  # the backbone in the package
 ORDER = 'micro', *RELEASES  # from small to large
-LR = 4e-3  # of these configs, for Muon
-LR_ADAMW = 5e-4
+LR, LR_ADAMW = 4e-3, 5e-4  # of these configs, for Muon and without timm
 SMALL = 48  # pixels: the stem then halves the image only once, as for CIFAR-10
 SHORTEST = 100  # iterations that a model needs in any case
 SHARE = 0.7  # of the time of a training, without its evaluations
@@ -96,12 +94,6 @@ class Plan:
         """Whether the task has boxes."""
         return self.about.library == 'mmdet'
 
-    @property
-    def widths(self) -> list[int]:
-        """Channels of the four stages."""
-        columns: Mapping[str, Any] = ARCHS[self.arch]
-        return list(columns['embed_dims'])
-
 
 def choose(found: Found, options: Mapping) -> Plan:
     """Choose what the data alone decide.
@@ -119,19 +111,19 @@ def choose(found: Found, options: Mapping) -> Plan:
     """
     images, arch = len(found.splits['train']), options.get('arch') or ORDER[0]
     start, why_start = find_start(arch, options.get('weights'))
-    size, why_size, object_size = _measure(found)
+    size, why_size = _choose_size(found)
     batch = TASKS[found.task].batch_size
     if found.task == 'classification' and images < 1000:
         batch = 32 if images >= 300 else 16
     plan = Plan(
         task=found.task,
-        classes=list(found.classes),
+        classes=found.classes,
         images=images,
         evaluated=len(found.splits['val']),
         arch=arch,
         start=start,
         size=options.get('size') or size,
-        object_size=object_size,
+        object_size=_small_objects(found),
         batch_size=options.get('batch_size') or min(images, batch),
         seed=options.get('seed') or 0,
         cfg_options=options.get('cfg_options') or {},
@@ -141,18 +133,18 @@ def choose(found: Found, options: Mapping) -> Plan:
     scaled = float(f'{scale * (LR if has_muon() else LR_ADAMW):.2g}')
     plan.lr = options.get('lr') or scaled
 
-    def why(name: str, reason: str) -> str:
-        return 'as asked' if options.get(name) else reason
+    def why(option: str, reason: str) -> str:
+        return 'as asked' if options.get(option) else reason
 
+    why_batch = why('batch_size', f'for {images} images')
+    why_lr = why('lr', 'by the rule for the batch size')
     plan.reasons = {
         'model': f'{plan.about.model} for {len(plan.classes)} classes',
         'backbone': f'HAT-Net {arch}',
         'start weights': why_start,
         'image size': f'{plan.size}, {why("size", why_size)}',
-        'batch size': f'{plan.batch_size}, '
-        + why('batch_size', f'for {images} images'),
-        'learning rate': f'{plan.lr:.2g}, '
-        + why('lr', 'by the rule for the batch size'),
+        'batch size': f'{plan.batch_size}, {why_batch}',
+        'learning rate': f'{plan.lr:.2g}, {why_lr}',
     }
     return _with_grids(plan, options)
 
@@ -195,23 +187,27 @@ def find_start(arch: str, weights: str | None = None) -> tuple[str, str]:
     return '', f'random (mmhatnet.FanOutInit), {why}'
 
 
-def _measure(found: Found) -> tuple[int, str, float]:
-    """Choose the size of the images; why; the size of small objects."""
-    samples = [sample for sample in found.splits['train'] if any(sample.size)]
-    shorter = found.task == 'classification'
-    typical = round(median((min if shorter else max)(x.size) for x in samples))
+def _choose_size(found: Found) -> tuple[int, str]:
+    """Choose the size of the images for the middle one; and say why."""
+    classifies = found.task == 'classification'
+    name, side = ('shorter', min) if classifies else ('longer', max)
+    sizes = [x.size for x in found.splits['train'] if any(x.size)]
+    typical = round(median(map(side, sizes)))
     least, most = TASKS[found.task].sizes
     size = min(most, max(least, 32 * ceil(typical / 32)))
+    why = f'as the {name} side has {typical} pixels in the middle'
+    return 32 if classifies and typical <= SMALL else size, why
+
+
+def _small_objects(found: Found) -> float:
+    """The size of small objects, in shares of the longer side."""
     objects = [
         sqrt((box.right - box.left) * (box.bottom - box.top))
         / max(sample.size)
-        for sample in samples
+        for sample in found.splits['train']
         for box in sample.boxes
     ]
-    small = quantiles(objects, n=10)[0] if len(objects) > 1 else 0.1
-    side = 'shorter' if shorter else 'longer'
-    why = f'as the {side} side has {typical} pixels in the middle'
-    return 32 if shorter and typical <= SMALL else size, why, small
+    return quantiles(objects, n=10)[0] if len(objects) > 1 else 0.1
 
 
 def _with_grids(plan: Plan, options: Mapping) -> Plan:

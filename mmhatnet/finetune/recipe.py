@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..engine.cli import apply_options, inherit_options
+from ..models.archs import ARCHS
 from ..utils.atomic import replacing
 from ..utils.config import read_config
 from .plan import Plan, has_muon
@@ -55,6 +57,8 @@ def write_config(plan: Plan, data: dict, path: Path) -> None:
 
 def _model(plan: Plan) -> Settings:
     micro, count = plan.arch == 'micro', dict(num_classes=len(plan.classes))
+    sizes: Mapping[str, Any] = ARCHS[plan.arch]
+    widths = list(sizes['embed_dims'])
     backbone: Settings = dict(
         arch=plan.arch, grid_sizes=plan.grid_sizes, ds_ratios=plan.ds_ratios
     )
@@ -67,7 +71,7 @@ def _model(plan: Plan) -> Settings:
     if plan.task == 'classification':
         backbone |= dict(stem_stride=2) if plan.small else {}
         backbone |= dict(drop_path_rate=0.0) if micro else {}
-        model['head'] = dict(count, in_channels=plan.widths[-1], topk=(1,))
+        model['head'] = dict(count, in_channels=widths[-1], topk=(1,))
         # Mixtures of images are hard to learn in a short training.
         model['train_cfg'] = None
         mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -76,7 +80,7 @@ def _model(plan: Plan) -> Settings:
     if not plan.start:
         init['_delete_'] = True  # the weights that the base names
     if not micro:
-        model['neck'] = dict(in_channels=plan.widths)
+        model['neck'] = dict(in_channels=widths)
     if plan.task == 'segmentation':
         size = (_crop(plan), _crop(plan))
         model |= dict(data_preprocessor=dict(size=size), decode_head=count)

@@ -82,10 +82,8 @@ def finish(
     model = get_inferencer(prepare(config), str(weights))
     pictures = []
     for sample in examples:
-        pictures += [
-            predict(model, sample.image, top=3)[1],
-            draw_labels(found, sample),
-        ]
+        prediction = predict(model, sample.image, top=3)[1]
+        pictures += [prediction, draw_labels(found, sample)]
     grid = draw_grid(pictures, ['prediction', 'truth'])
     save_figure(grid, work_dir / 'predictions.png')
     why = 'not asked for'
@@ -128,10 +126,8 @@ def _evaluate(
         chart, baseline = 'precision_recall.png', 0.0
     else:
         figure = draw_confusion(confusion.counts, plan.classes)
-        chart, baseline = (
-            'confusion.png',
-            constant_answer(plan.task, confusion.counts),
-        )
+        baseline = constant_answer(plan.task, confusion.counts)
+        chart = 'confusion.png'
     save_figure(figure, config.with_name(chart))
     return metrics, baseline, chart
 
@@ -161,20 +157,17 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """Draw counts of (truth, prediction), each row as shares of its class."""
     percent = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
     side = min(14, 3.5 + 0.45 * len(classes))
-    figure = Figure(figsize=(side, side), layout='constrained')
+    figure = Figure((side, side), layout='constrained')
     axes = figure.subplots()
-    axes.imshow(percent, cmap='Blues', vmin=0, vmax=100)
-    axes.set(
-        xlabel='prediction', ylabel='truth', title='percent of each class'
-    )
+    axes.imshow(percent, 'Blues', vmin=0, vmax=100)
+    axes.set(xlabel='prediction', ylabel='truth', title='% of each class')
     if len(classes) <= 3 * READABLE:
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
     if len(classes) <= READABLE:
-        style: dict = dict(ha='center', va='center', fontsize=8)
         for (row, column), value in np.ndenumerate(percent):
-            colour = 'white' if value > 50 else 'black'
-            axes.text(column, row, f'{value:.0f}', color=colour, **style)
+            text = axes.text(column, row, f'{value:.0f}', ha='center')
+            text.set(va='center', color='white' if value > 50 else 'black')
     return figure
 
 
@@ -186,10 +179,10 @@ def draw_curves(truth: str, found: Path, kind: str) -> Figure:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    figure = Figure(figsize=(6, 5), layout='constrained')
+    figure = Figure((6, 5), layout='constrained')
     axes = figure.subplots()
+    axes.axis((0, 1, 0, 1.02))
     axes.set(xlabel='recall', ylabel='precision at IoU 0.5')
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
     results = json.loads(found.read_bytes()) if found.exists() else []
     if not results:
         axes.set_title('nothing was found')
@@ -203,9 +196,9 @@ def draw_curves(truth: str, found: Path, kind: str) -> Figure:
     curves = scores.eval['precision'][0, :, :, 0, -1].T
     for label, curve in zip(scores.params.catIds, curves, strict=True):
         if curve.max() >= 0 and len(axes.lines) < READABLE:
-            ap = f'(AP50 {curve.clip(0).mean():.2f})'
-            name = f'{data.cats[label]["name"]} {ap}'
-            axes.plot(scores.params.recThrs, curve, label=name)
+            name, ap = data.cats[label]['name'], curve.clip(0).mean()
+            text = f'{name} (AP50 {ap:.2f})'
+            axes.plot(scores.params.recThrs, curve, label=text)
     axes.legend(fontsize=8)
     return figure
 

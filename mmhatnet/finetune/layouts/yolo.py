@@ -86,15 +86,14 @@ def _read_names(files: Files) -> list[str]:
     """Read names of classes from data.yaml."""
     for path in (*files.others['.yaml'], *files.others['.yml']):
         try:
-            content = yaml.safe_load(files.text(path))
+            names = yaml.safe_load(files.text(path))['names']
+        except (TypeError, KeyError):
+            continue  # of something else
         except (yaml.YAMLError, RecursionError) as error:
             line = ' '.join(str(error).split())
             raise ValueError(
                 f'{path} is not valid YAML: {line:.200}'
             ) from error
-        if not isinstance(content, dict) or 'names' not in content:
-            continue
-        names = content['names']
         if isinstance(names, dict):
             most = max((x for x in names if isinstance(x, int)), default=-1)
             names = [names.get(x, x) for x in range(min(most, 10_000) + 1)]
