@@ -50,7 +50,14 @@ def folders(root, count=6, splits=('',), classes=COLOURS):
     return root
 
 
-def label_maps(root, count=8, values=(0, 1, 2), mode='L', where='{}/{}.png'):
+def label_maps(
+    root,
+    count=8,
+    values=(0, 1, 2),
+    mode='L',
+    images='images/{}.png',
+    masks='masks/{}.png',
+):
     """The label of a pixel is also its colour in the picture."""
     for i in range(count):
         labels = np.resize(values, SIZE[::-1]).astype(np.uint8)
@@ -60,8 +67,8 @@ def label_maps(root, count=8, values=(0, 1, 2), mode='L', where='{}/{}.png'):
             image.putpalette(list(range(256)) * 3)
         places = np.searchsorted(values, labels) % 3
         colours = np.array([*COLOURS.values()])[places]
-        save(picture(i, colours), root / where.format('images', i))
-        save(image, root / where.format('masks', i))
+        save(picture(i, colours), root / images.format(i))
+        save(image, root / masks.format(i))
     return root
 
 

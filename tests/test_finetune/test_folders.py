@@ -20,6 +20,7 @@ from mmhatnet.finetune.converting import convert
 from mmhatnet.finetune.found import describe, recognize
 from mmhatnet.finetune.pictures import draw_examples
 
+BESIDE = dict(images='{}.png', masks='{}_mask.png')
 SCOPES = dict(classification='mmpretrain', segmentation='mmseg')
 BOMB = """<?xml version="1.0"?><!DOCTYPE bomb [<!ENTITY a "aaaa">
 <!ENTITY b "&a;&a;&a;&a;">]><annotation>&b;</annotation>"""
@@ -112,29 +113,9 @@ def same_names(root):
     made.pictures(root / 'b', start=100)
 
 
-def beside(root):
-    """Label maps in the folder of the images."""
-    made.label_maps(root)
-    for path in (root / 'masks').iterdir():
-        path.rename(root / 'images' / f'{path.stem}_mask.png')
-
-
-def pets(root):
-    """Like the pets of Oxford."""
-    made.label_maps(root, values=(1, 2, 3), where='{}/trimaps/{}.png')
-    (root / 'images' / 'trimaps').rename(root / 'pictures')
-    (root / 'masks').rename(root / 'annotations')
-
-
-def camvid(root):
-    made.label_maps(root)
-    (root / 'images').rename(root / 'train')
-    (root / 'masks').rename(root / 'trainannot')
-
-
 def roboflow_maps(root):
-    beside(root / 'train')
-    beside(root / 'valid')
+    for split in ('train', 'valid'):
+        made.label_maps(root / split, **BESIDE)
     names = 'Pixel Value, Class\n0, background\n1, cat\n2, dog'
     made.write(root / 'train' / '_classes.csv', names)
 
@@ -150,6 +131,18 @@ def helmets(root):
     """The names of classes may be those of label maps."""
     made.pictures(root / 'helmet')
     made.pictures(root / 'mask', start=10)
+
+
+def buses(root):
+    """A class may be named like a split."""
+    for i, name in enumerate(('train', 'bus', 'car')):
+        made.pictures(root / name, start=10 * i)
+
+
+def numbered(root):
+    """Windows names photographs 'cat (1)', 'cat (2)' and so on."""
+    for i, name in enumerate(made.NAMES):
+        made.pictures(root / name, 10, 100 * i, name + ' ({}).png')
 
 
 def photographs(root):
@@ -229,16 +222,21 @@ LAYOUTS = {
     COLOURED + '18 18 18': folders(splits=('train', 'val', 'test')),
     COLOURED + '15 3 18': folders(splits=('train', 'test')),
     'folders of classes: classification: helmet mask: 12 4 0': helmets,
+    'folders of classes: classification: bus car train: 18 6 0': buses,
     'label maps: segmentation: 0 1 2: 6 2 0': made.label_maps,
-    'label maps: segmentation: background foreground: 6 2 0: palette': (
-        maps(values=(0, 1, 255), mode='P')
+    'label maps: segmentation: background foreground: 6 2 0: palette': maps(
+        values=(0, 1, 255), mode='P'
     ),
-    'label maps: segmentation: background foreground: 6 2 0': (
-        maps(values=(0, 255))
+    'label maps: segmentation: background foreground: 6 2 0': maps(
+        values=(0, 255)
     ),
-    'label maps: segmentation: 0 1 2: 6 2 0: beside': beside,
-    'label maps: segmentation: 1 2 3: 6 2 0: pets': pets,
-    'label maps: segmentation: 0 1 2: 6 2 0: CamVid': camvid,
+    'label maps: segmentation: 0 1 2: 6 2 0: beside': maps(**BESIDE),
+    'label maps: segmentation: 1 2 3: 6 2 0: pets': maps(
+        values=(1, 2, 3), masks='annotations/trimaps/{}.png'
+    ),
+    'label maps: segmentation: 0 1 2: 6 2 0: CamVid': maps(
+        images='train/{}.png', masks='trainannot/{}.png'
+    ),
     'label maps: segmentation: background cat dog: 8 8 0': roboflow_maps,
     'COCO: detection: cat dog: 6 2 0': made.coco,
     'COCO: instances: cat dog: 6 2 0': partial(made.coco, masks=True),
@@ -340,6 +338,9 @@ NOTES = {
         segmentation=[[4, 5, 14, 5, 999, 17]]
     ),
     '8: incomplete, left out: annotations.json, id 1': annotation(image_id=99),
+    '8: be of one photograph: x_aug0': lambda root: made.table(
+        *(root, lambda i: f'x_aug{i}.png,{i % 2}'), pattern='x_aug{}.png'
+    ),
     "24: by case only.*'Red' and 'red'": change(
         made.folders, 'Red', lambda x: made.pictures(x, 6, start=900)
     ),
@@ -362,6 +363,7 @@ QUIET = {
         made.folders, 'red', rename(' 赤 $x$ #1')
     ),
     '8: other form of unicode': unicode_forms,
+    '20: numbers in names': numbered,
     '18: loop of links': change(made.folders, 'red/again', link('..')),
     '18: files of systems': change(made.folders, 'red', of_system),
     '8: CSV in Latin 1': encoded('cp1252', ';'),

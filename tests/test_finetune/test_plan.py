@@ -135,30 +135,25 @@ def test_random_start_without_the_network(found):
     assert 'FanOutInit' in plan.reasons['start weights']
 
 
-class TestSearch:
-    @pytest.fixture
-    def plan(self, found):
-        plan = choose(found(), {})
-        plan.step = 0.01
-        return plan
+@pytest.mark.parametrize(
+    ('chosen', 'loss'),
+    [
+        (0.5, lambda factor: factor),
+        (2, lambda factor: -factor),
+        (1, lambda factor: -factor if factor <= 1 else math.nan),
+    ],
+)
+def test_search_of_the_learning_rate(chosen, loss, found):
+    """The lowest loss of the last steps wins; rates may be too high."""
+    plan = choose(found(), {})
+    plan.step = 0.01
 
-    def test_lowest_loss_wins(self, plan):
-        def losses(plan, steps):
-            return [1.0] * (steps // 2) + [plan.lr] * (steps - steps // 2)
+    def losses(tried, steps):
+        return [-9.0] * (steps // 2) + [loss(tried.lr / plan.lr)] * steps
 
-        assert search_lr(plan, 10, losses).lr == plan.lr / 2
-
-    def test_rates_may_be_too_high(self, plan):
-        def losses(tried, steps):
-            return [
-                9.0 - tried.lr if tried.lr <= plan.lr else math.nan
-            ] * steps
-
-        assert search_lr(plan, 10, losses).lr == plan.lr
-
-    def test_no_time(self, plan):
-        plan.step = 1.0
-        assert search_lr(plan, 10, None) is plan
+    assert search_lr(plan, 10, losses).lr == pytest.approx(chosen * plan.lr)
+    plan.step = 1.0  # there is no time
+    assert search_lr(plan, 10, losses) is plan
 
 
 @pytest.mark.parametrize('start', ['', plans.SHIPPED])
