@@ -46,11 +46,6 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
     write = dict(
         classification=_write_labels, segmentation=_write_label_maps
     ).get(found.task, _write_coco)
-    images = str(found.root.absolute())
-    prefix = dict(
-        classification=dict(img_path=images),
-        segmentation=dict(img_path=images, seg_map_path=MAPS),
-    ).get(found.task, dict(img=images))
     data: dict = {}
     with creating(out_dir, replace=True) as part:
         summary = dict(layout=found.layout, task=found.task)
@@ -61,7 +56,7 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
                 for sample in Random(seed).sample(samples, len(samples))
             }
             data[split] = write(found, named, part / split)
-            data[split] |= dict(data_root=str(out_dir), data_prefix=prefix)
+            data[split]['data_root'] = str(out_dir)
     data['metainfo'] = dict(
         classes=list(found.classes), palette=make_palette(found)
     )
@@ -99,7 +94,11 @@ def _write_labels(found: Found, named: dict[str, Sample], path: Path) -> dict:
     # A name that begins with a blank would lose it without a folder.
     lines = [f'./{name} {sample.label}\n' for name, sample in named.items()]
     path.with_suffix('.txt').write_text(''.join(lines), 'utf-8')
-    return dict(type='CustomDataset', ann_file=f'{path.name}.txt')
+    return dict(
+        type='CustomDataset',
+        ann_file=f'{path.name}.txt',
+        data_prefix=dict(img_path=str(found.root.absolute())),
+    )
 
 
 def _write_label_maps(
@@ -112,9 +111,11 @@ def _write_label_maps(
         file.parent.mkdir(parents=True, exist_ok=True)
         labels = read_labels(sample.label_map, found.values)
         Image.fromarray(labels).save(file)
+    images = str(found.root.absolute())
     return dict(
         type='BaseSegDataset',
         ann_file=f'{path.name}.txt',
+        data_prefix=dict(img_path=images, seg_map_path=MAPS),
         img_suffix='',  # images have any suffix, which is a part of the names
         seg_map_suffix='.png',
     )
@@ -149,4 +150,8 @@ def _write_coco(found: Found, named: dict[str, Sample], path: Path) -> dict:
         images=images, annotations=annotations, categories=categories
     )
     path.with_suffix('.json').write_text(json.dumps(content), 'utf-8')
-    return dict(type='CocoDataset', ann_file=f'{path.name}.json')
+    return dict(
+        type='CocoDataset',
+        ann_file=f'{path.name}.json',
+        data_prefix=dict(img=str(found.root.absolute())),
+    )

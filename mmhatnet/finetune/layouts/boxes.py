@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from math import isfinite
 
+from ...datasets.coco import WRONG_TYPE
 from ...datasets.coco2semantic import encode_mask
 from ..samples import Box, Found, Sample
 from .files import Files
@@ -42,7 +43,7 @@ def _cut(sample: Sample, files: Files) -> Iterator[Box]:
             files.odd.add('beyond', name)
         try:
             mask = _encode(box, width, height)
-        except ValueError as error:
+        except (*WRONG_TYPE, ValueError) as error:
             files.odd.add('incomplete', name, error)
             continue
         yield Box(left, top, right, bottom, box.label, mask, box.crowd)
@@ -63,7 +64,6 @@ def _encode(box: Box, width: int, height: int) -> dict | None:
         if len(mask) == 1 and len(mask[0]) in (8, 10) and (x, y) == corners:
             return None
     rle = encode_mask(mask, height, width)
-    counts = rle['counts']
-    return (
-        rle if isinstance(counts, str) else rle | dict(counts=counts.decode())
-    )
+    if isinstance(rle['counts'], bytes):  # which JSON has not
+        rle['counts'] = rle['counts'].decode()
+    return rle

@@ -61,7 +61,7 @@ def _read_json(path: Path, content: dict, files: Files) -> Iterator[Sample]:
         if image not in known or label is None:
             files.odd.add('incomplete', f'{path}, id {each.get("id")}')
             continue
-        x, y, w, h = each['bbox']
+        x, y, w, h = map(float, each['bbox'])
         mask, crowd = each.get('segmentation'), bool(each.get('iscrowd'))
         objects[image].append(Box(x, y, x + w, y + h, label, mask, crowd))
     for image in content['images']:
