@@ -127,29 +127,6 @@ def contest(root):
     made.write(root / 'sample_submission.csv', 'image_id,label\nt1,4')
 
 
-def helmets(root):
-    """The names of classes may be those of label maps."""
-    made.pictures(root / 'helmet')
-    made.pictures(root / 'mask', start=10)
-
-
-def buses(root):
-    """A class may be named like a split."""
-    for i, name in enumerate(('train', 'bus', 'car')):
-        made.pictures(root / name, start=10 * i)
-
-
-def numbered(root):
-    """Windows names photographs 'cat (1)', 'cat (2)' and so on."""
-    for i, name in enumerate(made.NAMES):
-        made.pictures(root / name, 10, 100 * i, name + ' ({}).png')
-
-
-def photographs(root):
-    made.pictures(root / 'images')
-    made.pictures(root / 'masks', start=50)
-
-
 def lossy(path):
     Image.open(path).save(path.with_suffix('.jpg'))
     path.unlink()
@@ -204,6 +181,14 @@ def folders(**options):
     return partial(made.folders, **options)
 
 
+def classes(*names, **options):
+    def make(root):
+        for i, name in enumerate(names):
+            made.pictures(root / name, start=100 * i, **options)
+
+    return make
+
+
 def maps(**options):
     return partial(made.label_maps, **options)
 
@@ -221,8 +206,12 @@ LAYOUTS = {
     COLOURED + '15 3 0: below': lambda root: made.folders(root / 'a' / 'b'),
     COLOURED + '18 18 18': folders(splits=('train', 'val', 'test')),
     COLOURED + '15 3 18': folders(splits=('train', 'test')),
-    'folders of classes: classification: helmet mask: 12 4 0': helmets,
-    'folders of classes: classification: bus car train: 18 6 0': buses,
+    'folders of classes: classification: helmet mask: 12 4 0': classes(
+        'helmet', 'mask'
+    ),
+    'folders of classes: classification: bus car train: 18 6 0': classes(
+        'train', 'bus', 'car'
+    ),
     'label maps: segmentation: 0 1 2: 6 2 0': made.label_maps,
     'label maps: segmentation: background foreground: 6 2 0: palette': maps(
         values=(0, 1, 255), mode='P'
@@ -278,7 +267,7 @@ FAILS = {
         made.label_maps, 'images', each_file(small)
     ),
     'all label maps have the value 0 only': maps(values=[0]),
-    'more than 255 different': photographs,
+    'more than 255 different': classes('images', 'masks'),
     'save label maps as PNG': change(made.label_maps, 'masks/0.png', lossy),
     'left out: annotations.json': coco_file(truncate),
     'annotations.json is not in the COCO format': coco(
@@ -363,7 +352,7 @@ QUIET = {
         made.folders, 'red', rename(' 赤 $x$ #1')
     ),
     '8: other form of unicode': unicode_forms,
-    '20: numbers in names': numbered,
+    '16: numbers in names': classes('cat', 'dog', pattern='cat ({}).png'),
     '18: loop of links': change(made.folders, 'red/again', link('..')),
     '18: files of systems': change(made.folders, 'red', of_system),
     '8: CSV in Latin 1': encoded('cp1252', ';'),
