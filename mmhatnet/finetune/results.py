@@ -18,6 +18,7 @@ from ..deploy.graphs import make_graph
 from ..deploy.writer import export_files
 from ..engine.resuming import find_checkpoints, is_intact
 from ..engine.runner import build_runner
+from ..runtime.images import unreadable
 from ..utils.atomic import replacing
 from ..weights.files import read_checkpoint, strip_checkpoint
 from .pictures import choose_examples, draw_grid, draw_labels, save_figure
@@ -82,7 +83,11 @@ def finish(
     model = get_inferencer(prepare(config), str(weights))
     pictures = []
     for sample in examples:
-        prediction = predict(model, sample.image, top=3)[1]
+        # Not every image of a large data set was decoded before.
+        damaged = unreadable(sample.image)
+        prediction = (
+            None if damaged else predict(model, sample.image, top=3)[1]
+        )
         pictures += [prediction, draw_labels(found, sample)]
     grid = draw_grid(pictures, ['prediction', 'truth'])
     save_figure(grid, work_dir / 'predictions.png')
