@@ -15,6 +15,7 @@ from ..utils.atomic import replacing
 from ..utils.config import read_config
 from .plan import Plan, has_muon
 
+FAN_OUT = dict(type='mmhatnet.FanOutInit')  # a random start
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 Settings = dict[str, Any]
 
@@ -63,11 +64,8 @@ def _model(plan: Plan) -> Settings:
         arch=plan.arch, grid_sizes=plan.grid_sizes, ds_ratios=plan.ds_ratios
     )
     model: Settings = dict(backbone=backbone)
-    if plan.start:
-        init: Settings = dict(type='Pretrained', checkpoint=plan.start)
-    else:
-        init = dict(type='mmhatnet.FanOutInit')
-    backbone['init_cfg'] = init
+    init: Settings = dict(type='Pretrained', checkpoint=plan.start)
+    backbone['init_cfg'] = init if plan.start else FAN_OUT
     if plan.task == 'classification':
         backbone |= dict(stem_stride=2) if plan.small else {}
         backbone |= dict(drop_path_rate=0.0) if micro else {}
@@ -77,8 +75,8 @@ def _model(plan: Plan) -> Settings:
         mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
         colours = dict(count, mean=mean, std=std, to_rgb=True)
         return dict(data_preprocessor=colours, model=model)
-    if not plan.start:
-        init['_delete_'] = True  # the weights that the base names
+    if not plan.start:  # delete the weights that the base names
+        backbone['init_cfg'] = dict(FAN_OUT, _delete_=True)
     if not micro:
         model['neck'] = dict(in_channels=widths)
     if plan.task == 'segmentation':

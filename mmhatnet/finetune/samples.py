@@ -47,7 +47,7 @@ class Box(NamedTuple):
     right: float
     bottom: float
     label: Any  # a number; readers begin with a name
-    mask: Any = None  # polygons or RLE, as in COCO
+    mask: Any = None  # polygons or RLE of COCO; RLE when it is checked
     crowd: bool = False  # neither learned nor counted
 
 
@@ -78,7 +78,8 @@ class Found:
     task: str  # 'classification', 'segmentation', 'detection' or 'instances'
     samples: list[Sample]
     classes: list[str]  # names of the labels 0, 1, ...
-    values: dict[int, int] = field(default_factory=dict)  # -> label, in maps
+    # Value in a label map -> label.
+    values: dict[int, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what was odd, in lines
 
     @property
