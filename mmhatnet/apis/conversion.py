@@ -41,18 +41,16 @@ def convert_classifier(
         )
     if arch is None:
         keys = '\n'.join(weights)
-        blocks = set(re.findall(r'\.stages\.(\d+)\.(\d+)\.', keys))
+        blocks = {*re.findall(r'\.stages\.(\d+)\.(\d+)\.', keys)}
         stages = [stage for stage, _ in blocks]
         depths = tuple(stages.count(stage) for stage in '0123')
-        arch = next(
-            (a for a in RELEASES if HATNet.arch_zoo[a]['depths'] == depths),
-            None,
-        )
-        if arch is None:
+        archs = {HATNet.arch_zoo[a]['depths']: a for a in RELEASES}
+        if depths not in archs:
             raise ValueError(
                 f'{source} has {depths} blocks, which matches none of '
                 f'{", ".join(RELEASES)}'
             )
+        arch = archs[depths]
     with torch.device('meta'):
         model = HATNet(arch, out_indices=-1)
     check_classifier(weights, model, source)

@@ -6,7 +6,6 @@ from copy import deepcopy
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache
-from math import prod
 from pathlib import Path
 
 import wrapt
@@ -26,22 +25,14 @@ CLASSIFICATION = 'Image Classification'
 
 
 def zoo_root() -> Path:
-    """Get the folder of ``model-index.yml`` and ``configs/``.
-
-    Returns:
-        Path: ``.mim`` in the installed package, else the repository.
-    """
+    """Get the folder of ``model-index.yml`` and ``configs/``."""
     package = Path(__file__).resolve().parents[1]
     return package / '.mim' if (package / '.mim').exists() else package.parent
 
 
 @cache
 def model_entries() -> dict[str, dict]:
-    """Read the metafiles.
-
-    Returns:
-        dict[str, dict]: The entry of each model by its name.
-    """
+    """Read the metafiles: the entry of each model by its name."""
     index = yaml.safe_load((zoo_root() / 'model-index.yml').read_text('utf-8'))
     found = {}
     for metafile in index['Import']:
@@ -145,9 +136,9 @@ def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
         ValueError: If the name is unknown or the model has no backbone.
     """
     cfg = load_model_config(model)
-    if 'backbone' not in cfg.get('model', {}):
+    backbone = cfg.get('model', {}).get('backbone')
+    if not backbone:
         raise ValueError(f'{model} has no model.backbone')
-    backbone = cfg.model.backbone
     if '.' not in backbone.type:
         backbone.type = f'{cfg.default_scope}.{backbone.type}'
     return backbone
@@ -264,10 +255,10 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
     """
     for key in ('test_dataloader', 'val_dataloader'):
         loader = cfg.get(key) or {}
-        if any(iter_datasets(loader.get('dataset'))):
-            if key != 'test_dataloader':
-                cfg.test_dataloader = loader  # a copy
-            return next(iter_datasets(cfg.test_dataloader.dataset))
+        dataset = next(iter_datasets(loader.get('dataset')), None)
+        if dataset:
+            cfg.test_dataloader = loader
+            return dataset
     cfg.pop('test_dataloader', None)
     raise ValueError(
         'the config has no data set in test_dataloader or val_dataloader: '
@@ -304,19 +295,6 @@ def _register_classifiers(module) -> None:
         path = Path(folder) / 'model-index.yml'
         path.write_text(yaml.safe_dump(dict(Models=models)), 'utf-8')
         module.ModelHub.register_model_index(path, config_prefix=zoo_root())
-
-
-@wrapt.when_imported('mmengine.analysis.complexity_analysis')
-def _count_fused_attention(module) -> None:
-    """Let mmengine's counter know the operator of fused attention."""
-    from mmengine.analysis.jit_handles import get_shape
-
-    def count(inputs: list, _: list) -> int:
-        *queries, channels = get_shape(inputs[0])
-        return 2 * prod(queries) * channels * get_shape(inputs[1])[-2]
-
-    operators = module._DEFAULT_SUPPORTED_FLOP_OPS
-    operators.setdefault('aten::scaled_dot_product_attention', count)
 
 
 @wrapt.when_imported('timm.models')

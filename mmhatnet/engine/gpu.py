@@ -11,18 +11,8 @@ from ..models.graphing import graph_training
 from ..registry import HOOKS
 
 
-def find_backbones(runner: Runner) -> list[HATNet]:
-    """Find the HAT-Nets of a runner's model.
-
-    Args:
-        runner (Runner): The runner.
-
-    Returns:
-        list[HATNet]: At least one.
-
-    Raises:
-        ValueError: If the model has none.
-    """
+def _find_backbones(runner: Runner) -> list[HATNet]:
+    """Find the HAT-Nets of a runner's model; ValueError if there is none."""
     modules = runner.model.modules()
     backbones = [m for m in modules if isinstance(m, HATNet)]
     if not backbones:
@@ -43,7 +33,7 @@ class CUDAGraphHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Let the first iteration record the graphs."""
-        for backbone in find_backbones(runner):
+        for backbone in _find_backbones(runner):
             graph_training(backbone)
 
 
@@ -66,5 +56,5 @@ class CompileBlocksHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Let the first iteration compile the blocks."""
-        for backbone in find_backbones(runner):
+        for backbone in _find_backbones(runner):
             compile_blocks(backbone, **self.kwargs)

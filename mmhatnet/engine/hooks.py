@@ -16,7 +16,7 @@ from ..registry import HOOKS
 from ..utils.atomic import replacing
 from ..weights.files import unwrap_state_dict
 from ..weights.loading import check_finite, check_state_dict, to_mm
-from ..weights.official import BACKBONE
+from ..weights.official import BACKBONE, strip_prefix
 from .resuming import find_checkpoints
 
 
@@ -98,8 +98,6 @@ class FiniteLossHook(Hook):
         all_reduce(wrong, 'max')  # no rank may save a checkpoint
         if not wrong:
             return
-        if loss.isfinite():
-            raise ValueError('the loss of another process is not finite')
         files = ', '.join(_image_files(data_batch)) or 'unknown'
         last = next(iter(find_checkpoints(runner.work_dir)), 'none')
         raise ValueError(
@@ -138,20 +136,15 @@ class ResumeHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check a checkpoint before the runner resumes it, and adapt it.
 
-        Args:
-            runner (Runner): The runner, with its optimizer and schedule.
-            checkpoint (dict): The content; changed in place.
-
-        Raises:
-            ValueError: If it is not of a training, or batches of an epoch
-                would be repeated.
+        Raises ValueError if it is not of a training, or batches of an epoch
+        would be repeated.
         """
         source = runner.cfg.load_from
         meta, record = checkpoint.get('meta'), checkpoint.get('message_hub')
-        if (
-            not isinstance(meta, dict)
-            or not isinstance(record, dict)
-            or not {'epoch', 'iter'} <= meta.keys()
+        if not (
+            isinstance(meta, dict)
+            and isinstance(record, dict)
+            and {'epoch', 'iter'} <= meta.keys()
         ):
             raise ValueError(
                 f'{source} has no state of a training and cannot be '
@@ -259,10 +252,9 @@ class MatchingKeysHook(Hook):
             backbone = getattr(model, 'backbone', None)
             optional = getattr(backbone, 'is_optional', lambda _: False)
             expected = {
-                key: value
-                for key, value in expected.items()
-                if key.startswith(BACKBONE)
-                and (key in found or not optional(key.removeprefix(BACKBONE)))
+                BACKBONE + key: value
+                for key, value in strip_prefix(expected, BACKBONE).items()
+                if BACKBONE + key in found or not optional(key)
             }
             found = {key: found[key] for key in expected if key in found}
         check_state_dict(found, expected, source)

@@ -83,9 +83,8 @@ def _recorded(path: Path, url: str) -> str | None:
     record = _record(path)
     if not record.exists():
         return None
-    match = re.match(
-        r'# (\S+)\n([0-9a-f]{64}) ', record.read_text('utf-8', 'replace')
-    )
+    text = record.read_text('utf-8', 'replace')
+    match = re.match(r'# (\S+)\n([0-9a-f]{64}) ', text)
     if not match:
         raise ValueError(f'{record} is damaged: delete it and {path}')
     if match[1] != url:
@@ -168,20 +167,17 @@ def _verify(
     path: Path, url: str, pin: str | None, recorded: str | None
 ) -> None:
     verify_sha256(path, pin)
-    if recorded is None and is_main_process():
-        _write_record(path, url)
-    elif recorded and (found := sha256_of(path)) != recorded:
+    found = sha256_of(path)
+    if recorded and found != recorded:
         raise ValueError(
             f'{path} has changed since it was downloaded: its SHA-256 is '
             f'{found}, and {_record(path).name} says {recorded}. Delete both '
             'to download it again'
         )
-
-
-def _write_record(path: Path, url: str) -> None:
+    if recorded or not is_main_process():
+        return
     try:
         with replacing(_record(path)) as part:
-            line = f'{sha256_of(path)}  {path.name}\n'
-            part.write_text(f'# {url}\n{line}', 'utf-8')
+            part.write_text(f'# {url}\n{found}  {path.name}\n', 'utf-8')
     except OSError as error:  # a read-only cache
         print_log(f'the hash of {path} is not recorded: {error}', 'current')

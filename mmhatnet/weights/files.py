@@ -154,10 +154,7 @@ def strip_checkpoint(checkpoint: Mapping) -> dict:
     meta = {key: value for key, value in meta.items() if is_plain(value)}
     if isinstance(meta.get('cfg'), str):
         meta['cfg'] = WORK_DIR.sub(r"work_dir = 'work_dirs/\1'", meta['cfg'])
-    return dict(
-        meta=meta,
-        state_dict=unwrap_state_dict(checkpoint),
-    )
+    return dict(meta=meta, state_dict=unwrap_state_dict(checkpoint))
 
 
 def to_half(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

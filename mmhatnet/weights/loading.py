@@ -172,13 +172,11 @@ def to_backbone(
                 f"{source} has no keys '{prefix}*', but {keys} and so on"
             )
     expected = model.state_dict()
-    found = {
-        **{key: expected[key] for key in expected if model.is_optional(key)},
-        **{
-            key: value
-            for key, value in state_dict.items()
-            if key in expected or not model.is_optional(key)
-        },
+    found = {key: expected[key] for key in expected if model.is_optional(key)}
+    found |= {
+        key: value
+        for key, value in state_dict.items()
+        if key in expected or not model.is_optional(key)
     }
     _adapt_stem(found, expected, source, stem)
     check_weights(found, expected, source)
@@ -192,11 +190,9 @@ def _adapt_stem(
     if stem not in STEMS:
         raise ValueError(f"stem is one of {', '.join(STEMS)}; got '{stem}'")
     weight, random = found.get(STEM), expected[STEM]
-    if weight is None or weight.shape == random.shape:
-        return
-    channels = random.shape[1]
-    rgb = weight.shape == (*random.shape[:1], 3, *random.shape[2:])
-    if stem == 'strict' or not rgb:
+    dims, channels, *kernel = random.shape
+    rgb = weight is not None and weight.shape == (dims, 3, *kernel)
+    if stem == 'strict' or channels == 3 or not rgb:
         return
     if stem == 'random':
         found[STEM] = random
@@ -227,10 +223,8 @@ def check_classifier(
     Raises:
         ValueError: If the weights do not fit or the head is missing.
     """
-    expected = {
-        **{BACKBONE + key: value for key, value in model.state_dict().items()},
-        **{key: found.get(key, torch.empty(0)) for key in HEAD},
-    }
+    expected = {BACKBONE + k: value for k, value in model.state_dict().items()}
+    expected |= {key: found.get(key, torch.empty(0)) for key in HEAD}
     check_state_dict(found, expected, source)
 
 
@@ -318,9 +312,7 @@ def adapt_backbone(state_dict: dict, model: nn.Module, prefix: str) -> None:
         weights = to_backbone(found, model, 'the checkpoint')
         for key in found:
             del state_dict[prefix + key]
-        state_dict.update(
-            {prefix + key: value for key, value in weights.items()}
-        )
+        state_dict |= {prefix + key: value for key, value in weights.items()}
     else:
         check_state_dict(
             {key: found[key] for key in matched},

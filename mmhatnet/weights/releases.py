@@ -60,17 +60,13 @@ def locate_weights(location: str) -> Path:
         if not sha256_of(path).startswith(path.stem.rpartition('-')[2]):
             raise ValueError(f'{path} is damaged: install mmhatnet again')
         return locate_checkpoint(str(path), pin)
-    arch = _find_arch(name)
+    arch = next((arch for arch in RELEASES if name in (arch, arch[0])), None)
     if arch is None:
         raise ValueError(
             f"unknown checkpoint '{location}': choose from "
             + ', '.join(f'hatnet://{name}' for name in [*RELEASES, *shipped])
         )
     return locate_checkpoint(f'{RELEASE_URL}/{RELEASES[arch]}', pin)
-
-
-def _find_arch(name: str) -> str | None:
-    return next((arch for arch in RELEASES if name in (arch, arch[0])), None)
 
 
 @CheckpointLoader.register_scheme('hatnet://', force=True)
