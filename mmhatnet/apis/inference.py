@@ -60,15 +60,13 @@ def get_inferencer(
         FileNotFoundError: If a file does not exist.
         ImportError: If a detector lacks mmcv's operators.
         ValueError: If the name is unknown, there is no such device, the model
-            has no released weights, or the weights do not fit. The message
-            names the keys.
+            has no released weights, or the weights do not fit.
     """
     device = str(find_device(device or get_device()))
     cfg = load_model_config(model)
     checkpoint = checkpoint or find_weights(model)
     # The libraries do not look into a ConcatDataset.
-    dataset = find_test_dataset(cfg)
-    cfg.test_dataloader.dataset = dataset
+    cfg.test_dataloader.dataset = find_test_dataset(cfg)
     # The libraries set the default scope for good; restore it afterwards.
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return _build(cfg, checkpoint, device)

@@ -47,12 +47,11 @@ def list_models(
     """List the names of the models.
 
     Args:
-        pattern (str, optional): Pattern of the names, with ``*`` for any
-            characters; as in mmpretrain, a ``*`` is added at the end.
-            Defaults to None, which lists all names.
+        pattern (str, optional): Start of the names, with ``*`` for any
+            characters. Defaults to None, all names.
         task (str, optional): 'Image Classification', 'Semantic Segmentation',
-            'Object Detection' or 'Instance Segmentation'; case does not
-            matter. Defaults to None, which lists all tasks.
+            'Object Detection' or 'Instance Segmentation', in any case.
+            Defaults to None, all tasks.
 
     Returns:
         list[str]: The names, sorted.
@@ -77,17 +76,7 @@ def list_models(
 
 
 def find_model(name: str) -> dict:
-    """Find a model by its name.
-
-    Args:
-        name (str): The name.
-
-    Returns:
-        dict: Its entry in the metafile.
-
-    Raises:
-        ValueError: If the name is unknown. The message has similar names.
-    """
+    """Find the entry of a model; ValueError names similar ones."""
     if name not in model_entries():
         similar = get_close_matches(name, model_entries(), 3, 0.3)
         raise ValueError(
@@ -128,12 +117,10 @@ def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
         model (str | PathLike | Config): As for :func:`load_model_config`.
 
     Returns:
-        ConfigDict: The config of the backbone. Its type includes the scope, so
-        that it can be built under any default scope.
+        ConfigDict: Its config, which can be built under any default scope.
 
     Raises:
-        FileNotFoundError: If the config file does not exist.
-        ValueError: If the name is unknown or the model has no backbone.
+        ValueError: If the model has no backbone. And the same errors.
     """
     cfg = load_model_config(model)
     backbone = cfg.get('model', {}).get('backbone')
@@ -157,11 +144,11 @@ def find_weights(model: str | os.PathLike | Config) -> str:
     Raises:
         ValueError: If there are none. The message says what to do.
     """
-    if isinstance(model, Config) or Path(model).suffix == '.py':
-        reason = 'a config file'
-    elif 'Weights' in find_model(str(model)):
-        return find_model(str(model))['Weights']
-    else:
+    reason = 'a config file'
+    if not isinstance(model, Config) and Path(model).suffix != '.py':
+        entry = find_model(str(model))
+        if 'Weights' in entry:
+            return entry['Weights']
         reason = f'{model} has no released weights and'
     raise ValueError(
         f'{reason} needs a checkpoint: train one with tools/train.py, or give '
@@ -243,9 +230,9 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
     """Find the data set whose pipeline reads images for predictions.
 
     Args:
-        cfg (Config): The config; changed in place: where it has no
-            ``test_dataloader``, its ``val_dataloader`` becomes one, because
-            the libraries' inferencers look for it.
+        cfg (Config): The config; changed in place: without a
+            ``test_dataloader``, for which the libraries' inferencers look, it
+            gets its ``val_dataloader``.
 
     Returns:
         ConfigDict: The first data set of the loader, without wrappers.
@@ -267,15 +254,7 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
 
 
 def dataset_meta(cfg: Config) -> dict:
-    """Get the meta information of a config's test data set.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        dict: ``classes`` and, for dense prediction, ``palette``, if the data
-        set defines them; empty if the config has no such data set.
-    """
+    """Get ``classes`` and ``palette`` of a config's test data, if known."""
     try:
         dataset = find_test_dataset(cfg)
     except ValueError:

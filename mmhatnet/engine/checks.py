@@ -63,9 +63,8 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: If a file or folder is missing. The message tells
             where it is expected and how to get it.
-        ValueError: If the files do not fit the data set, the model or the
-            evaluator does not fit its classes, or two settings contradict
-            each other.
+        ValueError: If the files do not fit the data set, or two settings
+            contradict each other.
     """
     parts, _ = _build_parts(cfg, splits)
     for part in parts:
@@ -143,12 +142,11 @@ def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
     if isinstance(dataset, list):
         for part in dataset:
             yield from iter_datasets(part)
+    elif dataset and ('dataset' in dataset or 'datasets' in dataset):
+        yield from iter_datasets(dataset.get('dataset'))
+        yield from iter_datasets(dataset.get('datasets'))
     elif dataset:
-        if 'dataset' in dataset or 'datasets' in dataset:
-            yield from iter_datasets(dataset.get('dataset'))
-            yield from iter_datasets(dataset.get('datasets'))
-        else:
-            yield dataset
+        yield dataset
 
 
 def _without_copies(parts: Sequence[_Part]) -> list[_Part]:

@@ -52,14 +52,7 @@ class OptionsAction(DictAction):
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """Make a parser with the arguments that training and testing share.
-
-    Args:
-        description (str): The text of ``--help``.
-
-    Returns:
-        ArgumentParser: The parser; a tool adds its own arguments.
-    """
+    """Make a parser with the arguments that training and testing share."""
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     add('config', help='config file, a Python program that is run')
@@ -80,11 +73,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add mm's ``--cfg-options`` to a parser.
-
-    Args:
-        parser (ArgumentParser): The parser; changed in place.
-    """
+    """Add mm's ``--cfg-options`` to a parser."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -105,9 +94,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         args (Namespace): The parsed arguments.
 
     Raises:
-        ValueError: If the config has a misspelt key, an option does not fit
-            the config, or it would set a variable of the config file, which
-            has no effect.
+        ValueError: If the config has a misspelt key, or an option does not
+            fit the config or has no effect.
     """
     given = args.cfg_options or {}
     options = {
@@ -184,11 +172,7 @@ def ds_ratios(text: str) -> tuple[int, ...] | str:
 
 
 def grid_sizes(text: str) -> tuple[int, ...]:
-    """Parse G1, numbers with commas between them.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is anything else.
-    """
+    """Parse G1, numbers with commas between them; else ArgumentTypeError."""
     try:
         return check_grids(text, tuple(map(int, text.split(','))))
     except ValueError:
@@ -199,11 +183,7 @@ def grid_sizes(text: str) -> tuple[int, ...]:
 
 
 def add_grids(parser: argparse.ArgumentParser) -> None:
-    """Add ``--g1`` and ``--g2``, of which a tool measures all pairs.
-
-    Args:
-        parser (ArgumentParser): Gets the options.
-    """
+    """Add ``--g1`` and ``--g2``, of which a tool measures all pairs."""
     shared: dict = dict(nargs='+', default=[None], metavar='A,B,C')
     what = 'of the stages 0 to 2 (default: as configured)'
     parser.add_argument(
@@ -224,10 +204,8 @@ def load_config(args: argparse.Namespace) -> Config:
         Config: The config, with ``launcher`` and ``work_dir`` set.
 
     Raises:
-        FileNotFoundError: If the config file does not exist.
-        NotADirectoryError: If a part of the work_dir is a file.
-        PermissionError: If it may not be written to.
-        ValueError: If it has a misspelt key.
+        OSError: If the config does not exist, or the work_dir cannot.
+        ValueError: If the config has a misspelt key.
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

@@ -33,13 +33,7 @@ class LayerDecayOptimWrapperConstructor(
     """
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs):
-        """Add the parameters of a module to the parameter groups.
-
-        Args:
-            params (list[dict]): The groups; changed in place.
-            module (nn.Module): The model, or a part of it.
-            **kwargs: The arguments of mmpretrain's method.
-        """
+        """Add the parameters of a module to the groups, as mmpretrain's."""
         if 'get_layer_depth' not in kwargs:
             kwargs['get_layer_depth'] = lambda name: (
                 module.backbone.get_layer_depth(name, prefix='backbone.')

@@ -75,24 +75,12 @@ def describe_run(device: str | torch.device | None = None) -> dict:
 
 
 def describe_machine(device: str | torch.device = 'cpu') -> str:
-    """Describe the machine of a measurement.
-
-    Args:
-        device (str | torch.device): The device measured on. Defaults to
-            'cpu'.
-
-    Returns:
-        str: The device and the version of torch.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
+    """Describe a device and torch; ValueError if there is no such device."""
     device = find_device(device)
-    if device.type == 'cuda':
+    name = device.type
+    if name == 'cuda':
         name = torch.cuda.get_device_name(device)
-    elif device.type != 'cpu':
-        name = device.type
-    else:
+    elif name == 'cpu':
         capability = torch.backends.cpu.get_cpu_capability()
         threads = torch.get_num_threads()
         name = f'{threads} CPU thread{"s" * (threads > 1)} with {capability}'
@@ -136,14 +124,7 @@ def _describe_code(clone: Path) -> dict[str, str | None]:
 
 
 def precision_of(cfg: Config) -> str:
-    """Find the dtype of a training.
-
-    Args:
-        cfg (Config): The config, as the training wrote it.
-
-    Returns:
-        str: 'float32', 'float16' or 'bfloat16'.
-    """
+    """Find the dtype of a training, such as 'float32', by its config."""
     wrapper = cfg.optim_wrapper
     name = str(wrapper.get('type', '')).rpartition('.')[2]
     if name == 'BFloat16OptimWrapper':
@@ -188,11 +169,9 @@ def _find_earlier(runner: Runner) -> list[dict]:
     """
     if not runner.iter:
         return []
-    source = runner._load_from or ''
-    folders = [Path(runner.work_dir)]
-    if source and '://' not in source:
-        folders.insert(0, Path(source).parent)
-    return next(filter(None, map(read_provenance, folders)), [])
+    source = runner._load_from
+    beside = read_provenance(Path(source).parent) if source else []
+    return beside or read_provenance(runner.work_dir)
 
 
 class ProvenanceHook(Hook):

@@ -18,12 +18,7 @@ except ImportError:  # Windows
 def is_intact(path: str | os.PathLike) -> bool:
     """Whether all checksums of a checkpoint are right.
 
-    Args:
-        path (str | PathLike): A file of ``torch.save``.
-
-    Returns:
-        bool: False if the file is damaged, or in the format before torch 1.6,
-        which has no checksums.
+    torch's format before 1.6 has none.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -42,8 +37,8 @@ def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
         work_dir (str | PathLike): The folder of the run.
 
     Returns:
-        list[Path]: The latest first; the best ones, which do not have the
-        state of the optimizer, are last.
+        list[Path]: The latest first; the best ones, without the state of the
+        optimizer, are last.
     """
     found = []
     folder = Path(work_dir).absolute()

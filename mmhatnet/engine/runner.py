@@ -217,12 +217,9 @@ def _start_gloo(launcher: str) -> None:
 
 
 def die_with_parent(sent: signal.Signals = signal.SIGKILL) -> None:
-    """Make Linux end this process when its parent dies, even of SIGKILL.
+    """Make Linux send this process a signal when its parent dies.
 
     Otherwise it would continue to train beside the run that resumes it.
-
-    Args:
-        sent (Signals): The signal that it gets. Defaults to SIGKILL.
     """
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
@@ -250,12 +247,7 @@ def _replace_sync_bn(cfg: object) -> bool:
 def lacks_bfloat16(cfg: Config) -> bool:
     """Whether a model needs operators that mmcv compiles without bfloat16.
 
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        bool: True for detectors and Mask2Former, unless torchvision's
-        operators stand in for mmcv's.
+    Detectors and Mask2Former do, unless torchvision's stand in for mmcv's.
     """
     detects = cfg.get('default_scope') == 'mmdet'
     needed = detects or 'MSDeformAttn' in str(cfg.get('model'))

@@ -85,9 +85,12 @@ def _find_source(error: SyntaxError) -> str | None:
     """The file of an error, for which mmengine writes '<unknown>'."""
     if error.filename and os.path.isfile(error.filename):
         return error.filename
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    places = [frame.f_locals.get('filename') for frame in frames]
-    place = next((x for x in reversed(places) if isinstance(x, str)), None)
+    places = [
+        frame.f_locals.get('filename')
+        for frame, _ in walk_tb(error.__traceback__)
+        if frame.f_globals.get('__name__', '').startswith('mmengine.config')
+    ]
+    place = next(filter(None, reversed(places)), None)
     return place and os.path.normpath(place)
 
 

@@ -26,10 +26,8 @@ def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
 
     Args:
         url (str): An http(s) URL, which identifies the file.
-        pin (str, optional): The expected SHA-256. Defaults to None, which
-            skips the check.
-        source (str): A mirror to download from. Defaults to '', which means
-            ``url``.
+        pin (str, optional): The expected SHA-256. Defaults to None.
+        source (str): A mirror to download from. Defaults to ''.
 
     Returns:
         Path: The file.
@@ -38,8 +36,7 @@ def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
         OSError: If the download fails. It leaves no partial file.
         ValueError: If the hash differs from the pinned or the recorded one,
             the cache has a file of this name from another URL, the URL names
-            no file, or the file is damaged or not a checkpoint, such as a
-            page of a web site.
+            no file, or the file is not a complete checkpoint.
     """
     name = urlsplit(url).path.rpartition('/')[2]
     if Path(name).name != name or name in ('', '.', '..'):
@@ -62,14 +59,7 @@ def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
 
 
 def without_password(url: str) -> str:
-    """Remove the user and the password from a URL, for messages and records.
-
-    Args:
-        url (str): A URL.
-
-    Returns:
-        str: The URL without them.
-    """
+    """Remove the user and the password from a URL, for messages."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()
 
@@ -108,8 +98,7 @@ class _LimitedFile:
         self.file.write(data)
 
     def flush(self) -> None:
-        """Write what the file has buffered."""
-        self.file.flush()
+        """Do nothing; closing the file writes the rest."""
 
 
 def _refuse_encodings(response: Any, **_) -> None:
@@ -151,10 +140,9 @@ def _check_complete(path: Path, url: str) -> None:
     """
     if not is_checkpoint_format(path):
         with open(path, 'rb') as file:
-            start = file.read(40)
-        raise ValueError(
-            f'{url} is not a checkpoint; it starts with {start!r}'
-        )
+            raise ValueError(
+                f'{url} is not a checkpoint; it starts with {file.read(40)!r}'
+            )
     try:
         read_file(path)
     except Exception as error:  # a damaged file can raise anything
