@@ -163,11 +163,6 @@ class TestLabelMaps:
             f'data/demo/{path.relative_to(folder)}: there is no such file'
         ]
 
-    def test_images_without_labels(self, folder):
-        cfg = open_config(f'demo/{SEMANTIC}.py')
-        cfg.test_dataloader.dataset.data_prefix.seg_map_path = None
-        check_data(cfg, ('test',))
-
 
 def annotation(**change):
     return lambda content: content['annotations'][0].update(change)
@@ -252,24 +247,11 @@ class TestCoco:
         cfg.train_dataloader.dataset.filter_cfg = None
         check_data(cfg, ('train',))
 
-    def test_messages_are_short(self, change):
-        """Whatever the file holds."""
-        long = 'x' * 10**6
-        for fault in (
-            annotation(bbox=[long]),
-            annotation(id=long, image_id=long),
-            lambda c: c['images'][0].update(file_name=long),
-            lambda c: c['categories'][0].update(name=long),
-        ):
-            change(fault)
-            found = inspect(INSTANCES)
-            assert found.problems
-            assert all(len(line) < 1000 for line in found.problems)
-
     @pytest.mark.parametrize(
         ('box', 'message'),
         [
             ([1, 2, float('nan'), 9], r'annotation .*box \[1, 2, nan'),
+            (['x' * 10**6], '^.{,999}$'),
             ([1, 2, 3], 'annotation .*expected 4, got 3'),
             ([50, 2, 30, 9], 'annotation .*beyond its image, .*jpg'),
             ([5, 5, 0, 9], ''),  # mmdet leaves it out
@@ -283,13 +265,6 @@ class TestCoco:
 
 
 class TestClassification:
-    def test_links(self, folder, tmp_path):
-        images = next(folder.glob(IMAGES[CLASSIFIER])).parent
-        images.rename(tmp_path / images.name)
-        images.symlink_to(tmp_path / images.name)
-        check(CLASSIFIER)
-        assert inspect(CLASSIFIER).problems == []
-
     def test_labels_in_a_file(self, folder):
         """The folders are not the classes."""
         (folder / 'list.txt').write_text('cross/cross_1.JPEG 2\n')

