@@ -35,7 +35,9 @@ class HATNetClassifier(nn.Module):
     """A classifier with the interface of timm and the keys of mmpretrain.
 
     Args:
-        arch (str): As in :class:`~mmhatnet.models.HATNet`, like ``kwargs``.
+        arch (str): As in :class:`~mmhatnet.models.HATNet`, like
+            ``drop_path_rate``, ``grid_sizes`` (G1) and ``ds_ratios`` (G2),
+            which default to those for 224x224 images.
         in_chans (int): Channels of the images. Defaults to 3.
         num_classes (int): Number of classes; 0 returns pooled features.
             Defaults to 1000.
@@ -44,11 +46,7 @@ class HATNetClassifier(nn.Module):
         img_size (int | tuple[int, int], optional): Has no effect, since any
             size from 32x32 pixels on works. Defaults to None.
         drop_rate (float): Dropout before the last layer. Defaults to 0.
-        drop_path_rate (float): Stochastic depth. Defaults to 0.
-        grid_sizes (Sequence[int]): G1. Defaults to that for 224x224 images.
-        ds_ratios (Sequence[int] | str): G2. Defaults to that for 224x224.
-        output_stride (int, optional): 32 or None, since the strides are fixed.
-            Defaults to None.
+        output_stride (int, optional): 32 or None. Defaults to None.
         **kwargs: Other arguments of the backbone. Norms and activations must
             be classes or the names of well-known ones, because timm may have
             read them from an untrusted folder.

@@ -115,34 +115,3 @@ def quote(names: Sequence[str]) -> str:
     """List names in quotes, the first ten of them."""
     more = f' and {len(names) - 10} more' if len(names) > 10 else ''
     return ', '.join(f"'{name!s:.60}'" for name in names[:10]) + more
-
-
-def check_boxes(content: Mapping) -> None:
-    """Check that the boxes of annotations are inside their images.
-
-    Args:
-        content (Mapping): The content of the JSON, which has passed
-            :func:`check_coco`.
-
-    Raises:
-        ValueError: If one is not. The message names the annotation.
-    """
-    images = {image['id']: image for image in content['images']}
-    for annotation in content['annotations']:
-        try:
-            image, box = images[annotation['image_id']], annotation['bbox']
-            left, top, width, height = box
-            right, bottom = left + width, top + height
-            inside = min(left, top) >= -1 and (
-                right <= image['width'] + 1 and bottom <= image['height'] + 1
-            )
-            # mmdet leaves boxes without area out.
-            if not (width < 1 or height < 1 or inside):
-                raise ValueError(
-                    f'the box {box!s:.100} goes beyond its image, '
-                    f'{image["file_name"]!s:.200}'
-                )
-        except (*WRONG_TYPE, ValueError) as error:
-            raise ValueError(
-                f'annotation {annotation["id"]!s:.60}: {error!s:.400}'
-            ) from error

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm.contrib.concurrent import process_map
 
 from ..runtime.images import CHANNELS, unreadable
-from .coco import check_boxes, check_coco
+from .coco import check_coco
 
 IGNORED = 255  # label of ignored pixels
 EXIF_ORIENTATION = 0x0112
@@ -165,8 +165,6 @@ def _check_json(dataset: BaseDataset, quick: bool) -> None:
             name = os.path.join(folder, image['file_name'])
             if not os.path.exists(name):
                 raise ValueError(f'there is no {name:.300}, one of its images')
-        if labelled and not quick:
-            check_boxes(content)
     except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: {error!s:.800}') from error
 

@@ -25,11 +25,10 @@ class ElasticGridsHook(Hook):
     after a resume. Validation and testing use the configured setting.
 
     Args:
-        grid_sizes (Sequence[Sequence[int]]): G1 to draw from, each three
-            numbers as in :class:`~mmhatnet.models.HATNet`. Defaults to (), the
-            configured one.
-        ds_ratios (Sequence[Sequence[int] | str]): G2 to draw from, likewise;
-            'auto' may be one of them.
+        grid_sizes (Sequence[Sequence[int]]): G1 to draw from, as in
+            :class:`~mmhatnet.models.HATNet`. Defaults to (), the configured
+            one.
+        ds_ratios (Sequence[Sequence[int] | str]): G2 to draw from, likewise.
         scales (Sequence[float]): Factors of the images' sides to draw from,
             for classifiers and segmentors; detectors have mm's
             ``RandomChoiceResize``. Defaults to (1.0,).
@@ -37,15 +36,6 @@ class ElasticGridsHook(Hook):
 
     Raises:
         ValueError: If an argument is not a list, or scales are not positive.
-
-    Examples:
-        >>> custom_hooks = [
-        ...     dict(
-        ...         type='mmhatnet.ElasticGridsHook',
-        ...         grid_sizes=[(4, 4, 4), (8, 8, 8), (16, 16, 16)],
-        ...         ds_ratios=[(16, 8, 4), (8, 4, 2)],
-        ...     )
-        ... ]
     """
 
     def __init__(
@@ -75,11 +65,7 @@ class ElasticGridsHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find the backbone and try all settings.
 
-        Args:
-            runner (Runner): The runner.
-
-        Raises:
-            ValueError: If the model has no HATNet, or a setting is illegal.
+        Raises ValueError if there is not one HATNet, or a setting is illegal.
         """
         modules = list(runner.model.modules())
         backbones = [m for m in modules if isinstance(m, HATNet)]

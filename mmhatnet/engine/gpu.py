@@ -26,9 +26,6 @@ class CUDAGraphHook(Hook):
 
     See :func:`~mmhatnet.models.graphing.graph_training`. Useful where a GPU
     waits for the host: with small batches, or a slow CPU.
-
-    Examples:
-        >>> custom_hooks = [dict(type='mmhatnet.CUDAGraphHook')]
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -46,9 +43,6 @@ class CompileBlocksHook(Hook):
 
     Args:
         **kwargs: Arguments of :func:`torch.compile`.
-
-    Examples:
-        >>> custom_hooks = [dict(type='mmhatnet.CompileBlocksHook')]
     """
 
     def __init__(self, **kwargs: Any) -> None:

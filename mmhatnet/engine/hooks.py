@@ -1,7 +1,6 @@
 """Hooks of mmengine that guard a run."""
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +85,10 @@ class FiniteLossHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: dict | Sequence | None = None,
+        data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
-        """Raise ValueError if the loss of an iteration is not finite.
-
-        The message names the images of the batch and the last checkpoint.
-        """
+        """Raise ValueError if the loss is not finite, and name the images."""
         loss = torch.as_tensor((outputs or {}).get('loss', 0)).detach()
         wrong = (~loss.isfinite()).float()
         all_reduce(wrong, 'max')  # no rank may save a checkpoint
@@ -218,8 +214,8 @@ class MatchingKeysHook(Hook):
     mmengine would only log its keys and continue with random weights.
 
     Args:
-        strict (bool): All keys must match, as a test needs. Training may
-            start with a randomly initialized head.
+        strict (bool): All keys must match, as a test needs; a training may
+            start with a random head.
     """
 
     def __init__(self, strict: bool) -> None:

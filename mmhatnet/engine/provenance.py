@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..utils.atomic import replacing
+from ..utils.config import iter_dicts
 from ..utils.device import find_device
 from ..utils.hashes import sha256_of
 from ..utils.stack import describe_versions
@@ -151,17 +151,6 @@ def describe_weights(location: str) -> dict[str, str | None]:
         return dict(name=name, sha256=None)
 
 
-def _find_checkpoints(cfg: object) -> Iterator[str]:
-    """Find the files that any ``init_cfg`` of a model loads."""
-    if isinstance(cfg, Mapping):
-        if 'checkpoint' in cfg and 'Pretrained' in str(cfg.get('type')):
-            yield cfg['checkpoint']
-        cfg = list(cfg.values())
-    if isinstance(cfg, list | tuple):
-        for part in cfg:
-            yield from _find_checkpoints(part)
-
-
 def _find_earlier(runner: Runner) -> list[dict]:
     """Find the earlier starts of a resumed training.
 
@@ -184,7 +173,12 @@ class ProvenanceHook(Hook):
         """Add this start, after the runner has loaded its checkpoint."""
         sources = [runner._load_from]
         if not runner.iter:
-            sources += _find_checkpoints(runner.cfg.model)
+            sources += [
+                part['checkpoint']
+                for part in iter_dicts(runner.cfg.model)
+                if 'checkpoint' in part
+                and 'Pretrained' in str(part.get('type'))
+            ]
         # All processes do, since a download makes them wait for each other.
         weights = [describe_weights(str(x)) for x in sources if x]
         if not is_main_process():

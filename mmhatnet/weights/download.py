@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 
 from ..utils.atomic import replacing
 from ..utils.hashes import sha256_of, verify_sha256
-from .reader import is_checkpoint_format, read_file
+from .reader import read_file
 
 # No checkpoint of a model in use is larger.
 MAX_BYTES = 10 * 2**30
@@ -138,16 +138,14 @@ def _check_complete(path: Path, url: str) -> None:
 
     A server that does not tell the length can lose the connection silently.
     """
-    if not is_checkpoint_format(path):
-        with open(path, 'rb') as file:
-            raise ValueError(
-                f'{url} is not a checkpoint; it starts with {file.read(40)!r}'
-            )
     try:
         read_file(path)
     except Exception as error:  # a damaged file can raise anything
+        with open(path, 'rb') as file:
+            start = file.read(20)
         raise ValueError(
-            f'{url} is not a complete checkpoint: {error!s:.200}'
+            f'{url} is not a complete checkpoint: {error!s:.200} (it starts '
+            f'with {start!r})'
         ) from error
 
 

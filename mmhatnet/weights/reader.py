@@ -215,21 +215,6 @@ class _Unpickler(pickle.Unpickler):
         return self.storage(DTYPES[pid[1].name], *pid[2:])
 
 
-def is_checkpoint_format(path: Path) -> bool:
-    """Whether a file starts like a checkpoint, whatever its name is.
-
-    Args:
-        path (Path): The file.
-
-    Returns:
-        bool: True for zip files and pickles, the formats of torch, and for
-        safetensors.
-    """
-    with open(path, 'rb') as file:
-        zip_or_pickle = file.read(4).startswith((b'PK\x03\x04', b'\x80'))
-    return zip_or_pickle or _is_safetensors(path)
-
-
 def _is_safetensors(path: Path) -> bool:
     """Whether a file starts with the length of a header and this as JSON."""
     with open(path, 'rb') as file:

@@ -87,10 +87,11 @@ def load_from_hatnet(
         ValueError: If the name is unknown or the file is damaged.
     """
     path = locate_weights(filename)
+    content = read_checkpoint(path, map_location or 'cpu')
     if path.parent == SHIPPED:
-        return read_checkpoint(path, map_location or 'cpu')
+        return content
     try:
-        state_dict, _ = to_mm(read_checkpoint(path, map_location or 'cpu'))
+        state_dict, _ = to_mm(content)
         check_finite(state_dict, str(path))
     except ValueError as error:
         raise ValueError(

@@ -210,7 +210,7 @@ def send_page(server, patch):
         (compress, 'sends it in the encoding gzip'),
         (cut, 'could not download'),
         (lower_limit, 'has more than'),
-        (send_page, 'is not a checkpoint.*DOCTYPE'),
+        (send_page, 'is not a complete checkpoint.*DOCTYPE'),
     ],
 )
 def test_nothing_is_kept(fault, message, server, cache, monkeypatch):
