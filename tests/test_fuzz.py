@@ -236,7 +236,6 @@ class TestAnnotations:
     def test_checks(self, content):
         """They report what is wrong, and do not fail of it."""
         content = json.loads(json.dumps(content))
-
         outcome(check_coco, content, ('class 1', 'class 2'))
 
     @fuzz
