@@ -3,13 +3,12 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import DEMOS, TOOLS, call_tool, run_tool, write_video
+from helpers import DEMOS, TOOLS, call_tool, write_video
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from PIL import Image
@@ -160,48 +159,11 @@ def test_checkpoint_without_classes(task, trained):
     assert 'triangle' in inferencer.visualizer.dataset_meta['classes']
 
 
-@pytest.mark.slow
-def test_libraries_read_configs_that_inherit_ours(image, trained, tmp_path):
-    """In a notebook, after ``import mmhatnet`` and nothing else."""
-
-    def write(task):
-        path = tmp_path / f'{DEMOS[task]}_mine.py'
-        path.write_text(f"_base_ = 'mmhatnet::demo/{DEMOS[task]}.py'\n")
-        return str(path), trained(DEMOS[task])
-
-    config, _ = write('Semantic Segmentation')
-    assert "'_scope_': 'mmhatnet'" not in str(Config.fromfile(config))
-    for task, imports, call in (
-        (
-            'Semantic Segmentation',
-            'from mmseg.apis import inference_model, init_model',
-            "inference_model(init_model({!r}, {!r}, 'cpu'), {!r})",
-        ),
-        (
-            'Object Detection',
-            'from mmdet.apis import DetInferencer',
-            "DetInferencer({!r}, {!r}, 'cpu')",
-        ),
-        (
-            'Image Classification',
-            'from mmpretrain import get_model',
-            'get_model({!r}, pretrained={!r})',
-        ),
-    ):
-        call = call.format(*write(task), str(image))
-        run_tool('-c', f'import mmhatnet\n{imports}\n{call}')
-
-
-def test_concatenated_test_data(image, trained):
-    cfg = load_model_config(DEMOS['Semantic Segmentation'])
-    dataset = cfg.test_dataloader.dataset
-    cfg.test_dataloader.dataset = ConfigDict(
-        type='ConcatDataset', datasets=[dataset, deepcopy(dataset)]
-    )
-    checkpoint = trained(DEMOS['Semantic Segmentation'])
-    inferencer = mmhatnet.get_inferencer(cfg, checkpoint, 'cpu')
-    result, *_ = predict(inferencer, image)
-    assert result['classes'][0]['name'] in dataset.metainfo.classes
+def test_libraries_read_configs_that_inherit_ours(tmp_path):
+    """After ``import mmhatnet`` and nothing else."""
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = 'mmhatnet::demo/{DEMO}.py'\n")
+    assert "'_scope_': 'mmhatnet'" not in str(Config.fromfile(path))
 
 
 @pytest.mark.parametrize(
@@ -212,6 +174,10 @@ def test_without_test_data(task, image, trained, get_inferencer):
     expected, *_ = predict(get_inferencer(task), image)
     cfg = load_model_config(DEMOS[task])
     cfg.test_dataloader = None
+    datasets = [cfg.val_dataloader.dataset] * 2
+    cfg.val_dataloader.dataset = ConfigDict(
+        type='ConcatDataset', datasets=datasets
+    )
     checkpoint = trained(DEMOS[task])
     inferencer = mmhatnet.get_inferencer(cfg, checkpoint, 'cpu')
     assert predict(inferencer, image)[0] == expected
@@ -221,7 +187,7 @@ def test_without_test_data(task, image, trained, get_inferencer):
     assert mmhatnet.get_model(cfg).dataset_meta == {}
 
 
-@pytest.mark.parametrize('task', DEMOS)
+@pytest.mark.parametrize('task', list(DEMOS)[:3])
 @pytest.mark.parametrize('channels', [1, 4])
 def test_other_channels(channels, task, image, tmp_path):
     """Grey images and images with alpha, which pictures do not show."""

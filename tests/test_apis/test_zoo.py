@@ -212,14 +212,12 @@ print(
 
 
 class TestWeights:
-    @pytest.mark.parametrize('name', DEMOS.values())
-    def test_no_released_weights(self, name):
-        for ask in (
-            lambda: mmhatnet.get_model(name, pretrained=True),
-            lambda: mmhatnet.get_inferencer(name),
-        ):
-            with pytest.raises(ValueError, match='no released weights'):
-                ask()
+    def test_no_released_weights(self):
+        name = DEMOS['Object Detection']
+        with pytest.raises(ValueError, match='no released weights'):
+            mmhatnet.get_model(name, pretrained=True)
+        with pytest.raises(ValueError, match='no released weights'):
+            mmhatnet.get_inferencer(name)
         with pytest.raises(ValueError, match='config file needs a checkpoint'):
             mmhatnet.get_inferencer(ROOT / MODELS[name]['Config'])
 

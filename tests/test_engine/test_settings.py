@@ -5,12 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import (
-    CONFIGS,
-    TOOLS,
-    call_tool,
-    open_config,
-)
+from helpers import CONFIGS, TOOLS, call_tool, open_config
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
@@ -40,25 +35,14 @@ def test_tta(config):
     assert any(step.type == 'TestTimeAug' for step in dataset.pipeline)
 
 
-@pytest.mark.parametrize(
-    ('config', 'supported'),
-    [
-        ('sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py', True),
-        (
-            'mask2former/mask2former_hatnet-small_8xb2-160k_ade20k-512x512.py',
-            False,
-        ),
-    ],
-)
-def test_bfloat16_of_mmcv(config, supported, monkeypatch):
+def test_bfloat16_of_mmcv(monkeypatch):
     """Refused where mmcv's operators would fail."""
-    cfg = open_config(config)
     monkeypatch.setattr(engine, 'describe_operators', lambda: 'mmcv')
-    if supported:
+    cfg = open_config('sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py')
+    train.enable_amp(cfg, 'bfloat16')
+    cfg = open_config('retinanet/retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py')
+    with pytest.raises(ValueError, match='use --amp float16'):
         train.enable_amp(cfg, 'bfloat16')
-    else:
-        with pytest.raises(ValueError, match='use --amp float16'):
-            train.enable_amp(cfg, 'bfloat16')
     train.enable_amp(cfg, 'float16')
     monkeypatch.setattr(engine, 'describe_operators', lambda: 'torchvision')
     train.enable_amp(cfg, 'bfloat16')
@@ -92,9 +76,7 @@ def test_amp_and_auto_scale_lr():
     [
         # mmengine would ignore them.
         ('trian_cfg.max_iters=3', "is 'train_cfg' meant"),
-        ('load_form=x', "is 'load_from' meant"),
         ('dataset.type=x', "'dataset.type' changes nothing: it is a variable"),
-        ('classes=x', "'classes' changes nothing: it is a variable"),
         ('crop_size=x', "'crop_size' changes nothing: it is a variable"),
     ],
 )
@@ -103,14 +85,8 @@ def test_options_without_effect(key, message, small_config):
     assert message in call_tool(*command, code=1)
 
 
-@pytest.mark.parametrize(
-    'key', ['_model', 'model2', 'train_dataloader1', 'work_dirs', 'test_cfg1']
-)
-def test_names_of_variables(key):
-    check_keys(Config({key: 1}))
-
-
 def test_keys_of_all_configs():
+    check_keys(Config(dict(_model=1, model2=2, work_dirs=3)))  # variables
     for config in CONFIGS:
         check_keys(open_config(config))
 

@@ -1,14 +1,11 @@
-import json
 import os
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers import (
     CLS_GRIDS,
-    ROOT,
     TOOLS,
     call_tool,
     error_of_last_stage,
@@ -17,7 +14,6 @@ from helpers import (
     run_tool,
 )
 from mmengine.runner import load_checkpoint
-from PIL import Image
 
 from mmhatnet.apis.conversion import convert_classifier, convert_to_official
 from mmhatnet.models import HATNet
@@ -59,49 +55,6 @@ class TestName:
             ValueError, match=r'stages\.0\.1\.attn\.norm\.weight has values'
         ):
             read_checkpoint('hatnet://tiny')
-
-    @pytest.mark.slow
-    def test_from_download_to_prediction(self, server, tmp_path):
-        """A name and its converted file predict and test the same."""
-        folder = tmp_path / 'imagenet' / 'val'
-        for label in range(1000):
-            (folder / f'{label:03}').mkdir(parents=True)
-        for label in range(2):
-            noise = np.random.RandomState(label).rand(60, 80, 3) * 255
-            image = Image.fromarray(noise.astype(np.uint8))
-            image.save(folder / f'{label:03}' / f'{label}.jpg')
-        name = 'hatnet-tiny_8xb128_in1k'
-        config = ROOT / 'configs' / 'hatnet' / f'{name}.py'
-        images = folder / '*' / '*'
-        env = dict(TORCH_HOME=str(server.hub), cwd=tmp_path)
-
-        run_tool(TOOLS / 'infer.py', name, images, **env)
-        assert len(server.requests) == 1
-        file = server.hub / 'hub' / 'checkpoints' / 'HAT-Net_Tiny.pth'
-        printed = run_tool(HATNET2MM, file, 'out', **env)
-        converted = tmp_path / printed.splitlines()[-1]
-        by_mm = tmp_path / 'by_mm'
-        call_tool(
-            *(TOOLS / 'infer.py', config, converted, images),
-            *('--out-dir', by_mm, '--device', 'cpu'),
-        )
-        by_name, found = (
-            [json.loads((out / f'{i}.json').read_text()) for i in (0, 1)]
-            for out in (tmp_path / 'outputs', by_mm)
-        )
-        assert by_name == found
-        printed = run_tool(
-            *(TOOLS / 'test.py', config, converted, '--cfg-options'),
-            f'test_dataloader.dataset.data_root={tmp_path / "imagenet"}',
-            'test_dataloader.batch_size=1',
-            'test_dataloader.num_workers=0',
-            'test_dataloader.persistent_workers=False',
-            **env,
-        )
-        right = [found[i]['classes'][0]['label'] == i for i in (0, 1)]
-        top1 = re.search(r'accuracy/top1: ([\d.]+)', printed)[1]
-        assert float(top1) == 50 * sum(right)
-        assert len(server.requests) == 1
 
     def test_unknown_name(self):
         with pytest.raises(ValueError, match='hatnet://tiny, hatnet://small'):

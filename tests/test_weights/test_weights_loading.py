@@ -214,11 +214,7 @@ class TestClassifier:
 @pytest.mark.parametrize(
     ('init_cfg', 'problem'),
     [
-        (dict(type='Pretrained', checkpoint='x', std=0.02), 'std'),
-        (
-            dict(type='TruncNormal', std=0.02, checkpoint='x'),
-            'TruncNormal|std',
-        ),
+        (dict(type='TruncNormal', std=0.02, checkpoint='x'), 'Trunc|std'),
         (dict(type='Pretrained'), 'type'),
         (dict(std=0.02), 'std'),
         ('x.pth', 'x.pth'),
