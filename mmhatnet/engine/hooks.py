@@ -94,6 +94,8 @@ class FiniteLossHook(Hook):
         all_reduce(wrong, 'max')  # no rank may save a checkpoint
         if not wrong:
             return
+        if loss.isfinite():
+            raise ValueError('the loss of another process is not finite')
         files = ', '.join(_image_files(data_batch)) or 'unknown'
         last = next(iter(find_checkpoints(runner.work_dir)), 'none')
         raise ValueError(
