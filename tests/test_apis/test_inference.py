@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import DEMOS, TOOLS, call_tool, write_video
+from helpers import DEMOS, TOOLS, call_tool
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from PIL import Image
@@ -248,21 +248,6 @@ class TestTool:
         with Image.open(out / 'image.png') as saved:
             assert np.array(saved).shape == picture.shape
         assert '1 result in' in printed
-
-    def test_video(self, image, trained, get_inferencer, tmp_path):
-        task = 'Semantic Segmentation'
-        frame = cv2.imread(str(image))
-        path = write_video(tmp_path / 'clip.avi', [frame] * 2, 9, 'MJPG')
-        call_tool(
-            *(INFER, DEMOS[task], trained(DEMOS[task]), path, '--format'),
-            *('csv', 'labels', '--out-dir', tmp_path / 'out'),
-        )
-        names = {'clip.mp4', 'clip.csv', 'clip_labels'}
-        assert set(os.listdir(tmp_path / 'out')) == names
-        seen = cv2.VideoCapture(str(path)).read()[1]
-        labels = predict(get_inferencer(task), seen)[2]
-        with Image.open(tmp_path / 'out/clip_labels/000001.png') as saved:
-            assert (np.array(saved) == labels).all()
 
     def test_unreadable_images(self, image, trained, tmp_path):
         folder = tmp_path / 'images'

@@ -136,7 +136,7 @@ def test_same_name_at_another_url(server):
 
 
 def test_password_is_not_recorded(server, cache):
-    url = server.url.replace('http://', 'http://user:secret@')
+    url = server.url.replace('http://', 'HTTP://user:secret@')
     read_checkpoint(f'{url}/{FILE}')
     assert 'secret' not in (cache / RECORD).read_text()
     assert f'# {server.url}/{FILE}\n' in (cache / RECORD).read_text()
@@ -146,31 +146,14 @@ def test_password_is_not_recorded(server, cache):
     assert 'secret' not in str(error.value)
 
 
-def test_files_of_the_cache_can_be_shared(server, cache):
-    """They are as readable as umask allows."""
-    before = os.umask(0o022)
-    try:
-        read_checkpoint('hatnet://tiny')
-    finally:
-        os.umask(before)
-    assert {
-        (cache / name).stat().st_mode & 0o777 for name in (FILE, RECORD)
-    } == {0o644}
-
-
 @pytest.mark.parametrize('scheme', ['foo', 'HTTPX'])
 def test_unknown_scheme(scheme):
     with pytest.raises(ValueError, match=f"no reader for '{scheme}://'"):
         read_checkpoint(f'{scheme}://host/{FILE}')
 
 
-def test_upper_case_scheme(server, golden):
-    url = server.url.replace('http://', 'HTTP://')
-    assert error_of_last_stage(pretrained(f'{url}/{FILE}'), golden) < 5e-5
-
-
 @pytest.mark.parametrize('form', ['zip', 'legacy', 'safetensors'])
-@pytest.mark.parametrize('part', [0.05, 0.5, 0.999])
+@pytest.mark.parametrize('part', [0.05, 0.999])
 def test_lost_connection_without_length(form, part, server, cache, tmp_path):
     """The client cannot tell it from the end of the file."""
     path = tmp_path / 'whole'
