@@ -294,9 +294,13 @@ class TestTool:
             ([DEMO, 'x.pth', __file__], 1, 'x.pth'),
             (['hatnet-tiny', __file__], 1, "no model 'hatnet-tiny'"),
             ([DEMO, __file__], 1, 'has no released weights'),
-            ([DEMO, 'x', __file__, '--device', 'gpu'], 1, "no device 'gpu'"),
             (
-                [DEMO, 'x', __file__, '--out-dir', f'{__file__}/x'],
+                [DEMO, 'x.pth', __file__, '--device', 'gpu'],
+                1,
+                "no device 'gpu'",
+            ),
+            (
+                [DEMO, 'x.pth', __file__, '--out-dir', f'{__file__}/x'],
                 1,
                 'is a file, and has to be a folder',
             ),
