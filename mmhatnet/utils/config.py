@@ -108,8 +108,12 @@ def name_types(cfg: Config) -> None:
     for part, kind in found:
         if part is cfg.get('model') and not cfg.get('default_scope'):
             cfg.default_scope = _find_library(kind)
+    names: dict[object, tuple[Registry, str]] = {}
+    for registry in vars(root).values() if found else ():
+        if isinstance(registry, Registry):
+            _collect_names(registry, names)
     for part, kind in found:
-        part['type'] = _name_type(kind, cfg.get('default_scope'))
+        part['type'] = _name_type(kind, names, cfg.get('default_scope'))
 
 
 def iter_dicts(cfg: object) -> Iterator[dict]:
@@ -143,16 +147,29 @@ def _find_library(kind: type | FunctionType) -> str | None:
     return None
 
 
-def _name_type(kind: type | FunctionType, scope: str | None) -> str:
-    """The name of a class in the registries of a scope, or its import path."""
+def _collect_names(
+    registry: Registry, names: dict[object, tuple[Registry, str]]
+) -> None:
+    """Add what a registry and its children hold to ``names``."""
+    for name, kind in registry.module_dict.items():
+        names.setdefault(kind, (registry, name))
+    for child in registry.children.values():
+        _collect_names(child, names)
+
+
+def _name_type(
+    kind: type | FunctionType,
+    names: dict[object, tuple[Registry, str]],
+    scope: str | None,
+) -> str:
     if kind.__module__ == 'mmcv.ops.nms':
         return kind.__name__  # mmcv evaluates it there
-    for registry in vars(root).values():
-        if isinstance(registry, Registry):
-            with registry.switch_scope_and_registry(scope) as current:
-                if current.get(kind.__name__) is kind:
-                    return kind.__name__
-    return f'{kind.__module__}.{kind.__qualname__}'
+    if kind not in names:
+        return f'{kind.__module__}.{kind.__qualname__}'
+    registry, name = names[kind]
+    with registry.root.switch_scope_and_registry(scope) as current:
+        known = current.get(name) is kind
+    return name if known else f'{registry.scope}.{name}'
 
 
 def support_inheritance() -> None:
