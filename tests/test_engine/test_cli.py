@@ -7,7 +7,7 @@ import re
 import mmengine.logging
 import pytest
 import torch
-from helpers import ROOT, TOOLS, call_tool, forget, open_config, run_tool
+from helpers import TOOLS, call_tool, forget, open_config, run_tool
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
@@ -151,19 +151,6 @@ def test_new_and_replaced_settings():
     assert found == dict(a=dict(b=dict(c=1)), n=dict(x=2))
 
 
-def test_illegal_grids_are_one_line(demo_folder, small_config):
-    output = call_tool(
-        *(TOOLS / 'train.py', small_config),
-        *('--cfg-options', 'model.backbone.grid_sizes=8,0,8'),
-        cwd=demo_folder,
-        code=1,
-    )
-    *_, line = output.strip().splitlines()
-    assert line.startswith('train.py: error: ')
-    assert 'grid_sizes (G1)' in line
-    assert 'got (8, 0, 8)' in line
-
-
 def test_failed_download_is_one_line(demo_folder, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("""
@@ -188,19 +175,6 @@ model = dict(backbone=dict(init_cfg=init_cfg))
     options = re.search(r'--cfg-options [\w.=]+', line)[0].split()
     short = 'train_cfg.max_iters=1', 'train_cfg.val_interval=2'
     call_tool(*command, *options, *short, **offline)
-
-
-@pytest.mark.slow
-def test_missing_data_are_one_line(tmp_path):
-    config = ROOT / 'configs/retinanet'
-    config /= 'retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py'
-    for output in (
-        call_tool(TOOLS / 'train.py', config, cwd=tmp_path, code=1),
-        run_tool(TOOLS / 'dist_train.sh', config, 2, cwd=tmp_path, code=1),
-    ):
-        assert 'train.py: error: no data at data/coco' in output
-        assert 'download_dataset' in output
-        assert 'Traceback' not in output
 
 
 @pytest.mark.parametrize(

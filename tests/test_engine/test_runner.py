@@ -353,16 +353,3 @@ def test_hooks_find_the_weights(cfg, tmp_path):
         torch.save(content, tmp_path / 'file.pth')
         runner.load_checkpoint(str(tmp_path / 'file.pth'))
     assert found == [{'state_dict'}] * 3
-
-
-def test_official_file_for_the_whole_model(
-    demo_folder, small_config, official_file, tmp_path, monkeypatch
-):
-    """A segmentor would load none of its keys, and mmengine go on."""
-    cfg = Config.fromfile(small_config)
-    cfg.work_dir = str(tmp_path)
-    monkeypatch.chdir(demo_folder)
-    monkeypatch.setenv('RECORD', str(tmp_path))
-    cfg.model.init_cfg = dict(type='Pretrained', checkpoint=official_file())
-    with pytest.raises(ValueError, match='use model.backbone.init_cfg'):
-        engine.build_runner(cfg, ('train',)).train()
