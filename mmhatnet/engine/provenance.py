@@ -111,14 +111,14 @@ def _describe_code(clone: Path) -> dict[str, str | None]:
         diff = 'diff', 'HEAD', '--name-only', '--no-renames', '-z', '--'
         new = 'ls-files', '--others', '--exclude-standard', '-z', '--'
         changed = git(*diff, *CODE) + git(*new, *CODE)
+        digest = hashlib.sha256()
+        for name in sorted({*changed.split(b'\0')} - {b''}):
+            path = clone / os.fsdecode(name)
+            # A file may be gone, and a folder is another repository.
+            content = sha256_of(path) if path.is_file() else ''
+            digest.update(b'%b\0%b\0' % (name, content.encode()))
     except (OSError, subprocess.SubprocessError):
         return dict(commit=None, changes=None)
-    digest = hashlib.sha256()
-    for name in sorted({*changed.split(b'\0')} - {b''}):
-        path = clone / os.fsdecode(name)
-        # A file may be gone, and a folder is another repository.
-        content = sha256_of(path) if path.is_file() else ''
-        digest.update(b'%b\0%b\0' % (name, content.encode()))
     changes = digest.hexdigest() if changed else None
     return dict(commit=commit.decode(), changes=changes)
 
