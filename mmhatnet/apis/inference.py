@@ -118,7 +118,7 @@ def predict(
 
     Returns:
         tuple[dict, ndarray | None, ndarray | None]: The result, ready for
-        JSON; its picture, RGB, 8 bits, (enlarged if the image is small), or
+        JSON; its picture, RGB, 8 bits (enlarged if the image is small), or
         None if the image cannot be shown in three channels; and for a
         segmentor the label of each pixel, (H, W).
 

@@ -242,10 +242,9 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
     """
     for key in ('test_dataloader', 'val_dataloader'):
         loader = cfg.get(key) or {}
-        dataset = next(iter_datasets(loader.get('dataset')), None)
-        if dataset:
-            cfg.test_dataloader = loader
-            return dataset
+        if any(iter_datasets(loader.get('dataset'))):
+            cfg.test_dataloader = loader  # a copy
+            return next(iter_datasets(cfg.test_dataloader.dataset))
     cfg.pop('test_dataloader', None)
     raise ValueError(
         'the config has no data set in test_dataloader or val_dataloader: '
