@@ -172,25 +172,6 @@ def test_launchers_of_mm(library, task, demo_folder, tmp_path):
     assert list(tmp_path.glob('*_1.pth'))
 
 
-@pytest.mark.slow
-@pytest.mark.default_stack
-def test_compile_in_a_config(demo_folder, small_config, single_run):
-    """mmengine compiles the training step, which computes the same."""
-    output = run_tool(
-        *(TOOLS / 'train.py', small_config, '--work-dir', 'compiled'),
-        *('--cfg-options', 'train_dataloader.batch_size=4'),
-        'compile.backend=aot_eager',
-        cwd=demo_folder,
-        RECORD='compiled',
-    )
-    assert 'Model has been "compiled"' in output
-    found, expected = (
-        [line['loss'] for line in recorded(folder) if 'loss' in line]
-        for folder in (demo_folder / 'compiled', single_run)
-    )
-    assert found == pytest.approx(expected, rel=1e-3)
-
-
 @pytest.fixture(scope='module')
 def killed_run(demo_folder, small_config):
     """The work_dir of a training that was killed."""
