@@ -117,11 +117,11 @@ def _check(found: Found, odd: Oddities) -> None:
                 f"all images are in the folder or class '{classes[0]}', and a "
                 f'classifier needs two or more: give {LAYOUTS}'
             )
-    if len(classes) > images:
-        raise ValueError(
-            f'{len(classes)} classes, but only {images} images: if these are '
-            f'not classes, give {LAYOUTS}'
-        )
+        if len(classes) > images:
+            raise ValueError(
+                f'{len(classes)} classes, but only {images} images: if these '
+                f'are not classes, give {LAYOUTS}'
+            )
     same: dict[str, str] = {}
     for name in classes:
         other = same.setdefault(name.casefold().strip(), name)
