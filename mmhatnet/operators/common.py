@@ -10,12 +10,6 @@ def float32(number: float) -> float:
     """Round a number to float32, as mmcv's functions do with arguments.
 
     Otherwise, an overlap of exactly 0.6 would count as above 0.6.
-
-    Args:
-        number (float): Any number.
-
-    Returns:
-        float: The nearest one of 24 bits.
     """
     if not math.isfinite(number):
         return number
@@ -25,13 +19,6 @@ def float32(number: float) -> float:
 
 
 def widen(*tensors: Tensor) -> list[Tensor]:
-    """Make the half precisions float32, which all kernels have.
-
-    Args:
-        *tensors (Tensor): Any tensors.
-
-    Returns:
-        list[Tensor]: The tensors; those of other dtypes are unchanged.
-    """
+    """Make the half precisions float32, which all kernels have."""
     halves = torch.float16, torch.bfloat16
     return [x.float() if x.dtype in halves else x for x in tensors]

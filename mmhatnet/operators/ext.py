@@ -1,7 +1,8 @@
 """A stand-in for the compiled module ``mmcv._ext``.
 
-The functions have its names and arguments, and write into the tensors that
-they are given. What mmdet and mmseg need is here; CornerPool and
+The functions have its names and arguments, some of which they do not need.
+Those of the forward pass write into ``output``, and those of the backward pass
+into the gradients. What mmdet and mmseg need is here; CornerPool and
 CrissCrossAttention are plain torch in mmcv, too.
 """
 

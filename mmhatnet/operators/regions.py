@@ -1,4 +1,9 @@
-"""Operators on regions (image, x1, y1, x2, y2) of maps."""
+"""Operators on regions (image, x1, y1, x2, y2) of maps.
+
+The functions have the arguments of mmcv's compiled ones, which :mod:`.ext`
+explains. Maps are (N, C, H, W), regions (K, 5), and what is pooled
+(K, C, rows, columns).
+"""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -55,21 +60,10 @@ def roi_align_forward(
 ) -> None:
     """Pool samples of regions.
 
-    Args:
-        input (Tensor): (N, C, H, W).
-        rois (Tensor): (K, 5).
-        output (Tensor): (K, C, aligned_height, aligned_width), gets the
-            result.
-        argmax_y (Tensor): As output if pool_mode is 0: gets where the largest
-            samples are.
-        argmax_x (Tensor): As argmax_y.
-        aligned_height (int): Rows of output.
-        aligned_width (int): Columns of output.
-        spatial_scale (float): From coordinates to pixels.
-        sampling_ratio (int): Samples of an output in each direction, 0 for
-            about one in a pixel.
-        pool_mode (int): 0 for the largest sample, 1 for their mean.
-        aligned (bool): Whether 0.5 is the centre of the first pixel.
+    ``pool_mode`` is 0 for the largest sample, whose place is written into
+    argmax_y and argmax_x, and 1 for the mean. ``sampling_ratio`` is the number
+    of samples in each direction, 0 for about one in a pixel. With ``aligned``,
+    0.5 is the centre of the first pixel.
     """
     maps, rois = widen(input, rois)
     rois, scale = rois.to(maps), float32(spatial_scale)
@@ -134,21 +128,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Add the gradient of the maps.
-
-    Args:
-        grad_output (Tensor): (K, C, aligned_height, aligned_width).
-        rois (Tensor): (K, 5).
-        argmax_y (Tensor): As of the forward pass.
-        argmax_x (Tensor): As of the forward pass.
-        grad_input (Tensor): (N, C, H, W), gets the gradient.
-        aligned_height (int): As in the forward pass.
-        aligned_width (int): As in the forward pass.
-        spatial_scale (float): As in the forward pass.
-        sampling_ratio (int): As in the forward pass.
-        pool_mode (int): As in the forward pass.
-        aligned (bool): As in the forward pass.
-    """
+    """Add the gradient of the maps."""
     grad, rois = widen(grad_output, rois)
     if pool_mode == 1:
         found = torch.ops.torchvision._roi_align_backward(
@@ -187,15 +167,7 @@ def roi_pool_forward(
 ) -> None:
     """Take the largest value of each bin; torchvision's bins differ.
 
-    Args:
-        input (Tensor): (N, C, H, W).
-        rois (Tensor): (K, 5).
-        output (Tensor): (K, C, pooled_height, pooled_width), gets the result.
-        argmax (Tensor): As output; gets the pixels of the values, -1 for
-            none.
-        pooled_height (int): Rows of output.
-        pooled_width (int): Columns of output.
-        spatial_scale (float): From coordinates to pixels.
+    ``argmax`` gets the pixels of the values, -1 for none.
     """
     maps, rois = widen(input, rois)
     scale = float32(spatial_scale)
@@ -243,17 +215,7 @@ def roi_pool_backward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Add the gradient of the maps.
-
-    Args:
-        grad_output (Tensor): (K, C, pooled_height, pooled_width).
-        rois (Tensor): (K, 5).
-        argmax (Tensor): As of the forward pass.
-        grad_input (Tensor): (N, C, H, W), gets the gradient.
-        pooled_height (int): As in the forward pass.
-        pooled_width (int): As in the forward pass.
-        spatial_scale (float): As in the forward pass.
-    """
+    """Add the gradient of the maps."""
     (grad,) = widen(grad_output)
     places = argmax.long().clamp(min=0) + _planes(rois[:, 0], grad_input)
     _add(grad_input, places, grad * (argmax >= 0))
