@@ -82,13 +82,9 @@ def _find(place: str, videos: bool) -> list[Path]:
 def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
     """Find a name for the results of each image.
 
-    Args:
-        paths (Sequence[Path]): The images.
-        out_dir (Path): The folder for the results, name + SUFFIXES.
-
-    Yields:
-        str: ``<stem>``, or ``<stem>_2`` and so on if a result would have the
-        name of an image or of another result.
+    It is ``<stem>``, or ``<stem>_2`` and so on if a result, which is name +
+    SUFFIXES in ``out_dir``, would have the name of an image or of another
+    result.
     """
     taken = {path.resolve() for path in paths}
     for path in paths:
@@ -106,14 +102,7 @@ def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
 
 
 def summarize(result: dict) -> str:
-    """Summarize a result in a line.
-
-    Args:
-        result (dict): As from :meth:`OnnxModel.predict`.
-
-    Returns:
-        str: The objects, or the three likeliest or largest classes.
-    """
+    """Write the objects, or the likeliest or largest classes, in a line."""
     if 'objects' in result:
         names = [found['name'] for found in result['objects']]
         counts = [

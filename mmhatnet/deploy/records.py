@@ -41,12 +41,6 @@ def recording(
 def to_json(result: dict) -> str:
     """Write a result as JSON.
 
-    Args:
-        result (dict): As from :meth:`OnnxModel.predict`.
-
-    Returns:
-        str: The JSON.
-
     Raises:
         ValueError: If a number is NaN or infinite, as from damaged weights.
     """

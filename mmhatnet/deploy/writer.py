@@ -136,8 +136,7 @@ def save(
     """Write a program in the format and precision of the file.
 
     Args:
-        program (ExportedProgram): As from
-            :func:`~mmhatnet.deploy.export.export_program`.
+        program (ExportedProgram): The program.
         metadata (dict): As from :func:`~mmhatnet.deploy.export.describe`.
         path (Path): The file, ``*.onnx`` or ``*.pt2``.
         calibration (Sequence[Path]): Images for 'int8'.
@@ -164,13 +163,7 @@ def _load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
 def save_onnx(
     program: 'ExportedProgram', metadata: dict, path: str | os.PathLike
 ) -> None:
-    """Write a program as an ONNX file with its metadata.
-
-    Args:
-        program (ExportedProgram): As from :func:`export_program`.
-        metadata (dict): As from :func:`describe`.
-        path (str | PathLike): The file.
-    """
+    """Write a program as an ONNX file with its metadata."""
     import onnx
 
     made = torch.onnx.export(
@@ -193,15 +186,7 @@ def save_onnx(
 
 
 def write_hashes(files: Sequence[Path]) -> Path:
-    """Write the hashes of files of a folder, as ``sha256sum`` does.
-
-    Args:
-        files (Sequence[Path]): The ONNX file, and that of its weights if they
-            are not inside.
-
-    Returns:
-        Path: ``<first file>.sha256``.
-    """
+    """Write ``<first file>.sha256`` for files, as ``sha256sum`` does."""
     record = files[0].with_name(f'{files[0].name}.sha256')
     lines = [f'{sha256_of(file)}  {file.name}\n' for file in files]
     record.write_text(''.join(lines), 'utf-8', newline='\n')
@@ -213,12 +198,11 @@ def share_weights(paths: Sequence[Path], name: str) -> Path:
 
     Args:
         paths (Sequence[Path]): The files, in one folder; changed in place.
-        name (str): The start of the name of the file of the weights. The
-            start of its hash follows, so that it never replaces the weights
-            of other files.
+        name (str): The start of the name of the file of the weights.
 
     Returns:
-        Path: ``NAME-HASH8.data``, in the same folder.
+        Path: ``NAME-HASH8.data``, in the same folder. Its hash keeps it from
+        replacing the weights of other files.
     """
     import onnx
 

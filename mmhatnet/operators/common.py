@@ -1,6 +1,7 @@
 """Helpers of the operators."""
 
 import math
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -22,3 +23,15 @@ def widen(*tensors: Tensor) -> list[Tensor]:
     """Make the half precisions float32, which all kernels have."""
     halves = torch.float16, torch.bfloat16
     return [x.float() if x.dtype in halves else x for x in tensors]
+
+
+def raise_missing(name: str) -> NoReturn:
+    """Refuse what only mmcv's compiled operators have.
+
+    Raises:
+        ImportError: Always. It says what to do.
+    """
+    raise ImportError(
+        f"{name} needs mmcv's compiled operators: run tools/setup_env.sh "
+        '--compiled, and do not set MMHATNET_OPERATORS=torchvision'
+    )

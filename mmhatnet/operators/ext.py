@@ -27,6 +27,7 @@ from mmhatnet.operators.boxes import (  # noqa: F401
     nms_match,
     softnms,
 )
+from mmhatnet.operators.common import raise_missing
 from mmhatnet.operators.convolutions import (  # noqa: F401
     deform_conv_backward_input,
     deform_conv_backward_parameters,
@@ -75,10 +76,4 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
     if name.startswith('_'):
         raise AttributeError(name)
 
-    def missing(*args: object, **kwargs: object) -> NoReturn:
-        raise ImportError(
-            f"{name} needs mmcv's compiled operators: run tools/setup_env.sh "
-            '--compiled, and do not set MMHATNET_OPERATORS=torchvision'
-        )
-
-    return missing
+    return lambda *args, **kwargs: raise_missing(name)

@@ -43,14 +43,10 @@ def read_image(
 
 
 def decode(path: str | os.PathLike) -> np.ndarray | None:
-    """Read three channels of an image that :func:`unreadable` has checked.
+    """Read (H, W, 3), BGR, of an image that :func:`unreadable` has checked.
 
-    Args:
-        path (str | PathLike): The file. Its name may not be valid text, for
-            which OpenCV's own ``imread`` crashes.
-
-    Returns:
-        ndarray, optional: (H, W, 3), BGR, 8 bits; None if OpenCV cannot.
+    It is None if OpenCV cannot. The name of the file may not be valid text,
+    for which OpenCV's own ``imread`` crashes.
     """
     try:
         contents = np.fromfile(path, np.uint8)
@@ -136,13 +132,10 @@ def open_image(
 
 
 def max_pixels() -> int:
-    """Get the largest number of pixels of an image.
-
-    Returns:
-        int: ``$MMHATNET_MAX_PIXELS``, or 89 million if it is not set.
+    """Get the largest number of pixels: $MMHATNET_MAX_PIXELS or 89 million.
 
     Raises:
-        ValueError: If it is not a positive integer.
+        ValueError: If the variable is not a positive integer.
     """
     text = os.environ.get(LIMIT) or str(PIXELS)
     if not text.isdecimal() or not int(text):

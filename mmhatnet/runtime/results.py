@@ -140,14 +140,7 @@ def detection(
 
 
 def caption(entry: dict) -> str:
-    """Write an entry of a result for people: ``tree 0.39``.
-
-    Args:
-        entry (dict): A class or an object, with a score or a share.
-
-    Returns:
-        str: The name, and the score from 0 to 1 or the share in percent.
-    """
+    """Write a class or an object for people: ``tree 0.39``, ``tree 61 %``."""
     if 'share' in entry:
         percent = f'{100 * entry["share"]:.0f}'
         return f'{entry["name"]} {"<1" if percent == "0" else percent} %'
@@ -155,15 +148,7 @@ def caption(entry: dict) -> str:
 
 
 def enlargement(height: int, width: int) -> int:
-    """Get the factor by which pictures of small images are enlarged.
-
-    Args:
-        height (int): Of the image, in pixels.
-        width (int): Of the image, in pixels.
-
-    Returns:
-        int: At least 1.
-    """
+    """Get the factor, at least 1, by which pictures of images are enlarged."""
     return max(1, round(READABLE / max(height, width)))
 
 
