@@ -9,7 +9,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import DEMOS, ROOT, SMALL_ARCH, TOOLS, call_tool
+from helpers import (
+    DEMOS,
+    ROOT,
+    SMALL_ARCH,
+    TOOLS,
+    call_tool,
+    import_page,
+)
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
@@ -263,14 +270,9 @@ def test_other_tables_are_refused(tmp_path):
         measure_cases([], tmp_path / 'rows.csv')
 
 
-@pytest.fixture(scope='module')
-def pages():
-    """The module of the page maker."""
-    return load_tool(TOOLS / 'pages' / 'benchmark.py')
-
-
-def test_accuracy(pages):
+def test_accuracy():
     """Models without a known accuracy are not in the figure."""
+    pages = import_page('benchmark')
     assert pages.accuracy('hatnet-small_8xb128_in1k') == 82.6
     rows = [
         dict(model=model, form='eager', seconds=(0.5, 0.25, 1), batch=2)
@@ -282,23 +284,6 @@ def test_accuracy(pages):
     assert line.get_label() == f'{TINY}, eager'
     pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
     assert pages.accuracy(pages.CLASSIFIERS[1].model) == 82.14
-
-
-def test_page_is_current(pages):
-    """It is made from the table beside it, which has all cases."""
-    rows = measure_cases([], pages.TABLE)
-    entries = [
-        (str(case), *entry)
-        for case in pages.SUITE
-        for entry in (*case.entries, PRODUCT)
-    ]
-    assert entries == [
-        (case, row['model'], row['form'])
-        for case, found in rows.items()
-        for row in found
-    ]
-    page = pages.TABLE.with_suffix('.md').read_text()
-    assert page == pages.make_page(rows)
 
 
 @pytest.mark.parametrize(
