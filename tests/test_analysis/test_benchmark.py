@@ -9,14 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    DEMOS,
-    ROOT,
-    SMALL_ARCH,
-    TOOLS,
-    call_tool,
-    import_page,
-)
+from helpers import DEMOS, ROOT, SMALL_ARCH, TOOLS, call_tool, import_page
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 

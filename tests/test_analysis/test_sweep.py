@@ -8,11 +8,7 @@ from helpers import DEMOS, TOOLS, call_tool
 from mmhatnet.analysis import sweep
 from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import read_csv
-from mmhatnet.analysis.sweep import (
-    main_metric,
-    metrics_of,
-    sweep_grids,
-)
+from mmhatnet.analysis.sweep import main_metric, metrics_of, sweep_grids
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import ds_ratios, grid_sizes
 from mmhatnet.utils.config import read_config

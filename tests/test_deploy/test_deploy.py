@@ -32,9 +32,7 @@ from mmhatnet.deploy.quantization import (
 from mmhatnet.deploy.verification import objects_error
 from mmhatnet.deploy.writer import share_weights, write_hashes
 from mmhatnet.runtime import OnnxModel
-from mmhatnet.runtime.metadata import (
-    METADATA,
-)
+from mmhatnet.runtime.metadata import METADATA
 
 EXPORT = TOOLS / 'deployment' / 'export.py'
 INFER = TOOLS / 'infer.py'

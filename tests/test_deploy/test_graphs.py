@@ -165,8 +165,7 @@ def test_graph_equals_mm(kind):
     if kind == 'Faster R-CNN':
         none = dict.fromkeys(('mask_head', 'mask_roi_extractor'))
         model = build(
-            'instances',
-            **{'model.type': 'FasterRCNN', 'model.roi_head': none},
+            'instances', **{'model.type': 'FasterRCNN', 'model.roi_head': none}
         )
     else:
         model = build(kind)

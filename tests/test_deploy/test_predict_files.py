@@ -132,17 +132,10 @@ def test_other_files_of_a_folder(image, tmp_path, capsys):
 def test_names_of_results(tmp_path):
     """None is the name of an image or of another result."""
     paths = [tmp_path / name for name in ('a.png', 'x/a.png', 'a.jpg')]
-    assert list(unique_names(paths, tmp_path / 'out')) == [
-        'a',
-        'a_2',
-        'a_3',
-    ]
+    assert list(unique_names(paths, tmp_path / 'out')) == ['a', 'a_2', 'a_3']
     assert list(unique_names(paths, tmp_path)) == ['a_2', 'a_3', 'a_4']
     paths = [tmp_path / 'x.jpg', tmp_path / 'x_labels.jpg']
-    assert list(unique_names(paths, tmp_path / 'out')) == [
-        'x',
-        'x_labels_2',
-    ]
+    assert list(unique_names(paths, tmp_path / 'out')) == ['x', 'x_labels_2']
 
 
 @pytest.fixture(scope='module')

@@ -12,11 +12,7 @@ from mmengine.config import Config
 from mmhatnet.deploy.predict_files import to_json
 from mmhatnet.deploy.writer import write_hashes
 from mmhatnet.runtime.arrays import apply_step, encode, paste
-from mmhatnet.runtime.metadata import (
-    BAD_METADATA,
-    check_step,
-    read_metadata,
-)
+from mmhatnet.runtime.metadata import BAD_METADATA, check_step, read_metadata
 from mmhatnet.runtime.model import check_hashes
 
 RESIZE = dict(

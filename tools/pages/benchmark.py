@@ -64,10 +64,7 @@ SUITE = (
     Case(BOTH, (896, 1344), 1, keep_memory=True),
     Case(BOTH, (448, 448), 2, train=True, keep_memory=True),
     Case(
-        forms(TINY, 'compile', 'compile_blocks')[1:],
-        (224, 224),
-        2,
-        train=True,
+        forms(TINY, 'compile', 'compile_blocks')[1:], (224, 224), 2, train=True
     ),
 )
 

@@ -67,7 +67,7 @@ def section(report: dict) -> str:
         '(`fast=False`), as the authors compute them. float32 has '
         "torch's defaults: TF32 in convolutions, not in matrix products. All "
         'ran operator by operator, so that the times may be those of the '
-        'host instead of the GPU.\n',
+        'host instead of the GPU.\n'
     ]
     for title, group in groupby(report['timings'], case):
         rows = list(group)
