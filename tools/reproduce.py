@@ -23,9 +23,10 @@ def parse_args() -> argparse.Namespace:
         'each metric with the published one. If it is interrupted, run the '
         'same command again to continue.'
     )
-    parser.add_argument('row', nargs='?', help='name of the row; see --list')
-    parser.add_argument('--list', action='store_true', help='show all rows')
-    parser.add_argument(
+    add = parser.add_argument
+    add('row', nargs='?', help='name of the row; see --list')
+    add('--list', action='store_true', help='show all rows')
+    add(
         '--gpus',
         type=positive,
         default=8,
@@ -46,13 +47,13 @@ def parse_args() -> argparse.Namespace:
         help="only test: a file, a URL or, for the authors' classifiers, "
         'hatnet://NAME',
     )
-    parser.add_argument(
+    add(
         '--smoke',
         action='store_true',
         help='the same steps on the demo data, in minutes; the metrics mean '
         'nothing',
     )
-    parser.add_argument(
+    add(
         '--folder',
         type=Path,
         default=Path('reproductions'),

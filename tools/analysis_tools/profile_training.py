@@ -125,18 +125,11 @@ def main() -> None:
         'for the wait for data, the backbone, the head, the optimizer and '
         'the rest. No checkpoint is saved.'
     )
-    parser.add_argument(
-        'configs', nargs='+', help='names of models or config files'
-    )
-    parser.add_argument(
-        '--steps', type=positive, default=20, help='steps (default: 20)'
-    )
-    parser.add_argument(
-        '--skip', type=positive, default=3, help='before them (default: 3)'
-    )
-    parser.add_argument(
-        '--out', type=Path, metavar='PAGE.md', help='also write a page'
-    )
+    add = parser.add_argument
+    add('configs', nargs='+', help='names of models or config files')
+    add('--steps', type=positive, default=20, help='steps (default: 20)')
+    add('--skip', type=positive, default=3, help='before them (default: 3)')
+    add('--out', type=Path, metavar='PAGE.md', help='also write a page')
     add_cfg_options(parser)
     args = parser.parse_args()
     rows = []

@@ -45,10 +45,11 @@ def parse_args() -> argparse.Namespace:
         'training. If it is interrupted, run the same command again to '
         'continue.'
     )
-    parser.add_argument('config', help='name of a model, or config file')
-    parser.add_argument('checkpoint', help='file, URL or hatnet://NAME')
+    add = parser.add_argument
+    add('config', help='name of a model, or config file')
+    add('checkpoint', help='file, URL or hatnet://NAME')
     add_grids(parser)
-    parser.add_argument(
+    add(
         '--corruptions',
         nargs='*',
         default=KINDS,
@@ -56,7 +57,7 @@ def parse_args() -> argparse.Namespace:
         help='corruptions of ImageNet-C, with severity 1 (default: '
         f'{" ".join(KINDS)})',
     )
-    parser.add_argument(
+    add(
         '--scales',
         type=positive,
         nargs='*',
@@ -65,7 +66,7 @@ def parse_args() -> argparse.Namespace:
         help='sizes to which the test images are resized, where a step of '
         "the test pipeline has a scale (default: the config's alone)",
     )
-    parser.add_argument(
+    add(
         '--out',
         type=Path,
         help='CSV file (default: work_dirs/robustness/CONFIG.csv)',

@@ -149,15 +149,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description='Fill docs/benchmark.md from the table beside it.'
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         '--measure',
         action='store_true',
         help='first measure the cases that the table lacks, or that another '
         'machine measured; if it is interrupted, run it again to continue',
     )
-    parser.add_argument(
-        '--rounds', type=positive, default=7, help='repetitions (default: 7)'
-    )
+    add('--rounds', type=positive, default=7, help='repetitions (default: 7)')
     args = parser.parse_args()
     rows = measure_cases(SUITE if args.measure else (), TABLE, args.rounds)
     # Cases of an earlier suite may be in the table.

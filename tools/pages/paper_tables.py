@@ -248,10 +248,9 @@ def main() -> None:
         "models in the paper's tables, compared with the published numbers. "
         'No data set, GPU or weights are needed.'
     )
-    parser.add_argument(
-        '--measure', action='store_true', help='measure all tables first'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('--measure', action='store_true', help='measure all tables first')
+    add(
         '--table',
         type=int,
         nargs='+',

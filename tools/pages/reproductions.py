@@ -22,8 +22,9 @@ def main() -> None:
         'store them in docs/reproductions. Then tools/pages/model_zoo.py '
         'writes them into the metafiles and the tables.'
     )
-    parser.add_argument('results', nargs='+', type=Path, metavar='RESULT.json')
-    parser.add_argument(
+    add = parser.add_argument
+    add('results', nargs='+', type=Path, metavar='RESULT.json')
+    add(
         '--out',
         type=Path,
         default=FOLDER,
