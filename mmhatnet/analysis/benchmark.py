@@ -32,7 +32,7 @@ from ..datasets.random_batch import make_batch
 from ..engine.provenance import describe_machine
 from ..models.compiling import capture_cuda_graph, compile_blocks
 from .complexity import measure_complexity
-from .report import markdown_table, read_csv, write_csv
+from .report import markdown_table, read_csv, show_ratios, write_csv
 from .timing import peak_memory, time_once
 
 FORMS = {
@@ -395,10 +395,7 @@ def compare(
     if column == 'rate':
         times = row['operations'] / other['operations']
     pairs = zip(other['seconds'], row['seconds'], strict=True)
-    ratios = [times * x / y for x, y in pairs]
-    low, high = min(ratios), max(ratios)
-    span = f' ({low:.2f} to {high:.2f})' if low < high else ''
-    return f'{median(ratios):.2f}{span}'
+    return show_ratios([times * x / y for x, y in pairs])
 
 
 def make_table(rows: Sequence[Mapping]) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ..utils.atomic import replacing
@@ -34,6 +35,13 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
         for column in zip(*body, strict=True)
     ]
     return '\n'.join(map(line, [titles, rules, *body]))
+
+
+def show_ratios(values: Sequence[float]) -> str:
+    """Write the median, and the smallest and largest if they differ."""
+    low, high = min(values), max(values)
+    span = f' ({low:.2f} to {high:.2f})' if low < high else ''
+    return f'{median(values):.2f}{span}'
 
 
 def write_csv(
