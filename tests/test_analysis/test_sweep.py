@@ -21,17 +21,6 @@ GRIDS = [((8, 7, 7), (8, 4, 2)), ((4, 4, 2), (8, 4, 2))]
 SHAPE = (64, 64)
 
 
-@pytest.fixture(scope='module')
-def on_demo_data(tmp_path_factory):
-    """A folder with demo data."""
-    pytest.importorskip('skimage', reason='the demo data need scikit-image')
-    from mmhatnet.datasets import make_demo_data
-
-    folder = tmp_path_factory.mktemp('sweep')
-    make_demo_data(folder / 'data' / 'demo', 2, 4, (96, 96))
-    return folder
-
-
 def test_costs_alone(tmp_path):
     cfg = load_model_config(CLASSIFIER)
     grids = [((4, 4, 2), None)]
@@ -120,20 +109,9 @@ def test_fingerprint_is_of_the_content(tmp_path):
     assert sweep.read_rows('absent', cfg, str(paths[0]))[1] == a
     with pytest.raises(FileNotFoundError, match='no checkpoint at'):
         sweep.read_rows('absent', cfg, 'absent.pth')
-
-
-def test_foreign_table(tmp_path):
     (tmp_path / 'x.csv').write_text('a,b\n1,2\n')
     with pytest.raises(ValueError, match='another config or checkpoint'):
-        sweep.read_rows(tmp_path / 'x.csv', load_model_config(CLASSIFIER), '')
-
-
-def test_metrics_by_name():
-    """Of any columns in any order."""
-    row = dict(mIoU=60.0, operations=1, G2=(8, 4, 2), aAcc=80.0, latency=0.1)
-    row.update(G1=(8, 8, 8), configured=True, height=64, width=96, memory=5)
-    row.update(latency_ratio=1.0, machine='CPU', fingerprint='sha256:0')
-    assert metrics_of(row) == dict(mIoU=60.0, aAcc=80.0)
+        sweep.read_rows(tmp_path / 'x.csv', cfg, '')
 
 
 def test_pareto_front():
@@ -188,7 +166,7 @@ def test_plot(metric):
         ('Semantic Segmentation', 'mIoU'),
     ],
 )
-def test_tool(task, metric, trained, on_demo_data, tmp_path):
+def test_tool(task, metric, trained, demo_folder, tmp_path):
     name = DEMOS[task]
 
     def run(*options, code=0):
@@ -196,7 +174,7 @@ def test_tool(task, metric, trained, on_demo_data, tmp_path):
             *(TOOL, name, trained(name), '--g1', '4,4,2', '--shape', *SHAPE),
             *('--rounds', 1, '--out-dir', tmp_path, *options),
             code=code,
-            cwd=on_demo_data,
+            cwd=demo_folder,
         )
 
     run()
@@ -210,11 +188,9 @@ def test_tool(task, metric, trained, on_demo_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluates_with_the_grids(
-    trained, on_demo_data, tmp_path, monkeypatch
-):
+def test_evaluates_with_the_grids(trained, demo_folder, tmp_path, monkeypatch):
     """Pooling to a single token changes the metrics of random weights."""
-    monkeypatch.chdir(on_demo_data)
+    monkeypatch.chdir(demo_folder)
     name = DEMOS['Semantic Segmentation']
     cfg = load_model_config(name)
     cfg.work_dir = str(tmp_path / 'logs')
@@ -285,7 +261,7 @@ class TestBudget:
         assert [row['latency'] for row in found] == pytest.approx([0.2, 0.16])
 
     @pytest.mark.slow
-    def test_tool(self, trained, on_demo_data, tmp_path):
+    def test_tool(self, trained, demo_folder, tmp_path):
         changes = (
             'model.backbone.drop_path_rate=0.3',
             'test_dataloader.dataset.pipeline.0.imdecode_backend=pillow',
@@ -297,7 +273,7 @@ class TestBudget:
                 *('--shape', *shape, '--rounds', 1, '--out-dir', tmp_path),
                 *('--cfg-options', *changes, '--latency-ms', *options),
                 code=code,
-                cwd=on_demo_data,
+                cwd=demo_folder,
             )
 
         assert str(tmp_path / 'tuned.py') in run(10**6)
