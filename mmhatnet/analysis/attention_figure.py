@@ -38,11 +38,11 @@ def draw_attention(
         image (ndarray): The image as the network sees it, (H, W, 3), RGB,
             8 bits.
         point (tuple[float, float]): x and y in pixels.
-        attentions (list[PointAttention]): The result of
+        attentions (list[PointAttention]): As from
             :func:`~mmhatnet.analysis.attention.attend_from`.
 
     Returns:
-        Figure: One row for each attention, with one panel for each head.
+        Figure: A row for each attention, with a panel for each head.
     """
     rows = sum(1 + (a.pooled is not None) for a in attentions)
     columns = max(len(a.local) for a in attentions) + 1

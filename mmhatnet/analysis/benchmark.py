@@ -217,9 +217,9 @@ def measure_cases(
 ) -> dict[str, list[dict]]:
     """Measure cases, and add the rows of each to a table.
 
-    Each model has a process of its own, as the memory that others leave to
-    the allocator would change its time. All take turns. A case is measured
-    again only if its entries, the rounds or the machine are different.
+    Each model has a process of its own, as the memory that others leave to the
+    allocator would change its time. All take turns. A case is measured again
+    only if its entries, the rounds or the machine are different.
 
     Args:
         cases (Iterable[Case]): The cases.
@@ -229,12 +229,12 @@ def measure_cases(
     Returns:
         dict[str, list[dict]]: All rows of the table by case, each with the
         ``seconds`` of every round and until the first result (``start``),
-        ``operations`` and, where they can be measured, peak ``memory`` in
-        bytes and the shares of the CPU time (KINDS).
+        ``operations`` and, where known, peak ``memory`` in bytes and the
+        shares of the CPU time (KINDS).
 
     Raises:
         AssertionError: If two forms of a model compute different features.
-        ValueError: If there is no such device, or the file is another table.
+        ValueError: If the file is another table.
     """
     rows: dict[str, list[dict]] = {}
     for row in read_csv(path):

@@ -22,15 +22,12 @@ from ..apis.zoo import load_backbone_config
 from ..engine.provenance import describe_machine
 from ..engine.runner import build_runner
 from ..models import HATNet
-from ..models.archs import Ratio
+from ..models.archs import Grids, Ratio, complete_grids
 from ..utils.hashes import sha256_of
 from ..weights.releases import locate_weights
 from .complexity import measure_complexity
 from .report import read_csv, write_csv
 from .timing import peak_memory, time_in_turns
-
-# G1 and G2 of the stages 0 to 2.
-Grids = tuple[tuple[int, ...], tuple[Ratio, ...]]
 
 # All other columns are metrics.
 COLUMNS = {
@@ -59,7 +56,7 @@ def sweep_grids(
     Args:
         cfg (Config): The config of a model with a HATNet, with a ``work_dir``
             if there is a checkpoint.
-        grids (Sequence[Grids]): As for :func:`complete_grids`. The configured
+        grids (Sequence[Grids]): As for ``complete_grids``. The configured
             setting is added.
         shapes (Sequence[tuple[int, int]]): Heights and widths in pixels.
         out_dir (str | PathLike): Folder for ``grids.csv``.
@@ -129,29 +126,6 @@ def build_hatnet(cfg: Config) -> HATNet:
             'G1 and G2'
         )
     return backbone
-
-
-def complete_grids(backbone: HATNet, grids: Sequence[Grids]) -> list[Grids]:
-    """Complete settings as a backbone stores them, without duplicates.
-
-    Args:
-        backbone (HATNet): The backbone; its setting stays.
-        grids (Sequence[Grids]): Pairs of G1 and G2. None instead of either
-            means that of the backbone; G2 may be 'auto'.
-
-    Returns:
-        list[Grids]: The settings in order.
-
-    Raises:
-        ValueError: If one is not valid.
-    """
-    configured = (backbone.grid_sizes, backbone.ds_ratios)
-    complete: dict[Grids, None] = {}
-    for setting in grids:
-        backbone.set_grids(*setting)
-        complete[backbone.grid_sizes, backbone.ds_ratios] = None
-        backbone.set_grids(*configured)
-    return list(complete)
 
 
 def read_rows(

@@ -34,16 +34,13 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 def find_images(places: Sequence[str], videos: bool = False) -> list[Path]:
-    """Find the images in files, folders and patterns.
+    """Find the images in files, folders and patterns, without duplicates.
 
     Args:
         places (Sequence[str]): Files, folders (without their subfolders) and
             patterns such as ``'data/*.jpg'``.
         videos (bool): Find videos, too, and take numbers of webcams. Defaults
             to False.
-
-    Returns:
-        list[Path]: The files in the order of ``places``, without duplicates.
 
     Raises:
         FileNotFoundError: If one of the places has no image.

@@ -29,10 +29,9 @@ def verify(
             the list of outputs.
 
     Returns:
-        list[dict]: For each of SHAPES, with one or two images: ``images``,
-        ``height``, ``width``, the largest ``error`` of any output, relative
-        to its largest value or to 1, and the number of ``objects`` that were
-        compared, if the graph finds some.
+        list[dict]: For each of SHAPES: ``images``, ``height``, ``width``, the
+        largest ``error`` of any output, relative to its largest value or to
+        1, and the number of ``objects`` that were compared, if it finds some.
     """
     rows = []
     random = np.random.default_rng(0)

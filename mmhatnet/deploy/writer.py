@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+from ..models.archs import complete_grids
 from ..runtime import OnnxModel
 from ..runtime.metadata import METADATA
 from ..utils.hashes import sha256_of
@@ -54,14 +55,12 @@ def export_files(
             settings, they are part of the names, and the weights are in
             ``*.data``, with the start of their hash in the name. Beside each
             ONNX file is ``*.onnx.sha256``, for ``sha256sum --check``.
-        settings (Sequence[tuple]): Pairs of G1 and G2. None instead of either
-            means the configured value. Defaults to that alone.
-        precision (str): 'float32', 'float16' or 'int8'. Defaults to
-            'float32'.
+        settings (Sequence[tuple]): Pairs of G1 and G2; None is the configured
+            value. Defaults to that alone.
+        precision (str): A key of TOLERANCES. Defaults to 'float32'.
         calibration (Sequence[Path]): Images for 'int8'.
-        report (Callable, optional): Called with the name of each file and the
-            result of its verification, as from
-            :func:`~mmhatnet.deploy.verification.verify`.
+        report (Callable, optional): Called with the name of each file and
+            the rows of :func:`~mmhatnet.deploy.verification.verify`.
 
     Returns:
         list[Path]: The files.
@@ -78,18 +77,11 @@ def export_files(
             f'{" ".join(missing)}'
         )
     backbone = graph.model.backbone
-    configured = backbone.grid_sizes, backbone.ds_ratios
-    settings = list(
-        dict.fromkeys(
-            (g1 or configured[0], g2 or configured[1]) for g1, g2 in settings
-        )
-    )
+    settings = complete_grids(backbone, settings)
     if len(settings) > 1 and out.suffix != '.onnx':
         raise ValueError(
             'only ONNX files can share their weights between several G1 or G2'
         )
-    for setting in settings:
-        backbone.set_grids(*setting)  # raises if it is not valid
     for _ in read_images(calibration, describe(graph, cfg)):
         pass  # raises if one cannot be read, before the minutes of an export
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -95,14 +95,11 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
 
 
 def prepare(image: np.ndarray, metadata: dict) -> np.ndarray:
-    """Make the input of a model from an image.
+    """Make the input of a model, (1, 3, H', W'), float32, from an image.
 
     Args:
         image (ndarray): (H, W, 3), BGR, 8 bits.
         metadata (dict): The metadata of the file.
-
-    Returns:
-        ndarray: (1, 3, H', W'), float32.
 
     Raises:
         ValueError: If it is smaller than 32x32 pixels after the steps.

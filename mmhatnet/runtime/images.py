@@ -23,14 +23,9 @@ FORMATS = (
 def read_image(
     path: str | os.PathLike, limit: int | None = None
 ) -> np.ndarray:
-    """Read an image.
+    """Read an image, (H, W, 3), BGR, 8 bits.
 
-    Args:
-        path (str | PathLike): The file.
-        limit (int, optional): As for :func:`open_image`. Defaults to None.
-
-    Returns:
-        ndarray: (H, W, 3), BGR, 8 bits.
+    ``limit`` is that of :func:`open_image`.
 
     Raises:
         ValueError: If it cannot be read.
@@ -66,7 +61,7 @@ def unreadable(
 
     Args:
         path (str | PathLike): The file.
-        limit (int, optional): As for :func:`open_image`. Defaults to None.
+        limit (int, optional): As for :func:`open_image`.
         channels (Collection[str]): Suffixes of files that other libraries may
             read. Defaults to CHANNELS.
 

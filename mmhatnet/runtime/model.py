@@ -113,9 +113,6 @@ class OnnxModel:
                 ``metadata['channels']``; one image for a detector.
             names (Sequence[str]): The outputs to compute. Defaults to (), all.
 
-        Returns:
-            list[ndarray]: The outputs in order.
-
         Raises:
             ValueError: If the images have another shape, or are smaller than
                 32x32 pixels, or are several for a detector.

@@ -11,6 +11,7 @@ from mmhatnet.analysis.report import read_csv
 from mmhatnet.analysis.sweep import main_metric, metrics_of, sweep_grids
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import ds_ratios, grid_sizes
+from mmhatnet.models.archs import complete_grids
 from mmhatnet.utils.config import read_config
 
 TOOL = TOOLS / 'analysis_tools' / 'sweep_grids.py'
@@ -88,7 +89,7 @@ def test_settings_in_full():
     g1, g2 = GRIDS[0]
     grids = [(None, None), (g1, 'auto'), ((4, 4, 2), None), (None, g2)]
     auto = ('auto',) * 3
-    found = sweep.complete_grids(backbone, grids)
+    found = complete_grids(backbone, grids)
     assert found == [(g1, g2), (g1, auto), ((4, 4, 2), g2)]
     assert (backbone.grid_sizes, backbone.ds_ratios) == (g1, g2)
     assert ds_ratios('auto') == 'auto'

@@ -12,7 +12,6 @@ from mmhatnet.analysis.report import markdown_table, write_csv
 from mmhatnet.analysis.sweep import (
     build_hatnet,
     build_tester,
-    complete_grids,
     evaluate_grids,
     main_metric,
     name_sizes,
@@ -29,7 +28,7 @@ from mmhatnet.engine.cli import (
     one_line_errors,
     positive,
 )
-from mmhatnet.models.archs import check_images
+from mmhatnet.models.archs import check_images, complete_grids
 
 CLEAN = 'none'  # instead of a corruption
 KINDS = (

@@ -15,9 +15,7 @@ from mmengine.config import Config
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import (
-    Grids,
     build_hatnet,
-    complete_grids,
     main_metric,
     metrics_of,
     name_sizes,
@@ -35,7 +33,7 @@ from mmhatnet.engine.cli import (
     positive,
 )
 from mmhatnet.models import HATNet
-from mmhatnet.models.archs import as_integers
+from mmhatnet.models.archs import Grids, as_integers, complete_grids
 from mmhatnet.utils.atomic import replacing
 from mmhatnet.weights.releases import locate_weights
 
