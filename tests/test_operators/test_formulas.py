@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+import torchvision
 from comparing import change, check, differentiate, make_regions, run, using
 from helpers import TORCH
 
@@ -44,42 +45,6 @@ def test_focal_losses(weight):
     check('softmax_focal_loss', softmax_focal_loss, *inputs)
 
 
-def at(plane, *place):
-    """The value of a map between pixels, as mmcv defines it."""
-    sides = list(zip(place, plane.shape, strict=True))
-    if not all(-1 <= point <= side for point, side in sides):
-        return plane.sum() * 0
-    rows, columns = (
-        torch.arange(side).to(plane) - min(max(point, 0), side - 1)
-        for point, side in sides
-    )
-    rows, columns = ((1 - x.abs()).clamp(min=0) for x in (rows, columns))
-    return rows @ plane @ columns
-
-
-def roi_align(maps, regions, size, scale, ratio, mode, aligned):
-    out = maps.new_zeros(len(regions), maps.shape[1], *size)
-    for number, (image, *box) in enumerate(regions.tolist()):
-        x1, y1, x2, y2 = (value * scale - 0.5 * aligned for value in box)
-        sides = y2 - y1, x2 - x1
-        if not aligned:
-            sides = tuple(max(side, 1.0) for side in sides)
-        bins = [side / n for side, n in zip(sides, size, strict=True)]
-        grid = [ratio or math.ceil(side) for side in bins]
-        for channel, row, column in np.ndindex(*out.shape[1:]):
-            values = [
-                at(
-                    maps[int(image), channel],
-                    y1 + (row + (i + 0.5) / grid[0]) * bins[0],
-                    x1 + (column + (j + 0.5) / grid[1]) * bins[1],
-                )
-                for i, j in np.ndindex(*grid)
-            ]
-            if values:
-                out[number, channel, row, column] = sum(values) / len(values)
-    return out
-
-
 def find_bins(first, last, scale, count, length):
     """The pixels of each output, along one side."""
     edges = [
@@ -102,6 +67,12 @@ def roi_pool(maps, regions, size, scale):
             if part.shape[1]:
                 out[number, :, i, j] = part.max(1)[0]
     return out
+
+
+def roi_align(maps, regions, size, scale, ratio, mode, aligned):
+    return torchvision.ops.roi_align(
+        maps, regions, size, scale, ratio, aligned
+    )
 
 
 @pytest.mark.parametrize('seed', range(3))
