@@ -64,9 +64,10 @@ def draw_attention(
             (attention.local, _draw_local),
             (attention.pooled, _draw_global),
         ):
-            for head, weights in enumerate(() if part is None else part):
+            for head in range(0 if part is None else len(part)):
                 axes = figure.add_subplot(grid[row, head + 1])
-                draw(axes, grey, point, attention, head, weights)
+                _draw_image(axes, grey, point)
+                draw(axes, grey, attention, head)
             row += part is not None
     # Early stages have few heads and leave room for the legend.
     free = max(columns - 5, len(attentions[0].local) + 1)
@@ -95,7 +96,7 @@ def _draw_image(
         axes.plot(*point, '+', ms=9, mew=thickness, color=color)
 
 
-def _extent(
+def extent_of(
     image: np.ndarray, attention: PointAttention, *tokens: int
 ) -> Extent:
     """Edges of tokens, from the first row and column to the end ones."""
@@ -104,7 +105,8 @@ def _extent(
     return left * dx, right * dx, bottom * dy, top * dy
 
 
-def _draw_window(axes: Axes, window: Extent) -> None:
+def draw_window(axes: Axes, window: Extent) -> None:
+    """Draw the edges of a window, as from :func:`extent_of`."""
     left, right, bottom, top = window
     size = right - left, bottom - top
     axes.add_patch(
@@ -119,7 +121,7 @@ def _draw_overview(
     attention: PointAttention,
 ) -> None:
     _draw_image(axes, image, point)
-    _draw_window(axes, _extent(image, attention, *attention.window))
+    draw_window(axes, extent_of(image, attention, *attention.window))
     rows, columns = attention.shape
     title = f'stage {attention.stage}: {rows}x{columns} tokens'
     ratio = attention.ds_ratio
@@ -152,12 +154,13 @@ def _draw_weights(
     axes.set_title(f'{title}: {least:.2f} - {most:.2f}x', fontsize=8)
 
 
-def _draw_local(axes, image, point, attention, head, weights) -> None:
-    _draw_image(axes, image, point)
-    window = _extent(image, attention, *attention.window)
+def _draw_local(
+    axes: Axes, image: np.ndarray, attention: PointAttention, head: int
+) -> None:
+    window = extent_of(image, attention, *attention.window)
     name = 'local' if attention.grid_size else 'head'
-    _draw_weights(axes, weights, window, f'{name} {head + 1}')
-    _draw_window(axes, window)
+    _draw_weights(axes, attention.local[head], window, f'{name} {head + 1}')
+    draw_window(axes, window)
     # Show the window and half of its size on each side.
     left, right, bottom, top = window
     x, y = (right - left) / 2, (bottom - top) / 2
@@ -166,11 +169,13 @@ def _draw_local(axes, image, point, attention, head, weights) -> None:
     axes.set_ylim(min(bottom + y, height), max(top - y, 0))
 
 
-def _draw_global(axes, image, point, attention, head, weights) -> None:
-    _draw_image(axes, image, point)
+def _draw_global(
+    axes: Axes, image: np.ndarray, attention: PointAttention, head: int
+) -> None:
+    weights = attention.pooled[head]
     # Cells at the border may extend beyond the image.
     ends = (side * attention.ds_ratio for side in weights.shape)
-    extent = _extent(image, attention, 0, 0, *ends)
+    extent = extent_of(image, attention, 0, 0, *ends)
     _draw_weights(axes, weights, extent, f'global {head + 1}')
     for spine in axes.spines.values():
         spine.set_color(GLOBAL)

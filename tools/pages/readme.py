@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from common import DOCS, ROOT, fill_page, make_figure, read_json, save_figure
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from mmengine.dataset import pseudo_collate
+from torch import Tensor
 
 import mmhatnet
 from mmhatnet.analysis.attention import attend_from
+from mmhatnet.analysis.attention_figure import draw_window, extent_of
 from mmhatnet.analysis.report import read_csv, show_ratios
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.runtime.images import read_image
 
 PICTURE = DOCS / 'images' / 'overview.jpg'
-BLUE = '#00c8ff'  # of the local attention
 SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 
 
@@ -105,29 +105,21 @@ def draw_picture(shapes: Path, trees: Path, point: tuple[int, int]) -> None:
     figure, panels = make_figure(1, 4, size=(12, 3), dpi=110)
     show(panels[0], predict('shape-segmentor', shapes), 'segmentation')
     show(panels[1], predict('tree-detector', trees), 'detection')
-    h, w = image.shape[:2]
-    (top, left, bottom, right) = found.window
-    dy, dx = h / found.shape[0], w / found.shape[1]
-    places = (
-        (found.local, (left * dx, right * dx, bottom * dy, top * dy)),
-        (found.pooled, (0, w, h, 0)),
-    )
-    titles = (
-        f'local attention of a point, G1 = {found.grid_size}',
-        f'global attention, pooled by G2 = {found.ds_ratio}',
-    )
-    for axes, (weights, extent), title in zip(
-        panels[2:], places, titles, strict=True
-    ):
+    window = extent_of(image, found, *found.window)
+    whole = (0, image.shape[1], image.shape[0], 0)
+
+    def overlay(axes: Axes, weights: Tensor, extent: tuple, title: str):
         show(axes, image[..., ::-1].mean(2) / 510, title)
         axes.images[0].set(cmap='gray', clim=(0, 1))
         axes.imshow(weights.mean(0), cmap='inferno', alpha=0.75, extent=extent)
-        axes.set(xlim=(0, w), ylim=(h, 0))
+        axes.set(xlim=whole[:2], ylim=whole[2:])
         axes.plot(*point, '+', ms=10, mew=2, color='white')
-    size = (right - left) * dx, (bottom - top) * dy
-    for axes in panels[2:]:
-        corner = left * dx, top * dy
-        axes.add_patch(Rectangle(corner, *size, fill=False, color=BLUE, lw=2))
+        draw_window(axes, window)
+
+    title = f'local attention of a point, G1 = {found.grid_size}'
+    overlay(panels[2], found.local, window, title)
+    title = f'global attention, pooled by G2 = {found.ds_ratio}'
+    overlay(panels[3], found.pooled, whole, title)
     save_figure(figure, PICTURE, pil_kwargs=dict(quality=88))
 
 
