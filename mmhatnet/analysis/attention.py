@@ -71,8 +71,8 @@ def attend_from(
     fewest = min(len(stage) for stage in model.stages)
     if not -fewest <= block < fewest:
         raise ValueError(
-            f'block must be from {-fewest} to {fewest - 1}, since a stage '
-            f'has {fewest} blocks; got {block}'
+            f'block must be from {-fewest} to {fewest - 1}, as the shortest '
+            f'stage has {fewest}; got {block}'
         )
     inputs: list[Tensor] = []
     hooks = [
