@@ -64,10 +64,10 @@ def draw_attention(
             (attention.local, _draw_local),
             (attention.pooled, _draw_global),
         ):
-            for head in range(0 if part is None else len(part)):
+            for head, weights in enumerate(() if part is None else part):
                 axes = figure.add_subplot(grid[row, head + 1])
                 _draw_image(axes, grey, point)
-                draw(axes, grey, attention, head)
+                draw(axes, grey, attention, head, weights)
             row += part is not None
     # Early stages have few heads and leave room for the legend.
     free = max(columns - 5, len(attentions[0].local) + 1)
@@ -154,12 +154,10 @@ def _draw_weights(
     axes.set_title(f'{title}: {least:.2f} - {most:.2f}x', fontsize=8)
 
 
-def _draw_local(
-    axes: Axes, image: np.ndarray, attention: PointAttention, head: int
-) -> None:
+def _draw_local(axes, image, attention, head, weights) -> None:
     window = extent_of(image, attention, *attention.window)
     name = 'local' if attention.grid_size else 'head'
-    _draw_weights(axes, attention.local[head], window, f'{name} {head + 1}')
+    _draw_weights(axes, weights, window, f'{name} {head + 1}')
     draw_window(axes, window)
     # Show the window and half of its size on each side.
     left, right, bottom, top = window
@@ -169,10 +167,7 @@ def _draw_local(
     axes.set_ylim(min(bottom + y, height), max(top - y, 0))
 
 
-def _draw_global(
-    axes: Axes, image: np.ndarray, attention: PointAttention, head: int
-) -> None:
-    weights = attention.pooled[head]
+def _draw_global(axes, image, attention, head, weights) -> None:
     # Cells at the border may extend beyond the image.
     ends = (side * attention.ds_ratio for side in weights.shape)
     extent = extent_of(image, attention, 0, 0, *ends)

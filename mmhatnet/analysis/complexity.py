@@ -113,12 +113,11 @@ def image_channels(cfg: Config) -> int:
 def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     """Count the parameters and operations of a config's model.
 
-    The model runs on torch's meta device, so nothing is computed. There,
-    fused attention is split into the two products that it consists of;
-    torch's counter does not know the fused operator of every device.
-
-    Two-stage detectors are counted with the maximum of proposals and masks
-    that their test config allows.
+    The model runs on torch's meta device, so nothing is computed. There, fused
+    attention is split into the two products that it consists of; torch's
+    counter does not know the fused operator of every device. Two-stage
+    detectors are counted with the maximum of proposals and masks that their
+    test config allows.
 
     Args:
         cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its

@@ -23,8 +23,7 @@ def evaluate_exported(
     """Test an exported file as ``tools/test.py`` tests a checkpoint.
 
     Args:
-        cfg (Config): The config from which the file was exported, with a
-            ``work_dir``.
+        cfg (Config): The config of the file, with a ``work_dir``.
         path (str | PathLike): The ONNX file.
 
     Returns:

@@ -104,8 +104,7 @@ def make_graph(model: nn.Module) -> Graph:
     """Make the graph of a model, and compare their results.
 
     Args:
-        model (nn.Module): A classifier of mmpretrain, a segmentor of mmseg or
-            a detector of mmdet, as from :func:`mmhatnet.get_model`.
+        model (nn.Module): A model of mm, as from :func:`mmhatnet.get_model`.
 
     Returns:
         Graph: The graph, in eval mode, with a copy of the model.

@@ -135,8 +135,7 @@ def predict_all(
 
     Raises:
         FileExistsError: If a result exists and must not be replaced.
-        FileNotFoundError: If a place has no image.
-        NotADirectoryError: If ``out_dir`` is a file.
+        OSError: If a place has no image, or ``out_dir`` is a file.
         ValueError: If the model has no output for one of the formats.
     """
     paths = find_images(places, videos=True)

@@ -4,6 +4,8 @@ The functions have the arguments of mmcv's compiled ones, which :mod:`.ext`
 explains.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -24,31 +26,27 @@ def _settings(given: dict[str, int]) -> list[int]:
     return [given[name] for name in (*names, 'group', 'deformable_group')]
 
 
-def _unused(input: Tensor) -> Tensor:
-    """The tensor that torchvision takes if there is no mask."""
-    return input.new_zeros(len(input), 1)
-
-
-def _forward(
+def _arguments(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
     mask: Tensor | None,
     bias: Tensor | None,
     given: dict[str, int],
-) -> Tensor:
-    input, weight, offset = widen(input, weight, offset)
+) -> list:
+    """The arguments of torchvision's operators, which need all tensors."""
+    has_mask = mask is not None
+    mask = mask if has_mask else input.new_zeros(len(input), 1)
+    bias = input.new_zeros(len(weight)) if bias is None else bias
+    tensors = widen(input, weight, offset, mask, bias)
+    return [*tensors, *_settings(given), has_mask]
+
+
+def _forward(*arguments: Any) -> Tensor:
+    """The output, from what :func:`_arguments` takes."""
     # In mixed precision, torchvision's products would round.
-    with torch.autocast(input.device.type, enabled=False):
-        return torch.ops.torchvision.deform_conv2d(
-            input,
-            weight,
-            offset,
-            _unused(input) if mask is None else widen(mask)[0],
-            input.new_zeros(len(weight)) if bias is None else widen(bias)[0],
-            *_settings(given),
-            mask is not None,
-        )
+    with torch.autocast(arguments[0].device.type, enabled=False):
+        return torch.ops.torchvision.deform_conv2d(*_arguments(*arguments))
 
 
 def _backward(
@@ -60,26 +58,16 @@ def _backward(
     given: dict[str, int],
 ) -> tuple[Tensor, ...]:
     """The gradients of input, weight, offset, mask and bias."""
-    grad, input, weight, offset = widen(grad, input, weight, offset)
-    settings = _settings(given)
+    arguments = _arguments(input, weight, offset, mask, None, given)
     with torch.autocast(input.device.type, enabled=False):
         found = torch.ops.torchvision._deform_conv2d_backward(
-            grad,
-            input,
-            weight,
-            offset,
-            _unused(input) if mask is None else widen(mask)[0],
-            input.new_zeros(len(weight)),
-            *settings,
-            mask is not None,
+            *widen(grad), *arguments
         )
-    inside = _inside(offset, input, weight, settings)
+    inside = _inside(arguments[2], weight, _settings(given))
     return (*found[:2], found[2] * inside, *found[3:])
 
 
-def _inside(
-    offset: Tensor, input: Tensor, weight: Tensor, settings: list[int]
-) -> Tensor:
+def _inside(offset: Tensor, weight: Tensor, settings: list[int]) -> Tensor:
     """Whether samples are inside the padded map, in the shape of offset.
 
     Exactly at -1, as on the padded edge without offsets, torchvision has a

@@ -17,7 +17,6 @@ from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import (
     build_hatnet,
     main_metric,
-    metrics_of,
     name_sizes,
     setting_of,
     shape_of,
@@ -72,11 +71,6 @@ def parse_args() -> argparse.Namespace:
         metavar=('H', 'W'),
         help='size of the image for operations, time and memory in pixels; '
         "may be repeated (default: the metafile's Input Size)",
-    )
-    add(
-        '--metric',
-        help='metric to plot, and that is to be best within a budget '
-        '(default: the one that decides about the best checkpoint)',
     )
     add(
         '--latency-ms',
@@ -295,10 +289,7 @@ def main() -> None:
         affordable = within_budget(costs, args.latency_ms, args.memory_mb)
         grids = list(map(setting_of, affordable))
     rows = measure(grids, out_dir=args.out_dir, checkpoint=args.checkpoint)
-    metric = args.metric or main_metric(cfg, rows)
-    if metric and metric not in metrics_of(rows[0]):
-        known = ', '.join(metrics_of(rows[0])) or 'none without a checkpoint'
-        raise ValueError(f'no metric {metric}; there are: {known}')
+    metric = main_metric(cfg, rows)
     write_page(args, rows, metric)
     if args.budgets:
         found = {setting_of(row): row[metric] for row in rows}
