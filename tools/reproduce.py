@@ -8,13 +8,11 @@ from reproduction.experiments import (
     find_experiment,
     list_experiments,
 )
-from reproduction.result import read_result
 from reproduction.run import reproduce
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.checks import check_data
 from mmhatnet.engine.cli import one_line_errors, positive
-from mmhatnet.engine.resuming import find_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,13 +73,7 @@ def has_data(experiment: Experiment) -> bool:
     return True
 
 
-def find_state(folder: Path) -> str:
-    if read_result(folder / 'result.json'):
-        return 'result'
-    return 'checkpoint' if find_checkpoints(folder / 'train') else 'no'
-
-
-def list_rows(folder: Path) -> Iterator[dict[str, str]]:
+def list_rows() -> Iterator[dict[str, str]]:
     data: dict[str, bool] = {}
     for name, experiment in list_experiments().items():
         trained_on = experiment.entry['Metadata']['Training Data']
@@ -94,15 +86,13 @@ def list_rows(folder: Path) -> Iterator[dict[str, str]]:
             'published': ', '.join(f'{k} {v}' for k, v in printed),
             'images to train (M)': f'{experiment.count_images() / 1e6:.1f}',
             'data': 'yes' if data[trained_on] else 'no',
-            'here': find_state(folder / name),
         }
 
 
 def main() -> None:
     args = parse_args()
     if args.list:
-        print(markdown_table(list(list_rows(args.folder))))
-        print(f'here: the part of the row that is in {args.folder}')
+        print(markdown_table(list(list_rows())))
         return
     suffix = '_smoke' * args.smoke + '_test-only' * bool(args.test_only)
     folder = args.folder / (args.row + suffix)

@@ -278,14 +278,9 @@ def test_smoke(row, tmp_path):
 
 class TestTool:
     def test_list(self, tmp_path):
-        name = 'fpn_hatnet-tiny_8xb2-80k_ade20k-512x512'
-        folder = tmp_path / 'reproductions' / name
-        (folder / 'train').mkdir(parents=True)
-        torch.save({}, folder / 'train' / 'iter_4.pth')
-        (folder / 'result.json').write_text('{corrupt')
         output = call_tool(REPRODUCE, '--list', cwd=tmp_path)
-        row = f'| {name} | Table 3 | mIoU 43.6 | 1.3 | no | checkpoint |'
-        assert row in output
+        name = 'fpn_hatnet-tiny_8xb2-80k_ade20k-512x512'
+        assert f'| {name} | Table 3 | mIoU 43.6 | 1.3 | no |' in output
         assert output.count('| Table 6 |') == 12
 
     @pytest.mark.parametrize(
