@@ -55,20 +55,10 @@ def case(row: dict) -> str:
 def section(report: dict) -> str:
     titles = 'name', 'verdict', 'found'
     checks = [{k: check[k] for k in titles} for check in report['checks']]
-    parts = [f'## {report["machine"]}\n', markdown_table(checks)]
+    parts = [f'### {report["machine"]}\n', markdown_table(checks)]
     if 'timings' not in report:
         return '\n'.join([*parts, ''])
-    parts += [
-        '\nBackbones with random weights, measured once by a script that is '
-        'not part of mmhatnet, in one process and '
-        'alternately. Values are medians; the script did not save the '
-        'single rounds, so the ratios have no ranges. '
-        '*speed* and *memory* are relative to the plain equations in NCHW '
-        '(`fast=False`), as the authors compute them. float32 has '
-        "torch's defaults: TF32 in convolutions, not in matrix products. All "
-        'ran operator by operator, so that the times may be those of the '
-        'host instead of the GPU.\n'
-    ]
+    parts.append('')
     for title, group in groupby(report['timings'], case):
         rows = list(group)
         base = next(row for row in rows if row['backbone'] == BASE)
@@ -82,7 +72,7 @@ def section(report: dict) -> str:
             }
             for row in rows
         ]
-        parts += [f'### {title}\n', markdown_table(cells), '']
+        parts += [f'#### {title}\n', markdown_table(cells), '']
     return '\n'.join(parts)
 
 
