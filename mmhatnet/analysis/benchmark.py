@@ -31,7 +31,7 @@ from ..apis.zoo import load_backbone_config, load_model_config
 from ..datasets.random_batch import make_batch
 from ..engine.provenance import describe_machine
 from ..models.compiling import capture_cuda_graph, compile_blocks
-from .complexity import measure_complexity
+from .complexity import image_channels, measure_complexity
 from .report import markdown_table, read_csv, show_ratios, write_csv
 from .timing import peak_memory, time_once
 
@@ -128,10 +128,8 @@ class Case:
 
 def _load_config(entry: Entry, case: Case) -> Config:
     """Config whose ``model`` is what is measured, without weights."""
-    cfg, backbone = (
-        load_model_config(entry.model),
-        load_backbone_config(entry.model),
-    )
+    cfg = load_model_config(entry.model)
+    backbone = load_backbone_config(entry.model)
     backbone.update(init_cfg=None, **SETTINGS.get(entry.form, {}))
     if not case.whole_model:
         cfg.model = backbone
@@ -158,13 +156,12 @@ def _build_model(entry: Entry, case: Case) -> nn.Module:
 
 def _build_forward(entry: Entry, case: Case, model: nn.Module) -> Callable:
     """Function that computes features, or predicts as mm's test does."""
+    cfg = _load_config(entry, case)
     if case.whole_model:
-        scope = load_model_config(entry.model).default_scope
-        return partial(
-            model.test_step, make_batch(scope, case.shape, case.batch)
-        )
-    channels = load_backbone_config(entry.model).get('in_channels', 3)
-    image = torch.rand(case.batch, channels, *case.shape).to(case.device)
+        batch = make_batch(cfg.default_scope, case.shape, case.batch)
+        return partial(model.test_step, batch)
+    image = torch.rand(case.batch, image_channels(cfg), *case.shape)
+    image = image.to(case.device)
     forward = torch.compile(model) if entry.form == 'compile' else model
     return partial(forward, image)
 
