@@ -56,7 +56,8 @@ def enable_resume(cfg: Config, chosen: str) -> None:
 
 def main() -> None:
     arguments = make_parser('Train a model of any task.')
-    arguments.add_argument(
+    add = arguments.add_argument
+    add(
         '--resume',
         nargs='?',
         const='auto',
@@ -64,7 +65,7 @@ def main() -> None:
         help='resume from a checkpoint; without a value, from '
         'the last one in the work_dir, if there is one',
     )
-    arguments.add_argument(
+    add(
         '--amp',
         nargs='?',
         const=True,
@@ -72,7 +73,7 @@ def main() -> None:
         help='after CONFIG: train in mixed precision; without a value, in the '
         'type of the config or device',
     )
-    arguments.add_argument(
+    add(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate with the batch size, GPUs x images',
