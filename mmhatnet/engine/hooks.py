@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook, Hook, ParamSchedulerHook
+from mmengine.hooks import (
+    CheckpointHook,
+    EarlyStoppingHook,
+    Hook,
+    ParamSchedulerHook,
+)
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 
@@ -73,6 +78,25 @@ class AtomicCheckpointHook(CheckpointHook):
             path = self._outdated.pop()
             if path not in used:
                 LocalBackend().remove(path)
+
+
+@HOOKS.register_module()
+class PatientStoppingHook(EarlyStoppingHook):
+    """mmengine's early stopping, which waits until something is learned.
+
+    The AP of a detector is 0 for a while before it rises.
+    """
+
+    def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
+        """Count evaluations without progress, and stop the training.
+
+        Args:
+            runner (Runner): The runner.
+            metrics (dict): The metrics; one of at most ``min_delta`` does not
+                count.
+        """
+        if metrics.get(self.monitor, 0.0) > self.min_delta:
+            super().after_val_epoch(runner, metrics)
 
 
 @HOOKS.register_module()

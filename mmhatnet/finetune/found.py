@@ -146,7 +146,7 @@ def describe(found: Found) -> str:
     more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
     lines = [
         f'{found.root}: {found.layout}, for {found.task}',
-        f'  {len(names)} classes: {", ".join(names[:SHOWN])}{more}',
+        f'  classes ({len(names)}): {", ".join(names[:SHOWN])}{more}',
         f'  {"; ".join(sizes)}',
         *(f'  note: {note}' for note in found.notes[:SHOWN]),
     ]

@@ -139,7 +139,7 @@ def choose(found: Found, options: Mapping) -> Plan:
     why_batch = why('batch_size', f'for {images} images')
     why_lr = why('lr', 'by the rule for the batch size')
     plan.reasons = {
-        'model': f'{plan.about.model} for {len(plan.classes)} classes',
+        'model': f'{plan.about.model}, classes: {len(plan.classes)}',
         'backbone': f'HAT-Net {arch}',
         'start weights': why_start,
         'image size': f'{plan.size}, {why("size", why_size)}',

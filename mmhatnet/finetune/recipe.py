@@ -178,7 +178,7 @@ def _schedule(plan: Plan) -> Settings:
     momentum = float(f'{min(0.2, max(0.005, 20 / plan.iters)):.2g}')
     hooks: list[Settings] = [dict(type='EMAHook', momentum=momentum)]
     if plan.evaluations > 5:
-        stop = dict(type='EarlyStoppingHook', rule='greater', patience=5)
+        stop = dict(type='mmhatnet.PatientStoppingHook', rule='greater')
         gain = dict(monitor=plan.about.metric, min_delta=plan.about.gain)
         hooks.append(stop | gain)
     optimizer: Settings = dict(lr=plan.lr)

@@ -143,11 +143,15 @@ def detection(
 
 
 def caption(entry: dict) -> str:
-    """Write a class or an object for people: ``tree 0.39``, ``tree 61 %``."""
+    """Write a class or an object for people: ``tree 0.39``, ``tree 61 %``.
+
+    An object that is certain, such as the truth, has its name alone.
+    """
     if 'share' in entry:
         percent = f'{100 * entry["share"]:.0f}'
         return f'{entry["name"]} {"<1" if percent == "0" else percent} %'
-    return f'{entry["name"]} {entry["score"]:.2f}'
+    score = '' if entry['score'] == 1 else f' {entry["score"]:.2f}'
+    return entry['name'] + score
 
 
 def enlargement(height: int, width: int) -> int:

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mmengine.structures import BaseDataElement
 from mmhatnet.engine.hooks import (
     AtomicCheckpointHook,
     FiniteLossHook,
+    PatientStoppingHook,
     _image_files,
 )
 from mmhatnet.engine.resuming import find_checkpoints, is_intact
@@ -75,6 +77,24 @@ def test_record_is_complete_before_deletion(tmp_path, monkeypatch):
     hook.last_ckpt, hook._outdated = 'iter_2.pth', ['iter_1.pth']
     hook._delete_outdated(Runner)
     assert deleted == ['iter_1.pth']
+
+
+@pytest.mark.parametrize(
+    ('scores', 'stops'),
+    [
+        ([0.0] * 8 + [0.1, 0.2], False),  # nothing is found at first
+        ([0.0] * 3 + [0.2] + [0.1] * 4, False),
+        ([0.0] * 3 + [0.2] + [0.1] * 5, True),
+    ],
+)
+def test_early_stopping_waits(scores, stops):
+    hook = PatientStoppingHook('AP', rule='greater', min_delta=0.001)
+    loop = SimpleNamespace(stop_training=False)
+    logger = SimpleNamespace(info=print)
+    for score in scores:
+        runner = SimpleNamespace(train_loop=loop, logger=logger)
+        hook.after_val_epoch(runner, {'AP': score})
+    assert loop.stop_training == stops
 
 
 class TestLossThatIsNotFinite:

@@ -391,7 +391,7 @@ def test_layout(expected, tmp_path):
     assert splits == [int(number) for number in numbers.split()]
     text = describe(found)
     assert layout in text
-    assert f'{len(found.classes)} classes: ' in text
+    assert f'classes ({len(found.classes)}): ' in text
     draw_examples(found, tmp_path / 'examples.png')
     with Image.open(tmp_path / 'examples.png') as image:
         assert np.asarray(image.convert('RGB')).std() > 20
