@@ -23,6 +23,7 @@ from ..utils.stack import explain_missing_operators, one_thread_at_a_time
 from ..weights.loading import load_weights
 
 CLASSIFICATION = 'Image Classification'
+CONFIG_FILES = '.py', '.json', '.yaml', '.yml'
 
 
 def zoo_root() -> Path:
@@ -125,9 +126,13 @@ def load_model_config(model: str | os.PathLike | Config) -> Config:
         cfg = deepcopy(model)
         name_types(cfg)
         return cfg
-    if Path(model).suffix == '.py':
+    if _is_file(model):
         return read_config(model)
     return read_config(zoo_root() / find_model(str(model))['Config'])
+
+
+def _is_file(model: str | os.PathLike) -> bool:
+    return Path(model).suffix in CONFIG_FILES or '::' in str(model)
 
 
 def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
@@ -166,7 +171,7 @@ def find_weights(model: str | os.PathLike | Config) -> str:
     Raises:
         ValueError: If there are none. The message says what to do.
     """
-    if isinstance(model, Config) or Path(model).suffix == '.py':
+    if isinstance(model, Config) or _is_file(model):
         reason = 'a config file'
     elif 'Weights' in find_model(str(model)):
         return find_model(str(model))['Weights']
