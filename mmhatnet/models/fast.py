@@ -266,15 +266,10 @@ def silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
 
 
 def is_bare(layer: nn.Module | None) -> bool:
-    """Whether a call of a layer does nothing but the paper's computation.
+    """Whether a layer of an MLP, if it has it, is that of the paper.
 
-    Args:
-        layer (nn.Module, optional): A convolution, an activation or the
-            dropout of an MLP, if it drops nothing.
-
-    Returns:
-        bool: False with hooks, or where a user has replaced the layer, its
-        forward method or its arguments.
+    It is not where it has hooks, or a user has replaced the layer, its forward
+    method or its arguments. Whether a dropout drops does not count here.
     """
     if layer is None:
         return True
@@ -297,14 +292,7 @@ def is_bare(layer: nn.Module | None) -> bool:
 
 
 def is_bare_mlp(layer: nn.Module) -> bool:
-    """Whether an MLP is the paper's, and drops nothing.
-
-    Args:
-        layer (nn.Module): An :class:`MLP`.
-
-    Returns:
-        bool: False if one of its layers is not bare.
-    """
+    """Whether all layers of an :class:`MLP` are bare, and none drops."""
     if layer.drop.training and layer.drop.p:
         return False
     layers = layer.fc1, layer.dw_conv, layer.fc2, layer.act, layer.drop
