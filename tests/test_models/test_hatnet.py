@@ -3,11 +3,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    SMALL_ARCH,
-    assert_features_close,
-    random_images,
-)
+from helpers import SMALL_ARCH, assert_features_close, random_images
 from torch import nn
 
 from mmhatnet.models import HATNet
@@ -23,41 +19,36 @@ class TestArguments:
         [
             (dict(arch='huge'), "'t', 'tiny', 's', 'small'"),
             (dict(arch=dict(embed_dims=(8,) * 4)), 'head_dim'),
-            (dict(arch={**SMALL_ARCH, 'depths': (1, 1)}), 'depths'),
-            (dict(arch={**SMALL_ARCH, 'depths': 2}), 'depths'),
-            (dict(arch={**SMALL_ARCH, 'expansions': (0, 1, 1, 1)}), 'expan'),
-            (dict(arch={**SMALL_ARCH, 'head_dim': 5}), 'head_dim=5'),
-            (dict(arch={**SMALL_ARCH, 'head_dim': 0}), 'head_dim=0'),
-            (dict(arch={**SMALL_ARCH, 'kernel_sizes': (4,) * 4}), 'odd'),
-            (dict(grid_sizes=(8, 0, 8)), r'grid_sizes \(G1\).*three positive'),
-            (dict(grid_sizes=(8, 8)), r'grid_sizes \(G1\).*three positive'),
-            (dict(grid_sizes=8), r'grid_sizes \(G1\).*three positive'),
-            (dict(grid_sizes=(8, 8, 8.0)), 'three positive integers'),
-            (dict(ds_ratios=(8, -4, 2)), r'ds_ratios \(G2\).*three positive'),
-            (dict(ds_ratios='842'), r'ds_ratios \(G2\).*three positive'),
-            (dict(out_indices=(0, 4)), 'from 0 to 3'),
-            (dict(out_indices=()), 'from 0 to 3'),
-            (dict(out_indices=(2, 1)), 'increasing'),
-            (dict(attn_types=('h-mhsa', 'swin', 'window')), "'window'"),
-            (dict(attn_types='window'), 'three times'),
-            (dict(frozen_stages=5), 'frozen_stages'),
-            (dict(frozen_stages='1'), 'frozen_stages'),
-            (dict(frozen_stages=None), 'frozen_stages'),
-            (dict(arch=None), 'a dict with the keys'),
-            (dict(arch={1: 2, 'depths': 3}), 'a dict with the keys'),
-            (dict(arch={**SMALL_ARCH, 'depths': '1111'}), 'depths'),
-            (dict(arch={**SMALL_ARCH, 'depths': (1, 1, 1, None)}), 'depths'),
-            (dict(arch={**SMALL_ARCH, 'embed_dims': (8.0,) * 4}), 'embed'),
-            (dict(arch={**SMALL_ARCH, 'head_dim': '8'}), "head_dim='8'"),
-            (dict(grid_sizes=None), r'grid_sizes \(G1\).*three positive'),
-            (dict(ds_ratios=(True, 1, 1)), r'ds_ratios \(G2\).*three pos'),
-            (dict(out_indices=None), 'from 0 to 3'),
-            (dict(out_indices='01'), 'from 0 to 3'),
-            (dict(out_indices=(1.0,)), 'from 0 to 3'),
-            (dict(attn_types=None), 'three times'),
-            (dict(attn_types=([], {}, ())), 'three times'),
-            (dict(in_channels=0), 'in_channels'),
-            (dict(in_channels='3'), 'in_channels'),
+            *((dict(arch=x), 'a dict with the keys') for x in (None, {1: 2})),
+            *(
+                (dict(arch={**SMALL_ARCH, name: value}), message)
+                for name, value, message in (
+                    *(('depths', x, 'depths') for x in ((1, 1), 2, '1111')),
+                    ('depths', (1, 1, 1, None), 'depths'),
+                    ('embed_dims', (8.0,) * 4, 'embed'),
+                    ('expansions', (0, 1, 1, 1), 'expan'),
+                    ('kernel_sizes', (4,) * 4, 'odd'),
+                    *(('head_dim', x, f'head_dim={x!r}') for x in (5, 0, '8')),
+                )
+            ),
+            *(
+                (dict(grid_sizes=x), r'grid_sizes \(G1\).*three positive')
+                for x in ((8, 0, 8), (8, 8), 8, (8, 8, 8.0), None)
+            ),
+            *(
+                (dict(ds_ratios=x), r'ds_ratios \(G2\).*three positive')
+                for x in ((8, -4, 2), '842', (True, 1, 1))
+            ),
+            *(
+                (dict(out_indices=x), 'from 0 to 3')
+                for x in ((0, 4), (), (2, 1), None, '01', (1.0,))
+            ),
+            *(
+                (dict(attn_types=x), 'three times')
+                for x in ('window', None, ([], {}, ()), ('h-mhsa', 'swin', ''))
+            ),
+            *((dict(frozen_stages=x), 'frozen_st') for x in (5, '1', None)),
+            *((dict(in_channels=x), 'in_channels') for x in (0, '3')),
             (dict(frozen_stages=3, out_indices=(0, 1)), 'up to 2'),
             *(
                 ({name: rate}, f'{name} needs 0 <= {name} < 1')
@@ -98,23 +89,12 @@ class TestArguments:
         with pytest.raises(ValueError, match=f'32x32.*{size[0]}x{size[1]}'):
             HATNet(SMALL_ARCH)(random_images(*size))
 
-    @pytest.mark.parametrize('name', HATNet.arch_zoo)
-    def test_arch_names(self, name):
-        with torch.device('meta'):
-            model = HATNet(name.upper())
-        assert model.embed_dims == HATNet.arch_zoo[name]['embed_dims']
-
     def test_in_channels(self):
         features = HATNet(SMALL_ARCH, in_channels=5)(torch.rand(1, 5, 64, 64))
         assert features[0].shape == (1, 8, 16, 16)
 
 
 class TestGrids:
-    def test_defaults_are_for_dense_prediction(self):
-        model = HATNet(SMALL_ARCH)
-        assert model.grid_sizes == (8, 8, 8)
-        assert model.ds_ratios == (16, 8, 4)
-
     @pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
     def test_set_grids(self, attn_type):
         attn_types = (attn_type,) * 3
@@ -182,41 +162,11 @@ class TestOutputs:
         torch.testing.assert_close(found[1], model.out_norms['3'](expected[1]))
         assert not torch.allclose(found[1], expected[1])
 
-    @pytest.mark.parametrize(
-        ('kwargs', 'activation'),
-        [({}, nn.SiLU), (dict(act_cfg=dict(type='GELU')), nn.GELU)],
-    )
-    def test_activation(self, kwargs, activation):
-        model = HATNet(SMALL_ARCH, **kwargs)
-        found = {
-            type(module)
-            for name, module in model.named_modules()
-            if name.endswith('.act') or name == 'stem.2'
-        }
-        assert found == {activation}
-
-    def test_without_depthwise_convolutions(self):
-        model = HATNet(SMALL_ARCH, dw_conv=False)
-        grouped = [
-            module
-            for module in model.modules()
-            if isinstance(module, nn.Conv2d) and module.groups > 1
-        ]
-        assert not grouped
-        assert shapes(model(random_images())) == shapes(
-            HATNet(SMALL_ARCH)(random_images())
-        )
-
     def test_window_attention_per_stage(self):
         model = HATNet(SMALL_ARCH, attn_types=('window', 'h-mhsa', 'window'))
-        hierarchical = [
-            hasattr(stage[0].attn, 'ds_ratio') for stage in model.stages
-        ]
-        assert hierarchical == [False, True, False, False]
-        assert [block.attn.shifted for block in model.stages[0]] == [
-            False,
-            True,
-        ]
+        found = [hasattr(stage[0].attn, 'ds_ratio') for stage in model.stages]
+        assert found == [False, True, False, False]
+        assert [b.attn.shifted for b in model.stages[0]] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -96,20 +96,13 @@ class TestTraining:
         model = HATNet(
             SMALL_ARCH, norm_cfg=BN, frozen_stages=frozen_stages
         ).train()
-        parts = [
-            [model.stem],
-            [model.stages[0]],
-            *(
-                [model.downsamples[i - 1], model.stages[i]]
-                for i in range(1, 4)
-            ),
-        ]
-        for i, modules in enumerate(parts):
-            for module in modules:
-                frozen = i <= frozen_stages
-                assert module.training != frozen
-                for parameter in module.parameters():
-                    assert parameter.requires_grad != frozen
+        parts = [(0, model.stem), *enumerate(model.stages, 1)]
+        parts += enumerate(model.downsamples, 2)
+        for i, module in parts:
+            frozen = i <= frozen_stages
+            assert module.training != frozen
+            for parameter in module.parameters():
+                assert parameter.requires_grad != frozen
 
     @pytest.mark.parametrize('norm_eval', [False, True])
     def test_norm_eval(self, norm_eval):

@@ -134,16 +134,15 @@ class TestBatches:
         assert [f.shape for f in none] == [f[:0].shape for f in expected]
 
 
-@pytest.mark.parametrize('fast', [True, False])
 class TestTransforms:
-    """torch.func, in plain forms, and derivatives beyond the first."""
+    """torch.func, by plain forms, and derivatives beyond the first."""
 
     # Few values, so that a derivative by the image is cheap.
     shape = (1, 3, 37, 45)
 
     @pytest.fixture
-    def model(self, fast):
-        return HATNet(SMALL_ARCH, fast=fast).double()
+    def model(self):
+        return HATNet(SMALL_ARCH).double()
 
     @staticmethod
     def loss(model, x):
@@ -197,9 +196,9 @@ class TestTransforms:
         expected = gradients(model, x)
         assert_gradients_close(found, {name: expected[name] for name in found})
 
-    def test_ensemble(self, fast):
+    def test_ensemble(self):
         """Several models at once, without gradients."""
-        models = [HATNet(SMALL_ARCH, fast=fast).eval() for _ in range(2)]
+        models = [HATNet(SMALL_ARCH).eval() for _ in range(2)]
         weights, _ = torch.func.stack_module_state(models)
         x = random_images()
 
@@ -213,8 +212,10 @@ class TestTransforms:
                     [f[i] for f in found], model(x), rtol=1e-4, atol=1e-4
                 )
 
-    def test_second_derivative(self, model, fast):
+    @pytest.mark.parametrize('fast', [True, False])
+    def test_second_derivative(self, fast):
         """That of the gradient's norm, as penalties on gradients need."""
+        model = HATNet(SMALL_ARCH, fast=fast).double()
         x, direction = torch.randn(2, *self.shape, dtype=torch.double)
 
         def slope(x):
