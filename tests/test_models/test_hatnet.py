@@ -49,6 +49,10 @@ class TestArguments:
             ),
             *((dict(frozen_stages=x), 'frozen_st') for x in (5, '1', None)),
             *((dict(in_channels=x), 'in_channels') for x in (0, '3')),
+            *(
+                (dict(stem_stride=x), 'stem_stride is 2 or 4')
+                for x in (1, 8, '4', 2.0, True, None)
+            ),
             (dict(frozen_stages=3, out_indices=(0, 1)), 'up to 2'),
             *(
                 ({name: rate}, f'{name} needs 0 <= {name} < 1')
@@ -71,16 +75,14 @@ class TestArguments:
 
     def test_integers_of_numpy(self):
         arch = {key: np.array(value) for key, value in SMALL_ARCH.items()}
-        arch['head_dim'] = np.int64(8)
-        model = HATNet(
-            arch,
+        numbers = (
             np.int64(3),
-            np.array([4, 4, 4]),
+            np.array([4] * 3),
             [np.int32(4)] * 3,
-            np.int64(-1),
-            frozen_stages=np.int8(1),
-            drop_rate=np.float32(0),
+            np.int8(-1),
         )
+        options = dict(frozen_stages=np.int8(1), drop_rate=np.float32(0))
+        model = HATNet({**arch, 'head_dim': np.int64(8)}, *numbers, **options)
         assert shapes(model(random_images())) == [(2, 24, 3, 4)]
         assert model.grid_sizes == (4, 4, 4)
 

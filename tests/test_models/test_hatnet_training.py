@@ -114,22 +114,20 @@ class TestTraining:
 
     def test_layer_depth(self):
         model = HATNet(SMALL_ARCH, out_norm_cfg=BN)
-        for name, depth in {
-            'stem.0.weight': 0,
-            'stages.0.0.attn.q.weight': 1,
-            'stages.0.1.mlp.fc1.weight': 2,
-            'downsamples.0.0.weight': 3,
-            'stages.1.0.attn.qkv.bias': 3,
-            'stages.1.1.attn.qkv.bias': 4,
-            'downsamples.1.0.weight': 5,
-            'stages.2.0.attn.qkv.bias': 5,
-            'downsamples.2.1.weight': 6,
-            'stages.3.0.attn.qkv.bias': 6,
-            'out_norms.0.bias': 7,
-        }.items():
-            assert model.get_layer_depth(name) == (depth, 8)
-            prefixed = model.get_layer_depth(f'backbone.{name}', 'backbone.')
-            assert prefixed == (depth, 8)
+        for depth, *names in (
+            (0, 'stem.0.weight'),
+            (1, 'stages.0.0.attn.q.weight'),
+            (2, 'stages.0.1.mlp.fc1.weight'),
+            (3, 'downsamples.0.0.weight', 'stages.1.0.attn.qkv.bias'),
+            (4, 'stages.1.1.attn.qkv.bias'),
+            (5, 'downsamples.1.0.weight', 'stages.2.0.attn.qkv.bias'),
+            (6, 'downsamples.2.1.weight', 'stages.3.0.attn.qkv.bias'),
+            (7, 'out_norms.0.bias'),
+        ):
+            for name in names:
+                assert model.get_layer_depth(name) == (depth, 8)
+                args = f'backbone.{name}', 'backbone.'
+                assert model.get_layer_depth(*args) == (depth, 8)
         assert model.get_layer_depth('head.fc.bias', 'backbone.') == (7, 8)
 
 

