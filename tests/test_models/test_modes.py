@@ -310,7 +310,7 @@ class TestGraphs:
         cuda, events = mock.MagicMock(), []
         monkeypatch.setattr(torch, 'cuda', cuda)
         graph = cuda.graph.return_value
-        graph.__enter__.side_effect = lambda _: events.append('record')
+        graph.__enter__.side_effect = lambda *_: events.append('record')
 
         class Step:
             def __call__(self):
