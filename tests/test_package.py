@@ -4,7 +4,6 @@ import re
 import shutil
 import sys
 import zipfile
-from graphlib import TopologicalSorter
 from importlib import import_module
 from importlib.metadata import distribution
 from importlib.util import find_spec
@@ -353,27 +352,6 @@ def test_dockerfiles():
 
 def test_version():
     assert distribution('mmhatnet').version == mmhatnet.__version__
-
-
-def local_imports(path):
-    """Modules of mmhatnet that a module imports at its top level."""
-    package = path.relative_to(ROOT).parent.parts
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = '.'.join(package[: len(package) - node.level + 1])
-            if node.module:
-                yield f'{base}.{node.module}'
-            else:  # from . import archs
-                yield from (f'{base}.{alias.name}' for alias in node.names)
-
-
-def test_modules_import_in_no_circle():
-    graph = {}
-    for path in (ROOT / 'mmhatnet').rglob('*.py'):
-        if '.mim' not in path.parts:
-            name = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-            graph[name.removesuffix('.__init__')] = set(local_imports(path))
-    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_folders_import_downwards():

@@ -30,7 +30,7 @@ def refuse_graph(grad: Tensor) -> None:
     if torch.is_grad_enabled() or is_transformed(grad):
         raise RuntimeError(
             'only HATNet(fast=False), or nn.GroupNorm for GroupNorm1, has '
-            'derivatives of derivatives, and several gradients at once'
+            'derivatives of derivatives'
         )
 
 

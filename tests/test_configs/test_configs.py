@@ -200,12 +200,10 @@ def test_head_pools_and_drops():
 
     head = HATNetClsHead(num_classes=5, in_channels=8)
     assert head.dropout.p == 0.2
-    feature = torch.randn(2, 8, 3, 4)
-    head.eval()
-    expected = head.fc(feature.mean(dim=(2, 3)))
-    torch.testing.assert_close(head((feature,)), expected)
-    head.train()
-    assert not torch.allclose(head((feature,)), head((feature,)))
+    features = (torch.randn(2, 8, 3, 4),)
+    assert not torch.allclose(head(features), head(features))
+    expected = head.fc(features[0].mean(dim=(2, 3)))
+    torch.testing.assert_close(head.eval()(features), expected)
 
 
 def test_mmpretrain_sees_the_layers():
@@ -216,10 +214,8 @@ def test_mmpretrain_sees_the_layers():
     cfg.optim_wrapper.paramwise_cfg = dict(layer_decay_rate=0.5)
     model = MODELS.build(cfg.model)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    rates = {
-        group['param_name']: group['lr']
-        for group in wrapper.optimizer.param_groups
-    }
+    groups = wrapper.optimizer.param_groups
+    rates = {group['param_name']: group['lr'] for group in groups}
     depth = sum(model.backbone.depths)
     assert rates['head.fc.weight'] == 1e-3
     assert rates['backbone.stages.3.2.mlp.fc1.weight'] == 5e-4

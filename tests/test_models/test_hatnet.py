@@ -1,4 +1,5 @@
 import copy
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -75,13 +76,8 @@ class TestArguments:
 
     def test_integers_of_numpy(self):
         arch = {key: np.array(value) for key, value in SMALL_ARCH.items()}
-        numbers = (
-            np.int64(3),
-            np.array([4] * 3),
-            [np.int32(4)] * 3,
-            np.int8(-1),
-        )
-        options = dict(frozen_stages=np.int8(1), drop_rate=np.float32(0))
+        numbers = np.int64(3), np.array([4] * 3), [np.int32(4)] * 3
+        options = dict(out_indices=np.int8(-1), frozen_stages=np.int8(1))
         model = HATNet({**arch, 'head_dim': np.int64(8)}, *numbers, **options)
         assert shapes(model(random_images())) == [(2, 24, 3, 4)]
         assert model.grid_sizes == (4, 4, 4)
@@ -90,10 +86,6 @@ class TestArguments:
     def test_image_too_small(self, size):
         with pytest.raises(ValueError, match=f'32x32.*{size[0]}x{size[1]}'):
             HATNet(SMALL_ARCH)(random_images(*size))
-
-    def test_in_channels(self):
-        features = HATNet(SMALL_ARCH, in_channels=5)(torch.rand(1, 5, 64, 64))
-        assert features[0].shape == (1, 8, 16, 16)
 
 
 class TestGrids:
@@ -124,15 +116,6 @@ class TestGrids:
 
 
 class TestOutputs:
-    def test_features(self):
-        features = HATNet('tiny')(torch.rand(1, 3, 511, 333))
-        assert shapes(features) == [
-            (1, 48, 128, 84),
-            (1, 96, 64, 42),
-            (1, 240, 32, 21),
-            (1, 384, 16, 11),
-        ]
-
     @pytest.mark.parametrize(
         ('out_indices', 'stages'),
         [
@@ -192,9 +175,6 @@ def test_forms_of_grids(values, expected, fast):
             expected = (64, 64, 64)
         model.set_grids(ds_ratios=expected)
         torch.testing.assert_close(found, model(image))
-    if expected[0] == 16:
-        model.set_grids(grid_sizes=values)
-        assert model.grid_sizes == expected
 
 
 @pytest.mark.parametrize('fast', [True, False])
@@ -202,18 +182,13 @@ def test_forms_of_grids(values, expected, fast):
 def test_hooks_of_named_modules(fast, with_cp):
     """Each fires once, with the features of its stage."""
     model = HATNet(SMALL_ARCH, fast=fast, with_cp=with_cp)
-    calls = {}
     names = [f'stages.{i}' for i in range(4)]
     names += ['stem', *(f'downsamples.{i}' for i in range(3)), 'stages.0.1']
-    for name in names:
-        model.get_submodule(name).register_forward_hook(
-            lambda _, __, out, name=name: calls.setdefault(name, []).append(
-                out
-            )
-        )
+    hooks = {name: Mock(return_value=None) for name in names}
+    for name, hook in hooks.items():
+        model.get_submodule(name).register_forward_hook(hook)
     outs = model(torch.rand(1, 3, 70, 50))
-    assert {name: len(found) for name, found in calls.items()} == (
-        dict.fromkeys(names, 1)
-    )
+    for hook in hooks.values():
+        hook.assert_called_once()
     for i, out in enumerate(outs):
-        assert torch.equal(calls[f'stages.{i}'][0], out)
+        assert torch.equal(hooks[f'stages.{i}'].call_args[0][2], out)

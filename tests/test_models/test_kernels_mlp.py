@@ -96,19 +96,16 @@ class TestKernels:
         assert tiles == 4096 * 3 * 2
 
     @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-    def test_half(self, kernels, dtype):
+    @pytest.mark.parametrize('weight_too', [False, True])
+    def test_half(self, kernels, dtype, weight_too):
         """Computed in float32: rounding of the results is all."""
-        inputs = make_inputs((1, 24, 3, 5), dtype=dtype)
-        errors = self.errors(kernels, inputs)
+        x, weight = make_inputs((1, 24, 3, 5), dtype=dtype)
+        if weight_too:
+            weight = weight.detach().to(dtype).requires_grad_()
+        *errors, last = self.errors(kernels, (x, weight))
         rounding = torch.finfo(dtype).eps
-        assert max(errors[:2]) < rounding
-        assert errors[2] < 2e-6  # the weight is in float32
-
-    def test_half_weight(self, kernels):
-        x, weight = make_inputs((1, 24, 3, 5), dtype=torch.bfloat16)
-        inputs = x, weight.detach().bfloat16().requires_grad_()
-        rounding = torch.finfo(torch.bfloat16).eps
-        assert max(self.errors(kernels, inputs)) < rounding
+        assert max(errors) < rounding
+        assert last < (rounding if weight_too else 2e-6)
 
     def test_layouts(self, kernels, wide):
         """Neither map nor gradients have to be in channels_last."""
