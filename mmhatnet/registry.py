@@ -40,6 +40,7 @@ HOOKS = Registry(
     locations=[
         'mmhatnet.engine.hooks',
         'mmhatnet.engine.elastic',
+        'mmhatnet.engine.sandwich',
         'mmhatnet.engine.gpu',
     ],
 )

@@ -148,6 +148,11 @@ def inherit_options(
         if name != option:
             value = reduce(getitem, parts, complete)
         config.merge_from_dict({name: value})
+    # A merge takes these words out, which the bases need.
+    for option, value in (args.cfg_options or {}).items():
+        *parts, name = option.split('.')
+        if name == '_delete_':
+            reduce(getitem, parts, config)[name] = value
 
 
 def _find_setting(cfg: Config, key: str, options: Iterable[str]) -> object:

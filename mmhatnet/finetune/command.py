@@ -11,11 +11,9 @@ from dataclasses import asdict
 from math import inf
 from pathlib import Path
 
-from ..engine.cli import apply_options, inherit_options
 from ..engine.provenance import describe_run
 from ..engine.resuming import lock_work_dir
 from ..utils.atomic import replacing
-from ..utils.config import read_config
 from . import results
 from .converting import convert
 from .found import describe, draw_examples, recognize
@@ -144,10 +142,10 @@ def _make_plan(
     patience = args.budget / 20
 
     def measure(plan: Plan) -> float:
-        return try_steps(plan, data, seconds=patience).step
+        return try_steps(plan, data, args, seconds=patience).step
 
     def losses(plan: Plan, steps: int) -> list[float]:
-        return try_steps(plan, data, steps).losses
+        return try_steps(plan, data, args, steps).losses
 
     left = end - time.monotonic() - 2 * patience
     plan = fit_to_budget(plan, left, measure, options)
@@ -156,17 +154,9 @@ def _make_plan(
     plan = schedule(plan, max(1.0, end - time.monotonic()), args.iters)
     for name, why in plan.reasons.items():
         say(f'  {name}: {why}')
-    config = make_config(plan, data)
-    if args.cfg_options:
-        trial = work_dir / 'data' / 'config.py'
-        write_config(config, trial)
-        cfg = read_config(trial)
-        trial.unlink()
-        apply_options(cfg, args)
-        inherit_options(config, args, cfg)
     with replacing(work_dir / PLAN) as part:
         content = dict(record=record, plan=asdict(plan))
         part.write_text(json.dumps(content, indent=1), 'utf-8')
     # Last, since it tells that the plan is made.
-    write_config(config, work_dir / 'config.py')
+    write_config(make_config(plan, data), work_dir / 'config.py', args)
     return plan

@@ -1,11 +1,15 @@
 """The config of a plan: a few lines of mm over our own configs."""
 
 import os
+from argparse import Namespace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mmengine.config import Config
 
+from ..engine.cli import apply_options, inherit_options
 from ..utils.atomic import replacing
+from ..utils.config import read_config
 from .plan import Plan, has_muon
 
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
@@ -31,8 +35,15 @@ def make_config(plan: Plan, data: dict) -> Config:
     )
 
 
-def write_config(config: Config, path: Path) -> None:
-    """Write a config, complete or not at all."""
+def write_config(config: Config, path: Path, args: Namespace) -> None:
+    """Write a config with ``--cfg-options``, complete or not at all."""
+    if args.cfg_options:
+        with TemporaryDirectory() as folder:
+            plain = Path(folder, 'config.py')
+            plain.write_text(config.pretty_text, 'utf-8')
+            complete = read_config(plain)
+        apply_options(complete, args)
+        inherit_options(config, args, complete)
     with replacing(path) as part:
         part.write_text(config.pretty_text, 'utf-8')
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -75,13 +76,20 @@ class _Recorder(Hook):
 
 
 def try_steps(
-    plan: Plan, data: dict, steps: int = TIMED, seconds: float = inf
+    plan: Plan,
+    data: dict,
+    args: Namespace,
+    steps: int = TIMED,
+    seconds: float = inf,
 ) -> _Recorder:
-    """Train a few steps, in a folder that is deleted; times and losses."""
+    """Train a few steps, in a folder that is deleted; times and losses.
+
+    ``args`` has the ``--cfg-options``, which may change the time of a step.
+    """
     recorder = _Recorder(seconds)
     with TemporaryDirectory() as folder:
         path = Path(folder, 'trial.py')
-        write_config(make_config(plan, data), path)
+        write_config(make_config(plan, data), path, args)
         cfg = prepare(path)
         cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
         cfg.update(param_scheduler=[], custom_hooks=[])

@@ -1,7 +1,7 @@
 """What tools/finetune.py chooses, and the config that it writes."""
 
 import math
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
 from dataclasses import dataclass, field
 
 import pytest
@@ -176,7 +176,14 @@ def test_config_builds(task, arch, start, found, tmp_path):
             type='CustomDataset', data_root='data', ann_file=f'{split}.txt'
         )
     path = tmp_path / 'config.py'
-    write_config(make_config(plan, data), path)
+    options = {
+        'optim_wrapper.clip_grad.max_norm': 3.0,
+        'optim_wrapper.optimizer._delete_': True,
+        'optim_wrapper.optimizer.type': 'SGD',
+        'optim_wrapper.optimizer.lr': 0.1,
+    }
+    args = Namespace(cfg_options=options)
+    write_config(make_config(plan, data), path, args)
     assert path.read_text().count('\n') < 300
     cfg = read_config(path)
     assert cfg.model.backbone.init_cfg.get('checkpoint', '') == start
@@ -194,4 +201,6 @@ def test_config_builds(task, arch, start, found, tmp_path):
     ]
     assert set(counts) - {None} == {3}
     assert cfg.train_cfg.max_iters == plan.iters
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=3.0)
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.1)
     assert cfg.val_dataloader.sampler.type == 'DefaultSampler'

@@ -116,7 +116,7 @@ def test_page_of_evidence(tmp_path):
     for sentence in (
         'The seeds of one config differ by up to 2 in accuracy/top1.',
         f'The goal of 84 in 60 CPU minutes for `{MICRO}` is met: 84.5 to 86 '
-        'in 4 CPU minutes.',
+        'in 2 CPU minutes.',
         f'`a` against `{MICRO}`: behind in all 3 pairs, by 0.25 to 0.5.',
         f'`b` against `{MICRO}`: from 0.5 behind to 2 ahead in 3 pairs, which '
         'is inconclusive.',
@@ -169,7 +169,15 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
         command = EVIDENCE, '--out', absent, '--add', *arguments
         assert error in call_tool(*command, code=1)
     evidence = import_page('evidence')
-    record = dict(name='a', config=MICRO, curve=[{'accuracy/top1': 1.0}])
+    curve = [{'images': 8, 'seconds': 9.0, 'accuracy/top1': 1.0}]
+    record = dict(
+        name='a',
+        config=MICRO,
+        curve=curve,
+        machine='1 CPU thread',
+        batch_size=4,
+    )
+    monkeypatch.setattr(evidence, 'time_steps', lambda _: 3.0)
     monkeypatch.setattr(evidence, 'record_training', lambda *x: dict(record))
     config = evidence.CONFIGS / f'{MICRO}.py'
     cfg = read_config(config)
@@ -184,6 +192,7 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
     evidence.add_training(absent, 'search', tmp_path)
     stored = json.loads((absent / 'search_a.json').read_text())
     assert stored['options'] == {'optim_wrapper.optimizer.lr': 8e-3}
+    assert stored['curve'][0]['seconds'] == 6.0  # two steps of 3 seconds
     record.update(curve=[{'mIoU': 1.0}])
     with pytest.raises(ValueError, match='has no last accuracy/top1'):
         evidence.add_training(absent, 'search', tmp_path)
