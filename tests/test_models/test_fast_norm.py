@@ -48,9 +48,8 @@ class TestSingleGroupNorm:
         ]
 
         def compute(*inputs):
-            large = fast.LARGE == 1
-            function = fast.SingleGroupNormFunction
-            return function.apply(*inputs, 1e-3, large)
+            norm = fast.SingleGroupNormFunction.apply
+            return norm(*inputs, 1e-3, fast.LARGE == 1)
 
         assert torch.autograd.gradcheck(compute, inputs)
         with pytest.raises(RuntimeError, match='nn.GroupNorm'):

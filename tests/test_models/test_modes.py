@@ -130,10 +130,8 @@ class TestBatches:
         model = HATNet(SMALL_ARCH, fast=fast, attn_types=(attn_type,) * 3)
         x = random_images()
         expected = model(x)
-        one = model(x[:1])
-        assert_features_close(
-            one, [f[:1] for f in expected], rtol=1e-4, atol=1e-5
-        )
+        one = [feature[:1] for feature in expected]
+        assert_features_close(model(x[:1]), one, rtol=1e-4, atol=1e-5)
         none = model(x[:0])
         assert [f.shape for f in none] == [f[:0].shape for f in expected]
 
@@ -298,11 +296,9 @@ class TestGraphs:
         q, k, v = torch.randn(3, 2, 2, 16, 49).transpose(-2, -1)
         if layout == 'channels last':
             q, k, v = (x.contiguous() for x in (q, k, v))
+        options = dict(fullgraph=True, dynamic=False)
         compiled = torch.compile(
-            attn.attend,
-            backend=recording(graphs),
-            fullgraph=True,
-            dynamic=False,
+            attn.attend, backend=recording(graphs), **options
         )
         with torch.no_grad():
             found, expected = compiled(q, k, v), attention(q, k, v)

@@ -121,8 +121,8 @@ def crowns_yolo(out: Path) -> None:
                 for x, y, w, h in boxes[image['id']]
             ]
             name = Path(image['file_name']).with_suffix('.txt')
-            (labels / name).write_text(''.join(rows))
-    (out / 'data.yaml').write_text('nc: 1\nnames: [tree]\n')
+            (labels / name).write_text(''.join(rows), 'utf-8')
+    (out / 'data.yaml').write_text('nc: 1\nnames: [tree]\n', 'utf-8')
 
 
 def shapes_roboflow(out: Path) -> None:
