@@ -14,7 +14,7 @@ from ..weights.releases import RELEASES
 
 
 def convert_classifier(
-    checkpoint: Mapping, source: str, arch: str | None = None
+    checkpoint: Mapping, source: str
 ) -> tuple[str, dict[str, Tensor]]:
     """Convert a complete checkpoint of the authors to mm's layout.
 
@@ -22,12 +22,10 @@ def convert_classifier(
         checkpoint (Mapping): The checkpoint, as from
             :func:`~mmhatnet.weights.files.read_checkpoint`.
         source (str): The origin of the checkpoint, for the message.
-        arch (str, optional): 'tiny', 'small', 'medium' or 'large'. Defaults
-            to None, which finds the arch by the numbers of blocks.
 
     Returns:
-        tuple[str, dict[str, Tensor]]: The arch, and the state dict of a
-        classifier in mm's layout.
+        tuple[str, dict[str, Tensor]]: The arch, which the numbers of blocks
+        tell, and the state dict of a classifier in mm's layout.
 
     Raises:
         ValueError: If a key is missing or unexpected, a shape differs, or a
@@ -39,20 +37,17 @@ def convert_classifier(
             f"{source} is not in the layout of the authors' classifiers: it "
             f'has {", ".join(list(weights)[:3])}...'
         )
-    if arch is None:
-        keys = '\n'.join(weights)
-        blocks = set(re.findall(r'\.stages\.(\d+)\.(\d+)\.', keys))
-        stages = [stage for stage, _ in blocks]
-        depths = tuple(stages.count(stage) for stage in '0123')
-        arch = next(
-            (a for a in RELEASES if HATNet.arch_zoo[a]['depths'] == depths),
-            None,
+    keys = '\n'.join(weights)
+    blocks = {*re.findall(r'\.stages\.(\d+)\.(\d+)\.', keys)}
+    stages = [stage for stage, _ in blocks]
+    depths = tuple(stages.count(stage) for stage in '0123')
+    archs = {HATNet.arch_zoo[arch]['depths']: arch for arch in RELEASES}
+    if depths not in archs:
+        raise ValueError(
+            f'{source} has {depths} blocks, which matches none of '
+            f'{", ".join(RELEASES)}'
         )
-        if arch is None:
-            raise ValueError(
-                f'{source} has {depths} blocks, which matches none of '
-                f'{", ".join(RELEASES)}'
-            )
+    arch = archs[depths]
     with torch.device('meta'):
         model = HATNet(arch, out_indices=-1)
     check_classifier(weights, model, source)

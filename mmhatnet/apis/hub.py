@@ -14,6 +14,11 @@ from ..weights.files import read_checkpoint, unwrap_state_dict
 from ..weights.loading import check_weights
 
 ARGUMENTS = signature(HATNet).parameters
+# What a folder that does not fit can raise, beside ValueError.
+UNFIT = (
+    *(ArithmeticError, AssertionError, AttributeError, IsADirectoryError),
+    *(KeyError, RuntimeError, TypeError),
+)
 
 
 def _encode(value: object) -> object:
@@ -54,16 +59,14 @@ class HubHATNet(
         Args:
             save_directory (str | Path): The folder.
             config (Any, optional): The arguments. Defaults to None, those of
-                the constructor with the current G1 and G2, without
-                ``init_cfg``.
+                the constructor with the current G1 and G2.
             **kwargs: As in huggingface_hub.
 
         Returns:
             str, optional: The address of the commit, if there is one.
 
         Raises:
-            ValueError: If an argument cannot be stored in a file, such as a
-                class. The message names it.
+            ValueError: If an argument cannot be stored, such as a class.
         """
         if config is None:
             arguments: Any = self._hub_mixin_config
@@ -103,16 +106,7 @@ class HubHATNet(
             return super().from_pretrained(
                 pretrained_model_name_or_path, **kwargs
             )
-        except (
-            ArithmeticError,
-            AssertionError,
-            AttributeError,
-            IsADirectoryError,
-            KeyError,
-            RecursionError,
-            RuntimeError,
-            TypeError,
-        ) as error:
+        except UNFIT as error:
             raise ValueError(
                 f'{pretrained_model_name_or_path!s:.200} cannot be loaded '
                 'with its and the given arguments, '

@@ -60,15 +60,13 @@ def get_inferencer(
         FileNotFoundError: If a file does not exist.
         ImportError: If a detector lacks mmcv's operators.
         ValueError: If the name is unknown, there is no such device, the model
-            has no released weights, or the weights do not fit. The message
-            names the keys.
+            has no released weights, or the weights do not fit.
     """
     device = str(find_device(device or get_device()))
     cfg = load_model_config(model)
     checkpoint = checkpoint or find_weights(model)
     # The libraries do not look into a ConcatDataset.
-    dataset = find_test_dataset(cfg)
-    cfg.test_dataloader.dataset = dataset
+    cfg.test_dataloader.dataset = find_test_dataset(cfg)
     # The libraries set the default scope for good; restore it afterwards.
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return _build(cfg, checkpoint, device)
@@ -81,25 +79,21 @@ def _build(cfg: Config, checkpoint: str, device: str):
         built = get_model(cfg, checkpoint, device)
         classes = built.dataset_meta.get('classes')
         return ImageClassificationInferencer(built, classes=classes)
+    if cfg.default_scope == 'mmseg':
+        from mmseg.apis import MMSegInferencer as Inferencer
+    else:
+        from mmdet.apis import DetInferencer as Inferencer
     meta = dataset_meta(cfg)
     with warnings.catch_warnings():
         # Ignore warnings about random weights and classes, both set below.
         warnings.simplefilter('ignore')
-        if cfg.default_scope == 'mmseg':
-            from mmseg.apis import MMSegInferencer
-
-            made = MMSegInferencer(cfg, device=device)
-        else:
-            from mmdet.apis import DetInferencer
-
-            made = DetInferencer(cfg, device=device)
+        made = Inferencer(cfg, device=device)
     # Not all versions have this as an argument.
     made.show_progress = False
     meta.update(load_weights(made.model, checkpoint))
     # mmseg's visualizer accepts no other keys.
-    made.model.dataset_meta.update(
-        {key: meta[key] for key in ('classes', 'palette') if key in meta}
-    )
+    known = {key: meta[key] for key in ('classes', 'palette') if key in meta}
+    made.model.dataset_meta.update(known)
     made.visualizer.dataset_meta = made.model.dataset_meta
     return made
 
@@ -124,17 +118,17 @@ def predict(
 
     Returns:
         tuple[dict, ndarray | None, ndarray | None]: The result, ready for
-        JSON; its picture, RGB, 8 bits, in the size of the image (enlarged if
-        the image is small), or None if the image cannot be shown in three
-        channels; and for a segmentor the label of each pixel, (H, W).
+        JSON; its picture, RGB, 8 bits (enlarged if the image is small), or
+        None if the image cannot be shown in three channels; and for a
+        segmentor the label of each pixel, (H, W).
 
         A classifier has a list ``classes`` of ``label``, ``name`` and
         ``score`` (from 0 to 1), best first. A segmentor has a list ``classes``
         of ``label``, ``name``, ``share`` of the image (from 0 to 1) and
         ``color`` (RGB), largest first. A detector has a list ``objects`` of
         ``label``, ``name``, ``score`` and ``bbox``, (x1, y1, x2, y2) in
-        pixels, best first, with a ``mask`` in COCO's run-length encoding and
-        its ``area`` in pixels if the model predicts masks.
+        pixels, best first, with a ``mask`` in COCO's RLE and its ``area`` in
+        pixels if the model predicts masks.
 
     Raises:
         ValueError: If the image cannot be read.

@@ -13,6 +13,7 @@ from timm.models import (
     generate_default_cfgs,
     register_model,
 )
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ..models import HATNet
@@ -34,7 +35,9 @@ class HATNetClassifier(nn.Module):
     """A classifier with the interface of timm and the keys of mmpretrain.
 
     Args:
-        arch (str): As in :class:`~mmhatnet.models.HATNet`, like ``kwargs``.
+        arch (str): As in :class:`~mmhatnet.models.HATNet`, like
+            ``drop_path_rate``, ``grid_sizes`` (G1) and ``ds_ratios`` (G2),
+            which default to those for 224x224 images.
         in_chans (int): Channels of the images. Defaults to 3.
         num_classes (int): Number of classes; 0 returns pooled features.
             Defaults to 1000.
@@ -43,11 +46,7 @@ class HATNetClassifier(nn.Module):
         img_size (int | tuple[int, int], optional): Has no effect, since any
             size from 32x32 pixels on works. Defaults to None.
         drop_rate (float): Dropout before the last layer. Defaults to 0.
-        drop_path_rate (float): Stochastic depth. Defaults to 0.
-        grid_sizes (Sequence[int]): G1. Defaults to that for 224x224 images.
-        ds_ratios (Sequence[int] | str): G2. Defaults to that for 224x224.
-        output_stride (int, optional): 32 or None, since the strides are fixed.
-            Defaults to None.
+        output_stride (int, optional): 32 or None. Defaults to None.
         **kwargs: Other arguments of the backbone. Norms and activations must
             be classes or the names of well-known ones, because timm may have
             read them from an untrusted folder.
@@ -135,8 +134,8 @@ class HATNetClassifier(nn.Module):
             x (Tensor): Images, (N, in_chans, H, W).
             indices (int | Sequence[int], optional): The number of last stages,
                 or the stages themselves. Defaults to None, all.
-            norm (bool): Has no effect. Defaults to False.
-            stop_early (bool): Has no effect. Defaults to False.
+            norm (bool): Has no effect, like ``stop_early``.
+            stop_early (bool): Has no effect.
             output_fmt (str): Only 'NCHW'.
             intermediates_only (bool): Do not return the last map in addition.
                 Defaults to False.
@@ -151,7 +150,7 @@ class HATNetClassifier(nn.Module):
         if output_fmt != 'NCHW':
             raise ValueError(f"the maps are 'NCHW', not '{output_fmt}'")
         maps = self.backbone(x)
-        found = [maps[i] for i in _take(len(maps), indices)]
+        found = [maps[i] for i in feature_take_indices(len(maps), indices)[0]]
         return found if intermediates_only else (maps[-1], found)
 
     def prune_intermediate_layers(
@@ -162,8 +161,7 @@ class HATNetClassifier(nn.Module):
     ) -> list[int]:
         """Remove what :meth:`forward_intermediates` does not need."""
         backbone = self.backbone
-        taken = _take(len(backbone.stages), indices)
-        last = max(taken)
+        taken, last = feature_take_indices(len(backbone.stages), indices)
         backbone.stages = backbone.stages[: last + 1]
         backbone.downsamples = backbone.downsamples[:last]
         backbone.out_indices = tuple(range(last + 1))
@@ -202,13 +200,6 @@ class HATNetClassifier(nn.Module):
         )
 
 
-def _take(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    stages = range(count)
-    if indices is None or isinstance(indices, int):
-        return list(stages[-(indices or count) :])
-    return [stages[i] for i in indices]
-
-
 def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
     """Give a checkpoint of the authors or of mm the keys of the model.
 
@@ -234,17 +225,8 @@ def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
 def _read(arch: str, cfg: Mapping) -> dict | None:
     """Read pretrained weights without unpickling; None if timm reads them.
 
-    Args:
-        arch (str): Of the authors' weights, if ``cfg`` names no others.
-        cfg (Mapping): timm's pretrained_cfg.
-
-    Returns:
-        dict, optional: The checkpoint; None for weights that are in memory
-        already, or on the hub of Hugging Face.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If it is not a checkpoint.
+    timm reads weights that are in memory already, and those of the hub of
+    Hugging Face. The weights are the authors' if ``cfg`` names no others.
     """
     if not any(cfg.get(key) for key in SOURCES):
         return load_from_hatnet(f'hatnet://{arch}')
@@ -264,6 +246,7 @@ def _create(
     pretrained_cfg_overlay: dict | None = None,
     **kwargs,
 ) -> nn.Module:
+    """Build a model as timm does, with weights that our reader has read."""
     overlay = dict(pretrained_cfg_overlay or {})
     given = dict(pretrained_cfg if isinstance(pretrained_cfg, dict) else {})
     given.update(overlay)

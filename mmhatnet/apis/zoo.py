@@ -6,7 +6,6 @@ from copy import deepcopy
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache
-from math import prod
 from pathlib import Path
 
 import wrapt
@@ -27,22 +26,14 @@ CONFIG_FILES = '.py', '.json', '.yaml', '.yml'
 
 
 def zoo_root() -> Path:
-    """Get the folder of ``model-index.yml`` and ``configs/``.
-
-    Returns:
-        Path: ``.mim`` in the installed package, else the repository.
-    """
+    """Get the folder of ``model-index.yml`` and ``configs/``."""
     package = Path(__file__).resolve().parents[1]
     return package / '.mim' if (package / '.mim').exists() else package.parent
 
 
 @cache
 def model_entries() -> dict[str, dict]:
-    """Read the metafiles.
-
-    Returns:
-        dict[str, dict]: The entry of each model by its name.
-    """
+    """Read the metafiles: the entry of each model by its name."""
     index = yaml.safe_load((zoo_root() / 'model-index.yml').read_text('utf-8'))
     found = {}
     for metafile in index['Import']:
@@ -57,12 +48,11 @@ def list_models(
     """List the names of the models.
 
     Args:
-        pattern (str, optional): Pattern of the names, with ``*`` for any
-            characters; as in mmpretrain, a ``*`` is added at the end.
-            Defaults to None, which lists all names.
+        pattern (str, optional): Start of the names, with ``*`` for any
+            characters. Defaults to None, all names.
         task (str, optional): 'Image Classification', 'Semantic Segmentation',
-            'Object Detection' or 'Instance Segmentation'; case does not
-            matter. Defaults to None, which lists all tasks.
+            'Object Detection' or 'Instance Segmentation', in any case.
+            Defaults to None, all tasks.
 
     Returns:
         list[str]: The names, sorted.
@@ -87,17 +77,7 @@ def list_models(
 
 
 def find_model(name: str) -> dict:
-    """Find a model by its name.
-
-    Args:
-        name (str): The name.
-
-    Returns:
-        dict: Its entry in the metafile.
-
-    Raises:
-        ValueError: If the name is unknown. The message has similar names.
-    """
+    """Find the entry of a model; ValueError names similar ones."""
     if name not in model_entries():
         similar = get_close_matches(name, model_entries(), 3, 0.3)
         raise ValueError(
@@ -142,17 +122,15 @@ def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
         model (str | PathLike | Config): As for :func:`load_model_config`.
 
     Returns:
-        ConfigDict: The config of the backbone. Its type includes the scope, so
-        that it can be built under any default scope.
+        ConfigDict: Its config, which can be built under any default scope.
 
     Raises:
-        FileNotFoundError: If the config file does not exist.
-        ValueError: If the name is unknown or the model has no backbone.
+        ValueError: If the model has no backbone. And the same errors.
     """
     cfg = load_model_config(model)
-    if 'backbone' not in cfg.get('model', {}):
+    backbone = cfg.get('model', {}).get('backbone')
+    if not backbone:
         raise ValueError(f'{model} has no model.backbone')
-    backbone = cfg.model.backbone
     if '.' not in backbone.type:
         backbone.type = f'{cfg.default_scope}.{backbone.type}'
     return backbone
@@ -171,11 +149,11 @@ def find_weights(model: str | os.PathLike | Config) -> str:
     Raises:
         ValueError: If there are none. The message says what to do.
     """
-    if isinstance(model, Config) or _is_file(model):
-        reason = 'a config file'
-    elif 'Weights' in find_model(str(model)):
-        return find_model(str(model))['Weights']
-    else:
+    reason = 'a config file'
+    if not isinstance(model, Config) and not _is_file(model):
+        entry = find_model(str(model))
+        if 'Weights' in entry:
+            return entry['Weights']
         reason = f'{model} has no released weights and'
     raise ValueError(
         f'{reason} needs a checkpoint: train one with tools/train.py, or give '
@@ -257,9 +235,9 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
     """Find the data set whose pipeline reads images for predictions.
 
     Args:
-        cfg (Config): The config; changed in place: where it has no
-            ``test_dataloader``, its ``val_dataloader`` becomes one, because
-            the libraries' inferencers look for it.
+        cfg (Config): The config; changed in place: without a
+            ``test_dataloader``, for which the libraries' inferencers look, it
+            gets its ``val_dataloader``.
 
     Returns:
         ConfigDict: The first data set of the loader, without wrappers.
@@ -270,8 +248,7 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
     for key in ('test_dataloader', 'val_dataloader'):
         loader = cfg.get(key) or {}
         if any(iter_datasets(loader.get('dataset'))):
-            if key != 'test_dataloader':
-                cfg.test_dataloader = loader  # a copy
+            cfg.test_dataloader = loader  # a copy
             return next(iter_datasets(cfg.test_dataloader.dataset))
     cfg.pop('test_dataloader', None)
     raise ValueError(
@@ -281,15 +258,7 @@ def find_test_dataset(cfg: Config) -> ConfigDict:
 
 
 def dataset_meta(cfg: Config) -> dict:
-    """Get the meta information of a config's test data set.
-
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        dict: ``classes`` and, for dense prediction, ``palette``, if the data
-        set defines them; empty if the config has no such data set.
-    """
+    """Get ``classes`` and ``palette`` of a config's test data, if known."""
     try:
         dataset = find_test_dataset(cfg)
     except ValueError:
@@ -309,19 +278,6 @@ def _register_classifiers(module) -> None:
         path = Path(folder) / 'model-index.yml'
         path.write_text(yaml.safe_dump(dict(Models=models)), 'utf-8')
         module.ModelHub.register_model_index(path, config_prefix=zoo_root())
-
-
-@wrapt.when_imported('mmengine.analysis.complexity_analysis')
-def _count_fused_attention(module) -> None:
-    """Let mmengine's counter know the operator of fused attention."""
-    from mmengine.analysis.jit_handles import get_shape
-
-    def count(inputs: list, _: list) -> int:
-        *queries, channels = get_shape(inputs[0])
-        return 2 * prod(queries) * channels * get_shape(inputs[1])[-2]
-
-    operators = module._DEFAULT_SUPPORTED_FLOP_OPS
-    operators.setdefault('aten::scaled_dot_product_attention', count)
 
 
 @wrapt.when_imported('timm.models')

@@ -3,7 +3,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -26,23 +26,14 @@ PACKAGE_FILES = {
 }
 
 
-def _open(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    file = archive.extractfile(name)
-    assert file is not None  # the hash of the archive is right
-    return file
-
-
 def _read_package(path: Path, split: str) -> Iterator[tuple[np.ndarray, int]]:
     images, labels = PACKAGE_FILES[split]
     with tarfile.open(path) as archive:
-        numbers = json.load(_open(archive, labels))
-        rows = []
-        for name in images:
-            with Image.open(_open(archive, name)) as image:
-                rows.append(np.asarray(image.convert('RGB')))
-    yield from zip(
-        np.concatenate(rows).reshape(-1, SIZE, SIZE, 3), numbers, strict=True
-    )
+        files: Any = map(archive.extractfile, [labels, *images])
+        numbers = json.load(next(files))
+        rows = [np.asarray(Image.open(file).convert('RGB')) for file in files]
+    pixels = np.concatenate(rows).reshape(-1, SIZE, SIZE, 3)
+    yield from zip(pixels, numbers, strict=True)
 
 
 def _download(folder: str, split: str) -> Iterator[tuple[np.ndarray, int]]:
@@ -53,8 +44,7 @@ def _download(folder: str, split: str) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def prepare_cifar10(
-    out_dir: str | Path,
-    package: str | Path | None = None,
+    out_dir: str | Path, package: str | Path | None = None
 ) -> dict[str, int]:
     """Write CIFAR-10 in the layout of ImageNet, one PNG per image.
 
@@ -82,11 +72,12 @@ def prepare_cifar10(
         for split in PACKAGE_FILES:
             for name in names:
                 (part / split / name).mkdir(parents=True)
+            samples = (
+                _read_package(Path(package), split)
+                if package
+                else _download(raw, split)
+            )
             try:
-                if package:
-                    samples = _read_package(Path(package), split)
-                else:
-                    samples = _download(raw, split)
                 for i, (image, label) in enumerate(tqdm(samples, split)):
                     Image.fromarray(image).save(
                         part / split / names[label] / f'{i:05}.png'

@@ -27,8 +27,7 @@ def encode_mask(segmentation: Any, height: int, width: int) -> dict:
         dict: RLE, as pycocotools computes with it.
 
     Raises:
-        ValueError: If it has no mask of this size, or a coordinate is far
-            outside the image.
+        ValueError: If it has no mask of this size.
     """
     from pycocotools import mask as mask_utils
 

@@ -75,9 +75,9 @@ def _photographs(split: str) -> dict[str, Image.Image]:
         # Textures lose their margins, because that of retina.jpg is black.
         margin = 0.15 if name in textures else 0
         left, right = margin * width, (1 - margin) * width
-        cut = round(left + (right - left) * 2 / 3)
+        cut = left + (right - left) * 2 / 3
         left, right = (left, cut) if split == 'train' else (cut, right)
-        box = (left, margin * height, right, (1 - margin) * height)
+        box = left, margin * height, right, (1 - margin) * height
         left, top, right, bottom = map(round, box)
         photos[name] = photo.crop((left, top, right, bottom))
     return photos
@@ -257,13 +257,11 @@ def make_demo_data(
 ) -> dict:
     """Make small data sets in the layouts of ADE20K, COCO and ImageNet.
 
-    The images show rotated shapes, cut out of photographs (one photograph per
-    class, see ``SHAPES``), that overlap each other on other photographs. All
-    photographs come with scikit-image; nothing is downloaded. Training takes
+    The images show rotated shapes, cut out of photographs in scikit-image (one
+    per class), that overlap each other on other photographs. Training takes
     its pixels from the left two thirds of every photograph and validation
-    from the right third, so training never sees a pixel of validation. (The
-    margins of the textures are cut off before.) The same arguments give the
-    same bytes.
+    from the right third, so training never sees a pixel of validation. The
+    same arguments give the same bytes.
 
     - ``ade/ADEChallengeData2016``: 0 is unlabelled (the crowds), 1 is the
       background, and 2, 3, ... are ``CLASSES``.
@@ -273,8 +271,7 @@ def make_demo_data(
       for training and 15 for validation.
 
     Args:
-        out_dir (str | Path): Folder to make. It appears only when it is
-            complete.
+        out_dir (str | Path): Folder to make.
         num_train (int): Number of training scenes. Defaults to 240.
         num_val (int): Number of validation scenes. Defaults to 60.
         size (tuple[int, int]): Width and height of the scenes, in pixels.
@@ -286,8 +283,7 @@ def make_demo_data(
     Returns:
         dict: ``seed``, ``size``, and for ``train`` and ``val`` each: the
         numbers of ``images``, of ``objects`` by class and of ``crowds``, and
-        the share of ``background`` pixels. ``out_dir/demo_data.json`` has the
-        same content.
+        the share of ``background`` pixels; also in ``demo_data.json``.
 
     Raises:
         FileExistsError: If ``out_dir`` contains files other than demo data,
@@ -302,16 +298,16 @@ def make_demo_data(
         )
     # If out_dir is a link, replace its target and keep the link.
     out_dir = Path(out_dir).resolve()
-    if out_dir.is_file() or out_dir.exists() and any(out_dir.iterdir()):
-        if not (out_dir / MARKER).is_file():
-            raise FileExistsError(
-                f'{out_dir} contains files other than demo data: delete it '
-                'yourself or choose another folder'
-            )
-        if not force:
-            raise FileExistsError(
-                f'{out_dir} exists: delete it or pass --force (force=True)'
-            )
+    earlier = (out_dir / MARKER).is_file()
+    if earlier and not force:
+        raise FileExistsError(
+            f'{out_dir} exists: delete it or pass --force (force=True)'
+        )
+    if not earlier and (out_dir.is_file() or any(out_dir.glob('*'))):
+        raise FileExistsError(
+            f'{out_dir} contains files other than demo data: delete it '
+            'yourself or choose another folder'
+        )
     numbers = dict(train=num_train, val=num_val)
     with creating(out_dir, replace=True) as made:
         return _make(made, numbers, size, seed)

@@ -6,8 +6,7 @@ than seconds also run before every training.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm.contrib.concurrent import process_map
 
 from ..runtime.images import CHANNELS, unreadable
-from .coco import check_annotations, check_coco
+from .coco import check_coco
 
 IGNORED = 255  # label of ignored pixels
 EXIF_ORIENTATION = 0x0112
@@ -46,6 +45,15 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Sample:
+    """What was found in an image and its label map."""
+
+    problems: list[str] = field(default_factory=list)
+    values: set[int] = field(default_factory=set)  # in the label map
+    turned: str = ''  # the image, if reading rotates it alone
+
+
 def build_dataset(cfg: ConfigDict, scope: str | None) -> BaseDataset:
     """Build a data set, without a pipeline and without reading its files.
 
@@ -69,22 +77,12 @@ def is_local(dataset: BaseDataset) -> bool:
 
 
 def inspect_dataset(
-    dataset: BaseDataset,
-    labelled: bool = True,
-    label_maps: bool = True,
-    masks: bool = False,
-    quick: bool = False,
-    workers: int = 1,
+    dataset: BaseDataset, quick: bool = False, workers: int = 1
 ) -> Inspection:
     """Read the files of a data set.
 
     Args:
         dataset (BaseDataset): As from :func:`build_dataset`.
-        labelled (bool): The data set has labels. Defaults to True.
-        label_maps (bool): Read label maps as mmseg reads them. Defaults to
-            True.
-        masks (bool): The pipeline loads the masks of objects. Defaults to
-            False.
         quick (bool): Read only what takes seconds, however many files there
             are: a JSON of up to 100 MB, and some of the label maps. Defaults
             to False.
@@ -97,10 +95,11 @@ def inspect_dataset(
     if not is_local(dataset):
         found.notes.append('its files are not local, and are not read')
         return found
+    has_maps = hasattr(dataset, 'reduce_zero_label')  # those of mmseg
     try:
         if _is_coco(dataset):
-            _check_json(dataset, labelled, masks, quick)
-        if quick and not hasattr(dataset, 'img_suffix'):
+            _check_json(dataset, quick)
+        if quick and not has_maps:
             return found  # the list of images may be long
         dataset.full_init()
         samples = [dataset.get_data_info(i) for i in range(len(dataset))]
@@ -115,45 +114,31 @@ def inspect_dataset(
         folder = dataset.data_prefix.get('img_path') or dataset.data_prefix
         found.problems.append(f'no images{named} in {folder}')
     classes: Sequence[str] = dataset.metainfo.get('classes') or ()
-    mapping = _map_labels(dataset) if label_maps else None
+    mapping = _map_labels(dataset) if has_maps else None
     read = partial(_read_sample, classes=len(classes), mapping=mapping)
     if quick:
-        step = max(1, len(samples) // (10 * QUICK_MAPS))
-        results = map(read, samples[::step] if label_maps else [])
+        step = max(1, len(samples) // QUICK_MAPS)
+        results = [read(each) for each in samples[::step][:QUICK_MAPS]]
     else:
         results = process_map(
             read, samples, max_workers=workers, chunksize=16, leave=False
         )
-    values = _add_results(results, found, quick)
-    unlearned = values == {0, IGNORED} and len(classes) > 1
-    if unlearned and mapping is not None and 1 in mapping:
+    found.problems += [line for each in results for line in each.problems]
+    values = set().union(*(each.values for each in results))
+    if values == {0, IGNORED} and len(classes) > 1:
         found.problems.append(
             f'the label maps in {dataset.data_prefix["seg_map_path"]} have '
             'only the values 0 and 255, of which 255 is ignored: write '
-            f'{list(mapping).index(1)} for {classes[1]:.60}'
+            f'another value than 255 for {classes[1]:.60}'
         )
-    return found
-
-
-def _add_results(
-    results: Iterable[tuple], found: Inspection, quick: bool
-) -> set[int]:
-    """Add what was found in samples; the values in all label maps."""
-    values: set[int] = set()
-    turned: list[str] = []
-    for number, (problems, seen, rotated) in enumerate(results, 1):
-        found.problems += problems
-        values |= seen
-        turned += rotated
-        if quick and number >= QUICK_MAPS and values != {0, IGNORED}:
-            break
+    turned = [each.turned for each in results if each.turned]
     if turned:
         found.notes.append(
             f'{len(turned)} images are rotated when they are read, because of '
             'their EXIF orientation, but their label maps or boxes are not: '
             f'check whether they fit, for example those of {turned[0]:.200}'
         )
-    return values
+    return found
 
 
 def _is_coco(dataset: BaseDataset) -> bool:
@@ -165,16 +150,13 @@ def _is_coco(dataset: BaseDataset) -> bool:
     )
 
 
-def _check_json(
-    dataset: BaseDataset, labelled: bool, masks: bool, quick: bool
-) -> None:
+def _check_json(dataset: BaseDataset, quick: bool) -> None:
     """Check a JSON; ValueError if it does not fit its data set."""
     path, folder = dataset.ann_file, dataset.data_prefix.get('img') or ''
     if quick and os.path.getsize(path) > QUICK_BYTES:
         return
-    # Semi-supervised trainings have no annotations, and keep empty images.
-    keeps_empty = not (dataset.filter_cfg or {}).get('filter_empty_gt', False)
-    labelled = labelled and (dataset.test_mode or not keeps_empty)
+    # Tests and semi-supervised trainings can do without annotations.
+    labelled = (dataset.filter_cfg or {}).get('filter_empty_gt', False)
     try:
         content = json.loads(Path(path).read_bytes())
         check_coco(content, dataset.metainfo.get('classes', ()), labelled)
@@ -183,25 +165,12 @@ def _check_json(
             name = os.path.join(folder, image['file_name'])
             if not os.path.exists(name):
                 raise ValueError(f'there is no {name:.300}, one of its images')
-        annotations = content.get('annotations') or ()
-        if masks and not all(x.get('segmentation') for x in annotations):
-            raise ValueError(
-                'an annotation has no segmentation, and the pipeline loads '
-                'masks: set with_mask=False in its LoadAnnotations if the '
-                'model needs none'
-            )
-        if labelled and not quick:
-            check_annotations(content)
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path}: not valid JSON: {error}') from error
     except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f'{path}: {error!s:.800}') from error
 
 
-def _map_labels(dataset: BaseDataset) -> np.ndarray | None:
+def _map_labels(dataset: BaseDataset) -> np.ndarray:
     """Value in a label map -> label, as in mmseg's LoadAnnotations."""
-    if not hasattr(dataset, 'reduce_zero_label'):
-        return None
     labels: np.ndarray = np.arange(IGNORED + 1)
     if dataset.reduce_zero_label:
         labels = np.where(np.isin(labels, (0, IGNORED)), IGNORED, labels - 1)
@@ -212,41 +181,29 @@ def _map_labels(dataset: BaseDataset) -> np.ndarray | None:
 
 def _read_sample(
     info: dict, classes: int, mapping: np.ndarray | None
-) -> tuple[list[str], set[int], list[str]]:
-    """Read a sample: problems, values of the label map, rotated images.
-
-    Reading rotates the latter, but not their annotations of the same size.
-    """
-    problems: list[str] = []
-    values: set[int] = set()
-    size, turned = None, False
-    labels = set(np.atleast_1d(info.get('gt_label', [])).tolist())
+) -> _Sample:
+    """Read the image and the label map of a sample, and check the labels."""
+    found, size, turned = _Sample(), None, False
     image, label_map = info.get('img_path'), info.get('seg_map_path')
-    with _noting(problems, image):
+    labels = set(np.atleast_1d(info.get('gt_label', [])).tolist())
+    path = image
+    try:
         if isinstance(image, str):
             size, turned = _check_image(image, info)
-    if mapping is None:
-        label_map = None
-    with _noting(problems, label_map or image):
         if label_map and mapping is not None:
-            values = _read_values(label_map, size)
-            labels |= set(mapping[list(values)].tolist()) - {IGNORED}
+            path = label_map
+            found.values = _read_values(label_map, size)
+            labels |= set(mapping[list(found.values)].tolist()) - {IGNORED}
         wrong = sorted(labels - set(range(classes)))
         if wrong and classes:
             raise ValueError(
                 f'labels {wrong!s:.60}, but there are {classes} classes'
             )
-    annotated = label_map or info.get('instances')
-    return problems, values, [str(image)] if turned and annotated else []
-
-
-@contextmanager
-def _noting(problems: list[str], path: object) -> Iterator[None]:
-    """Note an error of a file."""
-    try:
-        yield
     except ValueError as error:
-        problems.append(f'{path!s:.300}: {error!s:.300}')
+        found.problems.append(f'{path!s:.300}: {error!s:.300}')
+    if turned and (label_map or info.get('instances')):
+        found.turned = str(image)
+    return found
 
 
 def _check_image(path: str, info: dict) -> tuple[tuple | None, bool]:

@@ -1,7 +1,6 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,29 +26,17 @@ SHA256 = '8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54'
 VISIBLE = 0.5  # parts of boxes that are smaller are left out
 
 
-def read_boxes(xml: str | bytes) -> np.ndarray:
-    """Read the boxes of a Pascal VOC file.
-
-    Args:
-        xml (str | bytes): The content of the file.
-
-    Returns:
-        ndarray: The boxes, (N, 4): left, top, right and bottom in pixels.
-    """
-    return np.array(
-        [
-            [
-                float(box.findtext(key, ''))
-                for key in ('xmin', 'ymin', 'xmax', 'ymax')
-            ]
-            for box in ElementTree.fromstring(xml).iter('bndbox')
-        ]
-    ).reshape(-1, 4)
+def _read_boxes(xml: bytes) -> np.ndarray:
+    """Read the boxes of a Pascal VOC file: (N, 4), the corners in pixels."""
+    keys = 'xmin', 'ymin', 'xmax', 'ymax'
+    boxes = ElementTree.fromstring(xml).iter('bndbox')
+    found = [[float(box.findtext(key, '')) for key in keys] for box in boxes]
+    return np.array(found).reshape(-1, 4)
 
 
-def _starts(length: int, size: int, stride: int) -> Iterator[int]:
-    yield from range(0, max(length - size, 0), stride)
-    yield max(length - size, 0)
+def _starts(length: int, size: int, stride: int) -> list[int]:
+    last = max(length - size, 0)
+    return [*range(0, last, stride), last]
 
 
 def _cut(boxes: np.ndarray, left: int, top: int, size: int) -> np.ndarray:
@@ -90,50 +77,34 @@ def prepare_tree_crowns(
         verify_sha256(package, SHA256, f'{package} (deepforest 2.1.0)')
         (part / 'annotations').mkdir()
         with zipfile.ZipFile(package) as wheel:
-            for split, names in SPLITS.items():
-                stride = size // 2 if split == 'train' else size
-                counts[split] = _write_split(
-                    wheel, names, part, split, size, max(stride, 1)
-                )
+            for split in SPLITS:
+                counts[split] = _write_split(wheel, part, split, size)
     return counts
 
 
 def _write_split(
-    wheel: zipfile.ZipFile,
-    names: list[str],
-    folder: Path,
-    split: str,
-    size: int,
-    stride: int,
+    wheel: zipfile.ZipFile, folder: Path, split: str, size: int
 ) -> tuple[int, int]:
+    stride = max(size // 2, 1) if split == 'train' else size
     (folder / split).mkdir()
     images: list[dict] = []
     annotations: list[dict] = []
-    for name in tqdm(names, split):
+    for name in tqdm(SPLITS[split], split):
         path = f'deepforest/data/{name}'
-        boxes = read_boxes(wheel.read(path.replace('.png', '.xml')))
+        boxes = _read_boxes(wheel.read(path.replace('.png', '.xml')))
         photograph = Image.open(io.BytesIO(wheel.read(path))).convert('RGB')
         for top in _starts(photograph.height, size, stride):
             for left in _starts(photograph.width, size, stride):
                 tile = f'{Path(name).stem}_{left}_{top}.png'
                 area = (left, top, left + size, top + size)
                 photograph.crop(area).save(folder / split / tile)
+                number = dict(image_id=len(images), category_id=1, iscrowd=0)
                 for x1, y1, x2, y2 in _cut(boxes, left, top, size).tolist():
-                    annotations.append(
-                        dict(
-                            id=len(annotations) + 1,
-                            image_id=len(images),
-                            category_id=1,
-                            bbox=[x1, y1, x2 - x1, y2 - y1],
-                            area=(x2 - x1) * (y2 - y1),
-                            iscrowd=0,
-                        )
-                    )
-                images.append(
-                    dict(
-                        id=len(images), file_name=tile, width=size, height=size
-                    )
-                )
+                    w, h = x2 - x1, y2 - y1
+                    box = dict(id=len(annotations) + 1, bbox=[x1, y1, w, h])
+                    annotations.append(box | number | dict(area=w * h))
+                sides = dict(width=size, height=size)
+                images.append(dict(id=len(images), file_name=tile, **sides))
     content = dict(
         images=images,
         annotations=annotations,

@@ -2,17 +2,15 @@
 
 import filecmp
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
-from mmengine.registry import TRANSFORMS
 
 from ..datasets.inspection import (
-    IGNORED,
     Inspection,
     build_dataset,
     inspect_dataset,
@@ -37,8 +35,6 @@ OPEN_CLASSES = {'language_model', 'tracker'}
 # Heads whose classes are not those of the objects.
 OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
 OTHER_TYPES = ('STDCHead',)
-# Libraries whose transforms read label maps and do not change the labels.
-LIBRARIES = {'mmcv', 'mmengine', 'mmseg', 'mmhatnet'}
 # Metrics that read the annotations again; others read other files.
 READERS = ('CocoMetric', 'CocoPanopticMetric', 'CrowdHumanMetric')
 
@@ -67,9 +63,8 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: If a file or folder is missing. The message tells
             where it is expected and how to get it.
-        ValueError: If the files do not fit the data set, the model or the
-            evaluator does not fit its classes, or two settings contradict
-            each other.
+        ValueError: If the files do not fit the data set, or two settings
+            contradict each other.
     """
     parts, _ = _build_parts(cfg, splits)
     for part in parts:
@@ -78,7 +73,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
         return []
     problems = list(_find_disagreements(cfg, parts))
     for part in _without_copies(parts):
-        problems += _inspect(cfg, part, quick=True).problems
+        problems += inspect_dataset(part.dataset, quick=True).problems
     if problems:
         raise ValueError(
             f'{problems[0]:.1000} (check_data=False in the config disables '
@@ -106,7 +101,7 @@ def inspect_data(
         name = f'{number}. {part.split}: {part.cfg.type}'
         try:
             _check_places(part)
-            found[name] = _inspect(cfg, part, workers=workers)
+            found[name] = inspect_dataset(part.dataset, workers=workers)
         except FileNotFoundError as error:
             found[name] = Inspection(problems=[str(error)])
     settings = Inspection(
@@ -147,12 +142,11 @@ def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
     if isinstance(dataset, list):
         for part in dataset:
             yield from iter_datasets(part)
+    elif dataset and ('dataset' in dataset or 'datasets' in dataset):
+        yield from iter_datasets(dataset.get('dataset'))
+        yield from iter_datasets(dataset.get('datasets'))
     elif dataset:
-        if 'dataset' in dataset or 'datasets' in dataset:
-            yield from iter_datasets(dataset.get('dataset'))
-            yield from iter_datasets(dataset.get('datasets'))
-        else:
-            yield dataset
+        yield dataset
 
 
 def _without_copies(parts: Sequence[_Part]) -> list[_Part]:
@@ -185,65 +179,17 @@ def _check_places(part: _Part) -> None:
             raise FileNotFoundError(f'no data at {place}{remedy}')
 
 
-def _inspect(
-    cfg: Config, part: _Part, quick: bool = False, workers: int = 1
-) -> Inspection:
-    """Read the files of a data set as its pipeline does."""
-    transforms = list(_iter_transforms(part.cfg.get('pipeline')))
-    labelled = part.split != 'test'  # these may have no labels
-    label_maps = not quick or _reads_label_maps(cfg, transforms)
-    return inspect_dataset(
-        part.dataset,
-        labelled,
-        label_maps=labelled and label_maps,
-        masks=any(transform.get('with_mask') for transform in transforms),
-        quick=quick,
-        workers=workers,
-    )
-
-
-def _iter_transforms(pipeline: object) -> Iterator[dict]:
-    """Iterate over the configs of transforms, including nested ones."""
-    if isinstance(pipeline, dict):
-        if 'type' in pipeline:
-            yield pipeline
-        pipeline = list(pipeline.values())
-    if isinstance(pipeline, list | tuple):
-        for each in pipeline:
-            yield from _iter_transforms(each)
-
-
-def _reads_label_maps(cfg: Config, transforms: Iterable[dict]) -> bool:
-    """Whether only the libraries' transforms read or change label maps."""
-    with TRANSFORMS.switch_scope_and_registry(
-        cfg.get('default_scope')
-    ) as registry:
-        kinds = [
-            registry.get(kind) if isinstance(kind, str) else kind
-            for kind in (transform['type'] for transform in transforms)
-        ]
-    return all(
-        getattr(kind, '__module__', '').partition('.')[0] in LIBRARIES
-        for kind in kinds
-    )
-
-
 def _find_disagreements(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
     """Find settings that contradict each other."""
     if not OPEN_CLASSES & cfg.model.keys():
         yield from _compare_heads(cfg, parts)
         yield from _compare_splits(parts)
     yield from _compare_files(cfg, parts)
-    if cfg.get('default_scope') == 'mmseg':
-        yield from _compare_ignored(cfg, parts)
 
 
 def _compare_heads(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
     """Compare the classes of the data sets and the heads of a model."""
     counts = list(_iter_class_counts(cfg.model, 'model'))
-    if (cfg.model.get('train_cfg') or {}).get('augments'):  # it mixes labels
-        preprocessor = 'data_preprocessor'
-        counts += _iter_class_counts(cfg.get(preprocessor), preprocessor)
     for split, _, dataset in parts:
         classes = _class_names(dataset)
         things = dataset.metainfo.get('thing_classes') or classes
@@ -299,74 +245,31 @@ def _compare_splits(parts: Sequence[_Part]) -> Iterator[str]:
                 break
 
 
-def _iter_metrics(evaluator: object) -> Iterator[dict]:
-    """Iterate over the metrics of an evaluator."""
-    for part in _listed(evaluator):
-        if isinstance(part, dict):
-            metrics = part.get('metrics')
-            yield from _iter_metrics(metrics) if metrics else [part]
-
-
-def _listed(value: Any) -> Iterable:
-    return value if isinstance(value, list | tuple) else [value]
-
-
 def _compare_files(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
     """Compare the annotations that a data set and its metric read."""
     splits = [part.split for part in parts]
     for split, _, dataset in parts:
         if split == 'train' or splits.count(split) > 1:
             continue  # a metric may read joined files
-        for metric in _iter_metrics(cfg.get(f'{split}_evaluator')):
+        metrics = cfg.get(f'{split}_evaluator') or []
+        for metric in metrics if isinstance(metrics, list) else [metrics]:
             found = metric.get('ann_file') or dataset.ann_file
             reads = str(metric.get('type')).endswith(READERS)
-            if reads and not _is_same(found, dataset.ann_file):
+            if reads and _differ(found, dataset.ann_file):
                 yield (
                     f'{split}_evaluator reads {found}, and '
                     f'{split}_dataloader {dataset.ann_file}'
                 )
 
 
-def _is_same(first: str, second: str) -> bool:
-    """Whether two names stand for one file, or for equal files."""
-    if '://' in first or '://' in second:
-        return True  # they are not read here
-    if os.path.realpath(first) == os.path.realpath(second):
-        return True
-    files = os.path.isfile(first) and os.path.isfile(second)
-    return files and filecmp.cmp(first, second, shallow=False)
-
-
-def _compare_ignored(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
-    """Compare the ignored label in all settings that name it."""
-    model = cfg.model.get('module', cfg.model)  # of test-time augmentation
-    places = [
-        (f'model.{key}', head.get('ignore_index', IGNORED))
-        for key in ('decode_head', 'auxiliary_head')
-        for head in _listed(model.get(key) or [])
-    ]
-    size = model.get('data_preprocessor') or {}
-    pads = size.get('seg_pad_val', IGNORED)
-    places.append(('model.data_preprocessor', pads))
-    for split, settings, _ in parts:
-        transforms = _iter_transforms(settings.get('pipeline'))
-        places += [
-            (f'{each["type"]} of {split}_dataloader', each.get(key))
-            for each in (settings, *transforms)
-            for key in ('ignore_index', 'seg_pad_val')
-        ]
-        places += [
-            (f'{split}_evaluator', metric.get('ignore_index', IGNORED))
-            for metric in _iter_metrics(cfg.get(f'{split}_evaluator'))
-            if str(metric.get('type')).endswith('IoUMetric')
-        ]
-    first, expected = places[0]
-    for name, label in dict.fromkeys(places):
-        if None not in (label, expected) and label != expected:
-            yield (
-                f'the ignored label is {expected} in {first}, and '
-                f'{label} in {name}'
-            )
+def _differ(first: str, second: str) -> bool:
+    """Whether two names stand for files with different contents."""
+    return (
+        os.path.isfile(first)
+        and os.path.isfile(second)
+        and not os.path.samefile(first, second)
+        and not filecmp.cmp(first, second, shallow=False)
+    )
 
 
 def _find_shared_data(parts: Sequence[_Part]) -> Iterator[str]:

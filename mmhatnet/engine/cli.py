@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from inspect import signature
-from itertools import starmap, takewhile, zip_longest
+from itertools import starmap, zip_longest
 from operator import getitem
 from pathlib import Path
 from traceback import walk_tb
+from typing import Any
 
 import mmengine.logging
 from mmengine.config import Config, DictAction
@@ -26,12 +27,11 @@ from ..utils.atomic import check_folder
 from ..utils.config import check_keys, read_config
 from ..utils.stack import explain_missing_operators
 
-ONE_LINE = ImportError, OSError, ValueError
-# Warnings of mm that need no action: about OneDL's own data sets, CLRNet, and
-# functions that it finds in another registry.
 UNKNOWN_ARGUMENT = re.compile(
     r"HATNet\.__init__\(\) got an unexpected keyword argument '(\w+)'"
 )
+# Warnings of mm that need no action: about OneDL's own data sets, CLRNet, and
+# functions that it finds in another registry.
 FALSE_ALARMS = re.compile(
     'Could not import OneDL|Line NMS is not compiled|'
     r'Failed to search registry with scope "\w+" in the "function"'
@@ -41,31 +41,18 @@ FALSE_ALARMS = re.compile(
 class OptionsAction(DictAction):
     """mmengine's action, with an error for brackets that do not match."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: list[str],
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, *args: Any):
         """Read ``KEY=VALUE`` arguments."""
         try:
-            super().__call__(parser, namespace, values, option_string)
+            super().__call__(parser, namespace, values, *args)
         except (AssertionError, RecursionError, ValueError):
             parser.error(
-                f'{option_string} takes KEY=VALUE, not {" ".join(values)}'
+                f'--cfg-options takes KEY=VALUE, not {" ".join(values)}'
             )
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """Make a parser with the arguments that training and testing share.
-
-    Args:
-        description (str): The text of ``--help``.
-
-    Returns:
-        ArgumentParser: The parser; a tool adds its own arguments.
-    """
+    """Make a parser with the arguments that training and testing share."""
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     add('config', help='name of a model, or config file, a program that runs')
@@ -86,11 +73,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add mm's ``--cfg-options`` to a parser.
-
-    Args:
-        parser (ArgumentParser): The parser; changed in place.
-    """
+    """Add mm's ``--cfg-options`` to a parser."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -111,9 +94,8 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         args (Namespace): The parsed arguments.
 
     Raises:
-        ValueError: If the config has a misspelt key, an option does not fit
-            the config, or it would set a variable of the config file, which
-            has no effect.
+        ValueError: If the config has a misspelt key, or an option does not
+            fit the config or has no effect.
     """
     given = args.cfg_options or {}
     options = {
@@ -141,12 +123,9 @@ def inherit_options(
     """
     for option, value in (args.cfg_options or {}).items():
         # A config replaces a list of its base as a whole.
-        parts = list(
-            takewhile(lambda part: not part.isdigit(), option.split('.'))
-        )
-        name = '.'.join(parts)
+        name = re.sub(r'\.\d+(\..*)?$', '', option)
         if name != option:
-            value = reduce(getitem, parts, complete)
+            value = reduce(getitem, name.split('.'), complete)
         config.merge_from_dict({name: value})
     # A merge takes these words out, which the bases need.
     for option, value in (args.cfg_options or {}).items():
@@ -198,11 +177,7 @@ def ds_ratios(text: str) -> tuple[int, ...] | str:
 
 
 def grid_sizes(text: str) -> tuple[int, ...]:
-    """Parse G1, numbers with commas between them.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is anything else.
-    """
+    """Parse G1, numbers with commas between them; else ArgumentTypeError."""
     try:
         return check_grids(text, tuple(map(int, text.split(','))))
     except ValueError:
@@ -213,24 +188,15 @@ def grid_sizes(text: str) -> tuple[int, ...]:
 
 
 def add_grids(parser: argparse.ArgumentParser) -> None:
-    """Add ``--g1`` and ``--g2``, of which a tool measures all pairs.
-
-    Args:
-        parser (ArgumentParser): Gets the options.
-    """
-    for option, parse, auto in (
-        ('--g1', grid_sizes, ''),
-        ('--g2', ds_ratios, ", or 'auto'"),
-    ):
-        parser.add_argument(
-            option,
-            type=parse,
-            nargs='+',
-            default=[None],
-            metavar='A,B,C',
-            help=f'{parse.__name__} of the stages 0 to 2{auto} '
-            '(default: as configured)',
-        )
+    """Add ``--g1`` and ``--g2``, of which a tool measures all pairs."""
+    shared: dict = dict(nargs='+', default=[None], metavar='A,B,C')
+    what = 'of the stages 0 to 2 (default: as configured)'
+    parser.add_argument(
+        '--g1', type=grid_sizes, help=f'grid_sizes {what}', **shared
+    )
+    parser.add_argument(
+        '--g2', type=ds_ratios, help=f"ds_ratios, or 'auto', {what}", **shared
+    )
 
 
 def load_config(
@@ -247,10 +213,8 @@ def load_config(
         Config: The config, with ``launcher`` and ``work_dir`` set.
 
     Raises:
-        FileNotFoundError: If the config file does not exist.
-        NotADirectoryError: If a part of the work_dir is a file.
-        PermissionError: If it may not be written to.
-        ValueError: If it has a misspelt key, or no model.
+        OSError: If the config does not exist, or the work_dir cannot.
+        ValueError: If the config has a misspelt key, or no model.
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -305,7 +269,7 @@ def one_line_errors(*packages: str) -> Iterator[None]:
         ours = {__name__.partition('.')[0], '__main__', *packages}
         origin = next((x for x in chain if _is_raised_by(ours, x)), None)
         message = _explain_argument(error)
-        if origin and isinstance(error, ONE_LINE):
+        if origin and isinstance(error, ImportError | OSError | ValueError):
             message = f'{origin!s:.2000}'
         if not message:
             raise

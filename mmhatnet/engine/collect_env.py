@@ -14,19 +14,16 @@ def collect_env() -> dict[str, str]:
     Returns:
         dict[str, str]: As mm's functions of this name.
     """
-    return {
-        **collect_base_env(),
-        **describe_versions(),
-        'operators of mmcv.ops': _try_operators(),
-    }
-
-
-def _try_operators() -> str:
+    operators = describe_operators()
     try:
         import_module(NAME)
     except ImportError as error:
-        return f'{describe_operators()}, which cannot be imported: {error}'
-    return describe_operators()
+        operators += f', which cannot be imported: {error}'
+    return {
+        **collect_base_env(),
+        **describe_versions(),
+        'operators of mmcv.ops': operators,
+    }
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """One set of weights for every G1, G2 and image size."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf
 from numbers import Real
 from random import Random
@@ -25,11 +25,10 @@ class ElasticGridsHook(Hook):
     after a resume. Validation and testing use the configured setting.
 
     Args:
-        grid_sizes (Sequence[Sequence[int]]): G1 to draw from, each three
-            numbers as in :class:`~mmhatnet.models.HATNet`. Defaults to (), the
-            configured one.
-        ds_ratios (Sequence[Sequence[int] | str]): G2 to draw from, likewise;
-            'auto' may be one of them.
+        grid_sizes (Sequence[Sequence[int]]): G1 to draw from, as in
+            :class:`~mmhatnet.models.HATNet`. Defaults to (), the configured
+            one.
+        ds_ratios (Sequence[Sequence[int] | str]): G2 to draw from, likewise.
         scales (Sequence[float]): Factors of the images' sides to draw from,
             for classifiers and segmentors; detectors have mm's
             ``RandomChoiceResize``. Defaults to (1.0,).
@@ -37,15 +36,6 @@ class ElasticGridsHook(Hook):
 
     Raises:
         ValueError: If an argument is not a list, or scales are not positive.
-
-    Examples:
-        >>> custom_hooks = [
-        ...     dict(
-        ...         type='mmhatnet.ElasticGridsHook',
-        ...         grid_sizes=[(4, 4, 4), (8, 8, 8), (16, 16, 16)],
-        ...         ds_ratios=[(16, 8, 4), (8, 4, 2)],
-        ...     )
-        ... ]
     """
 
     def __init__(
@@ -58,19 +48,14 @@ class ElasticGridsHook(Hook):
         given = dict(grid_sizes=grid_sizes, ds_ratios=ds_ratios, scales=scales)
         for name, values in given.items():
             # A setting alone is not a list of settings.
-            number = () if name == 'scales' else Real
-            if (
-                isinstance(values, str)
-                or not isinstance(values, Iterable)
-                or any(isinstance(value, number) for value in values)
-            ):
+            kind = Real if name == 'scales' else Sequence
+            listed = isinstance(values, list | tuple)
+            if not listed or not all(isinstance(x, kind) for x in values):
                 raise ValueError(
                     f'{name} must be a list of values to draw from, got '
                     f'{values!r}'
                 )
-        if not scales or not all(
-            isinstance(scale, Real) and 0 < scale < inf for scale in scales
-        ):
+        if not scales or not all(0 < scale < inf for scale in scales):
             raise ValueError(f'scales are positive numbers, got {scales!r}')
         self.grid_sizes, self.ds_ratios = list(grid_sizes), list(ds_ratios)
         self.scales, self.seed = list(scales), seed
@@ -80,16 +65,8 @@ class ElasticGridsHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find the backbone and try all settings.
 
-        Args:
-            runner (Runner): The runner.
-
-        Raises:
-            ValueError: If the model has no HATNet, a setting is illegal, or
-                there are two of these hooks.
+        Raises ValueError if there is not one HATNet, or a setting is illegal.
         """
-        same = [h for h in runner.hooks if isinstance(h, ElasticGridsHook)]
-        if len(same) > 1:
-            raise ValueError('the config has two ElasticGridsHooks')
         modules = list(runner.model.modules())
         backbones = [m for m in modules if isinstance(m, HATNet)]
         if len(backbones) != 1:
@@ -113,23 +90,13 @@ class ElasticGridsHook(Hook):
             )
             self.resizing = preprocessor.register_forward_hook(self._resize)
 
-    def after_train(self, runner: Runner) -> None:
-        """Stop resizing.
-
-        Args:
-            runner (Runner): Unused.
-        """
+    def after_train(self, *args) -> None:
+        """Stop resizing."""
         if self.resizing:
             self.resizing.remove()
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        """Draw.
-
-        Args:
-            runner (Runner): The runner.
-            *args: Unused.
-            **kwargs: Unused.
-        """
+        """Draw."""
         draw = Random(f'{self.seed} {runner.iter}')
         self.backbone.set_grids(
             draw.choice(self.grid_sizes or [None]),
@@ -163,12 +130,10 @@ class ElasticGridsHook(Hook):
         for sample in samples:
             for name, value in sample.items():
                 if isinstance(value, PixelData):
-                    labels = value.data
                     resized = F.interpolate(
-                        labels[None].float(), size, mode='nearest-exact'
+                        value.data[None].float(), size, mode='nearest-exact'
                     )
-                    resized = resized[0].to(labels.dtype)
-                    sample.set_field(PixelData(data=resized), name)
-            sample.set_metainfo(
-                dict(img_shape=tuple(size), pad_shape=tuple(size))
-            )
+                    data = resized[0].to(value.data.dtype)
+                    sample.set_field(PixelData(data=data), name)
+            shape = tuple(size)
+            sample.set_metainfo(dict(img_shape=shape, pad_shape=shape))

@@ -11,18 +11,8 @@ from ..models.graphing import graph_training
 from ..registry import HOOKS
 
 
-def find_backbones(runner: Runner) -> list[HATNet]:
-    """Find the HAT-Nets of a runner's model.
-
-    Args:
-        runner (Runner): The runner.
-
-    Returns:
-        list[HATNet]: At least one.
-
-    Raises:
-        ValueError: If the model has none.
-    """
+def _find_backbones(runner: Runner) -> list[HATNet]:
+    """Find the HAT-Nets of a runner's model; ValueError if there is none."""
     modules = runner.model.modules()
     backbones = [m for m in modules if isinstance(m, HATNet)]
     if not backbones:
@@ -36,14 +26,11 @@ class CUDAGraphHook(Hook):
 
     See :func:`~mmhatnet.models.graphing.graph_training`. Useful where a GPU
     waits for the host: with small batches, or a slow CPU.
-
-    Examples:
-        >>> custom_hooks = [dict(type='mmhatnet.CUDAGraphHook')]
     """
 
     def before_train(self, runner: Runner) -> None:
         """Let the first iteration record the graphs."""
-        for backbone in find_backbones(runner):
+        for backbone in _find_backbones(runner):
             graph_training(backbone)
 
 
@@ -56,9 +43,6 @@ class CompileBlocksHook(Hook):
 
     Args:
         **kwargs: Arguments of :func:`torch.compile`.
-
-    Examples:
-        >>> custom_hooks = [dict(type='mmhatnet.CompileBlocksHook')]
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -66,5 +50,5 @@ class CompileBlocksHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Let the first iteration compile the blocks."""
-        for backbone in find_backbones(runner):
+        for backbone in _find_backbones(runner):
             compile_blocks(backbone, **self.kwargs)

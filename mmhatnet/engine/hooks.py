@@ -1,7 +1,6 @@
 """Hooks of mmengine that guard a run."""
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..registry import HOOKS
 from ..utils.atomic import replacing
 from ..weights.files import unwrap_state_dict
 from ..weights.loading import check_finite, check_state_dict, to_mm
-from ..weights.official import BACKBONE
+from ..weights.official import BACKBONE, strip_prefix
 from .resuming import find_checkpoints
 
 
@@ -86,13 +85,10 @@ class FiniteLossHook(Hook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: dict | Sequence | None = None,
+        data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
-        """Raise ValueError if the loss of an iteration is not finite.
-
-        The message names the images of the batch and the last checkpoint.
-        """
+        """Raise ValueError if the loss is not finite, and name the images."""
         loss = torch.as_tensor((outputs or {}).get('loss', 0)).detach()
         wrong = (~loss.isfinite()).float()
         all_reduce(wrong, 'max')  # no rank may save a checkpoint
@@ -138,20 +134,15 @@ class ResumeHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check a checkpoint before the runner resumes it, and adapt it.
 
-        Args:
-            runner (Runner): The runner, with its optimizer and schedule.
-            checkpoint (dict): The content; changed in place.
-
-        Raises:
-            ValueError: If it is not of a training, or batches of an epoch
-                would be repeated.
+        Raises ValueError if it is not of a training, or batches of an epoch
+        would be repeated.
         """
         source = runner.cfg.load_from
         meta, record = checkpoint.get('meta'), checkpoint.get('message_hub')
-        if (
-            not isinstance(meta, dict)
-            or not isinstance(record, dict)
-            or not {'epoch', 'iter'} <= meta.keys()
+        if not (
+            isinstance(meta, dict)
+            and isinstance(record, dict)
+            and {'epoch', 'iter'} <= meta.keys()
         ):
             raise ValueError(
                 f'{source} has no state of a training and cannot be '
@@ -225,8 +216,8 @@ class MatchingKeysHook(Hook):
     mmengine would only log its keys and continue with random weights.
 
     Args:
-        strict (bool): All keys must match, as a test needs. Training may
-            start with a randomly initialized head.
+        strict (bool): All keys must match, as a test needs; a training may
+            start with a random head.
     """
 
     def __init__(self, strict: bool) -> None:
@@ -259,10 +250,9 @@ class MatchingKeysHook(Hook):
             backbone = getattr(model, 'backbone', None)
             optional = getattr(backbone, 'is_optional', lambda _: False)
             expected = {
-                key: value
-                for key, value in expected.items()
-                if key.startswith(BACKBONE)
-                and (key in found or not optional(key.removeprefix(BACKBONE)))
+                BACKBONE + key: value
+                for key, value in strip_prefix(expected, BACKBONE).items()
+                if BACKBONE + key in found or not optional(key)
             }
             found = {key: found[key] for key in expected if key in found}
         check_state_dict(found, expected, source)

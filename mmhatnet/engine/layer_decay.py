@@ -21,25 +21,12 @@ class LayerDecayOptimWrapperConstructor(
 
     mmpretrain's constructor asks the model for the depth of a parameter.
     Segmentors and detectors do not know it, so this one asks their backbone.
-    In a config::
-
-        optim_wrapper = dict(
-            constructor='mmhatnet.LayerDecayOptimWrapperConstructor',
-            paramwise_cfg=dict(layer_decay_rate=0.9),
-        )
-
-    ``paramwise_cfg`` takes the same other keys as in mmpretrain.
-    ``custom_keys`` may contain ``decay_mult`` and, unlike there, ``lr_mult``.
+    ``paramwise_cfg`` takes ``layer_decay_rate`` and the other keys as there;
+    ``custom_keys`` may contain ``decay_mult`` and ``lr_mult``.
     """
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs):
-        """Add the parameters of a module to the parameter groups.
-
-        Args:
-            params (list[dict]): The groups; changed in place.
-            module (nn.Module): The model, or a part of it.
-            **kwargs: The arguments of mmpretrain's method.
-        """
+        """Add the parameters of a module to the groups, as mmpretrain's."""
         if 'get_layer_depth' not in kwargs:
             kwargs['get_layer_depth'] = lambda name: (
                 module.backbone.get_layer_depth(name, prefix='backbone.')

@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..utils.atomic import replacing
+from ..utils.config import iter_dicts
 from ..utils.device import find_device
 from ..utils.hashes import sha256_of
 from ..utils.stack import describe_versions
@@ -25,16 +24,12 @@ from ..weights.releases import locate_weights
 FILE = 'provenance.json'
 # The files of a clone that can change a training.
 CODE = 'mmhatnet', 'configs', 'tools'
-# Variables that name another repository, as in a hook of git.
-OTHER_REPOSITORY = {'GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE'}
 MAX_SECONDS = 20  # that git may take, so that a training starts soon
 # What describe_run finds, and the rest of a start.
 RUN = 'versions', 'commit', 'changes', 'machine'
 SETTINGS = 'seed', 'precision', 'processes', 'batch_size', 'lr'
-KEYS = {
-    *(*RUN, *SETTINGS, 'started', 'step', 'config', 'config_sha256'),
-    'weights',
-}
+KEYS = {*RUN, *SETTINGS, 'started', 'step', 'config', 'config_sha256'}
+KEYS |= {'weights'}
 
 
 def read_provenance(work_dir: str | Path) -> list[dict]:
@@ -44,21 +39,19 @@ def read_provenance(work_dir: str | Path) -> list[dict]:
         work_dir (str | Path): The folder of the training.
 
     Returns:
-        list[dict]: As :meth:`ProvenanceHook.describe`, one for each start;
-        empty if the folder has none, or a damaged one.
+        list[dict]: One for each start; empty if the folder has none, or a
+        damaged one. Each has ``started`` (the time), ``step`` (iterations
+        done before), ``seed``, ``precision``, ``processes``, ``batch_size``
+        (of all processes, with accumulated batches; None if unknown), ``lr``
+        (the largest, at its peak), ``config``, ``config_sha256``,
+        ``weights``, and the keys of :func:`describe_run`.
     """
     try:
         starts = json.loads(Path(work_dir, FILE).read_text('utf-8'))
-    except (OSError, ValueError):
+        complete = all(start.keys() >= KEYS for start in starts)
+    except (AttributeError, OSError, TypeError, ValueError):
         return []
-    return starts if are_starts(starts) else []
-
-
-def are_starts(value: object) -> bool:
-    """Whether a JSON value is a possible result of :func:`read_provenance`."""
-    return isinstance(value, list) and all(
-        isinstance(start, dict) and start.keys() >= KEYS for start in value
-    )
+    return starts if complete and isinstance(starts, list) else []
 
 
 def describe_run(device: str | torch.device | None = None) -> dict:
@@ -70,7 +63,7 @@ def describe_run(device: str | torch.device | None = None) -> dict:
 
     Returns:
         dict: ``versions``; ``commit``, None outside of a clone; ``changes``,
-        the SHA-256 of what differs from the commit in ``mmhatnet``,
+        a SHA-256 of what differs from the commit in ``mmhatnet``,
         ``configs`` and ``tools``, None if nothing does; and ``machine``.
     """
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -82,24 +75,12 @@ def describe_run(device: str | torch.device | None = None) -> dict:
 
 
 def describe_machine(device: str | torch.device = 'cpu') -> str:
-    """Describe the machine of a measurement.
-
-    Args:
-        device (str | torch.device): The device measured on. Defaults to
-            'cpu'.
-
-    Returns:
-        str: The device and the version of torch.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
+    """Describe a device and torch; ValueError if there is no such device."""
     device = find_device(device)
-    if device.type == 'cuda':
+    name = device.type
+    if name == 'cuda':
         name = torch.cuda.get_device_name(device)
-    elif device.type != 'cpu':
-        name = device.type
-    else:
+    elif name == 'cpu':
         capability = torch.backends.cpu.get_cpu_capability()
         threads = torch.get_num_threads()
         name = f'{threads} CPU thread{"s" * (threads > 1)} with {capability}'
@@ -108,15 +89,15 @@ def describe_machine(device: str | torch.device = 'cpu') -> str:
 
 def _describe_code(clone: Path) -> dict[str, str | None]:
     """Find ``commit`` and ``changes``, both None if git cannot tell both."""
-    env = {k: v for k, v in os.environ.items() if k not in OTHER_REPOSITORY}
-    env |= dict(GIT_TERMINAL_PROMPT='0', GIT_OPTIONAL_LOCKS='0')
+    # A variable can name another repository, as in a hook of git.
+    env = {k: v for k, v in os.environ.items() if not k.startswith('GIT_')}
 
     def git(*arguments: str) -> bytes:
         return subprocess.check_output(
             # A monitor that git starts would keep the pipe open.
             ['git', '-c', 'core.fsmonitor=false', *arguments],
             cwd=clone,
-            env=env,
+            env=env | dict(GIT_OPTIONAL_LOCKS='0'),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=MAX_SECONDS,
@@ -130,35 +111,20 @@ def _describe_code(clone: Path) -> dict[str, str | None]:
         diff = 'diff', 'HEAD', '--name-only', '--no-renames', '-z', '--'
         new = 'ls-files', '--others', '--exclude-standard', '-z', '--'
         changed = git(*diff, *CODE) + git(*new, *CODE)
+        digest = hashlib.sha256()
+        for name in sorted({*changed.split(b'\0')} - {b''}):
+            path = clone / os.fsdecode(name)
+            # A file may be gone, and a folder is another repository.
+            content = sha256_of(path) if path.is_file() else ''
+            digest.update(b'%b\0%b\0' % (name, content.encode()))
     except (OSError, subprocess.SubprocessError):
         return dict(commit=None, changes=None)
-    names = sorted({*changed.split(b'\0')} - {b''})
-    changes = _hash_files(clone, names) if names else None
+    changes = digest.hexdigest() if changed else None
     return dict(commit=commit.decode(), changes=changes)
 
 
-def _hash_files(folder: Path, names: list[bytes]) -> str:
-    """Hash the names and contents of files, which may be gone."""
-    digest = hashlib.sha256()
-    for name in names:
-        content = ''
-        # A name need not be text, and a folder has no content.
-        with suppress(OSError):
-            path = folder / os.fsdecode(name)
-            content = sha256_of(path) if path.is_file() else ''
-        digest.update(b'%b\0%b\0' % (name, content.encode()))
-    return digest.hexdigest()
-
-
 def precision_of(cfg: Config) -> str:
-    """Find the dtype of a training.
-
-    Args:
-        cfg (Config): The config, as the training wrote it.
-
-    Returns:
-        str: 'float32', 'float16' or 'bfloat16'.
-    """
+    """Find the dtype of a training, such as 'float32', by its config."""
     wrapper = cfg.optim_wrapper
     name = str(wrapper.get('type', '')).rpartition('.')[2]
     if name == 'BFloat16OptimWrapper':
@@ -185,25 +151,6 @@ def describe_weights(location: str) -> dict[str, str | None]:
         return dict(name=name, sha256=None)
 
 
-def _find_checkpoints(cfg: object) -> Iterator[str]:
-    """Find the files that any ``init_cfg`` of a model loads."""
-    if isinstance(cfg, Mapping):
-        if 'checkpoint' in cfg and 'Pretrained' in str(cfg.get('type')):
-            yield cfg['checkpoint']
-        cfg = list(cfg.values())
-    if isinstance(cfg, list | tuple):
-        for part in cfg:
-            yield from _find_checkpoints(part)
-
-
-def _find_sources(runner: Runner) -> list[str]:
-    """Find the checkpoints that a training starts or resumes from."""
-    sources = [runner._load_from]
-    if not runner.iter:
-        sources += _find_checkpoints(runner.cfg.model)
-    return [str(source) for source in sources if source]
-
-
 def _find_earlier(runner: Runner) -> list[dict]:
     """Find the earlier starts of a resumed training.
 
@@ -211,11 +158,9 @@ def _find_earlier(runner: Runner) -> list[dict]:
     """
     if not runner.iter:
         return []
-    source = runner._load_from or ''
-    folders = [Path(runner.work_dir)]
-    if source and '://' not in source:
-        folders.insert(0, Path(source).parent)
-    return next(filter(None, map(read_provenance, folders)), [])
+    source = runner._load_from
+    beside = read_provenance(Path(source).parent) if source else []
+    return beside or read_provenance(runner.work_dir)
 
 
 class ProvenanceHook(Hook):
@@ -226,30 +171,25 @@ class ProvenanceHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Add this start, after the runner has loaded its checkpoint."""
+        sources = [runner._load_from]
+        if not runner.iter:
+            sources += [
+                part['checkpoint']
+                for part in iter_dicts(runner.cfg.model)
+                if 'checkpoint' in part
+                and 'Pretrained' in str(part.get('type'))
+            ]
         # All processes do, since a download makes them wait for each other.
-        weights = [describe_weights(x) for x in _find_sources(runner)]
+        weights = [describe_weights(str(x)) for x in sources if x]
         if not is_main_process():
             return
-        start = self.describe(runner, weights)
-        starts = [*_find_earlier(runner), start]
+        starts = [*_find_earlier(runner), self._describe(runner, weights)]
         with replacing(Path(runner.work_dir, FILE)) as part:
-            Path(part).write_text(json.dumps(starts, indent=1) + '\n', 'utf-8')
+            part.write_text(json.dumps(starts, indent=1) + '\n', 'utf-8')
 
     @staticmethod
-    def describe(runner: Runner, weights: list[dict]) -> dict:
-        """Describe a start.
-
-        Args:
-            runner (Runner): The runner.
-            weights (list[dict]): What it starts or resumes from.
-
-        Returns:
-            dict: ``started`` (the time), ``step`` (iterations done before),
-            ``seed``, ``precision``, ``processes``, ``batch_size`` (of all
-            processes, with accumulated batches; None if unknown), ``lr`` (the
-            largest, at its peak), ``config``, ``config_sha256``, ``weights``,
-            and the keys of :func:`describe_run`.
-        """
+    def _describe(runner: Runner, weights: list[dict]) -> dict:
+        """Describe a start; see :func:`read_provenance`."""
         cfg, wrapper = runner.cfg, runner.optim_wrapper
         text = cfg.pretty_text
         # A loader with a sampler of batches, as mmdet's, has no batch_size.

@@ -18,12 +18,7 @@ except ImportError:  # Windows
 def is_intact(path: str | os.PathLike) -> bool:
     """Whether all checksums of a checkpoint are right.
 
-    Args:
-        path (str | PathLike): A file of ``torch.save``.
-
-    Returns:
-        bool: False if the file is damaged, or in the format before torch 1.6,
-        which has no checksums.
+    torch's format before 1.6 has none.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -42,19 +37,18 @@ def find_checkpoints(work_dir: str | os.PathLike) -> list[Path]:
         work_dir (str | PathLike): The folder of the run.
 
     Returns:
-        list[Path]: The latest first; the best ones, which do not have the
-        state of the optimizer, are last.
+        list[Path]: The latest first; the best ones, without the state of the
+        optimizer, are last.
     """
     found = []
     folder = Path(work_dir).absolute()
     record = folder / 'last_checkpoint'
-    paths = list(folder.glob('*.pth'))
+    paths = {*folder.glob('*.pth')}
     if record.is_file():
         # Checkpoints can be kept in another folder.
-        paths.append(
-            Path(record.read_text('utf-8', 'replace').strip()).absolute()
-        )
-    for path in dict.fromkeys(paths):
+        named = record.read_text('utf-8', 'replace').strip()
+        paths.add(Path(named).absolute())
+    for path in paths:
         match = re.fullmatch(r'(best_.*)?(iter|epoch)_(\d+)\.pth', path.name)
         if match and path.is_file():
             found.append((not match[1], int(match[3]), path))
@@ -74,28 +68,25 @@ def resume_intact(cfg: Config) -> list[str]:
         FileNotFoundError: If the checkpoint that the user chose is missing.
         ValueError: If it is damaged, or if no checkpoint is intact.
     """
-    chosen = cfg.get('load_from')
-    if not cfg.get('resume') or (chosen and '://' in chosen):
+    chosen = cfg.get('load_from') or ''
+    if not cfg.get('resume') or '://' in chosen:
         return []
-    folder = cfg.work_dir
-    if chosen:
-        if not Path(chosen).is_file():
-            raise FileNotFoundError(f'no checkpoint at {chosen}')
-        if is_intact(chosen):
-            return []
-        folder = Path(chosen).parent
-    paths = find_checkpoints(folder)
+    if chosen and not Path(chosen).is_file():
+        raise FileNotFoundError(f'no checkpoint at {chosen}')
+    if chosen and is_intact(chosen):
+        return []
+    paths = find_checkpoints(Path(chosen).parent if chosen else cfg.work_dir)
     intact = next(filter(is_intact, paths), None)
     if chosen:
         remedy = f'; an intact one: --resume {intact}' if intact else ''
         raise ValueError(f'{chosen} is damaged{remedy}')
-    if intact is None:
-        if paths:
-            names = ', '.join(map(str, paths))
-            raise ValueError(
-                f'no checkpoint is intact: {names}. Delete them to start from '
-                'the beginning'
-            )
+    if not intact and paths:
+        names = ', '.join(map(str, paths))
+        raise ValueError(
+            f'no checkpoint is intact: {names}. Delete them to start from the '
+            'beginning'
+        )
+    if not intact:
         return []
     cfg.load_from = str(intact)
     notes = []

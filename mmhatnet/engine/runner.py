@@ -20,7 +20,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..operators import NAME, describe_operators
-from ..utils.config import name_types
+from ..utils.config import iter_dicts, name_types
 from ..utils.config import read_config as read_config  # an old name
 from ..utils.device import computes_bfloat16
 from ..weights.files import read_checkpoint, unwrap_state_dict
@@ -127,9 +127,10 @@ def _move_pretrained(cfg: Config) -> None:
     old = model.get('pretrained')  # mm's key before init_cfg
     if old and str(backbone.get('type')).endswith('HATNet'):
         del model['pretrained']
-        init_cfg = ConfigDict(type='Pretrained', checkpoint=old)
         whole = cfg.get('default_scope') == 'mmpretrain'
-        (model if whole else backbone)['init_cfg'] = init_cfg
+        (model if whole else backbone)['init_cfg'] = ConfigDict(
+            type='Pretrained', checkpoint=old
+        )
     init_cfg = model.get('init_cfg')
     if isinstance(init_cfg, list | tuple) and len(init_cfg) == 1:
         (init_cfg,) = init_cfg
@@ -195,21 +196,16 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
             notes.append('no GPU: SyncBN became BN, statistics per process')
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
-        asked = 'bfloat16' in str(wrapper.pop('dtype', None))
-        for key in ('loss_scale', 'use_fp64'):
+        dtype = str(wrapper.get('dtype'))
+        for key in ('dtype', 'loss_scale', 'use_fp64'):
             wrapper.pop(key, None)
-        wrapper['type'] = 'OptimWrapper'
-        if not asked:
-            notes.append(
-                'no GPU: training in float32; for mixed precision on a CPU, '
-                'set optim_wrapper.dtype=bfloat16'
-            )
-        elif computes_bfloat16():
+        if 'bfloat16' in dtype and computes_bfloat16():
             wrapper['type'] = 'mmhatnet.BFloat16OptimWrapper'
         else:
+            wrapper['type'] = 'OptimWrapper'
             notes.append(
-                'no GPU: training in float32; this CPU has no instructions '
-                'for bfloat16'
+                'no GPU: training in float32; for mixed precision, a CPU '
+                'needs optim_wrapper.dtype=bfloat16 and instructions for it'
             )
     return notes
 
@@ -229,12 +225,9 @@ def _start_gloo(launcher: str) -> None:
 
 
 def die_with_parent(sent: signal.Signals = signal.SIGKILL) -> None:
-    """Make Linux end this process when its parent dies, even of SIGKILL.
+    """Make Linux send this process a signal when its parent dies.
 
     Otherwise it would continue to train beside the run that resumes it.
-
-    Args:
-        sent (Signals): The signal that it gets. Defaults to SIGKILL.
     """
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, sent)
@@ -253,29 +246,17 @@ def stop_distributed() -> None:
 
 def _replace_sync_bn(cfg: object) -> bool:
     """Turn each SyncBN in the config of a model into BN, if there is any."""
-    if isinstance(cfg, list | tuple):
-        # A sum, since any() would stop at the first.
-        return sum(map(_replace_sync_bn, cfg)) > 0
-    if not isinstance(cfg, dict):
-        return False
-    found = cfg.get('type') in SYNC_BN
-    if found:
-        cfg['type'] = 'BN'
-    return _replace_sync_bn(list(cfg.values())) or found
+    found = [part for part in iter_dicts(cfg) if part.get('type') in SYNC_BN]
+    for part in found:
+        part['type'] = 'BN'
+    return bool(found)
 
 
 def lacks_bfloat16(cfg: Config) -> bool:
     """Whether a model needs operators that mmcv compiles without bfloat16.
 
-    Args:
-        cfg (Config): The config.
-
-    Returns:
-        bool: True for detectors and Mask2Former, unless torchvision's
-        operators stand in for mmcv's.
+    Detectors and Mask2Former do, unless torchvision's stand in for mmcv's.
     """
-    if describe_operators() == 'torchvision':
-        return False
-    return cfg.get('default_scope') == 'mmdet' or (
-        'MSDeformAttn' in str(cfg.get('model'))
-    )
+    detects = cfg.get('default_scope') == 'mmdet'
+    needed = detects or 'MSDeformAttn' in str(cfg.get('model'))
+    return needed and describe_operators() != 'torchvision'

@@ -99,7 +99,7 @@ def _check(reading: Reading, files: Files) -> None:
         )
     if not classes:
         raise ValueError('no image has an object that can be used')
-    if len(classes) > len(samples):
+    if reading.task == 'classification' and len(classes) > len(samples):
         raise ValueError(
             f'{len(classes)} classes, but only {len(samples)} images: if '
             f'these are not classes, give {LAYOUTS}'

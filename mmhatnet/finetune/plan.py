@@ -286,6 +286,8 @@ def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
     allowed = max(1, round(0.9 * left / plan.step))
     plan.iters = iters or min(allowed, most)
     why = 'which the budget allows' if allowed <= most else 'enough to learn'
+    if allowed < SHORTEST:
+        why += ', too few to learn much: give a larger --budget'
     epochs = plan.iters * plan.batch_size / plan.images
     plan.reasons['schedule'] = (
         f'{plan.iters} steps of {1000 * plan.step:.0f} ms, {epochs:.3g} times '

@@ -167,7 +167,7 @@ def _evaluator(plan: Plan, dataset: dict) -> dict:
 
 def _schedule(plan: Plan) -> dict:
     best: dict = dict(rule='greater')
-    warm = max(1, min(50, plan.iters // 10))
+    warm = min(50, plan.iters // 10)
     interval = -(-plan.iters // plan.evaluations)
     # A kill then costs no more than half a minute.
     save = max(1, min(interval, round(30 / max(plan.step, 0.01))))
@@ -184,12 +184,13 @@ def _schedule(plan: Plan) -> dict:
     if plan.task != 'instances':  # whose operators lack bfloat16
         wrapper |= dict(type='AmpOptimWrapper', dtype='bfloat16')
     steps = dict(by_epoch=False, end=plan.iters)
+    warming = dict(steps, type='LinearLR', start_factor=0.01, end=warm)
     checkpoint = dict(best, save_best=plan.about.metric, max_keep_ckpts=1)
     checkpoint |= dict(by_epoch=False, interval=save)
     return dict(
         optim_wrapper=wrapper,
         param_scheduler=[
-            dict(steps, type='LinearLR', start_factor=0.01, end=warm),
+            *([warming] if warm else []),
             dict(steps, type='CosineAnnealingLR', begin=warm, eta_min=0.0),
         ],
         train_cfg=dict(max_iters=plan.iters, val_interval=interval),

@@ -1,4 +1,4 @@
-"""Types of arguments that several commands read."""
+"""Types of arguments that several commands read, for argparse."""
 
 import argparse
 import re
@@ -7,38 +7,14 @@ UNITS = dict(s=1, m=60, h=3600)
 
 
 def positive(text: str) -> int:
-    """Read an argument that is a number of things: ``type=positive``.
-
-    Args:
-        text (str): The argument.
-
-    Returns:
-        int: The number.
-
-    Raises:
-        ArgumentTypeError: If it is not an integer of at least 1.
-    """
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
+    """Read a positive integer: ``type=positive``; else ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text} is not a positive integer')
-    return number
+    return int(text)
 
 
 def fraction(text: str) -> float:
-    """Parse a number from 0 to 1.
-
-    Args:
-        text (str): The argument.
-
-    Returns:
-        float: The number.
-
-    Raises:
-        ArgumentTypeError: If it is anything else, which argparse reports.
-    """
+    """Read a number from 0 to 1; else ArgumentTypeError."""
     try:
         number = float(text)
     except ValueError:
@@ -49,17 +25,7 @@ def fraction(text: str) -> float:
 
 
 def duration(text: str) -> float:
-    """Parse a time such as 90s, 15m or 2h.
-
-    Args:
-        text (str): The argument.
-
-    Returns:
-        float: Seconds.
-
-    Raises:
-        ArgumentTypeError: If it is anything else.
-    """
+    """Read seconds, such as 90s, 15m or 2h; else ArgumentTypeError."""
     match = re.fullmatch(r'(\d+(?:\.\d+)?)([smh]?)', text)
     seconds = float(match[1]) * UNITS[match[2] or 's'] if match else 0.0
     if not seconds:

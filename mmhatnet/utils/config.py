@@ -101,37 +101,33 @@ def name_types(cfg: Config) -> None:
     inferencers and hooks, like ours, compare types with names.
 
     Args:
-        cfg (Config): The config; changed in place. A class under a key
-            ``type``, or its import path, becomes the name that the
-            registries know under its ``default_scope``, which is the library
-            of the model's class if the config has none.
+        cfg (Config): The config; changed in place. Without a
+            ``default_scope``, it gets the library of the model's class.
     """
     found = list(_iter_classes(list(cfg.values())))
-    if not found:
-        return
     for part, kind in found:
         if part is cfg.get('model') and not cfg.get('default_scope'):
             cfg.default_scope = _find_library(kind)
     names: dict[object, tuple[Registry, str]] = {}
-    for registry in vars(root).values():
+    for registry in vars(root).values() if found else ():
         if isinstance(registry, Registry):
             _collect_names(registry, names)
     for part, kind in found:
         part['type'] = _name_type(kind, names, cfg.get('default_scope'))
 
 
-def _iter_dicts(cfg: object) -> Iterator[dict]:
+def iter_dicts(cfg: object) -> Iterator[dict]:
     """Iterate over the dicts inside a part of a config."""
     if isinstance(cfg, dict):
         yield cfg
         cfg = list(cfg.values())
     for part in cfg if isinstance(cfg, list | tuple) else ():
-        yield from _iter_dicts(part)
+        yield from iter_dicts(part)
 
 
 def _iter_classes(cfg: object) -> Iterator[tuple[dict, type | FunctionType]]:
     """Iterate over the parts of a config with a class or function as type."""
-    for part in _iter_dicts(cfg):
+    for part in iter_dicts(cfg):
         kind = part.get('type')
         if isinstance(kind, LazyAttr | LazyObject):
             kind = kind.build()
@@ -201,8 +197,7 @@ def check_keys(cfg: Config, options: Iterable[str] = ()) -> None:
     Args:
         cfg (Config): The config.
         options (Iterable[str]): Keys that were set after the config file was
-            read, such as 'model.backbone.arch'; a variable is too late then.
-            Defaults to none.
+            read, such as 'model.backbone.arch'. Defaults to none.
 
     Raises:
         ValueError: If a key resembles one that has a meaning, or an option has
@@ -232,6 +227,6 @@ def _drop_scope(cfg: Config) -> None:
     mmengine gives everything inherited from 'mmhatnet::' the scope mmhatnet,
     whose registries hold no data sets or hooks of the libraries.
     """
-    for part in _iter_dicts(list(cfg.values())):
+    for part in iter_dicts(list(cfg.values())):
         if part.get('_scope_') == 'mmhatnet':
             del part['_scope_']

@@ -33,12 +33,9 @@ def find_device(name: str | torch.device) -> torch.device:
 
 
 def computes_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16.
+    """Whether Linux says that this CPU has instructions for bfloat16.
 
     Without them, a step takes several times as long as in float32.
-
-    Returns:
-        bool: True if Linux lists one of avx512_bf16, amx_bf16 or ARM's bf16.
     """
     try:
         return 'bf16' in CPU_INFO.read_text('utf-8')

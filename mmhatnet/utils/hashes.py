@@ -11,12 +11,10 @@ def split_pin(location: str) -> tuple[str, str | None]:
     """Split a location and the hash that a user pins.
 
     Args:
-        location (str): A path, URL or name; ``#sha256=<64 hexadecimal
-            digits>`` may follow.
+        location (str): A path, URL or name; ``#sha256=...`` may follow.
 
     Returns:
-        tuple[str, str | None]: The location, and the hash in lower case or
-        None.
+        tuple[str, str | None]: The location, and the hash in lower case.
 
     Raises:
         ValueError: If the hash is not 64 hexadecimal digits.
@@ -31,14 +29,7 @@ def split_pin(location: str) -> tuple[str, str | None]:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """Compute the SHA-256 of a file.
-
-    Args:
-        path (str | PathLike): The file.
-
-    Returns:
-        str: 64 hexadecimal digits.
-    """
+    """Compute the SHA-256 of a file, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         while chunk := file.read(1 << 20):
@@ -54,8 +45,7 @@ def verify_sha256(
     Args:
         path (str | PathLike): The file.
         pin (str, optional): The expected hash; None skips the check.
-        name (str, optional): What the message calls the file. Defaults to
-            None, its path.
+        name (str, optional): Its name in the message. Defaults to its path.
 
     Raises:
         ValueError: If the file has another hash.

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from threading import RLock
 
@@ -36,6 +37,7 @@ FAMILIES = {
 LITE = ('mmcv-lite', '2.1.0', '2.2.0')
 TORCH = ('torch', '2.1.0', '2.15.0')
 REQUIRED = ('mmengine', 'mmcv')
+OPTIONAL = ('mmdet', 'mmseg', 'mmpretrain')
 _STATE = RLock()
 
 
@@ -52,9 +54,9 @@ def describe_versions() -> dict[str, str]:
     Returns:
         dict[str, str]: Version by distribution, of those that are installed.
     """
-    packages = [p for family in FAMILIES.values() for p in family.values()]
-    names = ('mmhatnet', 'torch', LITE[0], *(name for name, *_ in packages))
-    found = {name: _installed(name) for name in names}
+    families = [family.values() for family in FAMILIES.values()]
+    packages = ('mmhatnet',), TORCH, LITE, *chain(*families)
+    found = {name: _installed(name) for name, *_ in packages}
     return {name: str(v) for name, v in found.items() if v}
 
 
@@ -70,41 +72,33 @@ def check_versions() -> None:
             older than the oldest version that works. The message contains a
             command that solves the problem.
     """
-    found = {
-        family: {
-            module: _installed(package[0])
-            for module, package in packages.items()
-        }
-        for family, packages in FAMILIES.items()
-    }
-    _check(*TORCH, _installed('torch'), 'see https://pytorch.org', True)
-    lite = _installed(LITE[0])
-    for module in FAMILIES['onedl']:
-        both = [family for family in FAMILIES if found[family][module]]
-        names = [FAMILIES[family][module][0] for family in both]
-        if module == 'mmcv' and lite:
-            names.append(LITE[0])
-        if len(names) > 1:
+    _check(*TORCH, 'see https://pytorch.org', True)
+    in_use = max(
+        FAMILIES, key=lambda name: len(_find(*FAMILIES[name].values()))
+    )
+    for module in REQUIRED + OPTIONAL:
+        packages = [FAMILIES[family][module] for family in FAMILIES]
+        found = _find(*packages, *([LITE] if module == 'mmcv' else []))
+        if len(found) > 1:
             warnings.warn(
-                f'{names[0]} and {names[1]} are both installed and overwrite '
-                f"each other's files: uninstall both, then install one.",
+                f'{found[0][0]} and {found[1][0]} are both installed and '
+                "overwrite each other's files: uninstall both, then install "
+                'one.',
                 stacklevel=3,
             )
-        # If neither is installed, name the package of the family in use.
-        family = (both or [_family(found)])[0]
-        distribution, oldest, newest = FAMILIES[family][module]
-        installed = found[family][module]
-        if module == 'mmcv' and not installed and lite:
-            (distribution, oldest, newest), installed = LITE, lite
-        _check(
-            distribution,
-            oldest,
-            newest,
-            installed,
-            f'pip install "{distribution}>={oldest}", or install everything '
-            f'with tools/setup_env.sh --stack {family} in a clone of mmhatnet',
-            module in REQUIRED,
+        # If none is installed, name the package of the family in use.
+        name, oldest, newest = (found or [FAMILIES[in_use][module]])[0]
+        stack = 'onedl' if name.startswith('onedl') else 'openmmlab'
+        remedy = (
+            f'pip install "{name}>={oldest}", or install everything with '
+            f'tools/setup_env.sh --stack {stack} in a clone of mmhatnet'
         )
+        _check(name, oldest, newest, remedy, module in REQUIRED)
+
+
+def _find(*packages: tuple[str, str, str]) -> list[tuple[str, str, str]]:
+    """Those of the packages that are installed."""
+    return [package for package in packages if _installed(package[0])]
 
 
 def register_configs() -> None:
@@ -172,29 +166,17 @@ def one_thread_at_a_time() -> Iterator[None]:
         yield
 
 
-def _family(found: dict) -> str:
-    return max(
-        FAMILIES, key=lambda family: sum(map(bool, found[family].values()))
-    )
-
-
 def _check(
-    distribution: str,
-    oldest: str,
-    newest: str,
-    installed: Version | None,
-    remedy: str,
-    required: bool,
+    name: str, oldest: str, newest: str, remedy: str, required: bool
 ) -> None:
+    installed = _installed(name)
     old = installed and installed < Version(oldest)
     if old or (required and not installed):
         found = f', but {installed} is installed' if installed else ''
-        raise ImportError(
-            f'mmhatnet needs {distribution}>={oldest}{found}: {remedy}'
-        )
+        raise ImportError(f'mmhatnet needs {name}>={oldest}{found}: {remedy}')
     if installed and installed.release > Version(newest).release:
         warnings.warn(
-            f'mmhatnet is tested with {distribution} up to {newest}; '
-            f'{installed} may work as well.',
+            f'mmhatnet is tested with {name} up to {newest}; {installed} may '
+            'work as well.',
             stacklevel=4,
         )

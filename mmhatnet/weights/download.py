@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 
 from ..utils.atomic import replacing
 from ..utils.hashes import sha256_of, verify_sha256
-from .reader import is_checkpoint_format, read_file
+from .reader import read_file
 
 # No checkpoint of a model in use is larger.
 MAX_BYTES = 10 * 2**30
@@ -26,10 +26,8 @@ def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
 
     Args:
         url (str): An http(s) URL, which identifies the file.
-        pin (str, optional): The expected SHA-256. Defaults to None, which
-            skips the check.
-        source (str): A mirror to download from. Defaults to '', which means
-            ``url``.
+        pin (str, optional): The expected SHA-256. Defaults to None.
+        source (str): A mirror to download from. Defaults to ''.
 
     Returns:
         Path: The file.
@@ -38,8 +36,7 @@ def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
         OSError: If the download fails. It leaves no partial file.
         ValueError: If the hash differs from the pinned or the recorded one,
             the cache has a file of this name from another URL, the URL names
-            no file, or the file is damaged or not a checkpoint, such as a
-            page of a web site.
+            no file, or the file is not a complete checkpoint.
     """
     name = urlsplit(url).path.rpartition('/')[2]
     if Path(name).name != name or name in ('', '.', '..'):
@@ -62,14 +59,7 @@ def download_file(url: str, pin: str | None = None, source: str = '') -> Path:
 
 
 def without_password(url: str) -> str:
-    """Remove the user and the password from a URL, for messages and records.
-
-    Args:
-        url (str): A URL.
-
-    Returns:
-        str: The URL without them.
-    """
+    """Remove the user and the password from a URL, for messages."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition('@')[2]).geturl()
 
@@ -83,9 +73,8 @@ def _recorded(path: Path, url: str) -> str | None:
     record = _record(path)
     if not record.exists():
         return None
-    match = re.match(
-        r'# (\S+)\n([0-9a-f]{64}) ', record.read_text('utf-8', 'replace')
-    )
+    text = record.read_text('utf-8', 'replace')
+    match = re.match(r'# (\S+)\n([0-9a-f]{64}) ', text)
     if not match:
         raise ValueError(f'{record} is damaged: delete it and {path}')
     if match[1] != url:
@@ -109,8 +98,7 @@ class _LimitedFile:
         self.file.write(data)
 
     def flush(self) -> None:
-        """Write what the file has buffered."""
-        self.file.flush()
+        """Do nothing; closing the file writes the rest."""
 
 
 def _refuse_encodings(response: Any, **_) -> None:
@@ -153,17 +141,14 @@ def _check_complete(path: Path, url: str) -> None:
 
     A server that does not tell the length can lose the connection silently.
     """
-    if not is_checkpoint_format(path):
-        with open(path, 'rb') as file:
-            start = file.read(40)
-        raise ValueError(
-            f'{url} is not a checkpoint; it starts with {start!r}'
-        )
     try:
         read_file(path)
     except Exception as error:  # a damaged file can raise anything
+        with open(path, 'rb') as file:
+            start = file.read(20)
         raise ValueError(
-            f'{url} is not a complete checkpoint: {error!s:.200}'
+            f'{url} is not a complete checkpoint: {error!s:.200} (it starts '
+            f'with {start!r})'
         ) from error
 
 
@@ -171,20 +156,17 @@ def _verify(
     path: Path, url: str, pin: str | None, recorded: str | None
 ) -> None:
     verify_sha256(path, pin)
-    if recorded is None and is_main_process():
-        _write_record(path, url)
-    elif recorded and (found := sha256_of(path)) != recorded:
+    found = sha256_of(path)
+    if recorded and found != recorded:
         raise ValueError(
             f'{path} has changed since it was downloaded: its SHA-256 is '
             f'{found}, and {_record(path).name} says {recorded}. Delete both '
             'to download it again'
         )
-
-
-def _write_record(path: Path, url: str) -> None:
+    if recorded or not is_main_process():
+        return
     try:
         with replacing(_record(path)) as part:
-            line = f'{sha256_of(path)}  {path.name}\n'
-            part.write_text(f'# {url}\n{line}', 'utf-8')
+            part.write_text(f'# {url}\n{found}  {path.name}\n', 'utf-8')
     except OSError as error:  # a read-only cache
         print_log(f'the hash of {path} is not recorded: {error}', 'current')

@@ -33,14 +33,13 @@ def read_checkpoint(
     Args:
         filename (str | PathLike): A file, an http(s) URL (kept in torch's hub
             cache) or ``hatnet://<arch>``. A ``#sha256=...`` at the end makes
-            the reader verify the file's hash. mmengine reads other schemes,
-            such as ``s3://``, and is responsible for their safety.
+            the reader verify the hash. mmengine reads other schemes, such as
+            ``s3://``, and is responsible for their safety.
         map_location (str | torch.device): The device of the tensors. Defaults
             to 'cpu'.
 
     Returns:
-        dict: The content, with placeholders for objects other than data; see
-        :func:`~mmhatnet.weights.reader.read_file`.
+        dict: As :func:`~mmhatnet.weights.reader.read_file`.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -76,15 +75,13 @@ def locate_checkpoint(location: str, pin: str | None = None) -> Path:
     Args:
         location (str): A path or a URL. ``$MMHATNET_RELEASE_URL`` replaces
             the address of the authors' release.
-        pin (str, optional): The expected SHA-256. Defaults to None, which
-            skips the check.
+        pin (str, optional): The expected SHA-256. Defaults to None.
 
     Returns:
         Path: The file.
 
     Raises:
-        FileNotFoundError: If the file does not exist.
-        OSError: If the download fails.
+        OSError: If the file does not exist, or the download fails.
         ValueError: If the file has another hash.
     """
     url = location
@@ -136,8 +133,7 @@ def strip_checkpoint(checkpoint: Mapping) -> dict:
     """Keep only the parts of a checkpoint that other users need.
 
     Args:
-        checkpoint (Mapping): A checkpoint of a training, as from
-            :func:`read_checkpoint`.
+        checkpoint (Mapping): As from :func:`read_checkpoint`.
 
     Returns:
         dict: ``state_dict``, and the plain data in ``meta``, such as the
@@ -155,21 +151,11 @@ def strip_checkpoint(checkpoint: Mapping) -> dict:
     meta = {key: value for key, value in meta.items() if is_plain(value)}
     if isinstance(meta.get('cfg'), str):
         meta['cfg'] = WORK_DIR.sub(r"work_dir = 'work_dirs/\1'", meta['cfg'])
-    return dict(
-        meta=meta,
-        state_dict=unwrap_state_dict(checkpoint),
-    )
+    return dict(meta=meta, state_dict=unwrap_state_dict(checkpoint))
 
 
 def to_half(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert weights to float16; numbers of other kinds stay.
-
-    Args:
-        state_dict (Mapping[str, Tensor]): The weights.
-
-    Returns:
-        dict[str, Tensor]: The weights in float16.
-    """
+    """Convert weights to float16; numbers of other kinds stay."""
     return {
         key: value.half() if value.is_floating_point() else value
         for key, value in state_dict.items()

@@ -19,16 +19,7 @@ def check_weights(
     expected: Mapping[str, Tensor],
     source: str,
 ) -> None:
-    """Check keys, shapes and values of weights before a model loads them.
-
-    Args:
-        found (Mapping[str, Tensor]): The weights.
-        expected (Mapping[str, Tensor]): The model's own state dict.
-        source (str): The origin of ``found``, for the message.
-
-    Raises:
-        ValueError: As :func:`check_state_dict` and :func:`check_finite`.
-    """
+    """Check weights as :func:`check_state_dict` and :func:`check_finite`."""
     check_state_dict(found, expected, source)
     # A value can be beyond the type of the model.
     check_finite(
@@ -49,8 +40,7 @@ def check_state_dict(
         source (str): The origin of ``found``, for the message.
 
     Raises:
-        ValueError: If keys are missing or unexpected, shapes differ, or values
-            are integers instead of real numbers. The message names the keys.
+        ValueError: If a key, a shape or a kind differs. The message names it.
     """
     shared = {k: v for k, v in expected.items() if k in found}
     problems = {
@@ -116,9 +106,8 @@ def to_mm(checkpoint: Mapping) -> tuple[dict[str, Tensor], bool]:
             HATNet.
 
     Returns:
-        tuple[dict[str, Tensor], bool]: A classifier's ``backbone.*`` and
-        ``head.fc.*`` if the names are the authors', otherwise the names as
-        they are; and whether they are the authors'.
+        tuple[dict[str, Tensor], bool]: The weights, and whether the names
+        were the authors'; then they are ``backbone.*`` and ``head.fc.*`` now.
 
     Raises:
         ValueError: If there is no tensor.
@@ -142,17 +131,15 @@ def to_backbone(
             HATNet.
         model (HATNet): The backbone.
         source (str): The origin of the checkpoint, for the message.
-        prefix (str, optional): Prefix of the backbone's keys. Defaults to
-            None: 'backbone.' if any key starts with it, else no prefix.
-        stem (str): As for :func:`load_backbone`. Defaults to 'strict'.
+        prefix (str, optional): As for :func:`load_backbone`, like ``stem``.
+        stem (str): Defaults to 'strict'.
 
     Returns:
         dict[str, Tensor]: A state dict for ``model``.
 
     Raises:
         ValueError: If the weights do not fit or are not finite. Output norms
-            may be missing (they keep their values), and so may stages that are
-            not built.
+            and stages that are not built may be missing.
     """
     state_dict, official = to_mm(checkpoint)
     if official:
@@ -172,13 +159,11 @@ def to_backbone(
                 f"{source} has no keys '{prefix}*', but {keys} and so on"
             )
     expected = model.state_dict()
-    found = {
-        **{key: expected[key] for key in expected if model.is_optional(key)},
-        **{
-            key: value
-            for key, value in state_dict.items()
-            if key in expected or not model.is_optional(key)
-        },
+    found = {key: expected[key] for key in expected if model.is_optional(key)}
+    found |= {
+        key: value
+        for key, value in state_dict.items()
+        if key in expected or not model.is_optional(key)
     }
     _adapt_stem(found, expected, source, stem)
     check_weights(found, expected, source)
@@ -192,11 +177,10 @@ def _adapt_stem(
     if stem not in STEMS:
         raise ValueError(f"stem is one of {', '.join(STEMS)}; got '{stem}'")
     weight, random = found.get(STEM), expected[STEM]
-    if weight is None or weight.shape == random.shape:
+    dims, channels, *kernel = random.shape
+    if stem == 'strict' or weight is None or channels == 3:
         return
-    channels = random.shape[1]
-    rgb = weight.shape == (*random.shape[:1], 3, *random.shape[2:])
-    if stem == 'strict' or not rgb:
+    if weight.shape != (dims, 3, *kernel):
         return
     if stem == 'random':
         found[STEM] = random
@@ -227,10 +211,8 @@ def check_classifier(
     Raises:
         ValueError: If the weights do not fit or the head is missing.
     """
-    expected = {
-        **{BACKBONE + key: value for key, value in model.state_dict().items()},
-        **{key: found.get(key, torch.empty(0)) for key in HEAD},
-    }
+    expected = {BACKBONE + k: value for k, value in model.state_dict().items()}
+    expected |= {key: found.get(key, torch.empty(0)) for key in HEAD}
     check_state_dict(found, expected, source)
 
 
@@ -253,17 +235,15 @@ def load_backbone(
             Defaults to None: 'backbone.' if any key starts with it.
         map_location (str | torch.device): As for ``torch.load``. Defaults to
             'cpu'.
-        stem (str): How the first convolution is loaded if the checkpoint takes
-            RGB images, and the model takes another number of channels. 'adapt'
-            sums the weights for one channel, and repeats them in the order
-            RGBRGB... for several, divided so that equal channels give the
-            features of a grey image. 'random' keeps the model's own weights.
+        stem (str): How weights for RGB images are loaded into a model for
+            another number of channels. 'adapt' sums them for one channel, and
+            repeats them as RGBRGB... for several, so that equal channels give
+            the features of a grey image. 'random' keeps the model's own.
             'strict' raises an error. Defaults to 'adapt'.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the weights do not fit (see :func:`to_backbone`), or
-            are not finite, or ``stem`` is anything else.
+        ValueError: If the weights do not fit or are not finite.
     """
     source = str(checkpoint)
     content = read_checkpoint(checkpoint, map_location)
@@ -280,13 +260,11 @@ def load_weights(model: nn.Module, checkpoint: str) -> dict:
             or, for a classifier, the authors'.
 
     Returns:
-        dict: The checkpoint's information about the data set, such as
-        ``classes``; empty if it has none.
+        dict: What it says about the data set, such as ``classes``.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If the weights do not fit or are not finite. The message
-            names the keys.
+        ValueError: If the weights do not fit or are not finite.
     """
     content = read_checkpoint(checkpoint)
     state_dict, _ = to_mm(content)
@@ -302,9 +280,8 @@ def adapt_backbone(state_dict: dict, model: nn.Module, prefix: str) -> None:
     mmengine would only log that no key matches or that shapes differ.
 
     Args:
-        state_dict (dict): The weights; may be partial. They are converted if
-            the model has none of the keys; otherwise only the shapes are
-            compared.
+        state_dict (dict): The weights, which may be partial if they have the
+            names of the model.
         model (HATNet): The backbone.
         prefix (str): Prefix of the backbone's keys in ``state_dict``.
 
@@ -318,9 +295,7 @@ def adapt_backbone(state_dict: dict, model: nn.Module, prefix: str) -> None:
         weights = to_backbone(found, model, 'the checkpoint')
         for key in found:
             del state_dict[prefix + key]
-        state_dict.update(
-            {prefix + key: value for key, value in weights.items()}
-        )
+        state_dict |= {prefix + key: value for key, value in weights.items()}
     else:
         check_state_dict(
             {key: found[key] for key in matched},

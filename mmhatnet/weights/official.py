@@ -47,15 +47,7 @@ def is_official(keys: Iterable[str]) -> bool:
 def strip_prefix(
     state_dict: Mapping[str, Tensor], prefix: str
 ) -> dict[str, Tensor]:
-    """Get the tensors whose keys start with a prefix, by the rest of the key.
-
-    Args:
-        state_dict (Mapping[str, Tensor]): The tensors by key.
-        prefix (str): The prefix, such as ``'backbone.'``.
-
-    Returns:
-        dict[str, Tensor]: Empty if no key has the prefix.
-    """
+    """Get the tensors whose keys have a prefix, without this prefix."""
     return {
         key.removeprefix(prefix): value
         for key, value in state_dict.items()
@@ -85,8 +77,7 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the authors' keys to ours.
 
     Args:
-        state_dict (Mapping[str, Tensor]): As from
-            :func:`~mmhatnet.weights.files.unwrap_state_dict`.
+        state_dict (Mapping[str, Tensor]): The weights.
 
     Returns:
         dict[str, Tensor]: The weights under ``backbone.*`` and ``head.fc.*``,

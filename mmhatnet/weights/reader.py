@@ -48,6 +48,7 @@ DTYPES = {
 # elements of tensors that repeat those of storages, bytes of other data.
 MAX_DEPTH, MAX_OBJECTS, MAX_EXPANDED = 100, 10**7, 10**8
 MAX_BYTES = 2**30
+OTHER_ORDER = 'it was saved on a machine with another byte order'
 # The start of torch's format before 1.6.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PLAIN = str, bytes, int, float, complex, type(None)
@@ -78,8 +79,7 @@ class Unknown:
     def append(self, item: object) -> None:
         """Do nothing."""
 
-    def extend(self, items: object) -> None:
-        """Do nothing."""
+    extend = append
 
     def value(self, resolve: Callable[[object], object]) -> Any:
         """The data; ``resolve`` gives those of an argument."""
@@ -88,15 +88,12 @@ class Unknown:
 
 class _Bytes(Unknown):
     def value(self, resolve):
+        if not self.args:
+            return b''
         text, codec = self.args
         if codec != 'latin1':
             raise ValueError(f'bytes in {codec}')
         return text.encode('latin1')
-
-
-class _NoBytes(Unknown):
-    def value(self, resolve):
-        return Unknown() if self.args else b''
 
 
 class _Tuple(Unknown):
@@ -177,8 +174,8 @@ class _StorageType:
 
 KNOWN = {
     ('_codecs', 'encode'): _Bytes,
-    ('__builtin__', 'bytes'): _NoBytes,
-    ('builtins', 'bytes'): _NoBytes,
+    ('__builtin__', 'bytes'): _Bytes,
+    ('builtins', 'bytes'): _Bytes,
     ('torch', 'Size'): _Tuple,
     ('torch._utils', '_rebuild_tensor_v2'): _Tensor,
     ('torch._utils', '_rebuild_parameter'): _Parameter,
@@ -194,10 +191,8 @@ for package in ('numpy.core', 'numpy._core'):
 class _Unpickler(pickle.Unpickler):
     """Runs a pickle that can name placeholders only.
 
-    Args:
-        file (BinaryIO): The pickle.
-        storage (Callable): Gets the storage of the arguments of a persistent
-            id: type, key, device and number of elements.
+    ``storage`` gets the storage of the arguments of a persistent id: type,
+    key, device and number of elements.
     """
 
     def __init__(self, file: BinaryIO, storage: Callable) -> None:
@@ -219,22 +214,6 @@ class _Unpickler(pickle.Unpickler):
         if any(pid[5:]):
             raise ValueError('it has views of storages, a very old format')
         return self.storage(DTYPES[pid[1].name], *pid[2:])
-
-
-def is_checkpoint_format(path: Path) -> bool:
-    """Whether a file starts like a checkpoint, whatever its name is.
-
-    Args:
-        path (Path): The file.
-
-    Returns:
-        bool: True for zip files and pickles, the formats of torch, and for
-        safetensors.
-    """
-    with open(path, 'rb') as file:
-        start = file.read(4)
-    zip_or_pickle = start.startswith((b'PK\x03\x04', b'\x80'))
-    return zip_or_pickle or _is_safetensors(path)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -296,7 +275,7 @@ def _read_zip(file: BinaryIO) -> object:
         raise ValueError('it is a TorchScript archive, which holds programs')
     order = f'{root}/byteorder'
     if order in names and archive.read(order) != b'little':
-        raise ValueError('it was saved on a machine with another byte order')
+        raise ValueError(OTHER_ORDER)
 
     def read(name: str) -> bytes:
         info = archive.getinfo(f'{root}/{name}')
@@ -321,32 +300,28 @@ def _read_zip(file: BinaryIO) -> object:
 
 
 def _read_legacy(file: BinaryIO) -> object:
-    storages: dict[str, _Storage] = {}
-    found: dict[str, torch.dtype] = {}
+    found: dict[str, tuple[torch.dtype, _Storage]] = {}
 
     def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
-        if key not in storages:
-            found[key] = dtype
-            storages[key] = _Storage()
-        return storages[key]
+        return found.setdefault(key, (dtype, _Storage()))[1]
 
     load: Callable[[], Any] = partial(_unpickle, file, storage)
     if load() != LEGACY_MAGIC:
         raise ValueError('it has none of the formats of checkpoints')
     load()  # the version of the protocol
     if not load()['little_endian']:
-        raise ValueError('it was saved on a machine with another byte order')
+        raise ValueError(OTHER_ORDER)
     content = load()
     for key in load():
         length = int.from_bytes(file.read(8), 'little')
         if key not in found:
             raise ValueError('it has tensors of an unknown type')
-        dtype = found[key]
+        dtype, part = found[key]
         length *= torch.empty(0, dtype=dtype).element_size()
         data = file.read(length)
         if len(data) < length:
             raise ValueError('it ends too early')
-        storages[key].state = _elements(data, dtype)
+        part.state = _elements(data, dtype)
     return content
 
 

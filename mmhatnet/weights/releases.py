@@ -25,12 +25,7 @@ SHIPPED = Path(__file__).with_name('shipped')
 
 
 def list_shipped() -> dict[str, Path]:
-    """List the weights that the package contains.
-
-    Returns:
-        dict[str, Path]: The files by name, ``<name>-<first 8 digits of the
-        SHA-256>.pth``.
-    """
+    """List the weights that the package contains, the files by name."""
     files = sorted(SHIPPED.glob('*.pth'))
     return {path.stem.rpartition('-')[0]: path for path in files}
 
@@ -60,7 +55,7 @@ def locate_weights(location: str) -> Path:
         if not sha256_of(path).startswith(path.stem.rpartition('-')[2]):
             raise ValueError(f'{path} is damaged: install mmhatnet again')
         return locate_checkpoint(str(path), pin)
-    arch = _find_arch(name)
+    arch = next((arch for arch in RELEASES if name in (arch, arch[0])), None)
     if arch is None:
         raise ValueError(
             f"unknown checkpoint '{location}': choose from "
@@ -69,26 +64,17 @@ def locate_weights(location: str) -> Path:
     return locate_checkpoint(f'{RELEASE_URL}/{RELEASES[arch]}', pin)
 
 
-def _find_arch(name: str) -> str | None:
-    return next((arch for arch in RELEASES if name in (arch, arch[0])), None)
-
-
 @CheckpointLoader.register_scheme('hatnet://', force=True)
 def load_from_hatnet(
     filename: str, map_location: str | torch.device | None = None
 ) -> dict:
     """Load weights by name; all of mm's loaders call it.
 
-    Weights that the package contains are read from there. The authors'
-    ImageNet weights are downloaded to torch's hub cache, from the authors'
-    release or from ``$MMHATNET_RELEASE_URL``, a mirror with the same file
-    names.
-
     Args:
-        filename (str): ``hatnet://`` and a name of :func:`list_shipped`, or
-            'tiny', 'small', 'medium', 'large' or the first letter of one, for
-            the authors' weights. A ``#sha256=...`` at the end makes the loader
-            verify the file's hash.
+        filename (str): ``hatnet://`` and a name of :func:`list_shipped`; or
+            for the authors' weights 'tiny', 'small', 'medium', 'large' or the
+            first letter of one, which are downloaded to torch's hub cache. A
+            ``#sha256=...`` at the end makes the loader verify the hash.
         map_location (str | torch.device, optional): As for ``torch.load``.
             Defaults to None, 'cpu'.
 
@@ -98,14 +84,14 @@ def load_from_hatnet(
 
     Raises:
         OSError: If the download fails.
-        ValueError: If the name is unknown or the file is damaged. Whether it
-            fits is checked where it is loaded into a model.
+        ValueError: If the name is unknown or the file is damaged.
     """
     path = locate_weights(filename)
+    content = read_checkpoint(path, map_location or 'cpu')
     if path.parent == SHIPPED:
-        return read_checkpoint(path, map_location or 'cpu')
+        return content
     try:
-        state_dict, _ = to_mm(read_checkpoint(path, map_location or 'cpu'))
+        state_dict, _ = to_mm(content)
         check_finite(state_dict, str(path))
     except ValueError as error:
         raise ValueError(
@@ -116,19 +102,10 @@ def load_from_hatnet(
 
 
 @CheckpointLoader.register_scheme(f'{RELEASE_URL}/', force=True)
-def load_from_release(
+def _load_from_release(
     filename: str, map_location: str | torch.device | None = None
 ) -> dict:
-    """Load the authors' weights by the URLs of the metafiles.
-
-    Args:
-        filename (str): A URL of the release; ``#sha256=...`` may follow.
-        map_location (str | torch.device, optional): As for ``torch.load``.
-            Defaults to None, 'cpu'.
-
-    Returns:
-        dict: As from :func:`load_from_hatnet`, with the same errors.
-    """
+    """Load the authors' weights by the URLs of the metafiles."""
     location, mark, pin = filename.partition(PIN)
     names = {f'{RELEASE_URL}/{RELEASES[arch]}': arch for arch in RELEASES}
     name = names.get(location, location)

@@ -3,13 +3,12 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import DEMOS, TOOLS, call_tool, run_tool, write_video
+from helpers import DEMOS, TOOLS, call_tool
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from PIL import Image
@@ -66,7 +65,9 @@ def test_predictions_of_the_libraries_inferencers(
     expected = torch.load(trained(DEMOS[task]))['state_dict']
     for key, value in inferencer.model.state_dict().items():
         assert torch.equal(value, expected[key])
+    before = current_scope()
     result, picture, labels = predict(inferencer, image, score_thr=0.0, top=3)
+    assert current_scope() == before
     json.dumps(result)
     again, *_ = predict(inferencer, read_image(image), score_thr=0.0, top=3)
     assert again == result  # of an array, such as the frame of a video
@@ -141,24 +142,12 @@ def test_threads(image, get_inferencer):
 
 
 def test_threads_that_load(trained):
-    def load(task):
-        name = DEMOS[task]
-        return type(mmhatnet.get_inferencer(name, trained(name), 'cpu'))
-
-    for task in DEMOS:
-        trained(DEMOS[task])
+    names = [*DEMOS.values()] * 2
+    files = [trained(name) for name in names]
     with ThreadPoolExecutor(4) as pool:
-        kinds = list(pool.map(load, [*DEMOS] * 2))
-    assert [kind.__module__ for kind in kinds] == [*LIBRARIES.values()] * 2
-
-
-def test_inferencers_of_all_libraries_together(image, get_inferencer):
-    """The default scope stays as it was."""
-    inferencers = [get_inferencer(task) for task in DEMOS]
-    before = current_scope()
-    for inferencer in inferencers:
-        predict(inferencer, image)
-    assert current_scope() == before
+        found = pool.map(mmhatnet.get_inferencer, names, files)
+    kinds = [type(each).__module__ for each in found]
+    assert kinds == [*LIBRARIES.values()] * 2
 
 
 @pytest.mark.parametrize('task', list(DEMOS)[1:])
@@ -170,48 +159,11 @@ def test_checkpoint_without_classes(task, trained):
     assert 'triangle' in inferencer.visualizer.dataset_meta['classes']
 
 
-@pytest.mark.slow
-def test_libraries_read_configs_that_inherit_ours(image, trained, tmp_path):
-    """In a notebook, after ``import mmhatnet`` and nothing else."""
-
-    def write(task):
-        path = tmp_path / f'{DEMOS[task]}_mine.py'
-        path.write_text(f"_base_ = 'mmhatnet::demo/{DEMOS[task]}.py'\n")
-        return str(path), trained(DEMOS[task])
-
-    config, _ = write('Semantic Segmentation')
-    assert "'_scope_': 'mmhatnet'" not in str(Config.fromfile(config))
-    for task, imports, call in (
-        (
-            'Semantic Segmentation',
-            'from mmseg.apis import inference_model, init_model',
-            "inference_model(init_model({!r}, {!r}, 'cpu'), {!r})",
-        ),
-        (
-            'Object Detection',
-            'from mmdet.apis import DetInferencer',
-            "DetInferencer({!r}, {!r}, 'cpu')",
-        ),
-        (
-            'Image Classification',
-            'from mmpretrain import get_model',
-            'get_model({!r}, pretrained={!r})',
-        ),
-    ):
-        call = call.format(*write(task), str(image))
-        run_tool('-c', f'import mmhatnet\n{imports}\n{call}')
-
-
-def test_concatenated_test_data(image, trained):
-    cfg = load_model_config(DEMOS['Semantic Segmentation'])
-    dataset = cfg.test_dataloader.dataset
-    cfg.test_dataloader.dataset = ConfigDict(
-        type='ConcatDataset', datasets=[dataset, deepcopy(dataset)]
-    )
-    checkpoint = trained(DEMOS['Semantic Segmentation'])
-    inferencer = mmhatnet.get_inferencer(cfg, checkpoint, 'cpu')
-    result, *_ = predict(inferencer, image)
-    assert result['classes'][0]['name'] in dataset.metainfo.classes
+def test_libraries_read_configs_that_inherit_ours(tmp_path):
+    """After ``import mmhatnet`` and nothing else."""
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = 'mmhatnet::demo/{DEMO}.py'\n")
+    assert "'_scope_': 'mmhatnet'" not in str(Config.fromfile(path))
 
 
 @pytest.mark.parametrize(
@@ -222,6 +174,10 @@ def test_without_test_data(task, image, trained, get_inferencer):
     expected, *_ = predict(get_inferencer(task), image)
     cfg = load_model_config(DEMOS[task])
     cfg.test_dataloader = None
+    datasets = [cfg.val_dataloader.dataset] * 2
+    cfg.val_dataloader.dataset = ConfigDict(
+        type='ConcatDataset', datasets=datasets
+    )
     checkpoint = trained(DEMOS[task])
     inferencer = mmhatnet.get_inferencer(cfg, checkpoint, 'cpu')
     assert predict(inferencer, image)[0] == expected
@@ -231,7 +187,7 @@ def test_without_test_data(task, image, trained, get_inferencer):
     assert mmhatnet.get_model(cfg).dataset_meta == {}
 
 
-@pytest.mark.parametrize('task', DEMOS)
+@pytest.mark.parametrize('task', list(DEMOS)[:3])
 @pytest.mark.parametrize('channels', [1, 4])
 def test_other_channels(channels, task, image, tmp_path):
     """Grey images and images with alpha, which pictures do not show."""
@@ -293,21 +249,6 @@ class TestTool:
             assert np.array(saved).shape == picture.shape
         assert '1 result in' in printed
 
-    def test_video(self, image, trained, get_inferencer, tmp_path):
-        task = 'Semantic Segmentation'
-        frame = cv2.imread(str(image))
-        path = write_video(tmp_path / 'clip.avi', [frame] * 2, 9, 'MJPG')
-        call_tool(
-            *(INFER, DEMOS[task], trained(DEMOS[task]), path, '--format'),
-            *('csv', 'labels', '--out-dir', tmp_path / 'out'),
-        )
-        names = {'clip.mp4', 'clip.csv', 'clip_labels'}
-        assert set(os.listdir(tmp_path / 'out')) == names
-        seen = cv2.VideoCapture(str(path)).read()[1]
-        labels = predict(get_inferencer(task), seen)[2]
-        with Image.open(tmp_path / 'out/clip_labels/000001.png') as saved:
-            assert (np.array(saved) == labels).all()
-
     def test_unreadable_images(self, image, trained, tmp_path):
         folder = tmp_path / 'images'
         folder.mkdir()
@@ -348,10 +289,8 @@ class TestTool:
         ('arguments', 'code', 'message'),
         [
             ([DEMO, 'no.png'], 1, 'no image at no.png'),
-            *(
-                ([DEMO, f'x.{suffix}'], 2, 'no images')
-                for suffix in ('pth', 'pt', 'ckpt', 'bin', 'PTH')
-            ),
+            ([DEMO, 'x.pth'], 2, 'no images'),
+            ([DEMO, 'x.BIN'], 2, 'no images'),
             ([DEMO, 'x.pth', __file__], 1, 'x.pth'),
             (['hatnet-tiny', __file__], 1, "no model 'hatnet-tiny'"),
             ([DEMO, __file__], 1, 'has no released weights'),

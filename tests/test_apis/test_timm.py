@@ -49,14 +49,6 @@ def test_equals_mmpretrain(model, image):
     torch.testing.assert_close(model(image), mm(image))
 
 
-def test_without_classes(image):
-    """The pooled features, as timm's users get embeddings."""
-    model = timm.create_model(TINY, num_classes=0).eval()
-    with torch.no_grad():
-        expected = model.forward_features(image).mean((2, 3))
-        torch.testing.assert_close(model(image), expected)
-
-
 def test_training(image):
     model = timm.create_model(TINY, num_classes=5, drop_path_rate=0.1)
     model.set_grad_checkpointing()
@@ -76,6 +68,7 @@ def test_classifier(model, image):
     assert copy(image).shape == (2, 7)
     copy.reset_classifier(0)
     torch.testing.assert_close(copy(image), pooled)
+    torch.testing.assert_close(features.mean((2, 3)), pooled)
     copy.reset_classifier(0, '')
     torch.testing.assert_close(copy(image), features)
 
@@ -125,15 +118,12 @@ def test_pretrained(settings, model, image, release):
         atol=1e-4,
     )
     assert found.head.fc.out_features == settings.get('num_classes', 1000)
-    assert not found.pretrained_cfg.get('state_dict')
-
-
-def test_pretrained_features(model, release):
-    found = timm.create_model(TINY, pretrained=True, features_only=True)
+    maps = timm.create_model(TINY, pretrained=True, features_only=True).model
     torch.testing.assert_close(
-        found.model.backbone.state_dict(), model.backbone.state_dict()
+        maps.backbone.state_dict(), model.backbone.state_dict()
     )
-    assert not found.model.pretrained_cfg.get('state_dict')
+    for each in (found, maps):
+        assert not each.pretrained_cfg.get('state_dict')
 
 
 def test_files(model, tmp_path):
@@ -156,12 +146,12 @@ def test_files(model, tmp_path):
 def test_layer_decay(model):
     from timm.optim import param_groups_layer_decay
 
-    groups = param_groups_layer_decay(model, layer_decay=0.5)
-    scales = {}
     names = {id(p): name for name, p in model.named_parameters()}
-    for group in groups:
-        for parameter in group['params']:
-            scales[names[id(parameter)]] = group['lr_scale']
+    scales = {
+        names[id(parameter)]: group['lr_scale']
+        for group in param_groups_layer_decay(model, layer_decay=0.5)
+        for parameter in group['params']
+    }
     order = [
         scales[f'{prefix}.weight']
         for prefix in (

@@ -12,7 +12,6 @@ from PIL import Image
 
 from mmhatnet.engine.checks import check_data, inspect_data
 
-CHECK = TOOLS / 'misc' / 'check_dataset.py'
 SEMANTIC = DEMOS['Semantic Segmentation']
 INSTANCES = DEMOS['Instance Segmentation']
 CLASSIFIER = DEMOS['Image Classification']
@@ -44,15 +43,6 @@ def check(name):
     check_data(open_config(f'demo/{name}.py'), ('train',))
 
 
-def rewrite_labels(folder, change):
-    """Change the first label map of the training."""
-    path = sorted(folder.glob(MAPS))[0]
-    with Image.open(path) as image:
-        labels = np.array(image)
-    Image.fromarray(change(labels)).save(path)
-    return path
-
-
 @pytest.mark.parametrize('name', DEMOS.values())
 def test_good_data(name, folder):
     found = inspect(name, workers=2)
@@ -64,14 +54,13 @@ def test_good_data(name, folder):
 
 class TestImages:
     @pytest.mark.parametrize(
-        ('damage', 'reason'),
+        ('name', 'damage', 'reason'),
         [
-            (lambda content: b'', 'the file is empty'),
-            (lambda content: content[:-200], 'truncated'),
-            (lambda content: b'<html>' * 99, 'cannot identify'),
+            (SEMANTIC, lambda content: b'', 'the file is empty'),
+            (INSTANCES, lambda content: content[:-200], 'truncated'),
+            (CLASSIFIER, lambda content: b'<html>' * 99, 'cannot identify'),
         ],
     )
-    @pytest.mark.parametrize('name', IMAGES)
     def test_damaged(self, name, damage, reason, folder):
         path = sorted(folder.glob(IMAGES[name]))[3]
         path.write_bytes(damage(path.read_bytes()))
@@ -91,7 +80,7 @@ class TestImages:
         assert '48x64' in line
         assert '64x64' in line
 
-    @pytest.mark.parametrize('orientation', [1, 3, 4, 6])
+    @pytest.mark.parametrize('orientation', [1, 3, 6])
     @pytest.mark.parametrize('name', IMAGES)
     def test_turned_by_exif(self, name, orientation, folder):
         """The size shows neither half a turn nor that of a square."""
@@ -111,28 +100,25 @@ class TestImages:
         """A training would wait for one forever."""
         for path in folder.glob(IMAGES[SEMANTIC]):
             path.rename(path.with_suffix('.JPG'))
-        message = (
-            r'no images \*\.jpg \(img_suffix of the data set\) in data/demo/'
-        )
+        message = r'no images \*\.jpg \(img_suffix of the data set\) in data/'
         with pytest.raises(ValueError, match=message):
             check(SEMANTIC)
         assert re.match(message, inspect(SEMANTIC).problems[0])
 
     @pytest.mark.parametrize(
-        ('change', 'message'),
+        'change',
         [
-            (dict(ann_file='http://nowhere/a.json'), 'are not local'),
-            (dict(backend_args=dict(backend='petrel')), 'are not local'),
-            (dict(data_root='s3://nowhere/coco/'), 'install petrel_client'),
+            dict(ann_file='http://nowhere/a.json'),
+            dict(backend_args=dict(backend='petrel')),
         ],
     )
-    def test_elsewhere(self, change, message, folder):
+    def test_elsewhere(self, change, folder):
         """Only the tool says that it cannot read them."""
         cfg = open_config(f'demo/{INSTANCES}.py')
         cfg.train_dataloader.dataset.update(change)
         check_data(cfg, ('train',))
         (found,) = inspect_data(cfg, ('train',)).values()
-        assert message in (found.problems + found.notes)[0]
+        assert 'are not local' in (found.problems + found.notes)[0]
 
 
 class TestLabelMaps:
@@ -146,46 +132,29 @@ class TestLabelMaps:
         ],
     )
     def test_wrong(self, change, reason, folder):
-        path = rewrite_labels(folder, change)
+        path = sorted(folder.glob(MAPS))[0]
+        with Image.open(path) as image:
+            labels = np.array(image)
+        Image.fromarray(change(labels)).save(path)
         (line,) = inspect(SEMANTIC).problems
         assert re.match(f'data/demo/.*{path.name}: .*{reason}', line)
         with pytest.raises(ValueError, match=f'{path.name}: .*{reason}'):
             check(SEMANTIC)
 
-    def test_transforms_of_others(self, folder):
-        """They may read anything, and change labels."""
-
-        class Other:
-            pass
-
-        rewrite_labels(folder, lambda x: x.astype(np.uint16) + 256)
-        cfg = open_config(f'demo/{SEMANTIC}.py')
-        cfg.train_dataloader.dataset.pipeline.append(dict(type=Other))
-        check_data(cfg, ('train',))
-
-    @pytest.mark.parametrize(('reduced', 'number'), [(True, 2), (False, 1)])
-    def test_masks_of_0_and_255(self, reduced, number, folder):
+    def test_masks_of_0_and_255(self, folder):
         """255 is ignored: a training would learn the background."""
         paths = sorted(folder.glob(MAPS))
         mask = np.zeros((64, 64), np.uint8)
         mask[:32] = 255
         for path in paths:
             Image.fromarray(mask).save(path)
-        cfg = open_config(f'demo/{SEMANTIC}.py')
-        cfg.train_dataloader.dataset.reduce_zero_label = reduced
-        message = f'only the values 0 and 255, .*: write {number} for disk'
+        message = 'only the values 0 and 255, .*than 255 for disk'
         with pytest.raises(ValueError, match=message):
-            check_data(cfg, ('train',))
-        (found,) = inspect_data(cfg, ('train',)).values()
-        assert re.search(message, found.problems[0])
+            check(SEMANTIC)
+        assert re.search(message, inspect(SEMANTIC).problems[0])
         mask[0] = 3  # one object among them is enough
         Image.fromarray(mask).save(paths[-1])
-        check_data(cfg, ('train',))
-
-    def test_ignored_labels_are_right(self, folder):
-        rewrite_labels(folder, lambda x: x * 0 + 255)
-        rewrite_labels(folder, lambda x: x * 0)
-        assert inspect(SEMANTIC).problems == []
+        check(SEMANTIC)
 
     def test_missing(self, folder):
         path = sorted(folder.glob(MAPS))[2]
@@ -193,15 +162,6 @@ class TestLabelMaps:
         assert inspect(SEMANTIC).problems == [
             f'data/demo/{path.relative_to(folder)}: there is no such file'
         ]
-
-    def test_images_without_labels(self, folder):
-        cfg = open_config(f'demo/{SEMANTIC}.py')
-        cfg.test_dataloader.dataset.data_prefix.seg_map_path = None
-        check_data(cfg, ('test',))
-
-
-def annotation(**change):
-    return lambda content: content['annotations'][0].update(change)
 
 
 class TestCoco:
@@ -219,12 +179,9 @@ class TestCoco:
     @pytest.mark.parametrize(
         ('fault', 'message'),
         [
-            (lambda c: c.pop('annotations'), "has no 'annotations'"),
             (lambda c: c.update(annotations=[]), "has no 'annotations'"),
             (lambda c: c.update(annotations=[5]), 'not in the COCO format'),
-            (lambda c: c.update(images={}), "has no 'images'"),
             (lambda c: c['images'][0].pop('width'), "has no 'width'"),
-            (lambda c: c['annotations'][0].pop('area'), "has no 'area'"),
             (lambda c: c['images'].append(c['images'][0]), 'is twice in'),
             (
                 lambda c: c['categories'].append(dict(id=0, name='disk')),
@@ -242,10 +199,6 @@ class TestCoco:
                 lambda c: c['images'][-1].update(file_name='no.jpg'),
                 'no data/demo/coco/train2017/no.jpg, one of its images',
             ),
-            (
-                lambda c: c['annotations'][-1].update(segmentation=[]),
-                'has no segmentation, and the pipeline loads masks',
-            ),
         ],
     )
     def test_does_not_fit(self, fault, message, change):
@@ -258,9 +211,7 @@ class TestCoco:
 
     def test_no_json(self, folder):
         (folder / JSON).write_text('{"images": [')
-        with pytest.raises(
-            ValueError, match=f'{JSON}: not valid JSON: Expecting'
-        ):
+        with pytest.raises(ValueError, match=f'{JSON}: Expecting'):
             check(INSTANCES)
 
     def test_numbers_of_other_tools(self, change):
@@ -272,7 +223,6 @@ class TestCoco:
                     entry[key] = float(entry[key])
 
         change(to_floats)
-        check(INSTANCES)
         assert inspect(INSTANCES).problems == []
 
     def test_names_of_used_categories(self, change):
@@ -293,54 +243,11 @@ class TestCoco:
         cfg.train_dataloader.dataset.filter_cfg = None
         check_data(cfg, ('train',))
 
-    def test_messages_are_short(self, change):
-        """Whatever the file holds."""
-        long = 'x' * 10**6
-        for fault in (
-            annotation(bbox=[long]),
-            annotation(category_id=long),
-            annotation(id=long, image_id=long),
-            lambda c: c['images'][0].update(file_name=long),
-            lambda c: c['categories'][0].update(name=long),
-        ):
-            change(fault)
-            found = inspect(INSTANCES)
-            assert found.problems
-            assert all(len(line) < 1000 for line in found.problems)
-
-    @pytest.mark.parametrize(
-        ('fault', 'message'),
-        [
-            (annotation(bbox=[1, 2, float('nan'), 9]), r'box \[1, 2, nan'),
-            (annotation(bbox=[1, 2, 3]), 'expected 4, got 3'),
-            (annotation(bbox=[50, 2, 30, 9]), 'beyond .*jpg of 64x64 pixels'),
-            (annotation(image_id=99), 'its image does not exist'),
-            (annotation(category_id=99), 'its category does not exist'),
-        ],
-    )
-    def test_odd_annotations(self, fault, message, change):
-        change(fault)
-        (line,) = inspect(INSTANCES).problems
-        assert re.match(f'data/demo/{JSON}: annotation .*{message}', line)
-
-    def test_boxes_that_are_left_out(self, change):
-        """By mmdet."""
-        change(annotation(bbox=[5, 5, 0, 9]))
-        assert inspect(INSTANCES).problems == []
-
 
 class TestClassification:
-    def test_links(self, folder, tmp_path):
-        for name in (CLASSIFIER, SEMANTIC):
-            images = next(folder.glob(IMAGES[name])).parent
-            images.rename(tmp_path / images.name)
-            images.symlink_to(tmp_path / images.name)
-            check(name)
-            assert inspect(name).problems == []
-
     def test_labels_in_a_file(self, folder):
         """The folders are not the classes."""
-        (folder / 'list.txt').write_text('cross/0.JPEG 0\ncross/0.JPEG 2\n')
+        (folder / 'list.txt').write_text('cross/cross_1.JPEG 2\n')
         cfg = open_config(f'demo/{CLASSIFIER}.py')
         dataset = cfg.train_dataloader.dataset
         dataset.ann_file = str(folder / 'list.txt')
@@ -367,19 +274,16 @@ class TestClassification:
 
 
 def test_tool(folder):
-    command = CHECK, SEMANTIC
-    printed = call_tool(*command, cwd=folder.parent.parent)
+    command = TOOLS / 'misc' / 'check_dataset.py', SEMANTIC
+    root = folder.parent.parent
+    printed = call_tool(*command, cwd=root)
     assert '1. train: BaseSegDataset: 8 images\n' in printed
     assert '2. val: BaseSegDataset: 2 images\n' in printed
     assert '3. ' not in printed  # the test data are those of the validation
     assert printed.endswith('no problems\n')
     for path in sorted(folder.glob(MAPS))[:2]:
         path.write_bytes(b'')
-    printed = call_tool(
-        *(*command, '--splits', 'train', '--workers', 1),
-        cwd=folder.parent.parent,
-        code=1,
-    )
+    options = '--splits', 'train', '--workers', 1
+    printed = call_tool(*command, *options, cwd=root, code=1)
     assert printed.count('problem: data/demo/ade/') == 2
-    assert printed.count('the file is empty') == 2
     assert printed.endswith('2 problems\n')

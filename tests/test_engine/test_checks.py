@@ -49,20 +49,12 @@ class TestData:
         assert 'annotations/nothing.json' in found.problems[0]
         check_data(cfg, ('val',))
 
-    def test_types_that_are_classes(self, open_demo):
-        from mmseg.datasets import BaseSegDataset
-
-        cfg = open_demo('Semantic Segmentation')
-        cfg.train_dataloader.dataset.type = BaseSegDataset
-        check_data(cfg, ('train',))
-
 
 class TestClasses:
     @pytest.mark.parametrize(
         ('task', 'key', 'classes'),
         [
             ('Semantic Segmentation', 'decode_head', 7),
-            ('Instance Segmentation', 'roi_head.bbox_head', 6),
             ('Instance Segmentation', 'roi_head.mask_head', 6),
             ('Image Classification', 'head', 6),
         ],
@@ -80,15 +72,6 @@ class TestClasses:
         assert found['settings'].problems == [message]
         cfg.check_data = False
         check_data(cfg, ('train',))
-
-    def test_of_mixtures(self, open_demo):
-        """mmpretrain only reads this number to mix labels."""
-        cfg = open_demo('Image Classification')
-        cfg.data_preprocessor.num_classes = 1000
-        check_data(cfg, ('train',))
-        cfg.model.train_cfg = dict(augments=[dict(type='Mixup', alpha=0.8)])
-        with pytest.raises(ValueError, match='data_preprocessor.num_classes'):
-            check_data(cfg, ('train',))
 
     def test_that_are_folders(self, open_demo, tmp_path):
         """A folder that is missing moves all labels after it."""
@@ -122,21 +105,6 @@ class TestAgreement:
                 'reduce_zero_label is True in train_dataloader, and False in '
                 'val_dataloader',
             ),
-            (
-                'Semantic Segmentation',
-                {'train_dataloader.dataset.ignore_index': 200},
-                'is 255 in model.decode_head, and 200 in BaseSegDataset of',
-            ),
-            (
-                'Semantic Segmentation',
-                {'val_evaluator.ignore_index': 0},
-                'label is 255 in model.decode_head, and 0 in val_evaluator',
-            ),
-            (
-                'Semantic Segmentation',
-                {'model.data_preprocessor.seg_pad_val': 0},
-                'is 255 in model.decode_head, and 0 in model.data_preproc',
-            ),
         ],
     )
     def test_contradiction(self, task, change, message, open_demo):
@@ -149,7 +117,7 @@ class TestAgreement:
         cfg.check_data = False
         assert check_data(cfg, ('train', 'val')) == []
 
-    @pytest.mark.parametrize('name', ['link', 'copy', 'relative', 'remote'])
+    @pytest.mark.parametrize('name', ['link', 'copy', 'remote'])
     def test_other_name_of_the_file(self, name, open_demo, tmp_path):
         cfg = open_demo('Instance Segmentation')
         path = Path(cfg.val_evaluator.ann_file)
@@ -158,30 +126,11 @@ class TestAgreement:
             other.symlink_to(path.absolute())
         else:
             other.write_bytes(path.read_bytes())
-        cfg.val_evaluator.ann_file = {
-            'relative': f'data/../{path}',
-            'remote': f's3://{path}',
-        }.get(name, str(other))
+        remote = f's3://{path}'
+        cfg.val_evaluator.ann_file = remote if name == 'remote' else str(other)
         assert check_data(cfg, ('val',)) == []
 
-    @pytest.mark.parametrize('wrapped', ['repeated', 'joined'])
-    def test_wrapped(self, wrapped, open_demo):
-        cfg = open_demo('Object Detection')
-        dataset, metric = cfg.val_dataloader.dataset, cfg.val_evaluator
-        cfg.val_evaluator = [dict(type='DumpProposals'), metric]
-        metric.ann_file = f'{ANNOTATIONS}_train2017.json'
-        if wrapped == 'repeated':
-            dataset = dict(type='RepeatDataset', times=2, dataset=dataset)
-        else:  # the evaluator may read joined files
-            second = dict(
-                dataset, ann_file='annotations/instances_train2017.json'
-            )
-            dataset = dict(type='ConcatDataset', datasets=[dataset, second])
-        cfg.val_dataloader.dataset = ConfigDict(dataset)
-        found = inspect_data(cfg, ('val',))
-        assert ('settings' in found) == (wrapped == 'repeated')
-
-    @pytest.mark.parametrize('task', DEMOS)
+    @pytest.mark.parametrize('task', list(DEMOS)[:3])
     def test_training_images_in_the_validation(self, task, open_demo):
         cfg = open_demo(task)
         train, val = (
@@ -208,13 +157,6 @@ class TestForeignCheckpoint:
         )
         return output.splitlines()[-1]
 
-    def test_other_model(self, demo_folder, small_config):
-        torch.save(dict(conv1=torch.ones(1)), demo_folder / 'other.pth')
-        line = self.last_line(small_config, 'other.pth', demo_folder)
-        assert line.startswith('test.py: error: other.pth does not fit')
-        assert 'conv1' in line
-        assert 'backbone.stem' in line
-
     def test_official_in_a_segmentor(
         self, demo_folder, small_config, official_file
     ):
@@ -233,16 +175,13 @@ class TestForeignCheckpoint:
         ('change', 'message'),
         [
             (lambda w: w.pop('decode_head.conv_seg.bias'), 'missing: decode'),
-            (lambda w: w.update(extra=torch.ones(1)), 'unexpected: extra'),
-            (
-                lambda w: w.update(
-                    {'decode_head.conv_seg.bias': torch.ones(9)}
-                ),
-                r'wrong shape: .*\(9,\)',
-            ),
             (
                 lambda w: w['decode_head.conv_seg.bias'].fill_(torch.nan),
                 'conv_seg.bias has values that are not finite',
+            ),
+            (
+                lambda w: (w.clear(), w.update(conv1=torch.ones(1))),
+                'does not fit the model: it has conv1.*backbone.stem',
             ),
         ],
     )

@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import os
 import re
 
 import mmengine.logging
 import pytest
 import torch
-from helpers import ROOT, TOOLS, call_tool, forget, open_config, run_tool
+from helpers import TOOLS, call_tool, forget, open_config, run_tool
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
@@ -82,27 +81,12 @@ with one_line_errors():
     assert output.splitlines()[-2:] == ['cleaned', '-c: interrupted']
 
 
-@pytest.mark.default_stack
-def test_tools_are_executable():
-    for path in TOOLS.rglob('*'):
-        if path.suffix not in ('.py', '.sh'):
-            continue
-        text = path.read_text()
-        if path.suffix == '.sh' or "__name__ == '__main__'" in text:
-            assert text.startswith('#!/usr/bin/env '), path
-            assert os.access(path, os.X_OK), path
-
-
-@pytest.mark.parametrize('value', ['4,7,14', '(4,7,14)', '[4,7,14]'])
-def test_grids_as_options(value):
+def test_grids_as_options():
     parser = argparse.ArgumentParser()
     cli.add_cfg_options(parser)
+    options = 'grid_sizes=4,7,14', 'ds_ratios=(4,7,14)'
     arguments = parser.parse_args(
-        [
-            '--cfg-options',
-            f'model.backbone.grid_sizes={value}',
-            f'model.backbone.ds_ratios={value}',
-        ]
+        ['--cfg-options', *(f'model.backbone.{option}' for option in options)]
     )
     cfg = open_config('hatnet/hatnet-tiny_8xb128_in1k.py')
     cfg.merge_from_dict(arguments.cfg_options)
@@ -126,7 +110,6 @@ def apply(*options, **cfg):
     ('old', 'text', 'new'),
     [
         ((1, 2), '160,120', (160, 120)),
-        ((1, 2), '[160,120]', (160, 120)),
         ((1, 2), '7', 7),
         ([1, 2], '(3,4,5)', [3, 4, 5]),
         ([(1, 2)], '[[3,4],[5,6]]', [(3, 4), (5, 6)]),
@@ -167,19 +150,6 @@ def test_new_and_replaced_settings():
     assert found == dict(a=dict(b=dict(c=1)), n=dict(x=2))
 
 
-def test_illegal_grids_are_one_line(demo_folder, small_config):
-    output = call_tool(
-        *(TOOLS / 'train.py', small_config),
-        *('--cfg-options', 'model.backbone.grid_sizes=8,0,8'),
-        cwd=demo_folder,
-        code=1,
-    )
-    *_, line = output.strip().splitlines()
-    assert line.startswith('train.py: error: ')
-    assert 'grid_sizes (G1)' in line
-    assert 'got (8, 0, 8)' in line
-
-
 def test_failed_download_is_one_line(demo_folder, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("""
@@ -203,19 +173,6 @@ model = dict(backbone=dict(init_cfg=init_cfg))
     options = re.search(r'--cfg-options [\w.=]+', line)[0].split()
     short = 'train_cfg.max_iters=1', 'train_cfg.val_interval=2'
     call_tool(*command, *options, *short, **offline)
-
-
-@pytest.mark.slow
-def test_missing_data_are_one_line(tmp_path):
-    config = ROOT / 'configs/retinanet'
-    config /= 'retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py'
-    for output in (
-        call_tool(TOOLS / 'train.py', config, cwd=tmp_path, code=1),
-        run_tool(TOOLS / 'dist_train.sh', config, 2, cwd=tmp_path, code=1),
-    ):
-        assert 'train.py: error: no data at data/coco' in output
-        assert 'download_dataset' in output
-        assert 'Traceback' not in output
 
 
 @pytest.mark.parametrize('content', ['', 'a = 1', 'model = 3'])
@@ -244,34 +201,21 @@ def test_names_of_models(options, tmp_path):
 @pytest.mark.parametrize(
     ('base', 'message'),
     [
-        ('mmpretrain::resnet/nope.py', 'nope.py" does not exist'),
-        ('mmhatnet::sem_fpn/nope.py', 'nope.py" does not exist'),
-        ('mmfoo::resnet/nope.py', 'load mmfoo config'),
+        ('mmhatnet::sem_fpn/nope.py', '{config}: .*nope.py" does not exist'),
+        ('mmfoo::resnet/nope.py', '{config}: .*load mmfoo config'),
+        ('./base.py', '{folder}/base.py: line 2: '),
     ],
 )
 def test_a_wrong_base_is_one_line(tmp_path, base, message):
+    """The message names the file, also if another one inherits it."""
     heir = tmp_path / 'heir.py'
     heir.write_text(f'_base_ = {base!r}')
-    for config in (base, heir):
+    (tmp_path / 'base.py').write_text('a = 1\nb = dict(c=2\n')
+    for config in (base, heir) if '::' in base else [heir]:
         args = cli.make_parser('').parse_args([str(config)])
-        expected = re.escape(f'error: cannot read {config}: ') + '.*'
+        expected = message.format(config=config, folder=tmp_path)
         with (
-            pytest.raises(SystemExit, match=expected + re.escape(message)),
-            cli.one_line_errors(),
-        ):
-            cli.load_config(args)
-
-
-def test_invalid_python_is_one_line(tmp_path):
-    """The message names the file, also if another one inherits it."""
-    base, heir = tmp_path / 'base.py', tmp_path / 'heir.py'
-    base.write_text('a = 1\nb = dict(c=2\n')
-    heir.write_text("_base_ = './base.py'")
-    for config in (base, heir):
-        args = cli.make_parser('').parse_args([str(config)])
-        expected = re.escape(f'error: cannot read {base}: line 2: ')
-        with (
-            pytest.raises(SystemExit, match=expected),
+            pytest.raises(SystemExit, match=f'error: cannot read {expected}'),
             cli.one_line_errors(),
         ):
             cli.load_config(args)

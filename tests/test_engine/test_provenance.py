@@ -2,13 +2,12 @@
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import TOOLS, call_tool, run_tool
+from helpers import TOOLS, call_tool
 
 from mmhatnet.engine.provenance import (
     FILE,
@@ -64,17 +63,15 @@ class TestCode:
         code.unlink()
         found.append(digest())
         git(clone, 'reset', '--hard')
-        for text in ('2\n', '3\n'):
-            new.write_text(text)
-            found.append(digest())
+        new.write_text('2\n')
+        found.append(digest())
         new.unlink()
         git(clone, 'mv', 'configs/b.py', 'configs/c.py')
         found.append(digest())
-        git(clone, 'reset', '--hard')
         Path(os.fsdecode(odd)).write_text('2\n')
         found.append(digest())
         os.unlink(odd)
-        assert all(len(each) == 64 for each in found)
+        git(clone, 'reset', '--hard')
         assert len({*found}) == len(found)
         code.write_text('2\n')
         assert digest() == found[0]
@@ -88,36 +85,24 @@ class TestCode:
         monkeypatch.setenv('GIT_DIR', '/nowhere')
         assert _describe_code(clone) == expected
 
-    def test_folders(self, clone):
-        """A repository inside is one of the names."""
+    def test_a_repository_inside(self, clone):
+        """It is one of the names."""
         git(clone.parent, 'clone', '--quiet', 'clone', 'clone/configs/x')
-        assert len(_describe_code(clone)['changes']) == 64
-        git(clone, 'add', 'configs/x')
-        git(clone, 'commit', '--quiet', '--message', 'x')
-        assert _describe_code(clone)['changes'] is None
-        (clone / 'configs' / 'b.py').write_text('2\n')
         assert len(_describe_code(clone)['changes']) == 64
 
     def test_no_clone(self, clone, tmp_path):
-        assert _describe_code(tmp_path) == NOTHING
         assert _describe_code(tmp_path / 'absent') == NOTHING
         # A package that is installed inside another repository.
         assert _describe_code(clone / 'mmhatnet') == NOTHING
-
-    def test_broken_clone(self, clone):
         (clone / '.git' / 'index').write_bytes(b'x')
         assert _describe_code(clone) == NOTHING
-        shutil.rmtree(clone / '.git' / 'objects')
-        assert _describe_code(clone) == NOTHING
 
-    def test_no_git(self, clone, tmp_path, monkeypatch):
-        monkeypatch.setenv('PATH', str(tmp_path))
-        assert _describe_code(clone) == NOTHING
-
-    def test_git_that_hangs(self, clone, tmp_path, monkeypatch):
-        """Nor does what it started keep us."""
-        (tmp_path / 'git').write_text('#!/bin/sh\n/bin/sleep 60 & wait\n')
-        (tmp_path / 'git').chmod(0o755)
+    @pytest.mark.parametrize('program', ['', '/bin/sleep 60 & wait'])
+    def test_no_git(self, program, clone, tmp_path, monkeypatch):
+        """Or one that hangs; nor does what it started keep us."""
+        if program:
+            (tmp_path / 'git').write_text(f'#!/bin/sh\n{program}\n')
+            (tmp_path / 'git').chmod(0o755)
         monkeypatch.setenv('PATH', str(tmp_path))
         monkeypatch.setattr('mmhatnet.engine.provenance.MAX_SECONDS', 0.2)
         assert _describe_code(clone) == NOTHING
@@ -171,18 +156,11 @@ class TestTraining:
         """A training that goes on adds to it; a new one replaces it."""
         folder = tmp_path / 'a'
         (first,) = train(folder)
-        assert first['step'] == 0
-        assert first['seed'] == 1
-        assert first['precision'] == 'float32'
-        assert first['batch_size'] == 2
+        expected = dict(step=0, seed=1, precision='float32', batch_size=2)
+        expected |= dict(processes=1, config='small', weights=[])
+        assert first.items() >= expected.items()
         assert first['lr'] > 0
-        assert first['processes'] == 1
-        assert first['config'] == 'small'
-        assert first['weights'] == []
         assert first['machine']
-        assert (
-            first['versions']['torch'] == torch.__version__.partition('+')[0]
-        )
         resume = dict(length=4, arguments=['--resume'])
         found = train(folder, **resume)
         assert found[0] == first
@@ -199,13 +177,19 @@ class TestTraining:
         )
         assert [start['step'] for start in moved] == [0, 2, 4]
         (again,) = train(folder, 'optim_wrapper.accumulative_counts=2')
-        assert again['step'] == 0
-        assert again['batch_size'] == 4
+        assert (again['step'], again['batch_size']) == (0, 4)
         text = (folder / FILE).read_text() + json.dumps(moved)
         assert str(tmp_path) not in text
 
-    def test_pretrained(self, train, tmp_path):
-        train(tmp_path / 'a')
+    def test_sampler_and_weights(self, train, tmp_path):
+        # A loader with a sampler, as in the configs of COCO.
+        sampler = 'train_dataloader.batch_sampler'
+        (start,) = train(
+            tmp_path / 'a',
+            f'{sampler}.type=torch.utils.data.BatchSampler',
+            f'{sampler}.drop_last=True',
+        )
+        assert start['batch_size'] == 2
         source = tmp_path / 'a' / 'iter_2.pth'
         (start,) = train(
             tmp_path / 'b',
@@ -215,37 +199,3 @@ class TestTraining:
         )
         expected = dict(name='iter_2.pth', sha256=sha256_of(source))
         assert start['weights'] == [expected]
-
-    def test_batches_of_a_sampler(self, train, tmp_path):
-        """A loader with one, as in the configs of COCO, has no batch size."""
-        sampler = 'train_dataloader.batch_sampler'
-        (start,) = train(
-            tmp_path,
-            f'{sampler}.type=torch.utils.data.BatchSampler',
-            f'{sampler}.drop_last=True',
-        )
-        assert start['batch_size'] == 2
-
-
-@pytest.mark.slow
-def test_download_in_two_processes(
-    demo_folder, small_config, single_run, server, tmp_path
-):
-    """Both wait for it as often as the other; its password stays secret."""
-    source = single_run / 'iter_6.pth'
-    os.link(source, server.release / 'small.pth')
-    url = f'{server.url}/small.pth'
-    run_tool(
-        *(TOOLS / 'dist_train.sh', small_config, 2, '--work-dir', tmp_path),
-        *('--cfg-options', 'train_cfg.max_iters=2'),
-        f'load_from={url.replace("//", "//me:secret@")}',
-        cwd=demo_folder,
-        RECORD=tmp_path / 'record',
-        TORCH_HOME=tmp_path,
-        timeout=120,
-    )
-    (start,) = read_provenance(tmp_path)
-    assert start['weights'] == [dict(name=url, sha256=sha256_of(source))]
-    assert start['processes'] == 2
-    assert start['batch_size'] == 4
-    assert 'secret' not in (tmp_path / FILE).read_text()

@@ -62,13 +62,10 @@ class TestWhichCheckpoint:
             assert not notes
         (work_dir / 'last_checkpoint').write_bytes(b'\xff\xfe')
         assert names(find_checkpoints(work_dir)) == expected
-        (work_dir / 'last_checkpoint').unlink()
-        assert names(find_checkpoints(work_dir)) == expected
-
-    def test_in_another_folder(self, work_dir, tmp_path_factory):
-        other = tmp_path_factory.mktemp('other')
-        (other / 'last_checkpoint').write_text(str(work_dir / 'iter_9.pth'))
-        assert resume(other)[0].load_from == str(work_dir / 'iter_9.pth')
+        other = work_dir / 'other'  # which records a file elsewhere
+        other.mkdir()
+        (other / 'last_checkpoint').write_text(f'{work_dir}/iter_9.pth')
+        assert names(find_checkpoints(other)) == ['iter_9']
 
     def test_damaged(self, work_dir):
         assert is_intact(work_dir / 'iter_10.pth')

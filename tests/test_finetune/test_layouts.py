@@ -176,11 +176,7 @@ def check_converted(found, folder):
     data = convert(found, folder / 'converted', 0)
     for split, samples in found.splits.items():
         settings = dict(data[split], metainfo=data['metainfo'])
-        inspection = inspect_dataset(
-            build_dataset(settings, scope),
-            label_maps=found.task == 'segmentation',
-            masks=found.task == 'instances',
-        )
+        inspection = inspect_dataset(build_dataset(settings, scope))
         assert not inspection.problems
         assert inspection.images == len(samples)
     return data

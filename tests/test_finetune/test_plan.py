@@ -2,10 +2,11 @@
 
 import math
 from argparse import ArgumentTypeError, Namespace
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
-from mmengine.registry import MODELS
+import torch
+from mmengine.registry import MODELS, PARAM_SCHEDULERS
 from PIL import Image
 
 from mmhatnet.engine.runner import adapt_to_cpu
@@ -120,6 +121,18 @@ def test_schedule_fits_the_budget(seconds, found):
     assert plan.iters * plan.step + min(evaluating, seconds / 2) <= seconds
     assert plan.iters >= min(0.4 * seconds / plan.step, 1000)
     assert plan.iters <= max(1000, 100 * plan.images / plan.batch_size)
+
+
+@pytest.mark.parametrize('iters', [1, 9, 10])
+def test_short_schedules_build(iters, found):
+    """A budget may allow a single step."""
+    plan = replace(choose(found(), {}), iters=iters)
+    cfg = make_config(plan, dict(metainfo={}, train={}, val={}))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    for scheduler in cfg.param_scheduler:
+        PARAM_SCHEDULERS.build(
+            scheduler, default_args=dict(optimizer=optimizer)
+        )
 
 
 def test_larger_models_if_their_weights_are_there(found, monkeypatch):

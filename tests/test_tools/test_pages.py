@@ -19,6 +19,7 @@ EVIDENCE = TOOLS / 'pages' / 'evidence.py'
             'deployment', 'deployment_costs', marks=pytest.mark.default_stack
         ),
         ('evidence', 'evidence'),
+        ('finetune', 'custom_data'),
         ('gpu', 'gpu'),
         ('operators', 'operators'),
         ('paper_tables', 'paper_tables'),

@@ -3,7 +3,6 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -48,11 +47,6 @@ read_checkpoint('hatnet://tiny')
 @pytest.fixture
 def cache(server):
     return server.hub / 'checkpoints'
-
-
-def test_url(server, golden):
-    model = pretrained(f'{server.url}/{FILE}')
-    assert error_of_last_stage(model, golden) < 5e-5
 
 
 @pytest.mark.slow
@@ -100,6 +94,9 @@ def test_changed_release_is_refused(server, cache, official_file):
     with pytest.raises(ValueError, match='is not the requested file'):
         read_checkpoint('hatnet://tiny')
     assert os.listdir(cache) == [RECORD]
+    (cache / RECORD).write_text('')
+    with pytest.raises(ValueError, match='sha256 is damaged: delete it'):
+        read_checkpoint('hatnet://tiny')
 
 
 def test_file_that_the_user_put_into_the_cache(
@@ -138,24 +135,8 @@ def test_same_name_at_another_url(server):
         read_checkpoint('hatnet://tiny')
 
 
-def test_damaged_record(server, cache):
-    read_checkpoint('hatnet://tiny')
-    (cache / RECORD).write_text('')
-    with pytest.raises(ValueError, match='sha256 is damaged: delete it'):
-        read_checkpoint('hatnet://tiny')
-
-
-def test_page_instead_of_a_file(server, cache):
-    """Neither kept nor recorded."""
-    server.release.joinpath(FILE).unlink()
-    server.release.joinpath(FILE).write_text('<!DOCTYPE html><html></html>')
-    with pytest.raises(ValueError, match='is not a checkpoint.*DOCTYPE'):
-        read_checkpoint('hatnet://tiny')
-    assert not os.listdir(cache)
-
-
 def test_password_is_not_recorded(server, cache):
-    url = server.url.replace('http://', 'http://user:secret@')
+    url = server.url.replace('http://', 'HTTP://user:secret@')
     read_checkpoint(f'{url}/{FILE}')
     assert 'secret' not in (cache / RECORD).read_text()
     assert f'# {server.url}/{FILE}\n' in (cache / RECORD).read_text()
@@ -165,38 +146,14 @@ def test_password_is_not_recorded(server, cache):
     assert 'secret' not in str(error.value)
 
 
-def test_files_of_the_cache_can_be_shared(server, cache):
-    """They are as readable as umask allows."""
-    before = os.umask(0o022)
-    try:
-        read_checkpoint('hatnet://tiny')
-    finally:
-        os.umask(before)
-    assert {
-        (cache / name).stat().st_mode & 0o777 for name in (FILE, RECORD)
-    } == {0o644}
-
-
-@pytest.mark.parametrize('scheme', ['foo', 'FOO', 'HTTPX'])
+@pytest.mark.parametrize('scheme', ['foo', 'HTTPX'])
 def test_unknown_scheme(scheme):
     with pytest.raises(ValueError, match=f"no reader for '{scheme}://'"):
         read_checkpoint(f'{scheme}://host/{FILE}')
 
 
-def test_upper_case_scheme(server, golden):
-    url = server.url.replace('http://', 'HTTP://')
-    assert error_of_last_stage(pretrained(f'{url}/{FILE}'), golden) < 5e-5
-
-
-def test_lost_connection_leaves_no_file(server, cache):
-    server.cut = True
-    with pytest.raises(OSError, match='could not download'):
-        read_checkpoint('hatnet://tiny')
-    assert not os.listdir(cache)
-
-
 @pytest.mark.parametrize('form', ['zip', 'legacy', 'safetensors'])
-@pytest.mark.parametrize('part', [0.05, 0.5, 0.999])
+@pytest.mark.parametrize('part', [0.05, 0.999])
 def test_lost_connection_without_length(form, part, server, cache, tmp_path):
     """The client cannot tell it from the end of the file."""
     path = tmp_path / 'whole'
@@ -211,31 +168,42 @@ def test_lost_connection_without_length(form, part, server, cache, tmp_path):
         read_checkpoint(f'{server.url}/model.bin')
     assert not os.listdir(cache)
     server.answer = {}, whole
-    found = read_checkpoint(f'{server.url}/model.bin')
-    assert {key: len(value) for key, value in found.items()} == {
-        'a': 5000,
-        'b': 5000,
-    }
+    assert read_checkpoint(f'{server.url}/model.bin').keys() == {'a', 'b'}
 
 
-def test_compressed_answer_is_refused(server, cache, official_file):
-    body = gzip.compress(Path(official_file()).read_bytes()[:100_000])
-    server.answer = {'Content-Encoding': 'gzip'}, body
-    with pytest.raises(OSError, match='sends it in the encoding gzip'):
-        read_checkpoint('hatnet://tiny')
-    assert not os.listdir(cache)
+def compress(server, patch):
+    server.answer = {'Content-Encoding': 'gzip'}, gzip.compress(bytes(1000))
 
 
-def test_largest_file(server, cache, monkeypatch):
-    monkeypatch.setattr(download, 'MAX_BYTES', 100_000)
-    with pytest.raises(OSError, match='has more than'):
-        read_checkpoint('hatnet://tiny')
-    assert not os.listdir(cache)
+def cut(server, patch):
+    server.cut = True
+
+
+def lower_limit(server, patch):
+    patch.setattr(download, 'MAX_BYTES', 100_000)
+
+
+def send_page(server, patch):
+    server.answer = {}, b'<!DOCTYPE html><html></html>'
 
 
 @pytest.mark.parametrize(
-    'end', ['', '/', '/..', '/a/..', '/.', '/a/', '/..?a']
+    ('fault', 'message'),
+    [
+        (compress, 'sends it in the encoding gzip'),
+        (cut, 'could not download'),
+        (lower_limit, 'has more than'),
+        (send_page, 'is not a complete checkpoint.*DOCTYPE'),
+    ],
 )
+def test_nothing_is_kept(fault, message, server, cache, monkeypatch):
+    fault(server, monkeypatch)
+    with pytest.raises((OSError, ValueError), match=message):
+        read_checkpoint('hatnet://tiny')
+    assert not os.listdir(cache)
+
+
+@pytest.mark.parametrize('end', ['', '/', '/..', '/a/.', '/..?a'])
 def test_url_without_a_file(end, server):
     with pytest.raises(ValueError, match='names no file'):
         read_checkpoint(server.url + end)
@@ -273,10 +241,3 @@ def test_no_connection(server, cache, monkeypatch):
     with pytest.raises(OSError, match=r'Tiny.pth \([^():]*\): put') as error:
         read_checkpoint('hatnet://tiny')
     assert len(str(error.value)) < 250 + len(str(cache))
-
-
-def test_absent_file(server, cache):
-    url = f'{server.url}/HAT-Net_Small.pth'
-    with pytest.raises(OSError, match=f'could not download {url}.*put it'):
-        pretrained('hatnet://small')
-    assert not os.listdir(cache)

@@ -18,9 +18,8 @@ SPLITS = ('train', 'val', 'test')
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Read all files of the data sets of a config, and list '
-        'errors: damaged images, labels that do not fit, boxes outside the '
-        'image, a wrong number of classes, settings that contradict each '
-        'other. Notes report what may be intended. The exit status is 1 if '
+        'errors: damaged images, labels that do not fit, a wrong number of '
+        'classes. Notes report what may be intended. The exit status is 1 if '
         'there are problems.'
     )
     parser.add_argument('config', help='name of a model, or config file')
