@@ -13,13 +13,14 @@ def parse_args() -> argparse.Namespace:
         description='Serve a page to explore models: their predictions, cost '
         'and attention with other G1, G2 and sizes of images.'
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         'results',
         type=Path,
         nargs='*',
         help='folders of tools/finetune.py; the page opens with the first',
     )
-    parser.add_argument(
+    add(
         '--model',
         nargs=2,
         action='append',
@@ -28,15 +29,13 @@ def parse_args() -> argparse.Namespace:
         help='a model besides the shipped ones: a name or config file, and a '
         'file, URL or hatnet://NAME; may be repeated',
     )
-    parser.add_argument(
+    add(
         '--host',
         default='127.0.0.1',
         help='address to listen on; 0.0.0.0 gives other machines access '
         '(default: 127.0.0.1, this machine alone)',
     )
-    parser.add_argument(
-        '--port', type=int, help='port (default: a free one from 7860 on)'
-    )
+    add('--port', type=int, help='port (default: a free one from 7860 on)')
     return parser.parse_args()
 
 

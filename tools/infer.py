@@ -21,17 +21,18 @@ def parse_args(exported: bool) -> argparse.Namespace:
         description='Predict for images, videos or a webcam with a model of '
         'any task: classes, segmentation, or boxes and masks.'
     )
+    add = parser.add_argument
     parser.usage = (
         '%(prog)s MODEL [CHECKPOINT] IMAGES [IMAGES ...] [options]\n'
         '       %(prog)s MODEL.onnx IMAGES [IMAGES ...] [options]'
     )
-    parser.add_argument(
+    add(
         'model',
         metavar='MODEL',
         help='name of a model, config file, or a file that '
         'tools/deployment/export.py wrote, which needs only onnxruntime',
     )
-    parser.add_argument(
+    add(
         'images',
         nargs='+',
         metavar='[CHECKPOINT] IMAGES',
@@ -40,14 +41,14 @@ def parse_args(exported: bool) -> argparse.Namespace:
         "images, videos, folders of them, patterns such as 'photos/*.jpg', or "
         'the number of a webcam, such as 0, which q and Enter end',
     )
-    parser.add_argument(
+    add(
         '--out-dir',
         type=Path,
         default=Path('outputs'),
         help='folder for the picture, <image>.png or <video>.mp4, and the '
         'files of --format (default: outputs)',
     )
-    parser.add_argument(
+    add(
         '--format',
         nargs='+',
         default=[],
@@ -58,25 +59,25 @@ def parse_args(exported: bool) -> argparse.Namespace:
         'and predictions.csv of all images, and one file for each video '
         '(default: json, and labels of images)',
     )
-    parser.add_argument(
+    add(
         '--overwrite',
         action='store_true',
         help='replace files in --out-dir; never one of the images',
     )
-    parser.add_argument(
+    add(
         '--max-pixels',
         type=positive,
         default=os.environ.get(LIMIT) or PIXELS,
         help='leave out images with more pixels, which can need gigabytes '
         f'(default: ${LIMIT}, else {PIXELS})',
     )
-    parser.add_argument(
+    add(
         '--score-thr',
         type=fraction,
         default=0.3,
         help='lowest score of a detected object (default: 0.3)',
     )
-    parser.add_argument(
+    add(
         '--top',
         type=positive,
         default=5,
@@ -85,9 +86,7 @@ def parse_args(exported: bool) -> argparse.Namespace:
     if not exported:
         from mmhatnet.engine.cli import add_cfg_options
 
-        parser.add_argument(
-            '--device', help='cpu, cuda:0, ... (default: a GPU if available)'
-        )
+        add('--device', help='cpu, cuda:0, ... (default: a GPU if available)')
         add_cfg_options(parser)
     args = parser.parse_args()
     os.environ[LIMIT] = str(args.max_pixels)

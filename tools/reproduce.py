@@ -8,13 +8,11 @@ from reproduction.experiments import (
     find_experiment,
     list_experiments,
 )
-from reproduction.result import read_result
 from reproduction.run import reproduce
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.checks import check_data
 from mmhatnet.engine.cli import one_line_errors, positive
-from mmhatnet.engine.resuming import find_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,9 +21,10 @@ def parse_args() -> argparse.Namespace:
         'each metric with the published one. If it is interrupted, run the '
         'same command again to continue.'
     )
-    parser.add_argument('row', nargs='?', help='name of the row; see --list')
-    parser.add_argument('--list', action='store_true', help='show all rows')
-    parser.add_argument(
+    add = parser.add_argument
+    add('row', nargs='?', help='name of the row; see --list')
+    add('--list', action='store_true', help='show all rows')
+    add(
         '--gpus',
         type=positive,
         default=8,
@@ -46,13 +45,13 @@ def parse_args() -> argparse.Namespace:
         help="only test: a file, a URL or, for the authors' classifiers, "
         'hatnet://NAME',
     )
-    parser.add_argument(
+    add(
         '--smoke',
         action='store_true',
         help='the same steps on the demo data, in minutes; the metrics mean '
         'nothing',
     )
-    parser.add_argument(
+    add(
         '--folder',
         type=Path,
         default=Path('reproductions'),
@@ -74,13 +73,7 @@ def has_data(experiment: Experiment) -> bool:
     return True
 
 
-def find_state(folder: Path) -> str:
-    if read_result(folder / 'result.json'):
-        return 'result'
-    return 'checkpoint' if find_checkpoints(folder / 'train') else 'no'
-
-
-def list_rows(folder: Path) -> Iterator[dict[str, str]]:
+def list_rows() -> Iterator[dict[str, str]]:
     data: dict[str, bool] = {}
     for name, experiment in list_experiments().items():
         trained_on = experiment.entry['Metadata']['Training Data']
@@ -93,15 +86,13 @@ def list_rows(folder: Path) -> Iterator[dict[str, str]]:
             'published': ', '.join(f'{k} {v}' for k, v in printed),
             'images to train (M)': f'{experiment.count_images() / 1e6:.1f}',
             'data': 'yes' if data[trained_on] else 'no',
-            'here': find_state(folder / name),
         }
 
 
 def main() -> None:
     args = parse_args()
     if args.list:
-        print(markdown_table(list(list_rows(args.folder))))
-        print(f'here: the part of the row that is in {args.folder}')
+        print(markdown_table(list(list_rows())))
         return
     suffix = '_smoke' * args.smoke + '_test-only' * bool(args.test_only)
     folder = args.folder / (args.row + suffix)

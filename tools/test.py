@@ -50,18 +50,15 @@ def enable_out(cfg: Config, out: str) -> None:
 
 def main() -> None:
     arguments = make_parser('Evaluate a model of any task.')
-    arguments.add_argument('checkpoint', help='file, URL or hatnet://NAME')
-    arguments.add_argument(
-        '--show-dir', help='folder for pictures of the predictions'
-    )
-    arguments.add_argument(
+    add = arguments.add_argument
+    add('checkpoint', help='file, URL or hatnet://NAME')
+    add('--show-dir', help='folder for pictures of the predictions')
+    add(
         '--tta',
         action='store_true',
         help='test with augmentation, where the config has tta_model',
     )
-    arguments.add_argument(
-        '--out', metavar='FILE.pkl', help='file for the predictions'
-    )
+    add('--out', metavar='FILE.pkl', help='file for the predictions')
     args = arguments.parse_args()
     cfg = load_config(args, load_model_config)
     cfg.load_from = args.checkpoint

@@ -57,7 +57,8 @@ def enable_resume(cfg: Config, chosen: str) -> None:
 
 def main() -> None:
     arguments = make_parser('Train a model of any task.')
-    arguments.add_argument(
+    add = arguments.add_argument
+    add(
         '--resume',
         nargs='?',
         const='auto',
@@ -65,7 +66,7 @@ def main() -> None:
         help='resume from a checkpoint; without a value, from '
         'the last one in the work_dir, if there is one',
     )
-    arguments.add_argument(
+    add(
         '--amp',
         nargs='?',
         const=True,
@@ -73,7 +74,7 @@ def main() -> None:
         help='after CONFIG: train in mixed precision; without a value, in the '
         'type of the config or device',
     )
-    arguments.add_argument(
+    add(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate with the batch size, GPUs x images',

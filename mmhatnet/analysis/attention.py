@@ -51,8 +51,8 @@ def attend_from(
         model (HATNet): The backbone; it is set to evaluation mode.
         image (Tensor): The normalized image, (1, C, H, W).
         point (tuple[float, float]): x and y in pixels.
-        block (int): Index of the block in each stage; negative values count
-            from the end. Defaults to -1, the last block.
+        block (int): Index of the block in each stage. Defaults to -1, the
+            last.
 
     Returns:
         list[PointAttention]: One for each stage that is built.
@@ -71,10 +71,8 @@ def attend_from(
     fewest = min(len(stage) for stage in model.stages)
     if not -fewest <= block < fewest:
         raise ValueError(
-            f'block must be from {-fewest} to {fewest - 1}, because the '
-            'stages have '
-            f'{", ".join(str(len(stage)) for stage in model.stages)} blocks; '
-            f'got {block}'
+            f'block must be from {-fewest} to {fewest - 1}, as the shortest '
+            f'stage has {fewest}; got {block}'
         )
     inputs: list[Tensor] = []
     hooks = [
@@ -89,14 +87,16 @@ def attend_from(
         for hook in hooks:
             hook.remove()
     found = []
-    for i, (stage, tokens) in enumerate(
-        zip(model.stages, inputs, strict=True)
-    ):
+    stages = zip(model.stages, inputs, strict=True)
+    for i, (stage, tokens) in enumerate(stages):
         attn = stage[block].attn
         rows, columns = tokens.shape[-2:]
         token = int(y * rows // height), int(x * columns // width)
         window, local = _local_weights(attn, tokens, token)
-        hierarchical = isinstance(attn, HMHSA)
+        pooled = ratio = None
+        if isinstance(attn, HMHSA):
+            pooled = _global_weights(attn, tokens, token)
+            ratio = cell_side(attn.ds_ratio, rows, columns)
         found.append(
             PointAttention(
                 stage=i,
@@ -106,12 +106,8 @@ def attend_from(
                 window=window,
                 local=local,
                 grid_size=attn.grid_size,
-                pooled=_global_weights(attn, tokens, token)
-                if hierarchical
-                else None,
-                ds_ratio=cell_side(attn.ds_ratio, rows, columns)
-                if hierarchical
-                else None,
+                pooled=pooled,
+                ds_ratio=ratio,
             )
         )
     return found

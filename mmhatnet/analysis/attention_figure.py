@@ -38,11 +38,11 @@ def draw_attention(
         image (ndarray): The image as the network sees it, (H, W, 3), RGB,
             8 bits.
         point (tuple[float, float]): x and y in pixels.
-        attentions (list[PointAttention]): The result of
+        attentions (list[PointAttention]): As from
             :func:`~mmhatnet.analysis.attention.attend_from`.
 
     Returns:
-        Figure: One row for each attention, with one panel for each head.
+        Figure: A row for each attention, with a panel for each head.
     """
     rows = sum(1 + (a.pooled is not None) for a in attentions)
     columns = max(len(a.local) for a in attentions) + 1
@@ -66,7 +66,8 @@ def draw_attention(
         ):
             for head, weights in enumerate(() if part is None else part):
                 axes = figure.add_subplot(grid[row, head + 1])
-                draw(axes, grey, point, attention, head, weights)
+                _draw_image(axes, grey, point)
+                draw(axes, grey, attention, head, weights)
             row += part is not None
     # Early stages have few heads and leave room for the legend.
     free = max(columns - 5, len(attentions[0].local) + 1)
@@ -95,7 +96,7 @@ def _draw_image(
         axes.plot(*point, '+', ms=9, mew=thickness, color=color)
 
 
-def _extent(
+def extent_of(
     image: np.ndarray, attention: PointAttention, *tokens: int
 ) -> Extent:
     """Edges of tokens, from the first row and column to the end ones."""
@@ -104,7 +105,8 @@ def _extent(
     return left * dx, right * dx, bottom * dy, top * dy
 
 
-def _draw_window(axes: Axes, window: Extent) -> None:
+def draw_window(axes: Axes, window: Extent) -> None:
+    """Draw the edges of a window, as from :func:`extent_of`."""
     left, right, bottom, top = window
     size = right - left, bottom - top
     axes.add_patch(
@@ -119,7 +121,7 @@ def _draw_overview(
     attention: PointAttention,
 ) -> None:
     _draw_image(axes, image, point)
-    _draw_window(axes, _extent(image, attention, *attention.window))
+    draw_window(axes, extent_of(image, attention, *attention.window))
     rows, columns = attention.shape
     title = f'stage {attention.stage}: {rows}x{columns} tokens'
     ratio = attention.ds_ratio
@@ -152,12 +154,11 @@ def _draw_weights(
     axes.set_title(f'{title}: {least:.2f} - {most:.2f}x', fontsize=8)
 
 
-def _draw_local(axes, image, point, attention, head, weights) -> None:
-    _draw_image(axes, image, point)
-    window = _extent(image, attention, *attention.window)
+def _draw_local(axes, image, attention, head, weights) -> None:
+    window = extent_of(image, attention, *attention.window)
     name = 'local' if attention.grid_size else 'head'
     _draw_weights(axes, weights, window, f'{name} {head + 1}')
-    _draw_window(axes, window)
+    draw_window(axes, window)
     # Show the window and half of its size on each side.
     left, right, bottom, top = window
     x, y = (right - left) / 2, (bottom - top) / 2
@@ -166,11 +167,10 @@ def _draw_local(axes, image, point, attention, head, weights) -> None:
     axes.set_ylim(min(bottom + y, height), max(top - y, 0))
 
 
-def _draw_global(axes, image, point, attention, head, weights) -> None:
-    _draw_image(axes, image, point)
+def _draw_global(axes, image, attention, head, weights) -> None:
     # Cells at the border may extend beyond the image.
     ends = (side * attention.ds_ratio for side in weights.shape)
-    extent = _extent(image, attention, 0, 0, *ends)
+    extent = extent_of(image, attention, 0, 0, *ends)
     _draw_weights(axes, weights, extent, f'global {head + 1}')
     for spine in axes.spines.values():
         spine.set_color(GLOBAL)

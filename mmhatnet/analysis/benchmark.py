@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmcv.cnn.bricks import DropPath
-from mmengine.config import ConfigDict
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
@@ -31,8 +31,8 @@ from ..apis.zoo import load_backbone_config, load_model_config
 from ..datasets.random_batch import make_batch
 from ..engine.provenance import describe_machine
 from ..models.compiling import capture_cuda_graph, compile_blocks
-from .complexity import measure_complexity
-from .report import markdown_table, read_csv, write_csv
+from .complexity import image_channels, measure_complexity
+from .report import markdown_table, read_csv, show_ratios, write_csv
 from .timing import peak_memory, time_once
 
 FORMS = {
@@ -59,12 +59,7 @@ _step: Callable[[], Any]
 
 
 class Entry(NamedTuple):
-    """A model in a form.
-
-    Attributes:
-        model (str): The name of a model, or a config file.
-        form (str): One of FORMS. Defaults to 'eager'.
-    """
+    """The name or config file of a model, and one of FORMS."""
 
     model: str
     form: str = 'eager'
@@ -93,14 +88,11 @@ class Case:
         shape (tuple[int, int]): Height and width of the images in pixels.
         batch (int): Number of images. Defaults to 1.
         train (bool): Measure forward and backward instead of inference.
-            Defaults to False.
         device (str): The device. Defaults to 'cpu'.
         amp (str, optional): Type for autocast, 'bfloat16' or 'float16'.
-            Defaults to None, which is float32.
         whole_model (bool): Predict with the whole model, eager or plain,
-            instead of its backbone's features. Defaults to False.
+            instead of its backbone's features.
         keep_memory (bool): Let the allocator of the CPU keep freed memory.
-            Defaults to False, the allocator's default.
     """
 
     entries: tuple[Entry, ...]
@@ -134,22 +126,23 @@ class Case:
         return 2048 if self.on_cpu else 8192
 
 
-def _read_model(entry: Entry, whole: bool) -> ConfigDict:
-    """Config of a backbone or a whole model in its form, without weights."""
+def _load_config(entry: Entry, case: Case) -> Config:
+    """Config whose ``model`` is what is measured, without weights."""
+    cfg = load_model_config(entry.model)
     backbone = load_backbone_config(entry.model)
     backbone.update(init_cfg=None, **SETTINGS.get(entry.form, {}))
-    if not whole:
-        return backbone
-    cfg = load_model_config(entry.model)
+    if not case.whole_model:
+        cfg.model = backbone
+        return cfg
     cfg.model.backbone = backbone
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor', {}))
-    return cfg.model
+    return cfg
 
 
 def _build_model(entry: Entry, case: Case) -> nn.Module:
-    scope = load_model_config(entry.model).get('default_scope')
-    with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(_read_model(entry, case.whole_model))
+    cfg = _load_config(entry, case)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        model = MODELS.build(cfg.model)
         if case.whole_model:
             model.init_weights()  # detectors would find boxes everywhere
     for module in model.modules():
@@ -163,13 +156,12 @@ def _build_model(entry: Entry, case: Case) -> nn.Module:
 
 def _build_forward(entry: Entry, case: Case, model: nn.Module) -> Callable:
     """Function that computes features, or predicts as mm's test does."""
+    cfg = _load_config(entry, case)
     if case.whole_model:
-        scope = load_model_config(entry.model).default_scope
-        return partial(
-            model.test_step, make_batch(scope, case.shape, case.batch)
-        )
-    channels = load_backbone_config(entry.model).get('in_channels', 3)
-    image = torch.rand(case.batch, channels, *case.shape).to(case.device)
+        batch = make_batch(cfg.default_scope, case.shape, case.batch)
+        return partial(model.test_step, batch)
+    image = torch.rand(case.batch, image_channels(cfg), *case.shape)
+    image = image.to(case.device)
     forward = torch.compile(model) if entry.form == 'compile' else model
     return partial(forward, image)
 
@@ -177,7 +169,7 @@ def _build_forward(entry: Entry, case: Case, model: nn.Module) -> Callable:
 def _build_step(entry: Entry, case: Case) -> Callable[[], Sequence[Tensor]]:
     """Make the function to measure, with the same weights for all forms.
 
-    It returns the features, but nothing if it predicts with a whole model.
+    It returns the features, and nothing of a whole model.
     """
     torch.manual_seed(0)
     if entry == PRODUCT:
@@ -222,9 +214,9 @@ def measure_cases(
 ) -> dict[str, list[dict]]:
     """Measure cases, and add the rows of each to a table.
 
-    Each model has a process of its own, as the memory that others leave to
-    the allocator would change its time. All take turns. A case is measured
-    again only if its entries, the rounds or the machine are different.
+    Each model has a process of its own, as the memory that others leave to the
+    allocator would change its time. All take turns. A case is measured again
+    only if its entries, the rounds or the machine are different.
 
     Args:
         cases (Iterable[Case]): The cases.
@@ -234,12 +226,12 @@ def measure_cases(
     Returns:
         dict[str, list[dict]]: All rows of the table by case, each with the
         ``seconds`` of every round and until the first result (``start``),
-        ``operations`` and, where they can be measured, peak ``memory`` in
-        bytes and the shares of the CPU time (KINDS).
+        ``operations`` and, where known, peak ``memory`` in bytes and the
+        shares of the CPU time (KINDS).
 
     Raises:
         AssertionError: If two forms of a model compute different features.
-        ValueError: If there is no such device, or the file is another table.
+        ValueError: If the file is another table.
     """
     rows: dict[str, list[dict]] = {}
     for row in read_csv(path):
@@ -302,9 +294,7 @@ def _start_row(entry: Entry, case: Case) -> dict[str, Any]:
         seconds=(),
     )
     if entry != PRODUCT:
-        cfg = load_model_config(entry.model)
-        cfg.model = _read_model(entry, case.whole_model)
-        counted = measure_complexity(cfg, case.shape)
+        counted = measure_complexity(_load_config(entry, case), case.shape)
         # The backward pass has two products for each of the forward pass.
         times = case.batch * (3 if case.train else 1)
         row['operations'] = times * counted.operations
@@ -381,18 +371,17 @@ def _profile_step() -> dict[str, float]:
 def compare(
     rows: Sequence[Mapping], entry: Entry, base: Entry, column: str
 ) -> str:
-    """Compare two rows of a case.
+    """Compare two rows of a case: an entry with a base, such as PRODUCT.
 
     Args:
         rows (Sequence[Mapping]): The rows of the case.
         entry (Entry): The model and its form.
-        base (Entry): The entry to compare with, or PRODUCT.
+        base (Entry): The entry to compare with.
         column (str): 'speed', 'memory', or 'rate' of operations.
 
     Returns:
-        str: The ratio of the entry to the base: the median of the ratios of
-        each round, with the smallest and the largest if they differ. Memory
-        has one ratio; it is empty if it was not measured.
+        str: The median of the ratios of each round, with the smallest and the
+        largest if they differ. Memory has one ratio, empty if it is unknown.
     """
     found = {Entry.of(row): row for row in rows}
     row, other = found[entry], found[base]
@@ -403,21 +392,11 @@ def compare(
     if column == 'rate':
         times = row['operations'] / other['operations']
     pairs = zip(other['seconds'], row['seconds'], strict=True)
-    ratios = [times * x / y for x, y in pairs]
-    low, high = min(ratios), max(ratios)
-    span = f' ({low:.2f} to {high:.2f})' if low < high else ''
-    return f'{median(ratios):.2f}{span}'
+    return show_ratios([times * x / y for x, y in pairs])
 
 
 def make_table(rows: Sequence[Mapping]) -> str:
-    """Make the table of a case.
-
-    Args:
-        rows (Sequence[Mapping]): The rows of the case.
-
-    Returns:
-        str: The table in Markdown, with ratios to the first row.
-    """
+    """Make the table of a case in Markdown, with ratios to the first row."""
     first, cells = Entry.of(rows[0]), []
     for row in rows:
         entry, seconds = Entry.of(row), median(row['seconds'])

@@ -78,8 +78,7 @@ def build_on_meta(cfg: Config, plain: bool = True) -> nn.Module:
     is initialized.
 
     Args:
-        cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its
-            ``model`` may also be a backbone.
+        cfg (Config): As for :func:`measure_complexity`.
         plain (bool): Build a HATNet with ``fast=False``, the equations of the
             paper, instead of what the config says. Its fast form also
             projects the padding of windows. Defaults to True.
@@ -107,26 +106,18 @@ def _is_hatnet(kind: str | Callable) -> bool:
 
 
 def image_channels(cfg: Config) -> int:
-    """Get the channels of the images that a config's backbone takes.
-
-    Args:
-        cfg (Config): The config; its ``model`` may also be a backbone.
-
-    Returns:
-        int: ``in_channels`` of the backbone; 3 if it has none.
-    """
+    """Get the channels of images of a config with a model or a backbone."""
     return cfg.model.get('backbone', cfg.model).get('in_channels', 3)
 
 
 def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
     """Count the parameters and operations of a config's model.
 
-    The model runs on torch's meta device, so nothing is computed. There,
-    fused attention is split into the two products that it consists of;
-    torch's counter does not know the fused operator of every device.
-
-    Two-stage detectors are counted with the maximum of proposals and masks
-    that their test config allows.
+    The model runs on torch's meta device, so nothing is computed. There, fused
+    attention is split into the two products that it consists of; torch's
+    counter does not know the fused operator of every device. Two-stage
+    detectors are counted with the maximum of proposals and masks that their
+    test config allows.
 
     Args:
         cfg (Config): The config, for mmpretrain, mmsegmentation or mmdet; its

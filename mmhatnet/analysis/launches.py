@@ -69,7 +69,7 @@ class Launches:
         written (int): Bytes that the operators write.
         kept (int): Bytes that are kept for the backward pass, without the
             parameters. 0 in inference.
-        names (Counter): Number of operators that launch kernels, by name.
+        names (Counter): Operators that launch kernels, by name.
     """
 
     kernels: int = 0
@@ -131,16 +131,9 @@ def count_step(
     train: bool = False,
     amp: str | None = None,
 ) -> Launches:
-    """Count a step of a backbone that is on a fake GPU.
+    """Count a step of a backbone whose weights and images are fake tensors.
 
-    Args:
-        model (nn.Module): The backbone, with fake tensors.
-        images (Tensor): Fake images, (N, C, H, W).
-        train (bool): As for :func:`count_launches`. Defaults to False.
-        amp (str, optional): As for :func:`count_launches`.
-
-    Returns:
-        Launches: The counts.
+    The arguments are those of :func:`count_launches`.
     """
     recorder = Recorder()
     with (
@@ -181,9 +174,6 @@ def backward(out: Tensor) -> None:
 
     The engine of autograd asks the driver for streams, also on fake tensors,
     so this calls the nodes of the graph itself.
-
-    Args:
-        out (Tensor): The tensor that has a gradient.
     """
     grads: dict[Any, list] = {}
     _add(grads, out.grad_fn, out.output_nr, torch.empty_like(out))

@@ -6,20 +6,21 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ..utils.atomic import replacing
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Make a Markdown table.
+    """Make a Markdown table, with columns of numbers aligned to the right.
 
     Args:
         rows (Sequence[Mapping[str, str]]): The rows. Their keys are the
             titles of the columns; a cell that a row lacks stays empty.
 
     Returns:
-        str: The table, with columns of numbers aligned to the right.
+        str: The table.
     """
 
     def line(cells: Sequence[str]) -> str:
@@ -36,15 +37,19 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     return '\n'.join(map(line, [titles, rules, *body]))
 
 
+def show_ratios(values: Sequence[float]) -> str:
+    """Write the median, and the smallest and largest if they differ."""
+    low, high = min(values), max(values)
+    span = f' ({low:.2f} to {high:.2f})' if low < high else ''
+    return f'{median(values):.2f}{span}'
+
+
 def write_csv(
     path: str | os.PathLike, rows: Sequence[Mapping[str, object]]
 ) -> None:
     """Write a table for programs, completely or not at all.
 
-    Args:
-        path (str | PathLike): The file. Its folder is created.
-        rows (Sequence[Mapping[str, object]]): The rows. A column that a row
-            lacks stays empty.
+    A column that a row lacks stays empty.
     """
     titles = {title: None for row in rows for title in row}
     with (
@@ -59,15 +64,10 @@ def write_csv(
 def read_csv(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Read a table that :func:`write_csv` wrote.
 
-    Args:
-        path (str | PathLike): The file.
-
     Returns:
         list[dict[str, Any]]: The rows in order, each from column title to
-        value. Empty cells are left out. Cells that are Python literals (int,
-        float, bool, tuple, list, None) are converted to that type, and so are
-        'inf' and 'nan'; all other cells are strings. The list is empty if
-        there is no such file.
+        value, without empty cells; none if there is no such file. Python
+        literals, 'inf' and 'nan' become values; other cells are strings.
     """
     if not Path(path).exists():
         return []

@@ -22,15 +22,12 @@ from ..apis.zoo import load_backbone_config
 from ..engine.provenance import describe_machine
 from ..engine.runner import build_runner
 from ..models import HATNet
-from ..models.archs import Ratio
+from ..models.archs import Grids, Ratio, complete_grids
 from ..utils.hashes import sha256_of
 from ..weights.releases import locate_weights
 from .complexity import measure_complexity
 from .report import read_csv, write_csv
 from .timing import peak_memory, time_in_turns
-
-# G1 and G2 of the stages 0 to 2.
-Grids = tuple[tuple[int, ...], tuple[Ratio, ...]]
 
 # All other columns are metrics.
 COLUMNS = {
@@ -50,24 +47,22 @@ def sweep_grids(
 ) -> list[dict]:
     """Measure a model under many settings of G1 and G2, without training.
 
-    Each setting is evaluated on the test data, and its operations are
-    counted. Time and memory of the backbone are measured with one image of
-    each shape. A setting takes turns with the configured one, so that the
-    ratio of their times holds on a busy machine. Rows are saved after each
-    setting; a second call continues where the first one stopped.
+    Each setting is evaluated on the test data, and its operations are counted.
+    Time and memory of the backbone are measured with one image of each shape.
+    A setting takes turns with the configured one, so that the ratio of their
+    times holds on a busy machine. Rows are saved after each setting; a second
+    call continues where the first one stopped.
 
     Args:
-        cfg (Config): The config of a model with a HATNet; it needs a
-            ``work_dir`` for the logs if there is a checkpoint.
-        grids (Sequence[Grids]): The settings, pairs of G1 and G2. None
-            instead of either means the configured value. The configured
+        cfg (Config): The config of a model with a HATNet, with a ``work_dir``
+            if there is a checkpoint.
+        grids (Sequence[Grids]): As for ``complete_grids``. The configured
             setting is added.
         shapes (Sequence[tuple[int, int]]): Heights and widths in pixels.
         out_dir (str | PathLike): Folder for ``grids.csv``.
         checkpoint (str, optional): A file, URL or ``hatnet://NAME``. Defaults
             to None: only the costs are measured, and no data are needed.
-        rounds (int): Repetitions of every measurement of time. Defaults to
-            10.
+        rounds (int): Repetitions of measurements of time. Defaults to 10.
 
     Returns:
         list[dict]: The rows of ``grids.csv``, one for each setting and shape:
@@ -121,12 +116,6 @@ def sweep_grids(
 def build_hatnet(cfg: Config) -> HATNet:
     """Build the backbone of a model, with random weights.
 
-    Args:
-        cfg (Config): The config of a model.
-
-    Returns:
-        HATNet: The backbone.
-
     Raises:
         ValueError: If it is not a HATNet.
     """
@@ -139,42 +128,14 @@ def build_hatnet(cfg: Config) -> HATNet:
     return backbone
 
 
-def complete_grids(backbone: HATNet, grids: Sequence[Grids]) -> list[Grids]:
-    """Complete settings as a backbone stores them, without duplicates.
-
-    Args:
-        backbone (HATNet): The backbone; its setting stays.
-        grids (Sequence[Grids]): Pairs of G1 and G2. None instead of either
-            means that of the backbone; G2 may be 'auto'.
-
-    Returns:
-        list[Grids]: The settings in order.
-
-    Raises:
-        ValueError: If one is not valid.
-    """
-    configured = (backbone.grid_sizes, backbone.ds_ratios)
-    complete: dict[Grids, None] = {}
-    for setting in grids:
-        backbone.set_grids(*setting)
-        complete[backbone.grid_sizes, backbone.ds_ratios] = None
-        backbone.set_grids(*configured)
-    return list(complete)
-
-
 def read_rows(
     path: str | os.PathLike, cfg: Config, checkpoint: str | None
 ) -> tuple[list[dict], str]:
     """Read the rows that an interrupted measurement of a model left.
 
-    Args:
-        path (str | PathLike): The CSV file; it need not exist.
-        cfg (Config): The config.
-        checkpoint (str, optional): The checkpoint, if there is one.
-
     Returns:
-        tuple[list[dict], str]: The rows, and the ``fingerprint`` of config and
-        checkpoint that each row has.
+        tuple[list[dict], str]: The rows, if there is such a CSV file, and the
+        ``fingerprint`` of config and checkpoint that each row has.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
@@ -199,30 +160,14 @@ def _fingerprint(cfg: Config, checkpoint: str | None) -> str:
 
 
 def build_tester(cfg: Config, checkpoint: str) -> Runner:
-    """Build the runner that evaluates a model on its test data.
-
-    Args:
-        cfg (Config): The config, with a ``work_dir``.
-        checkpoint (str): A file, URL or ``hatnet://NAME``.
-
-    Returns:
-        Runner: The runner; ``test()`` returns the metrics.
-    """
+    """Build the runner whose ``test()`` evaluates a checkpoint."""
     cfg = deepcopy(cfg)
     cfg.update(load_from=checkpoint, resume=False)
     return build_runner(cfg, ('test',))
 
 
 def evaluate_grids(runner: Runner, grids: Grids) -> dict[str, float]:
-    """Evaluate a model with a setting of G1 and G2.
-
-    Args:
-        runner (Runner): The result of :func:`build_tester`.
-        grids (Grids): G1 and G2.
-
-    Returns:
-        dict[str, float]: The metrics by name.
-    """
+    """Test a model of :func:`build_tester` with a G1 and a G2."""
     runner.model.backbone.set_grids(*grids)
     return {name: float(value) for name, value in runner.test().items()}
 
@@ -259,21 +204,15 @@ def _costs(
 
 
 def metrics_of(row: dict) -> dict[str, float]:
-    """Metrics of a row of :func:`sweep_grids`; empty without a checkpoint."""
+    """Metrics of a row, by name; empty without a checkpoint."""
     return {name: row[name] for name in row if name not in COLUMNS}
 
 
 def main_metric(cfg: Config, rows: Sequence[dict]) -> str | None:
     """Find the metric that selects a config's best checkpoint.
 
-    Args:
-        cfg (Config): The config.
-        rows (Sequence[dict]): The rows of :func:`sweep_grids`.
-
-    Returns:
-        str, optional: The name of the metric. Where the config has none or
-        'auto', it is the first metric, as in mmengine. None if nothing was
-        evaluated.
+    Where the config has none or 'auto', it is the first metric of the rows, as
+    in mmengine. It is None if nothing was evaluated.
     """
     metrics = metrics_of(rows[0])
     best = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best')
@@ -281,12 +220,12 @@ def main_metric(cfg: Config, rows: Sequence[dict]) -> str | None:
 
 
 def setting_of(row: dict) -> Grids:
-    """G1 and G2 of a row of :func:`sweep_grids`."""
+    """G1 and G2 of a row."""
     return row['G1'], row['G2']
 
 
 def shape_of(row: dict) -> tuple[int, int]:
-    """Height and width of a row of :func:`sweep_grids`."""
+    """Height and width of a row."""
     return row['height'], row['width']
 
 

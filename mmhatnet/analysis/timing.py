@@ -18,16 +18,7 @@ def _synchronize(device: torch.device) -> None:
 def time_once(
     step: Callable[[], object], device: str | torch.device = 'cpu'
 ) -> float:
-    """Time one call.
-
-    Args:
-        step (Callable): The function to time.
-        device (str | torch.device): The device it runs on. Defaults to
-            'cpu'.
-
-    Returns:
-        float: Seconds, until the device has finished.
-    """
+    """Time one call, until the device has finished, in seconds."""
     device = torch.device(device)
     _synchronize(device)
     start = time.perf_counter()
@@ -47,8 +38,7 @@ def time_in_turns(
         steps (Mapping[str, Callable]): The functions by name. Each runs once
             untimed before the first round.
         rounds (int): Number of rounds.
-        device (str | torch.device): The device they run on. Defaults to
-            'cpu'.
+        device (str | torch.device): The device. Defaults to 'cpu'.
 
     Returns:
         dict[str, list[float]]: The seconds of each function in each round.
@@ -68,16 +58,11 @@ def peak_memory(
     """Measure the peak memory of one call, above the memory used before it.
 
     On a GPU, this is the memory that torch allocates. On a CPU, it is the
-    resident memory of the process, which only Linux reports.
-
-    Args:
-        step (Callable): The function to measure. Call it before, so that the
-            memory it keeps is not counted.
-        device (str | torch.device): The device it runs on. Defaults to
-            'cpu'.
+    resident memory of the process. Call the function before, so that the
+    memory it keeps is not counted.
 
     Returns:
-        int, optional: Bytes; None on the CPU of another system.
+        int, optional: Bytes; None on a CPU of a system other than Linux.
     """
     device = torch.device(device)
     if device.type == 'cuda':
@@ -107,11 +92,7 @@ def peak_memory(
 
 
 def kept_memory(model: nn.Module, images: Tensor) -> int:
-    """Measure what a model keeps for the backward pass.
-
-    Args:
-        model (nn.Module): The model.
-        images (Tensor): Its input, (N, C, H, W).
+    """Measure what a model keeps for the backward pass of images.
 
     Returns:
         int: The bytes of all tensors that autograd keeps, without the
@@ -127,11 +108,9 @@ def kept_memory(model: nn.Module, images: Tensor) -> int:
 def watching_kept(model: nn.Module) -> Iterator[dict[int, int]]:
     """Watch what autograd keeps inside a ``with`` block.
 
-    Args:
-        model (nn.Module): The model, whose parameters do not count.
-
     Yields:
-        dict[int, int]: The bytes of each storage that is kept, by its address.
+        dict[int, int]: The bytes of each storage that is kept, by its address,
+        without the parameters of the model.
     """
     parameters = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, int] = {}

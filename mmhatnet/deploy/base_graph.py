@@ -10,12 +10,9 @@ from torch import Tensor, nn
 def check_exportable(condition: object, otherwise: str) -> None:
     """Check that a graph computes what mm does.
 
-    Args:
-        condition (object): Whether it does.
-        otherwise (str): The part of the model that cannot be exported.
-
     Raises:
-        ValueError: If the condition is false.
+        ValueError: If the condition is false. It names the part of the model
+            that cannot be exported.
     """
     if not condition:
         raise ValueError(f'{otherwise} cannot be exported')
@@ -85,11 +82,7 @@ def _omit_subsampled_levels(model: nn.Module) -> int:
 
 
 class AdaptivePool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two weighted sums, for any size.
-
-    Args:
-        size (int | tuple[int, int]): Height and width of the output.
-    """
+    """``nn.AdaptiveAvgPool2d`` as two weighted sums, for any size."""
 
     def __init__(self, size: int | tuple[int, int]) -> None:
         super().__init__()
@@ -116,12 +109,9 @@ class AdaptivePool(nn.Module):
 
 
 def replace_modules(model: nn.Module) -> None:
-    """Replace the modules that would fix the size in a graph.
+    """Replace the modules that would fix the size in a graph, in place.
 
     These are mmseg's ``Upsample`` and the adaptive pooling of UPerNet.
-
-    Args:
-        model (nn.Module): The model; changed in place.
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():

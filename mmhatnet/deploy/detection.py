@@ -14,11 +14,9 @@ from .base_graph import Graph, check_exportable
 def _check_nms(cfg: ConfigDict) -> None:
     """Check that ``_best_boxes`` suppresses boxes as a config requires."""
     nms = cfg.get('nms') or {}
-    check_exportable(nms.get('type', 'nms') == 'nms', f'{nms.get("type")}')
-    check_exportable(not nms.get('class_agnostic'), 'class-agnostic NMS')
     check_exportable(
-        'iou_threshold' in nms
-        and nms.keys() <= {'type', 'iou_threshold', 'split_thr'},
+        nms.get('type', 'nms') == 'nms'
+        and nms.keys() - {'type', 'split_thr'} == {'iou_threshold'},
         f'nms={dict(nms)}',
     )
     check_exportable(cfg.max_per_img > 0, 'a detector without max_per_img')

@@ -2,25 +2,19 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
-from torch import Tensor, nn
+from torch import nn
 
 from ..engine.runner import build_runner
 from ..runtime import OnnxModel
 from ..runtime.arrays import paste
-
-SCOPES = dict(
-    classification='mmpretrain',
-    segmentation='mmseg',
-    detection='mmdet',
-    instances='mmdet',
-)
+from .graphs import SCOPES
 
 
 def evaluate_exported(
@@ -29,8 +23,7 @@ def evaluate_exported(
     """Test an exported file as ``tools/test.py`` tests a checkpoint.
 
     Args:
-        cfg (Config): The config from which the file was exported, with a
-            ``work_dir``.
+        cfg (Config): The config of the file, with a ``work_dir``.
         path (str | PathLike): The ONNX file.
 
     Returns:
@@ -64,33 +57,25 @@ def evaluate_exported(
 
 
 class ExportedModel(nn.Module):
-    """An exported file that stands in for a model of mm, for tests.
-
-    Args:
-        exported (OnnxModel): The file.
-    """
+    """An exported file that stands in for a model of mm, for tests."""
 
     def __init__(self, exported: OnnxModel) -> None:
         super().__init__()
         self.exported = exported
-
-    def test_step(self, data: dict) -> list[BaseDataElement]:
-        """Predict for a batch of a data loader of mm."""
-        return list(self._predict_each(data))
-
-    def _predict_each(self, data: dict) -> Iterator[BaseDataElement]:
+        self.rgb = exported.metadata['channels'] == 'RGB'
         adding: dict[str, Callable] = dict(
             classification=self._classify, segmentation=self._segment
         )
-        add = adding.get(self.exported.metadata['kind'], self._detect)
-        rgb = self.exported.metadata['channels'] == 'RGB'
-        for image, sample in zip(
-            data['inputs'], data['data_samples'], strict=True
-        ):
-            image = image.flip(0) if rgb else image
+        self.add = adding.get(exported.metadata['kind'], self._detect)
+
+    def test_step(self, data: dict) -> list[BaseDataElement]:
+        """Predict for a batch of a data loader of mm."""
+        samples = data['data_samples']
+        for image, sample in zip(data['inputs'], samples, strict=True):
+            image = image.flip(0) if self.rgb else image
             outputs = self.exported.run(image[None].float().numpy())
-            add(sample, *outputs)
-            yield sample
+            self.add(sample, *outputs)
+        return samples
 
     @staticmethod
     def _classify(sample: BaseDataElement, scores: np.ndarray) -> None:
@@ -125,10 +110,5 @@ class ExportedModel(nn.Module):
             shape = sample.ori_shape[:2]
             pasted = map(paste, masks, boxes, [shape] * len(boxes))
             found['masks'] = np.array(list(pasted)).reshape(-1, *shape)
-        sample.pred_instances = InstanceData(
-            **{key: _tensor(value) for key, value in found.items()}
-        )
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values))
+        tensors = {key: torch.tensor(value) for key, value in found.items()}
+        sample.pred_instances = InstanceData(**tensors)

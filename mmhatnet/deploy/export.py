@@ -33,12 +33,8 @@ EXAMPLE = (7, 353, 613)
 def export_program(graph: Graph) -> 'ExportedProgram':
     """Export a graph for images of any legal size.
 
-    Args:
-        graph (Graph): As from :func:`~mmhatnet.deploy.graphs.make_graph`.
-
-    Returns:
-        ExportedProgram: The program. N is dynamic, too, unless the graph is
-        that of a detector, which takes one image.
+    N is dynamic, too, unless the graph is that of a detector, which takes one
+    image.
 
     Raises:
         ImportError: If torch is older than 2.8.
@@ -90,8 +86,7 @@ def describe(
         graph (Graph): The graph.
         cfg (Config): The config of the model.
         checkpoint (str, optional): A file, URL or ``hatnet://NAME``.
-        precision (str): That of the file: 'float32', 'float16' or 'int8'.
-            Defaults to 'float32'.
+        precision (str): As for ``export_files``. Defaults to 'float32'.
 
     Returns:
         dict: The metadata, ready for JSON.
@@ -142,22 +137,16 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
             continue
         if kind == 'Resize' and step.get('scale_factor') == 1:
             continue
+        method = dict(
+            interpolation=step.get('interpolation', 'bilinear'),
+            backend=step.get('backend', 'cv2'),
+        )
         if kind == 'Resize' and 'scale' in step:
-            scale = step['scale']
-            yield dict(
-                step='resize',
-                scale=[scale] * 2 if isinstance(scale, int) else list(scale),
-                keep_ratio=step.get('keep_ratio', False),
-                interpolation=step.get('interpolation', 'bilinear'),
-                backend=step.get('backend', 'cv2'),
-            )
+            scale, ratio = step['scale'], step.get('keep_ratio', False)
+            scale = [scale] * 2 if isinstance(scale, int) else list(scale)
+            yield dict(step='resize', scale=scale, keep_ratio=ratio, **method)
         elif kind == 'ResizeEdge' and step.get('edge', 'short') == 'short':
-            yield dict(
-                step='resize_short_edge',
-                scale=step['scale'],
-                interpolation=step.get('interpolation', 'bilinear'),
-                backend=step.get('backend', 'cv2'),
-            )
+            yield dict(step='resize_short_edge', scale=step['scale'], **method)
         elif (
             kind == 'CenterCrop'
             and set(step) == {'type', 'crop_size'}

@@ -6,6 +6,7 @@ postprocessing are inside, so that a file is correct at every size.
 """
 
 import copy
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -16,6 +17,17 @@ from ..models import HATNet
 from .base_graph import Graph, check_exportable, replace_modules
 from .detection import DetectorGraph, TwoStageGraph
 from .verification import TOLERANCES, as_arrays, compare
+
+# The library of a kind of graph, and its class for the data of an image.
+SCOPES = dict(
+    classification='mmpretrain',
+    segmentation='mmseg',
+    detection='mmdet',
+    instances='mmdet',
+)
+SAMPLES = dict(
+    mmpretrain='DataSample', mmseg='SegDataSample', mmdet='DetDataSample'
+)
 
 
 class ClassifierGraph(Graph):
@@ -92,8 +104,7 @@ def make_graph(model: nn.Module) -> Graph:
     """Make the graph of a model, and compare their results.
 
     Args:
-        model (nn.Module): A classifier of mmpretrain, a segmentor of mmseg or
-            a detector of mmdet, as from :func:`mmhatnet.get_model`.
+        model (nn.Module): A model of mm, as from :func:`mmhatnet.get_model`.
 
     Returns:
         Graph: The graph, in eval mode, with a copy of the model.
@@ -124,10 +135,6 @@ def make_graph(model: nn.Module) -> Graph:
 def check_graph(graph: Graph, model: nn.Module) -> None:
     """Compare a graph with its model, on a random image of an odd size.
 
-    Args:
-        graph (Graph): The graph.
-        model (nn.Module): The model of mm.
-
     Raises:
         ValueError: If the results differ.
     """
@@ -155,21 +162,12 @@ def _predict_in_mm(
     """
     shape = tuple(image.shape[1:])
     meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+    module = import_module(f'{SCOPES[kind]}.structures')
+    sample = getattr(module, SAMPLES[SCOPES[kind]])(metainfo=meta)
+    (found,) = model.test_step(dict(inputs=[image], data_samples=[sample]))
     if kind == 'classification':
-        from mmpretrain.structures import DataSample
-
-        data = dict(inputs=image[None], data_samples=[DataSample()])
-        return (model.test_step(data)[0].pred_score[None],)
+        return (found.pred_score[None],)
     if kind == 'segmentation':
-        from mmseg.structures import SegDataSample
-
-        samples = [SegDataSample(metainfo=meta)]
-        batch = dict(inputs=[image], data_samples=samples)
-        found = model.test_step(batch)[0]
         return found.pred_sem_seg.data, found.seg_logits.data[None]
-    from mmdet.structures import DetDataSample
-
-    samples = [DetDataSample(metainfo=meta)]
-    batch = dict(inputs=[image], data_samples=samples)
-    found = model.test_step(batch)[0].pred_instances
-    return found.bboxes, found.scores, found.labels
+    objects = found.pred_instances
+    return objects.bboxes, objects.scores, objects.labels

@@ -4,16 +4,12 @@ from collections.abc import Callable
 
 
 def translations() -> dict[Callable, Callable]:
-    """Get the translations that replace torch's own.
+    """Get the translations for torch.onnx that replace torch's own.
 
     torch translates a group norm to InstanceNormalization, for which
     onnxruntime adds all values of a group one by one, so the rounding error
     grows with the map. Here, rows are averaged first, then their means, then
     those of channels.
-
-    Returns:
-        dict[Callable, Callable]: For ``torch.onnx.export``'s
-        ``custom_translation_table``.
     """
     import torch
     from onnxscript import FLOAT, opset18

@@ -34,16 +34,13 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 def find_images(places: Sequence[str], videos: bool = False) -> list[Path]:
-    """Find the images in files, folders and patterns.
+    """Find the images in files, folders and patterns, without duplicates.
 
     Args:
         places (Sequence[str]): Files, folders (without their subfolders) and
             patterns such as ``'data/*.jpg'``.
         videos (bool): Find videos, too, and take numbers of webcams. Defaults
             to False.
-
-    Returns:
-        list[Path]: The files in the order of ``places``, without duplicates.
 
     Raises:
         FileNotFoundError: If one of the places has no image.
@@ -82,13 +79,9 @@ def _find(place: str, videos: bool) -> list[Path]:
 def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
     """Find a name for the results of each image.
 
-    Args:
-        paths (Sequence[Path]): The images.
-        out_dir (Path): The folder for the results, name + SUFFIXES.
-
-    Yields:
-        str: ``<stem>``, or ``<stem>_2`` and so on if a result would have the
-        name of an image or of another result.
+    It is ``<stem>``, or ``<stem>_2`` and so on if a result, which is name +
+    SUFFIXES in ``out_dir``, would have the name of an image or of another
+    result.
     """
     taken = {path.resolve() for path in paths}
     for path in paths:
@@ -106,14 +99,7 @@ def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
 
 
 def summarize(result: dict) -> str:
-    """Summarize a result in a line.
-
-    Args:
-        result (dict): As from :meth:`OnnxModel.predict`.
-
-    Returns:
-        str: The objects, or the three likeliest or largest classes.
-    """
+    """Write the objects, or the likeliest or largest classes, in a line."""
     if 'objects' in result:
         names = [found['name'] for found in result['objects']]
         counts = [
@@ -149,8 +135,7 @@ def predict_all(
 
     Raises:
         FileExistsError: If a result exists and must not be replaced.
-        FileNotFoundError: If a place has no image.
-        NotADirectoryError: If ``out_dir`` is a file.
+        OSError: If a place has no image, or ``out_dir`` is a file.
         ValueError: If the model has no output for one of the formats.
     """
     paths = find_images(places, videos=True)

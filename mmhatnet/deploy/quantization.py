@@ -14,13 +14,10 @@ PRODUCTS = 'Conv', 'ConvTranspose', 'Gemm', 'MatMul'
 
 
 def to_float16(path: str | os.PathLike) -> None:
-    """Convert convolutions and products to half precision, in place.
+    """Convert convolutions and products of a file to half precision.
 
     The rest stays in float32, since coordinates of boxes need more digits, and
     squares in norms more range.
-
-    Args:
-        path (str | PathLike): The file.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -41,14 +38,11 @@ def to_float16(path: str | os.PathLike) -> None:
 
 
 def to_int8(path: str | os.PathLike, images: Iterator[np.ndarray]) -> None:
-    """Convert convolutions and products to integers of 8 bits, in place.
+    """Convert convolutions and products of a file to integers of 8 bits.
 
     Weights use 7 of the bits and have one scale per channel. Activations have
-    one scale per tensor, which spans the values that occur with the images.
-
-    Args:
-        path (str | PathLike): The file.
-        images (Iterator[ndarray]): As from :func:`read_images`.
+    one scale per tensor, which spans the values that occur with the images of
+    :func:`read_images`.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -79,14 +73,7 @@ def to_int8(path: str | os.PathLike, images: Iterator[np.ndarray]) -> None:
 
 
 def read_images(paths: Sequence[Path], metadata: dict) -> Iterator[np.ndarray]:
-    """Read images as inputs of a model.
-
-    Args:
-        paths (Sequence[Path]): Images as the model will see them.
-        metadata (dict): The metadata of the model.
-
-    Yields:
-        ndarray: (1, 3, H, W), float32.
+    """Read images as inputs, (1, 3, H, W), of a model with this metadata.
 
     Raises:
         ValueError: If an image cannot be read, or is too small.

@@ -19,13 +19,12 @@ def recording(
     Args:
         key (str): What they are of: ``'image'`` or ``'frame'``.
         target (Path): The files, without their ``SUFFIXES``.
-        metadata (dict): ``kind`` and ``classes`` of the model, as in
-            :attr:`OnnxModel.metadata`.
+        metadata (dict): ``kind`` and ``classes`` of the model.
         formats (Collection[str]): Keys of ``SUFFIXES``; others are ignored.
 
     Yields:
         list[tuple]: To be filled with names of files or numbers of frames,
-        shapes of images, and results as from :meth:`OnnxModel.predict`.
+        shapes of images, and results.
     """
     found: list[tuple] = []
     try:
@@ -40,12 +39,6 @@ def recording(
 
 def to_json(result: dict) -> str:
     """Write a result as JSON.
-
-    Args:
-        result (dict): As from :meth:`OnnxModel.predict`.
-
-    Returns:
-        str: The JSON.
 
     Raises:
         ValueError: If a number is NaN or infinite, as from damaged weights.

@@ -29,10 +29,9 @@ def verify(
             the list of outputs.
 
     Returns:
-        list[dict]: For each of SHAPES, with one or two images: ``images``,
-        ``height``, ``width``, the largest ``error`` of any output, relative
-        to its largest value or to 1, and the number of ``objects`` that were
-        compared, if the graph finds some.
+        list[dict]: For each of SHAPES: ``images``, ``height``, ``width``, the
+        largest ``error`` of any output, relative to its largest value or to
+        1, and the number of ``objects`` that were compared, if it finds some.
     """
     rows = []
     random = np.random.default_rng(0)
@@ -47,12 +46,7 @@ def verify(
 def compare(
     kind: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Compare the outputs of a kind of graph.
-
-    Args:
-        kind (str): The kind.
-        found (Sequence[ndarray]): The outputs.
-        expected (Sequence[ndarray]): Those that they should equal.
+    """Compare the outputs of a kind of graph with those that are expected.
 
     Returns:
         dict[str, float]: ``error``, and ``objects`` if it finds some; as from
@@ -68,14 +62,7 @@ def compare(
 def as_arrays(
     model: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
 ) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Wrap a model as a function of arrays.
-
-    Args:
-        model (Callable): From images to an output or several.
-
-    Returns:
-        Callable: The same for arrays, with a list of outputs.
-    """
+    """Wrap a model as a function from an array to the list of outputs."""
 
     @torch.no_grad()
     def run(images: np.ndarray) -> list[np.ndarray]:
@@ -132,8 +119,8 @@ def objects_error(
 def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference, relative to the largest value or to 1.
 
-    Labels may differ where logits are equal within the tolerance, so the share
-    of pixels with another label is compared.
+    Of labels, which may differ where logits are equal within the tolerance, it
+    is the share of pixels with another one.
     """
     if found.shape != expected.shape:
         return float('inf')
@@ -146,14 +133,10 @@ def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def check_errors(rows: Sequence[dict], precision: str = 'float32') -> None:
-    """Check the result of a verification.
-
-    Args:
-        rows (Sequence[dict]): As from :func:`verify`.
-        precision (str): A key of TOLERANCES. Defaults to 'float32'.
+    """Check the rows of :func:`verify` of a file of this precision.
 
     Raises:
-        ValueError: If a difference is above the tolerance, or not a number.
+        ValueError: If an error is above the tolerance, or not a number.
     """
     worst = float(np.max([row['error'] for row in rows]))
     if not worst <= TOLERANCES[precision]:

@@ -34,11 +34,10 @@ def is_video(path: Path) -> bool:
 
 
 class Video:
-    """The frames of a video or of a webcam, which ``q`` and Enter end.
+    """The frames, BGR, of a video or of a webcam, which ``q`` and Enter end.
 
     Args:
-        path (Path): The file, or the number of the webcam. Iterate over the
-            object for its frames, (H, W, 3), BGR, 8 bits.
+        path (Path): The file, or the number of the webcam.
 
     Raises:
         ValueError: If it cannot be read, or has too many pixels.
@@ -89,10 +88,9 @@ def writing(
 ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
     """Write an MP4 file, which is complete also after Ctrl-C or an error.
 
-    Args:
-        path (Path): The file. There is none if nothing was written.
-        video (Video): The rate is its own. From a webcam, a picture is
-            repeated while the next one is computed, so that time is real.
+    There is none if nothing was written. The rate is that of the video. From a
+    webcam, a picture is repeated while the next one is computed, so that time
+    is real.
 
     Yields:
         Callable: Writes a picture, RGB, in the size of the first frame, for

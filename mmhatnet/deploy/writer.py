@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+from ..models.archs import complete_grids
 from ..runtime import OnnxModel
 from ..runtime.metadata import METADATA
 from ..utils.hashes import sha256_of
@@ -54,14 +55,12 @@ def export_files(
             settings, they are part of the names, and the weights are in
             ``*.data``, with the start of their hash in the name. Beside each
             ONNX file is ``*.onnx.sha256``, for ``sha256sum --check``.
-        settings (Sequence[tuple]): Pairs of G1 and G2. None instead of either
-            means the configured value. Defaults to that alone.
-        precision (str): 'float32', 'float16' or 'int8'. Defaults to
-            'float32'.
+        settings (Sequence[tuple]): Pairs of G1 and G2; None is the configured
+            value. Defaults to that alone.
+        precision (str): A key of TOLERANCES. Defaults to 'float32'.
         calibration (Sequence[Path]): Images for 'int8'.
-        report (Callable, optional): Called with the name of each file and the
-            result of its verification, as from
-            :func:`~mmhatnet.deploy.verification.verify`.
+        report (Callable, optional): Called with the name of each file and
+            the rows of :func:`~mmhatnet.deploy.verification.verify`.
 
     Returns:
         list[Path]: The files.
@@ -78,18 +77,11 @@ def export_files(
             f'{" ".join(missing)}'
         )
     backbone = graph.model.backbone
-    configured = backbone.grid_sizes, backbone.ds_ratios
-    settings = list(
-        dict.fromkeys(
-            (g1 or configured[0], g2 or configured[1]) for g1, g2 in settings
-        )
-    )
+    settings = complete_grids(backbone, settings)
     if len(settings) > 1 and out.suffix != '.onnx':
         raise ValueError(
             'only ONNX files can share their weights between several G1 or G2'
         )
-    for setting in settings:
-        backbone.set_grids(*setting)  # raises if it is not valid
     for _ in read_images(calibration, describe(graph, cfg)):
         pass  # raises if one cannot be read, before the minutes of an export
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -136,8 +128,7 @@ def save(
     """Write a program in the format and precision of the file.
 
     Args:
-        program (ExportedProgram): As from
-            :func:`~mmhatnet.deploy.export.export_program`.
+        program (ExportedProgram): The program.
         metadata (dict): As from :func:`~mmhatnet.deploy.export.describe`.
         path (Path): The file, ``*.onnx`` or ``*.pt2``.
         calibration (Sequence[Path]): Images for 'int8'.
@@ -164,13 +155,7 @@ def _load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
 def save_onnx(
     program: 'ExportedProgram', metadata: dict, path: str | os.PathLike
 ) -> None:
-    """Write a program as an ONNX file with its metadata.
-
-    Args:
-        program (ExportedProgram): As from :func:`export_program`.
-        metadata (dict): As from :func:`describe`.
-        path (str | PathLike): The file.
-    """
+    """Write a program as an ONNX file with its metadata."""
     import onnx
 
     made = torch.onnx.export(
@@ -193,15 +178,7 @@ def save_onnx(
 
 
 def write_hashes(files: Sequence[Path]) -> Path:
-    """Write the hashes of files of a folder, as ``sha256sum`` does.
-
-    Args:
-        files (Sequence[Path]): The ONNX file, and that of its weights if they
-            are not inside.
-
-    Returns:
-        Path: ``<first file>.sha256``.
-    """
+    """Write ``<first file>.sha256`` for files, as ``sha256sum`` does."""
     record = files[0].with_name(f'{files[0].name}.sha256')
     lines = [f'{sha256_of(file)}  {file.name}\n' for file in files]
     record.write_text(''.join(lines), 'utf-8', newline='\n')
@@ -213,12 +190,11 @@ def share_weights(paths: Sequence[Path], name: str) -> Path:
 
     Args:
         paths (Sequence[Path]): The files, in one folder; changed in place.
-        name (str): The start of the name of the file of the weights. The
-            start of its hash follows, so that it never replaces the weights
-            of other files.
+        name (str): The start of the name of the file of the weights.
 
     Returns:
-        Path: ``NAME-HASH8.data``, in the same folder.
+        Path: ``NAME-HASH8.data``, in the same folder. Its hash keeps it from
+        replacing the weights of other files.
     """
     import onnx
 

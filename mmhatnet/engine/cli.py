@@ -199,6 +199,22 @@ def add_grids(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """Add ``--shape H W``, the size of images.
+
+    Args:
+        parser (ArgumentParser): Gets the option.
+    """
+    parser.add_argument(
+        '--shape',
+        type=positive,
+        nargs=2,
+        metavar=('H', 'W'),
+        default=(224, 224),
+        help='size of the images in pixels (default: 224 224)',
+    )
+
+
 def load_config(
     args: argparse.Namespace, read: Callable[[str], Config] = read_config
 ) -> Config:

@@ -11,21 +11,20 @@ from dataclasses import asdict
 from math import inf
 from pathlib import Path
 
+import numpy as np
+
 from ..engine.provenance import describe_run
 from ..engine.resuming import lock_work_dir
 from ..utils.atomic import replacing
 from . import results
 from .converting import convert
-from .found import describe, draw_examples, recognize
+from .found import describe, recognize
+from .pictures import draw_examples
 from .plan import Plan, choose, fit_to_budget, schedule
-from .recipe import make_config, write_config
+from .recipe import write_config
 from .samples import Found
 from .training import INTERRUPTED, quietly, search_lr, train, try_steps
 
-CHOICES = (
-    *('arch', 'weights', 'size', 'batch_size', 'lr', 'g1', 'g2', 'iters'),
-    'seed',
-)
 EXPORT = 150  # seconds that tests, pictures and the export may take
 PLAN = 'plan.json'
 
@@ -48,39 +47,17 @@ def finetune(args: Namespace) -> dict:
     found = recognize(args.path, args.seed)
     print(describe(found), flush=True)
     record = _fingerprint(found, args)
-    known = _read_plan(work_dir, record)
+    plan = _read_plan(work_dir, record)
     result = results.read_result(work_dir)
-    if known and result.get('finished'):
+    if plan and result.get('finished'):
         print(f'{work_dir} is finished; delete it to train again')
     else:
         log = work_dir / 'finetune.log'
         with closing(lock_work_dir(work_dir)), quietly(log) as terminal:
-
-            def say(text: str) -> None:
-                print(text, file=terminal, flush=True)
-
             try:
-                end = time.monotonic() + args.budget
-                end -= min(EXPORT, args.budget / 4)
-                plan = known or _make_plan(found, args, record, end, say)
-                left = inf if args.iters else max(1.0, end - time.monotonic())
-                config = work_dir / 'config.py'
-                steps, why = train(plan, config, left, terminal)
-                result = results.finish(
-                    plan, work_dir, say, not args.no_export
-                )
-                result |= dict(
-                    split='test' if 'test' in found.splits else 'val',
-                    images={x: len(y) for x, y in found.splits.items()},
-                    steps=steps,
-                    ended=why,
-                    finished=why != INTERRUPTED,
-                    plan=asdict(plan),
-                    **describe_run(),
-                )
-                results.write_result(result, work_dir)
+                result = _run(found, plan, args, record, terminal)
             except Exception:
-                say(f'what the libraries printed is in {log}')
+                print(f'what the libraries printed is in {log}', file=terminal)
                 raise
     print('', *results.describe(result, work_dir), sep='\n')
     if not result['finished']:
@@ -88,20 +65,45 @@ def finetune(args: Namespace) -> dict:
     return result
 
 
+def _run(
+    found: Found, plan: Plan | None, args: Namespace, record: dict, terminal
+) -> dict:
+    """Train by the plan of an earlier call, or a new one; the result."""
+
+    def say(text: str) -> None:
+        print(text, file=terminal, flush=True)
+
+    end = time.monotonic() + args.budget - min(EXPORT, args.budget / 4)
+    plan = plan or _make_plan(found, args, record, end, say)
+    left = inf if args.iters else max(1.0, end - time.monotonic())
+    config = args.work_dir / 'config.py'
+    steps, why = train(plan, config, left, terminal)
+    result = results.finish(
+        found, plan, args.work_dir, say, not args.no_export
+    )
+    result |= dict(
+        steps=steps,
+        ended=why,
+        finished=why != INTERRUPTED,
+        plan=asdict(plan),
+        **describe_run(),
+    )
+    _write_json(result, args.work_dir / results.RESULT)
+    return result
+
+
+def _write_json(content: dict, path: Path) -> None:
+    with replacing(path) as part:
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        part.write_text(text + '\n', 'utf-8')
+
+
 def _fingerprint(found: Found, args: Namespace) -> dict:
     """Describe what must not change when a training is continued."""
-    names = sorted(
-        f'{split} {sample.image} {sample.label} {len(sample.boxes or ())}'
-        for split, samples in found.splits.items()
-        for sample in samples
-    )
-    digest = hashlib.sha256('\n'.join(names).encode('utf-8', 'replace'))
-    options = {
-        name: getattr(args, name)
-        for name in (*CHOICES, 'budget', 'cfg_options')
-    }
-    record = dict(data=digest.hexdigest(), options=options)
-    return json.loads(json.dumps(record, default=str))
+    data = hashlib.sha256(repr(found.samples).encode()).hexdigest()
+    free = 'path', 'work_dir', 'no_export'
+    options = {x: y for x, y in vars(args).items() if x not in free}
+    return json.loads(json.dumps(dict(data=data, options=options)))
 
 
 def _read_plan(work_dir: Path, record: dict) -> Plan | None:
@@ -132,8 +134,7 @@ def _make_plan(
 
     ``end`` is when the training has to end, as of ``time.monotonic``.
     """
-    options = {name: getattr(args, name) for name in CHOICES}
-    work_dir: Path = args.work_dir
+    options, work_dir = vars(args), args.work_dir
     draw_examples(found, work_dir / 'examples.png')
     say(f'examples with their labels: {work_dir / "examples.png"}')
     plan = choose(found, options)
@@ -142,10 +143,10 @@ def _make_plan(
     patience = args.budget / 20
 
     def measure(plan: Plan) -> float:
-        return try_steps(plan, data, args, seconds=patience).step
+        return try_steps(plan, data, seconds=patience)[0]
 
-    def losses(plan: Plan, steps: int) -> list[float]:
-        return try_steps(plan, data, args, steps).losses
+    def losses(plan: Plan, steps: int) -> np.ndarray:
+        return try_steps(plan, data, steps)[1]
 
     left = end - time.monotonic() - 2 * patience
     plan = fit_to_budget(plan, left, measure, options)
@@ -154,9 +155,7 @@ def _make_plan(
     plan = schedule(plan, max(1.0, end - time.monotonic()), args.iters)
     for name, why in plan.reasons.items():
         say(f'  {name}: {why}')
-    with replacing(work_dir / PLAN) as part:
-        content = dict(record=record, plan=asdict(plan))
-        part.write_text(json.dumps(content, indent=1), 'utf-8')
+    _write_json(dict(record=record, plan=asdict(plan)), work_dir / PLAN)
     # Last, since it tells that the plan is made.
-    write_config(make_config(plan, data), work_dir / 'config.py', args)
+    write_config(plan, data, work_dir / 'config.py')
     return plan

@@ -1,15 +1,15 @@
 """Write what was found in the formats of the libraries."""
 
-import colorsys
 import json
 import os
 from pathlib import Path
 from random import Random
 
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
 from PIL import Image
 from tqdm import tqdm
 
-from ..datasets.coco2semantic import encode_mask
 from ..utils.atomic import creating
 from .layouts.label_maps import read_labels
 from .samples import Found, Sample
@@ -25,8 +25,7 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
     ``found.root``, so that both folders can be moved.
 
     Args:
-        found (Found): The data set. Notes about objects that are left out are
-            added to it.
+        found (Found): The data set.
         out_dir (str | PathLike): Folder to make; one that this has made is
             replaced.
         seed (int): The order of the images, in which classes are mixed.
@@ -42,20 +41,21 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
         ValueError: If it is the user's folder, above it or in it, or if a
             label map cannot be read.
     """
-    out_dir, images = Path(out_dir).absolute(), str(found.root.absolute())
+    out_dir = Path(out_dir).absolute()
     _check_place(out_dir, found.root)
+    write = dict(
+        classification=_write_labels, segmentation=_write_label_maps
+    ).get(found.task, _write_coco)
     data: dict = {}
     with creating(out_dir, replace=True) as part:
         summary = dict(layout=found.layout, task=found.task)
         (part / MARKER).write_text(json.dumps(summary), 'utf-8')
         for split, samples in found.splits.items():
             named = {
-                Path(
-                    os.path.relpath(sample.image, found.root)
-                ).as_posix(): sample
+                sample.image.relative_to(found.root).as_posix(): sample
                 for sample in Random(seed).sample(samples, len(samples))
             }
-            data[split] = _write(found, split, named, part, images)
+            data[split] = write(found, named, part / split)
             data[split]['data_root'] = str(out_dir)
     data['metainfo'] = dict(
         classes=list(found.classes), palette=make_palette(found)
@@ -81,84 +81,77 @@ def _check_place(out_dir: Path, root: Path) -> None:
 
 def make_palette(found: Found) -> list[list[int]]:
     """Choose a colour, RGB, for each class; the background is black."""
-    palette = []
-    for label in range(len(found.classes)):
-        # Steps by the golden ratio: no two hues are close to each other.
-        hue, value = label * 0.618034 % 1, 1 - label % 3 / 5
-        colour = colorsys.hsv_to_rgb(hue, 0.75, value)
-        palette.append([round(255 * each) for each in colour])
+    labels = np.arange(len(found.classes))
+    # Steps by the golden ratio: no two hues are close to each other.
+    hues, values = labels * 0.618034 % 1, 1 - labels % 3 / 5
+    colours = hsv_to_rgb(np.stack([hues, 0.75 + 0 * hues, values], 1))
     if found.classes[0] == 'background':
-        palette[0] = [0, 0, 0]
-    return palette
+        colours[0] = 0
+    return (255 * colours).round().astype(int).tolist()
 
 
-def _write(
-    found: Found, split: str, named: dict[str, Sample], folder: Path, root: str
-) -> dict:
-    """Write a split; the settings of its data set."""
-    if found.task in ('detection', 'instances'):
-        content = json.dumps(_make_coco(found, named))
-        (folder / f'{split}.json').write_text(content, 'utf-8')
-        return dict(
-            type='CocoDataset',
-            ann_file=f'{split}.json',
-            data_prefix=dict(img=root),
-        )
-    classifies = found.task == 'classification'
+def _write_labels(found: Found, named: dict[str, Sample], path: Path) -> dict:
     # A name that begins with a blank would lose it without a folder.
-    lines = [
-        f'./{name} {sample.label}\n' if classifies else f'./{name}\n'
-        for name, sample in named.items()
-    ]
-    (folder / f'{split}.txt').write_text(''.join(lines), 'utf-8')
-    settings: dict = dict(ann_file=f'{split}.txt')
-    if classifies:
-        prefix = dict(img_path=root)
-        return dict(settings, type='CustomDataset', data_prefix=prefix)
-    for name, sample in tqdm(named.items(), split, leave=False):
-        assert sample.label_map
-        labels = read_labels(sample.label_map, found.values or {})
-        path = folder / MAPS / f'{name}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(labels).save(path)
+    lines = [f'./{name} {sample.label}\n' for name, sample in named.items()]
+    path.with_suffix('.txt').write_text(''.join(lines), 'utf-8')
     return dict(
-        settings,
-        type='BaseSegDataset',
-        img_suffix='',  # images have any suffix, which is a part of the names
-        seg_map_suffix='.png',
-        data_prefix=dict(img_path=root, seg_map_path=MAPS),
+        type='CustomDataset',
+        ann_file=f'{path.name}.txt',
+        data_prefix=dict(img_path=str(found.root.absolute())),
     )
 
 
-def _make_coco(found: Found, named: dict[str, Sample]) -> dict:
+def _write_label_maps(
+    found: Found, named: dict[str, Sample], path: Path
+) -> dict:
+    text = ''.join(f'./{name}\n' for name in named)
+    path.with_suffix('.txt').write_text(text, 'utf-8')
+    for name, sample in tqdm(named.items(), path.name, leave=False):
+        file = path.with_name(MAPS) / f'{name}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        labels = read_labels(sample.label_map, found.values)
+        Image.fromarray(labels).save(file)
+    images = str(found.root.absolute())
+    return dict(
+        type='BaseSegDataset',
+        ann_file=f'{path.name}.txt',
+        data_prefix=dict(img_path=images, seg_map_path=MAPS),
+        img_suffix='',  # images have any suffix, which is a part of the names
+        seg_map_suffix='.png',
+    )
+
+
+def _write_coco(found: Found, named: dict[str, Sample], path: Path) -> dict:
     from pycocotools.mask import area
 
-    content: dict[str, list[dict]] = dict(images=[], annotations=[])
-    content['categories'] = [
-        dict(id=label, name=name)
-        for label, name in enumerate(found.classes, 1)
-    ]
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number, (name, sample) in enumerate(named.items()):
-        assert sample.size is not None
         width, height = sample.size
         image = dict(id=number, file_name=name, width=width, height=height)
-        content['images'].append(image)
-        for box in sample.boxes or ():
+        images.append(image)
+        for box in sample.boxes:
             w, h = box.right - box.left, box.bottom - box.top
             each = dict(
-                id=len(content['annotations']) + 1,
+                id=len(annotations) + 1,
                 image_id=number,
                 category_id=box.label + 1,
                 bbox=[box.left, box.top, w, h],
-                area=w * h,
+                area=int(area(box.mask)) if box.mask else w * h,
                 iscrowd=int(box.crowd),
             )
-            try:
-                if box.mask:
-                    rle = encode_mask(box.mask, height, width)
-                    each |= dict(area=int(area(rle)), segmentation=box.mask)
-                content['annotations'].append(each)
-            except ValueError as error:
-                note = f'an object is left out: {name}: {error}'
-                found.notes.append(note)
-    return content
+            mask = dict(segmentation=box.mask) if box.mask else {}
+            annotations.append(each | mask)
+    categories = [
+        dict(id=label, name=name)
+        for label, name in enumerate(found.classes, 1)
+    ]
+    content = dict(
+        images=images, annotations=annotations, categories=categories
+    )
+    path.with_suffix('.json').write_text(json.dumps(content), 'utf-8')
+    return dict(
+        type='CocoDataset',
+        ann_file=f'{path.name}.json',
+        data_prefix=dict(img=str(found.root.absolute())),
+    )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,44 +10,58 @@ from matplotlib.figure import Figure
 from ..runtime.images import decode
 from ..runtime.results import classification, detection, segmentation
 from ..utils.atomic import replacing
+from .converting import make_palette
+from .layouts.label_maps import read_labels
+from .samples import Found, Sample
 
 COLUMNS = 4
+EXAMPLES = 12
 
 
-def draw_labels(path: Path | str, meta: dict, **labels: Any) -> np.ndarray:
-    """Draw the labels or the predictions of an image.
-
-    Args:
-        path (Path | str): The image.
-        meta (dict): ``classes`` and ``palette``.
-        **labels (Any): ``scores`` of the classes; or ``label_map``, (H, W);
-            or ``boxes``, (N, 4), their ``scores`` and ``labels``, and
-            ``masks``, N of (H, W), or None.
-
-    Returns:
-        ndarray: (H, W, 3), RGB.
-    """
-    image, classes, palette = decode(path), meta['classes'], meta['palette']
-    if 'boxes' in labels:
-        drawn = detection(image, **labels, classes=classes, palette=palette)
-        picture = drawn[1]
-    elif 'scores' in labels:
-        scores = labels['scores']
-        shown = min(3, np.count_nonzero(scores))
-        picture = classification(image, scores, classes, shown)[1]
-    else:
-        picture = segmentation(image, labels['label_map'], classes, palette)[1]
-    return np.zeros((1, 1, 3), np.uint8) if picture is None else picture
+def choose_examples(samples: list[Sample], count: int) -> list[Sample]:
+    """Choose samples all over a list, whose order may be that of classes."""
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples)))
+    return [samples[int(place)] for place in places]
 
 
-def draw_grid(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
+def draw_labels(found: Found, sample: Sample) -> np.ndarray | None:
+    """Draw an image with its labels: (H, W, 3), RGB; None if it cannot."""
+    image, classes = decode(sample.image), found.classes
+    palette = make_palette(found)
+    if found.task == 'classification':
+        scores = np.eye(len(classes))[sample.label]
+        return classification(image, scores, classes, 1)[1]
+    if found.task == 'segmentation':
+        labels = read_labels(sample.label_map, found.values)
+        return segmentation(image, labels, classes, palette)[1]
+    masks = None
+    if found.task == 'instances':
+        from pycocotools.mask import decode as decode_mask
+
+        masks = (decode_mask(box.mask) > 0 for box in sample.boxes)
+    boxes = np.array([box[:4] for box in sample.boxes])
+    labels = np.array([box.label for box in sample.boxes])
+    scores = np.ones(len(boxes))
+    drawn = image, boxes, scores, labels, masks
+    return detection(*drawn, classes, palette)[1]
+
+
+def draw_examples(found: Found, file: Path) -> None:
+    """Draw images of the training with their labels."""
+    samples = choose_examples(found.splits['train'], EXAMPLES)
+    pictures = [draw_labels(found, sample) for sample in samples]
+    save_figure(draw_grid(pictures, ['']), file)
+
+
+def draw_grid(
+    pictures: Sequence[np.ndarray | None], titles: Sequence[str]
+) -> Figure:
     """Arrange pictures in rows; the titles are repeated."""
     rows = ceil(len(pictures) / COLUMNS)
     figure = Figure((3.2 * COLUMNS, 3.4 * rows), layout='constrained')
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
-    for number, axis in enumerate(axes):
+    for number, axis in enumerate(figure.subplots(rows, COLUMNS).ravel()):
         axis.axis('off')
-        if number < len(pictures):
+        if number < len(pictures) and pictures[number] is not None:
             axis.imshow(pictures[number])
             axis.set_title(titles[number % len(titles)], fontsize=9)
     return figure

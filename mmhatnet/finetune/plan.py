@@ -4,13 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil, sqrt
-from random import Random
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
-from PIL import Image
-
-from ..models.archs import ARCHS
 from ..models.windows import cell_side
 from ..weights.releases import RELEASES, locate_weights
 from .samples import Found
@@ -25,6 +21,7 @@ class Task(NamedTuple):
     metric: str  # that chooses the best checkpoint
     title: str  # of the metric
     gain: float  # smallest of the metric that counts
+    chart: str  # for people
     trivial: str  # the best answer without a model
     sizes: tuple[int, int]  # pixels of a side, at least and at most
     epochs: tuple[int, int]  # at least and at most
@@ -40,6 +37,7 @@ _ROWS: list[tuple] = [
     ('accuracy/top1', 'mIoU', 'coco/bbox_mAP', 'coco/segm_mAP'),
     ('accuracy (%)', 'mIoU (%)', 'box AP (0 to 1)', 'mask AP (0 to 1)'),
     (0.1, 0.1, 0.001, 0.001),
+    ('confusion matrix',) * 2 + ('precision and recall',) * 2,
     ('the commonest class',) * 2 + ('nothing found',) * 2,
     ((64, 224), (128, 512), (192, 640), (192, 640)),
     ((15, 100), (30, 150), (20, 100), (15, 100)),
@@ -52,12 +50,10 @@ TASKS = {
 }
 SHIPPED = 'hatnet://cifar10-classifier'  # the backbone in the package
 ORDER = 'micro', *RELEASES  # from small to large
-LR = 4e-3  # of these configs, for Muon
-LR_ADAMW = 5e-4
+LR, LR_ADAMW = 4e-3, 5e-4  # of these configs, for Muon and without timm
 SMALL = 48  # pixels: the stem then halves the image only once, as for CIFAR-10
 SHORTEST = 100  # iterations that a model needs in any case
 SHARE = 0.7  # of the time of a training, without its evaluations
-SAMPLED = 200  # images whose size is read
 
 
 @dataclass
@@ -80,6 +76,7 @@ class Plan:
     evaluations: int = 1  # during the training
     step: float = 0.0  # seconds, as measured here
     seed: int = 0
+    cfg_options: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)  # of each choice
 
     @property
@@ -97,21 +94,14 @@ class Plan:
         """Whether the task has boxes."""
         return self.about.library == 'mmdet'
 
-    @property
-    def widths(self) -> list[int]:
-        """Channels of the four stages."""
-        columns: Mapping[str, Any] = ARCHS[self.arch]
-        return list(columns['embed_dims'])
-
 
 def choose(found: Found, options: Mapping) -> Plan:
     """Choose what the data alone decide.
 
     Args:
         found (Found): The user's data.
-        options (Mapping): What the user has chosen: ``arch``, ``weights``
-            ('none' for a random start), ``size``, ``batch_size``, ``lr``,
-            ``g1``, ``g2``, ``iters`` and ``seed``; None or absent otherwise.
+        options (Mapping): What the user has chosen, as the arguments of
+            ``tools/finetune.py``; None or absent otherwise.
 
     Returns:
         Plan: The plan, for the smallest model, without a schedule.
@@ -121,34 +111,38 @@ def choose(found: Found, options: Mapping) -> Plan:
     """
     images, arch = len(found.splits['train']), options.get('arch') or ORDER[0]
     start, why_start = find_start(arch, options.get('weights'))
-    size, why_size, object_size = _measure(found)
+    size, why_size = _choose_size(found)
     batch = TASKS[found.task].batch_size
     if found.task == 'classification' and images < 1000:
         batch = 32 if images >= 300 else 16
     plan = Plan(
         task=found.task,
-        classes=list(found.classes),
+        classes=found.classes,
         images=images,
         evaluated=len(found.splits['val']),
         arch=arch,
         start=start,
         size=options.get('size') or size,
-        object_size=object_size,
+        object_size=_small_objects(found),
         batch_size=options.get('batch_size') or min(images, batch),
         seed=options.get('seed') or 0,
+        cfg_options=options.get('cfg_options') or {},
     )
     # The linear rule gives too little for much smaller batches.
     scale = sqrt(plan.batch_size / plan.about.base_batch_size)
     scaled = float(f'{scale * (LR if has_muon() else LR_ADAMW):.2g}')
     plan.lr = options.get('lr') or scaled
-    asked = {key: 'as asked' for key, value in options.items() if value}
-    why_lr = asked.get('lr', 'by the rule for the batch size')
-    why_batch = asked.get('batch_size', f'for {images} images')
+
+    def why(option: str, reason: str) -> str:
+        return 'as asked' if options.get(option) else reason
+
+    why_batch = why('batch_size', f'for {images} images')
+    why_lr = why('lr', 'by the rule for the batch size')
     plan.reasons = {
         'model': f'{plan.about.model} for {len(plan.classes)} classes',
         'backbone': f'HAT-Net {arch}',
         'start weights': why_start,
-        'image size': f'{plan.size}, {asked.get("size", why_size)}',
+        'image size': f'{plan.size}, {why("size", why_size)}',
         'batch size': f'{plan.batch_size}, {why_batch}',
         'learning rate': f'{plan.lr:.2g}, {why_lr}',
     }
@@ -193,26 +187,27 @@ def find_start(arch: str, weights: str | None = None) -> tuple[str, str]:
     return '', f'random (mmhatnet.FanOutInit), {why}'
 
 
-def _measure(found: Found) -> tuple[int, str, float]:
-    """Choose the size of the images; why; the size of small objects."""
-    train = found.splits['train']
-    shorter = found.task == 'classification'
-    sides, objects = [], []
-    for sample in Random(0).sample(train, min(SAMPLED, len(train))):
-        with Image.open(sample.image) as image:
-            sides.append((min if shorter else max)(image.size))
-            longer = max(image.size)
-        objects += [
-            sqrt((box.right - box.left) * (box.bottom - box.top)) / longer
-            for box in sample.boxes or ()
-        ]
-    typical = round(median(sides))
+def _choose_size(found: Found) -> tuple[int, str]:
+    """Choose the size of the images for the middle one; and say why."""
+    classifies = found.task == 'classification'
+    name, side = ('shorter', min) if classifies else ('longer', max)
+    sizes = [x.size for x in found.splits['train'] if any(x.size)]
+    typical = round(median(map(side, sizes)))
     least, most = TASKS[found.task].sizes
     size = min(most, max(least, 32 * ceil(typical / 32)))
-    side = 'shorter' if shorter else 'longer'
-    why = f'as the {side} side has {typical} pixels in the middle'
-    small = quantiles(objects, n=10)[0] if len(objects) > 1 else 0.1
-    return 32 if shorter and typical <= SMALL else size, why, small
+    why = f'as the {name} side has {typical} pixels in the middle'
+    return 32 if classifies and typical <= SMALL else size, why
+
+
+def _small_objects(found: Found) -> float:
+    """The size of small objects, in shares of the longer side."""
+    objects = [
+        sqrt((box.right - box.left) * (box.bottom - box.top))
+        / max(sample.size)
+        for sample in found.splits['train']
+        for box in sample.boxes
+    ]
+    return quantiles(objects, n=10)[0] if len(objects) > 1 else 0.1
 
 
 def _with_grids(plan: Plan, options: Mapping) -> Plan:

@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -12,55 +12,48 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.evaluator import BaseMetric
 
+from ..apis.inference import get_inferencer, predict
 from ..apis.zoo import get_model
 from ..deploy.graphs import make_graph
 from ..deploy.writer import export_files
 from ..engine.resuming import find_checkpoints, is_intact
 from ..engine.runner import build_runner
+from ..runtime.images import unreadable
 from ..utils.atomic import replacing
 from ..weights.files import read_checkpoint, strip_checkpoint
-from .pictures import draw_grid, draw_labels, save_figure
+from .pictures import choose_examples, draw_grid, draw_labels, save_figure
 from .plan import TASKS, Plan
+from .samples import Found
 from .training import prepare
 
 RESULT = 'result.json'
-CHARTS = {
-    'confusion matrix': 'confusion.png',
-    'precision and recall': 'precision_recall.png',
-}
 SHOWN = 6  # images in the picture of predictions
 READABLE = 20  # classes whose numbers are written into a confusion matrix
-SCORE = 0.3  # lowest of the objects in the picture
 
 
-class Collector(BaseMetric):
-    """Keeps some samples, and counts how often each class is each other."""
+class Confusion(BaseMetric):
+    """Counts how often each class is taken for each other."""
 
-    def __init__(self, classes: int, images: int) -> None:
-        super().__init__(prefix='collector')
+    def __init__(self, classes: int) -> None:
+        super().__init__(prefix='confusion')
         self.counts = np.zeros((classes, classes), np.int64)
-        self.kept: list[dict] = []
-        self.wanted = {*np.linspace(0, images - 1, SHOWN).astype(int).tolist()}
 
     def process(self, _: object, data_samples: Sequence[dict]) -> None:
-        """Count and keep samples of a batch."""
+        """Count the labels of a batch."""
         for sample in data_samples:
-            if len(self.results) in self.wanted:
-                self.kept.append(sample)
             self.results.append(1)
-            if 'pred_sem_seg' in sample:
+            if 'gt_label' in sample:
+                self.count(sample['gt_label'], sample['pred_label'])
+            else:
                 names = 'gt_sem_seg', 'pred_sem_seg'
-                self.count(*(sample[name]['data'].cpu() for name in names))
-            elif 'pred_label' in sample:
-                names = 'gt_label', 'pred_label'
-                self.count(*(sample[name].cpu() for name in names))
+                self.count(*(sample[name]['data'] for name in names))
 
     def count(self, truth: torch.Tensor, found: torch.Tensor) -> None:
         """Count labels; those beyond the classes are ignored."""
         classes = len(self.counts)
         inside = truth < classes
         pairs = classes * truth[inside].long() + found[inside].long()
-        counts = torch.bincount(pairs.ravel(), minlength=classes**2)
+        counts = torch.bincount(pairs.ravel().cpu(), minlength=classes**2)
         self.counts += counts.reshape(classes, classes).numpy()
 
     def compute_metrics(self, results: list) -> dict:
@@ -68,48 +61,40 @@ class Collector(BaseMetric):
         return {}
 
 
-def finish(plan: Plan, work_dir: Path, say, exports: bool = True) -> dict:
+def finish(
+    found: Found,
+    plan: Plan,
+    work_dir: Path,
+    say: Callable[[str], None],
+    exports: bool = True,
+) -> dict:
     """Evaluate the best weights, draw, export; what belongs into the result.
 
     FileNotFoundError if there is no checkpoint.
     """
     checkpoint = _find_best(work_dir)
-    say('evaluating, and drawing predictions')
-    cfg = prepare(work_dir / 'config.py', 'test')
-    cfg.update(load_from=str(checkpoint), resume=False, custom_hooks=[])
-    boxes = work_dir / 'test' / 'found'
-    if plan.detects:
-        cfg.test_evaluator.outfile_prefix = str(boxes)
-    runner = build_runner(cfg, ('test',))
-    images = len(runner.test_dataloader.dataset)
-    collector = Collector(len(plan.classes), images)
-    runner.test_evaluator.metrics.append(collector)
-    metrics = {name: float(value) for name, value in runner.test().items()}
-    if plan.detects:
-        chart, baseline = 'precision and recall', 0.0
-        kind = 'segm' if plan.task == 'instances' else 'bbox'
-        truth = cfg.test_evaluator.ann_file
-        figure = draw_curves(truth, Path(f'{boxes}.{kind}.json'), kind)
-    else:
-        chart = 'confusion matrix'
-        baseline = constant_answer(plan.task, collector.counts)
-        figure = draw_confusion(collector.counts, plan.classes)
-    save_figure(figure, work_dir / CHARTS[chart])
-    meta = dict(cfg.test_dataloader.dataset.metainfo)
-    pictures = [
-        _draw(sample, kind, meta)
-        for sample in collector.kept
-        for kind in ('pred', 'gt')
-    ]
-    grid = draw_grid(pictures, ['prediction', 'truth'])
-    save_figure(grid, work_dir / 'predictions.png')
-    weights = work_dir / 'model.pth'
+    weights, config = work_dir / 'model.pth', work_dir / 'config.py'
     with replacing(weights) as part:
         torch.save(strip_checkpoint(read_checkpoint(checkpoint)), part)
+    say('evaluating, and drawing predictions')
+    metrics, baseline, chart = _evaluate(plan, config, weights)
+    split = [*found.splits][-1]
+    examples = choose_examples(found.splits[split], SHOWN)
+    model = get_inferencer(prepare(config), str(weights))
+    pictures = []
+    for sample in examples:
+        # Not every image of a large data set was decoded before.
+        damaged = unreadable(sample.image)
+        prediction = (
+            None if damaged else predict(model, sample.image, top=3)[1]
+        )
+        pictures += [prediction, draw_labels(found, sample)]
+    grid = draw_grid(pictures, ['prediction', 'truth'])
+    save_figure(grid, work_dir / 'predictions.png')
     why = 'not asked for'
     if exports:
         say('exporting to ONNX (one or two minutes)')
-        why = _export(work_dir / 'config.py', weights)
+        why = _export(config, weights)
     return dict(
         task=plan.task,
         metric_name=plan.about.metric,
@@ -117,11 +102,39 @@ def finish(plan: Plan, work_dir: Path, say, exports: bool = True) -> dict:
         baseline=baseline,
         metrics=metrics,
         checkpoint=checkpoint.name,
-        chart=CHARTS[chart],
-        chart_name=chart,
+        chart=chart,
         export=why,
-        examples=[sample['img_path'] for sample in collector.kept],
+        split=split,
+        images={name: len(part) for name, part in found.splits.items()},
+        examples=[str(sample.image.absolute()) for sample in examples],
     )
+
+
+def _evaluate(
+    plan: Plan, config: Path, weights: Path
+) -> tuple[dict[str, float], float, str]:
+    """Evaluate, and draw a chart: the metrics, the baseline, the chart."""
+    cfg = prepare(config, 'test')
+    cfg.update(load_from=str(weights), resume=False, custom_hooks=[])
+    boxes = Path(cfg.work_dir, 'found')
+    if plan.detects:
+        cfg.test_evaluator.outfile_prefix = str(boxes)
+    runner = build_runner(cfg, ('test',))
+    confusion = Confusion(len(plan.classes))
+    if not plan.detects:
+        runner.test_evaluator.metrics.append(confusion)
+    metrics = {name: float(value) for name, value in runner.test().items()}
+    if plan.detects:
+        kind = 'segm' if plan.task == 'instances' else 'bbox'
+        truth = cfg.test_evaluator.ann_file
+        figure = draw_curves(truth, Path(f'{boxes}.{kind}.json'), kind)
+        chart, baseline = 'precision_recall.png', 0.0
+    else:
+        figure = draw_confusion(confusion.counts, plan.classes)
+        baseline = constant_answer(plan.task, confusion.counts)
+        chart = 'confusion.png'
+    save_figure(figure, config.with_name(chart))
+    return metrics, baseline, chart
 
 
 def _find_best(work_dir: Path) -> Path:
@@ -149,20 +162,17 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """Draw counts of (truth, prediction), each row as shares of its class."""
     percent = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
     side = min(14, 3.5 + 0.45 * len(classes))
-    figure = Figure(figsize=(side, side), layout='constrained')
+    figure = Figure((side, side), layout='constrained')
     axes = figure.subplots()
-    axes.imshow(percent, cmap='Blues', vmin=0, vmax=100)
-    axes.set(
-        xlabel='prediction', ylabel='truth', title='percent of each class'
-    )
+    axes.imshow(percent, 'Blues', vmin=0, vmax=100)
+    axes.set(xlabel='prediction', ylabel='truth', title='% of each class')
     if len(classes) <= 3 * READABLE:
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
     if len(classes) <= READABLE:
-        style: dict = dict(ha='center', va='center', fontsize=8)
         for (row, column), value in np.ndenumerate(percent):
-            colour = 'white' if value > 50 else 'black'
-            axes.text(column, row, f'{value:.0f}', color=colour, **style)
+            text = axes.text(column, row, f'{value:.0f}', ha='center')
+            text.set(va='center', color='white' if value > 50 else 'black')
     return figure
 
 
@@ -174,10 +184,10 @@ def draw_curves(truth: str, found: Path, kind: str) -> Figure:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    figure = Figure(figsize=(6, 5), layout='constrained')
+    figure = Figure((6, 5), layout='constrained')
     axes = figure.subplots()
+    axes.axis((0, 1, 0, 1.02))
     axes.set(xlabel='recall', ylabel='precision at IoU 0.5')
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
     results = json.loads(found.read_bytes()) if found.exists() else []
     if not results:
         axes.set_title('nothing was found')
@@ -191,38 +201,11 @@ def draw_curves(truth: str, found: Path, kind: str) -> Figure:
     curves = scores.eval['precision'][0, :, :, 0, -1].T
     for label, curve in zip(scores.params.catIds, curves, strict=True):
         if curve.max() >= 0 and len(axes.lines) < READABLE:
-            ap = f'(AP50 {curve.clip(0).mean():.2f})'
-            name = f'{data.cats[label]["name"]} {ap}'
-            axes.plot(scores.params.recThrs, curve, label=name)
+            name, ap = data.cats[label]['name'], curve.clip(0).mean()
+            text = f'{name} (AP50 {ap:.2f})'
+            axes.plot(scores.params.recThrs, curve, label=text)
     axes.legend(fontsize=8)
     return figure
-
-
-def _draw(sample: dict, kind: str, meta: dict) -> np.ndarray:
-    """Draw what was found ('pred') or the truth ('gt') of a sample."""
-    path = sample['img_path']
-    if 'gt_label' in sample:
-        scores = np.eye(len(meta['classes']))[int(sample['gt_label'])]
-        if kind == 'pred':
-            scores = sample['pred_score'].cpu().numpy()
-        return draw_labels(path, meta, scores=scores)
-    if 'gt_sem_seg' in sample:
-        labels = sample[f'{kind}_sem_seg']['data'][0].cpu().numpy()
-        return draw_labels(path, meta, label_map=labels)
-    objects = sample[f'{kind}_instances']
-    boxes = getattr(objects['bboxes'], 'tensor', objects['bboxes'])
-    scores = objects.get('scores', torch.ones(len(boxes))).cpu().numpy()
-    shown = scores > SCORE
-    masks = objects.get('masks')
-    if masks is not None:
-        masks = np.asarray(getattr(masks, 'masks', masks))[shown] > 0
-    return draw_labels(
-        *(path, meta),
-        boxes=boxes.cpu().numpy()[shown],
-        scores=scores[shown],
-        labels=objects['labels'].cpu().numpy()[shown],
-        masks=masks if masks is None else iter(masks),
-    )
 
 
 def _export(config: Path, weights: Path) -> str:
@@ -238,13 +221,6 @@ def _export(config: Path, weights: Path) -> str:
     except (ImportError, ValueError) as error:
         return f'{error!s:.300}'
     return ''
-
-
-def write_result(result: dict, work_dir: Path) -> None:
-    """Write ``result.json``, complete or not at all."""
-    with replacing(work_dir / RESULT) as part:
-        text = json.dumps(result, indent=1, ensure_ascii=False)
-        part.write_text(text + '\n', 'utf-8')
 
 
 def read_result(work_dir: Path) -> dict:
@@ -272,7 +248,7 @@ def describe(result: dict, work_dir: Path) -> Iterator[str]:
         steps = f'{result["steps"]} of {result["plan"]["iters"]} steps'
         yield f'the training ended after {steps}: {result["ended"]}'
     yield f'predictions beside the truth: {work_dir / "predictions.png"}'
-    yield f'{result["chart_name"]}: {work_dir / result["chart"]}'
+    yield f'{about.chart}: {work_dir / result["chart"]}'
     yield f'weights: {work_dir / "model.pth"}; numbers: {work_dir / RESULT}'
     if result['export']:
         yield f'there is no ONNX file: {result["export"]}'

@@ -1,12 +1,12 @@
 """What was found in a user's folder."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 IGNORED = 255  # label of pixels that are not counted
+SPLITS = 'train', 'val', 'test'
 # What may be odd in a folder, and what is done about it.
 NOTES = dict(
     file='files that cannot be read, left out',
@@ -47,7 +47,7 @@ class Box(NamedTuple):
     right: float
     bottom: float
     label: Any  # a number; readers begin with a name
-    mask: Any = None  # polygons or RLE, as in COCO
+    mask: Any = None  # polygons or RLE of COCO; RLE when it is checked
     crowd: bool = False  # neither learned nor counted
 
 
@@ -56,41 +56,37 @@ class Sample:
     """An image and its labels, those that the task has."""
 
     image: Path
-    label: int | None = None
-    boxes: list[Box] | None = None  # empty if there is no object
-    label_map: Path | None = None  # Found.values says how to read it
-    size: tuple[int, int] | None = None  # width and height, if read
     split: str | None = None  # 'train', 'val' or 'test', if the folder says it
+    size: tuple[int, int] = 0, 0  # width and height, if read
+    label: Any = None  # as that of a box
+    boxes: list[Box] = field(default_factory=list)
+    label_map: Path = Path()  # Found.values says how to read it
 
     @property
-    def labels(self) -> set[int]:
+    def labels(self) -> set:
         """Labels of the image or its objects; empty for label maps."""
         own = set() if self.label is None else {self.label}
-        return own | {box.label for box in self.boxes or ()}
-
-
-@dataclass
-class Reading:
-    """What a reader of a layout found."""
-
-    layout: str  # for people
-    task: str  # 'classification', 'segmentation', 'detection' or 'instances'
-    classes: list[str]  # names of the labels 0, 1, ...
-    samples: list[Sample]
-    values: dict[int, int] | None = None  # in a label map -> label
+        return own | {box.label for box in self.boxes}
 
 
 @dataclass
 class Found:
-    """A data set of a user; as :class:`Reading`, but split."""
+    """A data set of a user."""
 
     root: Path
-    layout: str
-    task: str
-    classes: list[str]
-    splits: dict[str, list[Sample]]  # 'train', 'val' and perhaps 'test'
+    layout: str  # for people
+    task: str  # 'classification', 'segmentation', 'detection' or 'instances'
+    samples: list[Sample]
+    classes: list[str]  # names of the labels 0, 1, ...
+    # Value in a label map -> label.
+    values: dict[int, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # what was odd, in lines
-    values: dict[int, int] | None = None
+
+    @property
+    def splits(self) -> dict[str, list[Sample]]:
+        """The samples of 'train', 'val' and perhaps 'test'."""
+        names = [x for x in SPLITS if any(s.split == x for s in self.samples)]
+        return {x: [s for s in self.samples if s.split == x] for x in names}
 
 
 class Oddities(defaultdict[str, list[str]]):
@@ -110,13 +106,3 @@ class Oddities(defaultdict[str, list[str]]):
             many = f'{len(where)}, for example ' if len(where) > 1 else ''
             lines.append(f'{NOTES[what]}: {many}{where[0]:.300}')
         return lines
-
-
-def sort_names(names: Iterable[str]) -> list[str]:
-    """Sort names of classes; numbers come first, in their order."""
-
-    def key(name: str) -> tuple:
-        number = name.isdecimal()
-        return not number, int(name) if number else 0, name
-
-    return sorted(set(names), key=key)

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ..runtime.images import open_image
 from .layouts.files import ERRORS, Files
-from .samples import Oddities, Reading, Sample
+from .samples import Found, Oddities, Sample
 
 SHARE = 0.2  # of the images for validation
 # Of larger data sets, not all files are read before the training.
@@ -30,31 +31,29 @@ MOST_ALIKE = 10
 Looks = dict[Path, np.ndarray]
 
 
-def drop_unreadable(reading: Reading, files: Files) -> Looks:
+def drop_unreadable(found: Found, files: Files) -> Looks:
     """Drop images that cannot be read, and look at the others.
 
     The looks are about the same for copies in other sizes and qualities. They
     are empty for large data sets.
     """
-    samples, whole = reading.samples, len(reading.samples)
-    names = {s.image: s.image.relative_to(files.root) for s in samples}
-    headers = [*names][:: -(-whole // MANY_FILES) or 1]
-    sizes = {image: files.size(names[image]) for image in headers}
-    pixels = sum(
-        width * height for width, height in filter(None, sizes.values())
-    )
-    step = max(1, -(-pixels // MANY_PIXELS))
-    if whole > MANY_FILES:
-        step = max(step, whole // SAMPLED)
+    names = {s.image: s.image.relative_to(files.root) for s in found.samples}
+    images, whole = [*names], len(names)
+    step = -(-whole // SAMPLED) if whole > MANY_FILES else 1
+    sizes = {image: files.size(names[image]) for image in images[::step]}
+    pixels = sum(prod(size) for size in sizes.values() if size)
+    step = max(step, -(-pixels // MANY_PIXELS))
     looks = {}
-    for image in [*names][::step]:
+    for image in images[::step]:
         try:
-            if sizes.get(image, True):
+            if sizes[image]:
                 looks[image] = _look(image)
         except ERRORS as error:
             sizes[image] = None
             files.odd.add('file', names[image], error)
-    reading.samples = [s for s in samples if sizes.get(s.image, True)]
+    found.samples = [s for s in found.samples if sizes.get(s.image, True)]
+    for sample in found.samples:
+        sample.size = sizes.get(sample.image) or sample.size
     if step == 1:
         return looks
     files.odd.add('sampled', f'{len(looks)} of {whole}')
@@ -66,8 +65,7 @@ def _look(path: Path) -> np.ndarray:
     with open_image(path) as image:
         image.load()
         small = image.convert('L').resize(LOOK, Image.Resampling.BOX)
-    pixels = np.asarray(small).astype(np.int16)
-    brighter = pixels[:, :-1] > pixels[:, 1:]
+    brighter = np.diff(np.asarray(small, np.int16)) < 0
     return np.where(brighter, 1, -1).astype(np.float32).ravel()
 
 
@@ -96,46 +94,45 @@ def _digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def make_splits(
-    reading: Reading, looks: Looks, files: Files, seed: int
-) -> dict[str, list[Sample]]:
+def make_splits(found: Found, looks: Looks, files: Files, seed: int) -> None:
     """Take the split that the folder has, and make what is missing.
 
     Copies of one photograph stay together: the same bytes, names that differ
     by what programs add when they augment images, and, in small data sets,
     the same look. ValueError if nothing is there for training or validation.
     """
-    odd, samples = files.odd, reading.samples
-    splits: dict[str, list[Sample]] = dict(train=[], val=[], test=[])
-    stated = any(sample.split for sample in samples)
+    odd, samples, stated = files.odd, found.samples, [*found.splits]
+    if stated and 'train' not in stated:
+        raise ValueError(
+            f'there are images for {" and ".join(stated)}, but none for '
+            'training: name their folder train, or remove the folders of '
+            'splits, and a split is made'
+        )
     for sample in samples:
-        splits[sample.split or 'train'].append(sample)
         if stated and not sample.split:
             odd.add('no_split', sample.image.name)
-    if not splits['train']:
-        raise ValueError(
-            f'there are images for {" and ".join(filter(splits.get, splits))},'
-            ' but none for training: name their folder train, or remove the '
-            'folders of splits, and a split is made'
-        )
+        sample.split = sample.split or 'train'
     few = len(samples) <= MANY_FILES
     hashes = {
         s.image: _digest(s.image)
         if few
-        else str(s.image)[len(str(files.root)) :]
+        else f'{s.image.relative_to(found.root)}'
         for s in samples
     }
-    known = {hashes[sample.image] for sample in splits['train']}
-    for sample in (*splits['val'], *splits['test']):
-        if hashes[sample.image] in known:
+    train = found.splits['train']
+    known = {hashes[sample.image] for sample in train}
+    for sample in samples:
+        if sample.split != 'train' and hashes[sample.image] in known:
             odd.add('leaks', sample.image.name)
-    if not splits['val']:
-        groups = _group(splits['train'], hashes, looks, odd)
-        chosen = _choose(groups, hashes, seed)
-        splits['val'] = [s for s in splits['train'] if s.image in chosen]
-        splits['train'] = [s for s in splits['train'] if s.image not in chosen]
-        odd.add('split', f'{len(splits["val"])} are for validation')
-    return {name: found for name, found in splits.items() if found}
+    if 'val' not in stated:
+        chosen = _choose(_group(train, hashes, looks, odd), hashes, seed)
+        for sample in chosen:
+            sample.split = 'val'
+        odd.add('split', f'{len(chosen)} are for validation')
+    learned = set().union(*(x.labels for x in found.splits['train']))
+    for label, name in enumerate(found.classes):
+        if learned and label not in learned:  # those of label maps are unknown
+            odd.add('unlearned', name)
 
 
 def _group(
@@ -152,7 +149,7 @@ def _group(
         name = AUGMENTED.sub('', path.stem)
         sets.union(path, hashes[path], (path.parent, name))
     for pair in _find_alike(
-        {s.image: looks[s.image] for s in samples if looks}
+        {x.image: looks[x.image] for x in samples if looks}
     ):
         sets.union(*pair)
     groups = defaultdict(list)
@@ -168,26 +165,26 @@ def _group(
 
 def _choose(
     groups: list[list[Sample]], hashes: dict[Path, str], seed: int
-) -> set[Path]:
+) -> list[Sample]:
     """Choose groups for validation by their hashes, some of each class."""
-    counts = Counter(
-        label for group in groups for s in group for label in s.labels
-    )
+
+    def order(group: list[Sample]) -> str:
+        first = min(hashes[sample.image] for sample in group)
+        return hashlib.sha256(f'{seed} {first}'.encode()).hexdigest()
+
+    counts = Counter(x for group in groups for s in group for x in s.labels)
     strata = defaultdict(list)
-    for group in groups:
+    for group in sorted(groups, key=order):
         labels = set().union(*(sample.labels for sample in group))
         rarest = min(labels, key=lambda x: (counts[x], x), default=-1)
-        first = min(hashes[sample.image] for sample in group)
-        order = hashlib.sha256(f'{seed} {first}'.encode()).hexdigest()
-        strata[rarest].append((order, group))
-    chosen: set[Path] = set()
+        strata[rarest].append(group)
+    chosen: list[Sample] = []
     for stratum in strata.values():
         # At least one group for each of the splits.
-        wanted = max(1, round(SHARE * sum(len(x) for _, x in stratum)))
-        taken = 0
-        for _, group in sorted(stratum, key=lambda item: item[0])[:-1]:
+        wanted, taken = max(1, round(SHARE * sum(map(len, stratum)))), 0
+        for group in stratum[:-1]:
             # A large group, as of tiles of one photograph, is for training.
             if taken < wanted and taken + len(group) <= 2 * wanted:
-                chosen.update(sample.image for sample in group)
+                chosen += group
                 taken += len(group)
-    return chosen or {sample.image for sample in min(groups, key=len)}
+    return chosen or min(groups, key=len)

@@ -3,7 +3,6 @@
 import signal
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -14,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import TextIO
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -24,11 +22,11 @@ from ..engine.resuming import find_checkpoints
 from ..engine.runner import build_runner
 from ..utils.config import read_config
 from .plan import Plan
-from .recipe import make_config, write_config
+from .recipe import write_config
 
 ELAPSED = 'finetune_seconds'  # in the state of a training
 INTERRUPTED = 'interrupted'
-TIMED = 10  # steps that are timed, of which the first are not counted
+TIMED = 10  # steps that are timed, of which the first third is not counted
 FEW = 4  # that are timed in any case
 FACTORS = 0.5, 1.0, 2.0  # of the learning rate, in its search
 FEWEST, MOST = 20, 80  # steps of each rate in the search
@@ -49,47 +47,42 @@ def quietly(log: Path) -> Iterator[TextIO]:
         yield terminal
 
 
-def _loss(outputs: dict | None) -> float:
-    return float(torch.as_tensor((outputs or {}).get('loss', 0)).detach())
+def prepare(path: Path, folder: str = 'training') -> Config:
+    """Read a config for one of several runs in this process.
+
+    Its work_dir is a folder beside the config, since mmengine writes the
+    complete config, of the same name, into it.
+    """
+    cfg = read_config(path)
+    name = f'{folder}_{next(_runs)}'  # mmengine keeps one log for each name
+    cfg.update(work_dir=str(path.parent / folder), experiment_name=name)
+    cfg.visualizer.name = name
+    return cfg
 
 
-class _Recorder(Hook):
-    """Records the times and the losses of steps, and stops in time."""
+class _TimeLimit(Hook):
+    """Ends a trial in time, but not before a few steps."""
 
-    def __init__(self, seconds: float = inf) -> None:
-        self.seconds = seconds
-        self.times: list[float] = []
-        self.losses: list[float] = []
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.start = seconds, 0.0
 
-    def after_train_iter(self, runner, outputs=None, **_):
-        self.losses.append(_loss(outputs))
-        self.times.append(time.monotonic())
-        late = self.times[-1] - self.times[0] > self.seconds
-        if late and len(self.times) > FEW:
+    def after_train_iter(self, runner, *_, **__):
+        now = time.monotonic()
+        self.start = self.start or now
+        if runner.iter >= FEW and now - self.start > self.seconds:
             runner.train_loop.stop_training = True
-
-    @property
-    def step(self) -> float:
-        """Seconds of a step, without those that start the workers."""
-        gaps = np.diff(self.times)
-        return float(np.median(gaps[len(gaps) // 3 :])) if len(gaps) else inf
 
 
 def try_steps(
-    plan: Plan,
-    data: dict,
-    args: Namespace,
-    steps: int = TIMED,
-    seconds: float = inf,
-) -> _Recorder:
-    """Train a few steps, in a folder that is deleted; times and losses.
+    plan: Plan, data: dict, steps: int = TIMED, seconds: float = inf
+) -> tuple[float, np.ndarray]:
+    """Train a few steps in a folder that is deleted.
 
-    ``args`` has the ``--cfg-options``, which may change the time of a step.
+    Returns the seconds of a step, and the loss of each.
     """
-    recorder = _Recorder(seconds)
     with TemporaryDirectory() as folder:
         path = Path(folder, 'trial.py')
-        write_config(make_config(plan, data), path, args)
+        write_config(plan, data, path)
         cfg = prepare(path)
         cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
         cfg.update(param_scheduler=[], custom_hooks=[])
@@ -97,14 +90,18 @@ def try_steps(
         cfg.train_cfg.max_iters = steps
         cfg.default_hooks.checkpoint = None
         runner = build_runner(cfg, ('train',))
-        runner.register_hook(recorder)
+        runner.register_hook(_TimeLimit(seconds))
         runner.train()
         runner.train_dataloader._iterator = None  # ends its workers
-    return recorder
+    times, losses = (
+        runner.message_hub.get_scalar(f'train/{name}').data[0]
+        for name in ('time', 'loss')
+    )
+    return float(np.median(times[len(times) // 3 :])), losses
 
 
 def search_lr(
-    plan: Plan, seconds: float, losses: Callable[[Plan, int], list[float]]
+    plan: Plan, seconds: float, losses: Callable[[Plan, int], np.ndarray]
 ) -> Plan:
     """Try half, once and twice the learning rate, if there is time.
 
@@ -132,19 +129,16 @@ def search_lr(
 class ProgressHook(Hook):
     """Shows a line with the metric and the time left, and ends in time."""
 
-    def __init__(self, plan: Plan, seconds: float, terminal: TextIO) -> None:
-        self.metric, self.name = plan.about.metric, plan.about.title
-        self.seconds, self.terminal = seconds, terminal
-        self.best: float | None = None
+    def __init__(self, title: str, seconds: float, terminal: TextIO) -> None:
+        self.title, self.seconds, self.terminal = title, seconds, terminal
         self.reason = ''  # of an early end
         self.evaluated = -1  # iteration of the last evaluation
 
     def before_train(self, runner: Runner) -> None:
         """Show the line."""
-        state = runner.message_hub.runtime_info  # also of earlier calls
-        self.start = time.monotonic() - state.get(ELAPSED, 0.0)
-        self.best = state.get('best_score')
-        if self.best is not None:
+        self.state = runner.message_hub.runtime_info  # also of earlier calls
+        self.start = time.monotonic() - self.state.get(ELAPSED, 0.0)
+        if 'best_score' in self.state:
             self.evaluated = runner.iter
         self.bar = tqdm(
             desc='training',
@@ -156,7 +150,7 @@ class ProgressHook(Hook):
             unit='step',
         )
 
-    def after_train_iter(self, runner, outputs=None, **_):
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
         """Show the step, and end the training if it must."""
         elapsed = time.monotonic() - self.start
         runner.message_hub.update_info(ELAPSED, elapsed)
@@ -164,23 +158,22 @@ class ProgressHook(Hook):
             self.reason = 'the time was over'
         if self.reason:
             runner.train_loop.stop_training = True
-        best = '' if self.best is None else f', {self.name} {self.best:.3g}'
-        text = f'loss {_loss(outputs):.3g}{best}'
+        text = f'loss {outputs["loss"].item():.3g}'
+        if 'best_score' in self.state:
+            text += f', {self.title} {self.state["best_score"]:.3g}'
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
 
     def after_val_epoch(self, runner, metrics=None):
-        """Note the metric."""
+        """Note that it was evaluated."""
         self.evaluated = runner.iter
-        value = (metrics or {}).get(self.metric, self.best)
-        self.best = value if self.best is None else max(value, self.best)
 
     def after_train(self, runner: Runner) -> None:
         """Evaluate the last weights, unless that was done."""
         if runner.iter < runner.max_iters and not self.reason:
             self.reason = 'the metric did not become better'
         new = self.evaluated < runner.iter - 1 and self.reason != INTERRUPTED
-        if new or self.best is None:
+        if new or self.evaluated < 0:
             self.bar.set_description('evaluating')
             runner.val_loop.run()
         self.bar.close()
@@ -219,23 +212,10 @@ def train(
     """
     cfg = prepare(path)
     cfg.resume = bool(find_checkpoints(cfg.work_dir))
-    hook = ProgressHook(plan, seconds, terminal)
+    hook = ProgressHook(plan.about.title, seconds, terminal)
     with ending_on_interrupt(hook):
         runner = build_runner(cfg, ('train', 'val'))
         runner.register_hook(hook, 'LOW')
         runner.train()
     runner.work_dir_lock.close()
     return runner.iter, hook.reason
-
-
-def prepare(path: Path, folder: str = 'training') -> Config:
-    """Read a config for one of several runs in this process.
-
-    Its work_dir is a folder beside the config, since mmengine writes the
-    complete config, of the same name, into it.
-    """
-    cfg = read_config(path)
-    name = f'{folder}_{next(_runs)}'  # mmengine keeps one log for each name
-    cfg.update(work_dir=str(path.parent / folder), experiment_name=name)
-    cfg.visualizer.name = name
-    return cfg

@@ -14,6 +14,8 @@ STAGES = 4
 TOO_LARGE = 2**31  # for torch's pooling, and far beyond any map
 AUTO: Literal['auto'] = 'auto'  # G2 that grows with the image
 Ratio = int | Literal['auto']  # G2 of a stage
+# G1 and G2 of the stages 0 to 2.
+Grids = tuple[tuple[int, ...], tuple[Ratio, ...]]
 
 # fmt: off
 _TABLE_1 = {
@@ -283,3 +285,26 @@ def check_numbers(
     for name, rate in rates.items():
         if not isinstance(rate, Real) or not 0 <= rate < 1:
             raise ValueError(f'{name} needs 0 <= {name} < 1, got {rate!r}')
+
+
+def complete_grids(backbone: Any, grids: Sequence[Grids]) -> list[Grids]:
+    """Complete settings as a backbone stores them, without duplicates.
+
+    Args:
+        backbone (HATNet): The backbone; its setting stays.
+        grids (Sequence[Grids]): Pairs of G1 and G2. None instead of either
+            means that of the backbone; G2 may be 'auto'.
+
+    Returns:
+        list[Grids]: The settings in order.
+
+    Raises:
+        ValueError: If one is not valid.
+    """
+    configured = (backbone.grid_sizes, backbone.ds_ratios)
+    complete: dict[Grids, None] = {}
+    for setting in grids:
+        backbone.set_grids(*setting)
+        complete[backbone.grid_sizes, backbone.ds_ratios] = None
+        backbone.set_grids(*configured)
+    return list(complete)

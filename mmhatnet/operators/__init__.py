@@ -25,15 +25,7 @@ class Finder:
 
     @staticmethod
     def find_spec(name: str, *args: object) -> ModuleSpec | None:
-        """Find a module, as Python's import system asks.
-
-        Args:
-            name (str): The module.
-            *args (object): Not used.
-
-        Returns:
-            ModuleSpec | None: That of our operators, None for other modules.
-        """
+        """Find our operators, as Python's import system asks; else None."""
         return spec_from_file_location(name, FILE) if name == NAME else None
 
 

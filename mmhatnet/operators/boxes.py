@@ -1,4 +1,8 @@
-"""Operators on boxes (x1, y1, x2, y2)."""
+"""Operators on boxes (x1, y1, x2, y2).
+
+The functions have the arguments of mmcv's compiled ones: boxes (N, 4) and
+scores (N,). ``offset`` is 1 if a box from 0 to 9 is 10 wide.
+"""
 
 import numpy as np
 import torch
@@ -10,13 +14,7 @@ from .common import float32, widen
 def nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int
 ) -> Tensor:
-    """Suppress boxes that overlap better ones.
-
-    Args:
-        boxes (Tensor): (N, 4).
-        scores (Tensor): (N,).
-        iou_threshold (float): Boxes that overlap more are suppressed.
-        offset (int): 1 if a box from 0 to 9 is 10 wide.
+    """Suppress boxes that overlap better ones by more than a threshold.
 
     Returns:
         Tensor: Indices of the boxes that are kept, best first.
@@ -65,15 +63,10 @@ def softnms(
 ) -> Tensor:
     """Lower the scores of boxes that overlap better ones, on the CPU.
 
-    Args:
-        boxes (Tensor): (N, 4).
-        scores (Tensor): (N,).
-        dets (Tensor): (N, 5), gets the kept boxes with their new scores.
-        iou_threshold (float): The methods 0 and 1 need this overlap.
-        sigma (float): Width of method 2.
-        min_score (float): Boxes with lower scores are dropped.
-        method (int): 0 to suppress, 1 for linear, 2 for gaussian weights.
-        offset (int): As in :func:`nms`.
+    ``method`` is 0 to suppress, 1 for linear weights, both from an overlap of
+    iou_threshold on, and 2 for gaussian weights of width sigma. Boxes below
+    min_score are dropped. ``dets``, (N, 5), gets the kept boxes with their new
+    scores.
 
     Returns:
         Tensor: Indices of the boxes in dets.
@@ -114,11 +107,7 @@ def softnms(
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Group boxes by the one that suppresses them, on the CPU.
-
-    Args:
-        dets (Tensor): (N, 5), boxes with scores.
-        iou_threshold (float): Boxes that overlap as much are suppressed.
+    """Group boxes with scores (N, 5) by the one that suppresses them.
 
     Returns:
         list[list[int]]: Indices, the suppressing box first.

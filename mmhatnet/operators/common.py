@@ -1,6 +1,7 @@
 """Helpers of the operators."""
 
 import math
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -10,12 +11,6 @@ def float32(number: float) -> float:
     """Round a number to float32, as mmcv's functions do with arguments.
 
     Otherwise, an overlap of exactly 0.6 would count as above 0.6.
-
-    Args:
-        number (float): Any number.
-
-    Returns:
-        float: The nearest one of 24 bits.
     """
     if not math.isfinite(number):
         return number
@@ -25,13 +20,18 @@ def float32(number: float) -> float:
 
 
 def widen(*tensors: Tensor) -> list[Tensor]:
-    """Make the half precisions float32, which all kernels have.
-
-    Args:
-        *tensors (Tensor): Any tensors.
-
-    Returns:
-        list[Tensor]: The tensors; those of other dtypes are unchanged.
-    """
+    """Make the half precisions float32, which all kernels have."""
     halves = torch.float16, torch.bfloat16
     return [x.float() if x.dtype in halves else x for x in tensors]
+
+
+def raise_missing(name: str) -> NoReturn:
+    """Refuse what only mmcv's compiled operators have.
+
+    Raises:
+        ImportError: Always. It says what to do.
+    """
+    raise ImportError(
+        f"{name} needs mmcv's compiled operators: run tools/setup_env.sh "
+        '--compiled, and do not set MMHATNET_OPERATORS=torchvision'
+    )

@@ -1,4 +1,10 @@
-"""Deformable and masked convolutions."""
+"""Deformable and masked convolutions.
+
+The functions have the arguments of mmcv's compiled ones, which :mod:`.ext`
+explains.
+"""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -20,31 +26,27 @@ def _settings(given: dict[str, int]) -> list[int]:
     return [given[name] for name in (*names, 'group', 'deformable_group')]
 
 
-def _unused(input: Tensor) -> Tensor:
-    """The tensor that torchvision takes if there is no mask."""
-    return input.new_zeros(len(input), 1)
-
-
-def _forward(
+def _arguments(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
     mask: Tensor | None,
     bias: Tensor | None,
     given: dict[str, int],
-) -> Tensor:
-    input, weight, offset = widen(input, weight, offset)
+) -> list:
+    """The arguments of torchvision's operators, which need all tensors."""
+    has_mask = mask is not None
+    mask = mask if has_mask else input.new_zeros(len(input), 1)
+    bias = input.new_zeros(len(weight)) if bias is None else bias
+    tensors = widen(input, weight, offset, mask, bias)
+    return [*tensors, *_settings(given), has_mask]
+
+
+def _forward(*arguments: Any) -> Tensor:
+    """The output, from what :func:`_arguments` takes."""
     # In mixed precision, torchvision's products would round.
-    with torch.autocast(input.device.type, enabled=False):
-        return torch.ops.torchvision.deform_conv2d(
-            input,
-            weight,
-            offset,
-            _unused(input) if mask is None else widen(mask)[0],
-            input.new_zeros(len(weight)) if bias is None else widen(bias)[0],
-            *_settings(given),
-            mask is not None,
-        )
+    with torch.autocast(arguments[0].device.type, enabled=False):
+        return torch.ops.torchvision.deform_conv2d(*_arguments(*arguments))
 
 
 def _backward(
@@ -56,26 +58,16 @@ def _backward(
     given: dict[str, int],
 ) -> tuple[Tensor, ...]:
     """The gradients of input, weight, offset, mask and bias."""
-    grad, input, weight, offset = widen(grad, input, weight, offset)
-    settings = _settings(given)
+    arguments = _arguments(input, weight, offset, mask, None, given)
     with torch.autocast(input.device.type, enabled=False):
         found = torch.ops.torchvision._deform_conv2d_backward(
-            grad,
-            input,
-            weight,
-            offset,
-            _unused(input) if mask is None else widen(mask)[0],
-            input.new_zeros(len(weight)),
-            *settings,
-            mask is not None,
+            *widen(grad), *arguments
         )
-    inside = _inside(offset, input, weight, settings)
+    inside = _inside(arguments[2], weight, _settings(given))
     return (*found[:2], found[2] * inside, *found[3:])
 
 
-def _inside(
-    offset: Tensor, input: Tensor, weight: Tensor, settings: list[int]
-) -> Tensor:
+def _inside(offset: Tensor, weight: Tensor, settings: list[int]) -> Tensor:
     """Whether samples are inside the padded map, in the shape of offset.
 
     Exactly at -1, as on the padded edge without offsets, torchvision has a
@@ -107,15 +99,8 @@ def deform_conv_forward(
 ) -> None:
     """Compute a deformable convolution.
 
-    Args:
-        input (Tensor): (N, C, H, W).
-        weight (Tensor): (C', C / groups, h, w).
-        offset (Tensor): (N, deformable groups * h * w * 2, H', W').
-        output (Tensor): (N, C', H', W'), gets the result.
-        columns (Tensor): Not used.
-        ones (Tensor): Not used.
-        **given (int): kW, kH, dW (stride), dH, padW, padH, dilationW,
-            dilationH, group, deformable_group and im2col_step.
+    From maps (N, C, H, W), weights (C', C / groups, h, w) and offsets
+    (N, deformable groups * h * w * 2, H', W') to (N, C', H', W').
     """
     output.copy_(_forward(input, weight, offset, None, None, given))
 
@@ -130,18 +115,7 @@ def deform_conv_backward_input(
     columns: Tensor,
     **given: int,
 ) -> None:
-    """Compute the gradients of input and offset.
-
-    Args:
-        input (Tensor): As in the forward pass.
-        offset (Tensor): As in the forward pass.
-        gradOutput (Tensor): As output.
-        gradInput (Tensor): Gets the gradient of input.
-        gradOffset (Tensor): Gets the gradient of offset.
-        weight (Tensor): As in the forward pass.
-        columns (Tensor): Not used.
-        **given (int): As in the forward pass.
-    """
+    """Compute the gradients of input and offset."""
     found = _backward(gradOutput, input, weight, offset, None, given)
     gradInput.copy_(found[0])
     gradOffset.copy_(found[2])
@@ -157,20 +131,10 @@ def deform_conv_backward_parameters(
     scale: float,
     **given: int,
 ) -> None:
-    """Add the gradient of weight.
+    """Add the gradient of weight, times ``scale``.
 
-    Args:
-        input (Tensor): As in the forward pass.
-        offset (Tensor): As in the forward pass.
-        gradOutput (Tensor): As output.
-        gradWeight (Tensor): Gets the gradient of weight.
-        columns (Tensor): Not used.
-        ones (Tensor): Not used.
-        scale (float): A factor.
-        **given (int): As in the forward pass.
+    It depends only on the shape of the weight, which gradWeight has.
     """
-    # The gradient depends only on the shape of the weight, which gradWeight
-    # has.
     found = _backward(gradOutput, input, gradWeight, offset, None, given)
     gradWeight.add_(found[1] * scale)
 
@@ -187,20 +151,9 @@ def modulated_deform_conv_forward(
     with_bias: bool,
     **given: int,
 ) -> None:
-    """Compute a modulated deformable convolution.
+    """Compute a deformable convolution with weights of the samples.
 
-    Args:
-        input (Tensor): (N, C, H, W).
-        weight (Tensor): (C', C / groups, h, w).
-        bias (Tensor): (C',) if with_bias.
-        ones (Tensor): Not used.
-        offset (Tensor): (N, deformable groups * h * w * 2, H', W').
-        mask (Tensor): (N, deformable groups * h * w, H', W').
-        output (Tensor): (N, C', H', W'), gets the result.
-        columns (Tensor): Not used.
-        with_bias (bool): Whether there is a bias.
-        **given (int): kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w,
-            dilation_h, dilation_w, group and deformable_group.
+    These are ``mask``, (N, deformable groups * h * w, H', W').
     """
     chosen = bias if with_bias else None
     output.copy_(_forward(input, weight, offset, mask, chosen, given))
@@ -223,25 +176,7 @@ def modulated_deform_conv_backward(
     with_bias: bool,
     **given: int,
 ) -> None:
-    """Compute the gradients of all inputs.
-
-    Args:
-        input (Tensor): As in the forward pass.
-        weight (Tensor): As in the forward pass.
-        bias (Tensor): As in the forward pass.
-        ones (Tensor): Not used.
-        offset (Tensor): As in the forward pass.
-        mask (Tensor): As in the forward pass.
-        columns (Tensor): Not used.
-        grad_input (Tensor): Gets the gradient of input.
-        grad_weight (Tensor): Gets that of weight.
-        grad_bias (Tensor): Gets that of bias if with_bias.
-        grad_offset (Tensor): Gets that of offset.
-        grad_mask (Tensor): Gets that of mask.
-        grad_output (Tensor): As output.
-        with_bias (bool): Whether there is a bias.
-        **given (int): As in the forward pass.
-    """
+    """Compute the gradients of all inputs."""
     found = _backward(grad_output, input, weight, offset, mask, given)
     targets = [grad_input, grad_weight, grad_offset, grad_mask]
     targets += [grad_bias] if with_bias else []
@@ -259,17 +194,9 @@ def masked_im2col_forward(
     pad_h: int,
     pad_w: int,
 ) -> None:
-    """Collect the neighbours of some pixels.
+    """Collect the neighbours of K pixels, given by their rows and columns.
 
-    Args:
-        im (Tensor): (1, C, H, W).
-        mask_h_idx (Tensor): (K,), rows of pixels.
-        mask_w_idx (Tensor): (K,), columns of pixels.
-        col (Tensor): (C * kernel_h * kernel_w, K), gets the values.
-        kernel_h (int): Rows of a neighbourhood.
-        kernel_w (int): Columns of a neighbourhood.
-        pad_h (int): Rows above the pixel in its neighbourhood.
-        pad_w (int): Columns left of it.
+    From a map (1, C, H, W) to ``col``, (C * kernel_h * kernel_w, K).
     """
     padded = F.pad(im[0], (pad_w, kernel_w, pad_h, kernel_h))
     rows, columns = (
@@ -280,23 +207,7 @@ def masked_im2col_forward(
 
 
 def masked_col2im_forward(
-    col: Tensor,
-    mask_h_idx: Tensor,
-    mask_w_idx: Tensor,
-    im: Tensor,
-    height: int,
-    width: int,
-    channels: int,
+    col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, **_: int
 ) -> None:
-    """Set some pixels.
-
-    Args:
-        col (Tensor): (C, K), values.
-        mask_h_idx (Tensor): (K,), rows of pixels.
-        mask_w_idx (Tensor): (K,), columns of pixels.
-        im (Tensor): (1, C, H, W), gets the values.
-        height (int): H.
-        width (int): W.
-        channels (int): C.
-    """
+    """Set K pixels of a map (1, C, H, W) to the values (C, K)."""
     im[0, :, mask_h_idx, mask_w_idx] = col

@@ -1,7 +1,8 @@
 """A stand-in for the compiled module ``mmcv._ext``.
 
-The functions have its names and arguments, and write into the tensors that
-they are given. What mmdet and mmseg need is here; CornerPool and
+The functions have its names and arguments, some of which they do not need.
+Those of the forward pass write into ``output``, and those of the backward pass
+into the gradients. What mmdet and mmseg need is here; CornerPool and
 CrissCrossAttention are plain torch in mmcv, too.
 """
 
@@ -26,6 +27,7 @@ from mmhatnet.operators.boxes import (  # noqa: F401
     nms_match,
     softnms,
 )
+from mmhatnet.operators.common import raise_missing
 from mmhatnet.operators.convolutions import (  # noqa: F401
     deform_conv_backward_input,
     deform_conv_backward_parameters,
@@ -74,10 +76,4 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
     if name.startswith('_'):
         raise AttributeError(name)
 
-    def missing(*args: object, **kwargs: object) -> NoReturn:
-        raise ImportError(
-            f"{name} needs mmcv's compiled operators: run tools/setup_env.sh "
-            '--compiled, and do not set MMHATNET_OPERATORS=torchvision'
-        )
-
-    return missing
+    return lambda *args, **kwargs: raise_missing(name)

@@ -1,4 +1,8 @@
-"""Operators that weight neighbours or samples: CARAFE, PSA, attention."""
+"""Operators that weight neighbours or samples: CARAFE, PSA, attention.
+
+The functions have the arguments of mmcv's compiled ones, which :mod:`.ext`
+explains.
+"""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -29,15 +33,10 @@ def carafe_naive_forward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Upsample by weighted sums of neighbours.
+    """Upsample (N, C, H, W) to (N, C, s H, s W) by sums of neighbours.
 
-    Args:
-        features (Tensor): (N, C, H, W).
-        masks (Tensor): (N, group_size * kernel_size^2, s H, s W), weights.
-        output (Tensor): (N, C, s H, s W), gets the result.
-        kernel_size (int): Side of the neighbourhood.
-        group_size (int): Number of groups of channels.
-        scale_factor (int): s.
+    Their weights are ``masks``, (N, group_size * kernel_size^2, s H, s W), for
+    each of group_size groups of channels; s is scale_factor.
     """
     wide, weights = widen(features, masks)
     # In mixed precision, einsum would round its arguments.
@@ -60,18 +59,7 @@ def carafe_naive_backward(
     group_size: int,
     scale_factor: int,
 ) -> None:
-    """Compute both gradients.
-
-    Args:
-        top_grad (Tensor): As output of the forward pass.
-        features (Tensor): As in the forward pass.
-        masks (Tensor): As in the forward pass.
-        bottom_grad (Tensor): Gets the gradient of features.
-        mask_grad (Tensor): Gets the gradient of masks.
-        kernel_size (int): As in the forward pass.
-        group_size (int): As in the forward pass.
-        scale_factor (int): As in the forward pass.
-    """
+    """Compute the gradients of features and masks from that of output."""
     grad, wide, weights = widen(top_grad, features, masks)
     grad = _split(grad, group_size, scale_factor)
     with torch.autocast(features.device.type, enabled=False):
@@ -102,27 +90,11 @@ def carafe_forward(
     routput: Tensor,
     rmasks: Tensor,
     output: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    **sizes: int,
 ) -> None:
-    """Compute :func:`carafe_naive_forward`.
-
-    Args:
-        features (Tensor): As there.
-        masks (Tensor): As there.
-        rfeatures (Tensor): Gets the features, for the backward pass.
-        routput (Tensor): Not used.
-        rmasks (Tensor): Not used.
-        output (Tensor): As there.
-        kernel_size (int): As there.
-        group_size (int): As there.
-        scale_factor (int): As there.
-    """
+    """Compute :func:`carafe_naive_forward`, and keep the features."""
     rfeatures.copy_(features)
-    carafe_naive_forward(
-        features, masks, output, kernel_size, group_size, scale_factor
-    )
+    carafe_naive_forward(features, masks, output, **sizes)
 
 
 def carafe_backward(
@@ -135,123 +107,66 @@ def carafe_backward(
     rmask_grad: Tensor,
     bottom_grad: Tensor,
     mask_grad: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
+    **sizes: int,
 ) -> None:
-    """Compute :func:`carafe_naive_backward`.
-
-    Args:
-        top_grad (Tensor): As there.
-        rfeatures (Tensor): As from :func:`carafe_forward`.
-        masks (Tensor): As there.
-        rtop_grad (Tensor): Not used.
-        rbottom_grad_hs (Tensor): Not used.
-        rbottom_grad (Tensor): Not used.
-        rmask_grad (Tensor): Not used.
-        bottom_grad (Tensor): As there.
-        mask_grad (Tensor): As there.
-        kernel_size (int): As there.
-        group_size (int): As there.
-        scale_factor (int): As there.
-    """
-    sizes = kernel_size, group_size, scale_factor
+    """Compute :func:`carafe_naive_backward`."""
     carafe_naive_backward(
-        top_grad, rfeatures, masks, bottom_grad, mask_grad, *sizes
+        top_grad, rfeatures, masks, bottom_grad, mask_grad, **sizes
     )
 
 
 def _psa_places(
-    height: int, width: int, mask_size: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of channel, pixel and neighbour of neighbours inside the map."""
+    like: Tensor,
+    psa_type: int,
+    h_feature: int,
+    w_feature: int,
+    h_mask: int,
+    w_mask: int,
+    **_: int,
+) -> tuple[Tensor, ...]:
+    """Where weights of neighbours inside the map are, and where they go.
+
+    Channels and pixels of the first, rows and columns of the second.
+    ``psa_type`` is 0 to collect weights, and 1 to distribute them.
+    """
     y, x, rows, columns = (
-        torch.arange(count, device=device)
-        for count in (height, width, *mask_size)
+        torch.arange(count, device=like.device)
+        for count in (h_feature, w_feature, h_mask, w_mask)
     )
     # (rows, columns, height, width)
     rows = rows[:, None, None, None]
     columns = columns[:, None, None]
-    y_near = y[:, None] + rows - (mask_size[0] - 1) // 2
-    x_near = x + columns - (mask_size[1] - 1) // 2
-    inside = (
-        (y_near >= 0) & (y_near < height) & (x_near >= 0) & (x_near < width)
-    )
+    y_near = y[:, None] + rows - (h_mask - 1) // 2
+    x_near = x + columns - (w_mask - 1) // 2
+    inside = (y_near >= 0) & (y_near < h_feature)
+    inside = inside & (x_near >= 0) & (x_near < w_feature)
     places = (
-        rows * mask_size[1] + columns,
-        y[:, None] * width + x,
-        y_near * width + x_near,
+        rows * w_mask + columns,
+        y[:, None] * w_feature + x,
+        y_near * w_feature + x_near,
     )
     channel, pixel, near = (x.expand_as(inside)[inside] for x in places)
-    return channel, pixel, near
+    pair = (near, pixel) if psa_type == 0 else (pixel, near)
+    return channel, pixel, *pair
 
 
-def psamask_forward(
-    input: Tensor,
-    output: Tensor,
-    psa_type: int,
-    num_: int,
-    h_feature: int,
-    w_feature: int,
-    h_mask: int,
-    w_mask: int,
-    half_h_mask: int,
-    half_w_mask: int,
-) -> None:
+def psamask_forward(input: Tensor, output: Tensor, **sizes: int) -> None:
     """Spread the weights of neighbours over the map.
 
-    Args:
-        input (Tensor): (N, h_mask * w_mask, H, W).
-        output (Tensor): (N, H * W, H, W), gets the result.
-        psa_type (int): 0 to collect, 1 to distribute.
-        num_ (int): N.
-        h_feature (int): H.
-        w_feature (int): W.
-        h_mask (int): Rows of the neighbourhood.
-        w_mask (int): Columns of the neighbourhood.
-        half_h_mask (int): Not used.
-        half_w_mask (int): Not used.
+    From (N, h_mask * w_mask, H, W) to (N, H * W, H, W).
     """
-    channel, pixel, near = _psa_places(
-        h_feature, w_feature, (h_mask, w_mask), input.device
-    )
-    pair = (near, pixel) if psa_type == 0 else (pixel, near)
-    values = input.flatten(2)[:, channel, pixel]
-    output.view(*output.shape[:2], -1)[:, pair[0], pair[1]] = values
+    channel, pixel, row, column = _psa_places(input, **sizes)
+    target = output.view(*output.shape[:2], -1)
+    target[:, row, column] = input.flatten(2)[:, channel, pixel]
 
 
 def psamask_backward(
-    grad_output: Tensor,
-    grad_input: Tensor,
-    psa_type: int,
-    num_: int,
-    h_feature: int,
-    w_feature: int,
-    h_mask: int,
-    w_mask: int,
-    half_h_mask: int,
-    half_w_mask: int,
+    grad_output: Tensor, grad_input: Tensor, **sizes: int
 ) -> None:
-    """Collect the gradients of the weights.
-
-    Args:
-        grad_output (Tensor): (N, H * W, H, W).
-        grad_input (Tensor): (N, h_mask * w_mask, H, W), gets the gradient.
-        psa_type (int): As in the forward pass.
-        num_ (int): N.
-        h_feature (int): H.
-        w_feature (int): W.
-        h_mask (int): As in the forward pass.
-        w_mask (int): As in the forward pass.
-        half_h_mask (int): Not used.
-        half_w_mask (int): Not used.
-    """
-    channel, pixel, near = _psa_places(
-        h_feature, w_feature, (h_mask, w_mask), grad_output.device
-    )
-    pair = (near, pixel) if psa_type == 0 else (pixel, near)
-    values = grad_output.flatten(2)[:, pair[0], pair[1]]
-    grad_input.view(*grad_input.shape[:2], -1)[:, channel, pixel] = values
+    """Collect the gradients of the weights."""
+    channel, pixel, row, column = _psa_places(grad_input, **sizes)
+    target = grad_input.view(*grad_input.shape[:2], -1)
+    target[:, channel, pixel] = grad_output.flatten(2)[:, row, column]
 
 
 def ms_deform_attn_forward(
@@ -264,17 +179,10 @@ def ms_deform_attn_forward(
 ) -> Tensor:
     """Attend to samples of several maps; mmcv has it in plain torch, too.
 
-    Args:
-        value (Tensor): (N, pixels of all maps, heads, C).
-        value_spatial_shapes (Tensor): (maps, 2), heights and widths.
-        value_level_start_index (Tensor): Not used.
-        sampling_locations (Tensor): (N, queries, heads, maps, points, 2), x
-            and y from 0 to 1.
-        attention_weights (Tensor): (N, queries, heads, maps, points).
-        im2col_step (int): Not used.
-
-    Returns:
-        Tensor: (N, queries, heads * C).
+    From values (N, pixels of all maps, heads, C), the heights and widths of
+    the maps (maps, 2), places (N, queries, heads, maps, points, 2), x and y
+    from 0 to 1, and weights (N, queries, heads, maps, points) to
+    (N, queries, heads * C).
     """
     from mmcv.ops.multi_scale_deform_attn import (
         multi_scale_deformable_attn_pytorch,
@@ -301,20 +209,7 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """Compute the gradients of all inputs.
-
-    Args:
-        value (Tensor): As in the forward pass.
-        value_spatial_shapes (Tensor): As in the forward pass.
-        value_level_start_index (Tensor): As in the forward pass.
-        sampling_locations (Tensor): As in the forward pass.
-        attention_weights (Tensor): As in the forward pass.
-        grad_output (Tensor): (N, queries, heads * C).
-        grad_value (Tensor): Gets the gradient of value.
-        grad_sampling_loc (Tensor): Gets that of sampling_locations.
-        grad_attn_weight (Tensor): Gets that of attention_weights.
-        im2col_step (int): Not used.
-    """
+    """Compute the gradients of values, places and weights."""
     grad, *inputs = widen(
         grad_output, value, sampling_locations, attention_weights
     )

@@ -1,7 +1,8 @@
 """Focal losses.
 
-The formulas are those of mmcv's kernels. But those compute log(1 - p) from a
-rounded p, which is less exact for large logits, and limit it.
+The functions have the arguments of mmcv's compiled ones, which :mod:`.ext`
+explains, and their formulas. But mmcv computes log(1 - p) from a rounded p,
+which is less exact for large logits, and limits it.
 """
 
 import torch
@@ -40,13 +41,9 @@ def sigmoid_focal_loss_forward(
 ) -> None:
     """Compute the focal loss of each score.
 
-    Args:
-        input (Tensor): (N, classes), logits.
-        target (Tensor): (N,), classes; their number is the background.
-        weight (Tensor): (classes,), or empty.
-        output (Tensor): (N, classes), gets the losses.
-        gamma (float): The focus.
-        alpha (float): The weight of positive scores.
+    Input and output are (N, classes), logits and losses. Targets are (N,);
+    the number of classes is the background. ``weight`` has the classes'
+    weights, or is empty; ``alpha`` is the weight of positive scores.
     """
     input, weight = widen(input, weight)
     positive, factors = _balance(input, target, weight, alpha)
@@ -63,16 +60,7 @@ def sigmoid_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Compute the derivative of each loss.
-
-    Args:
-        input (Tensor): As in the forward pass.
-        target (Tensor): As in the forward pass.
-        weight (Tensor): As in the forward pass.
-        grad_input (Tensor): (N, classes), gets the derivatives.
-        gamma (float): The focus.
-        alpha (float): The weight of positive scores.
-    """
+    """Compute the derivative of each loss."""
     input, weight = widen(input, weight)
     positive, factors = _balance(input, target, weight, alpha)
     right = torch.where(positive, input, -input)
@@ -92,15 +80,9 @@ def softmax_focal_loss_forward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Compute the focal loss of each row.
+    """Compute the focal loss of each row, (N,).
 
-    Args:
-        input (Tensor): (N, classes), probabilities.
-        target (Tensor): (N,), classes; negative ones have no loss.
-        weight (Tensor): (classes,), or empty.
-        output (Tensor): (N,), gets the losses.
-        gamma (float): The focus.
-        alpha (float): A factor.
+    Input is (N, classes), probabilities; negative targets have no loss.
     """
     input, weight = widen(input, weight)
     label = target.clamp(min=0)
@@ -125,14 +107,7 @@ def softmax_focal_loss_backward(
 ) -> None:
     """Compute the derivatives of the logits.
 
-    Args:
-        input (Tensor): As in the forward pass.
-        target (Tensor): As in the forward pass.
-        weight (Tensor): As in the forward pass.
-        buff (Tensor): (N,), gets what the derivatives of a row share.
-        grad_input (Tensor): (N, classes), gets the derivatives.
-        gamma (float): The focus.
-        alpha (float): A factor.
+    ``buff``, (N,), gets what the derivatives of a row share.
     """
     input, weight = widen(input, weight)
     label = target.clamp(min=0)

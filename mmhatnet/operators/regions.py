@@ -1,43 +1,14 @@
-"""Operators on regions (image, x1, y1, x2, y2) of maps."""
+"""Operators on regions (image, x1, y1, x2, y2) of maps.
+
+The functions have the arguments of mmcv's compiled ones, which :mod:`.ext`
+explains. Maps are (N, C, H, W), regions (K, 5), and what is pooled
+(K, C, rows, columns).
+"""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from .common import float32, widen
-
-LOWEST = -10000.0  # mmcv's maximum of no values
-
-
-def _corners(
-    y: Tensor, x: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """The pixels around points and their weights, both (4, ...)."""
-    inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
-    y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
-    top, left = y.floor(), x.floor()
-    low, right = y - top, x - left
-    weights = [
-        (1 - low) * (1 - right),
-        (1 - low) * right,
-        low * (1 - right),
-        low * right,
-    ]
-    rows = top, top, top + 1, top + 1
-    columns = left, left + 1, left, left + 1
-    pixels = [
-        row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
-        for row, column in zip(rows, columns, strict=True)
-    ]
-    # Float64 can hold all numbers of pixels, float32 only those up to 2^24.
-    return torch.stack(pixels).long(), torch.stack(weights) * inside
-
-
-def _planes(images: Tensor, maps: Tensor) -> Tensor:
-    """Where the channels of images begin, (regions, channels, 1, 1)."""
-    channels = torch.arange(maps.shape[1], device=maps.device)
-    planes = images.long()[:, None] * maps.shape[1] + channels
-    return planes[..., None, None] * maps[0, 0].numel()
+from .common import float32, raise_missing, widen
 
 
 def roi_align_forward(
@@ -53,72 +24,24 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Pool samples of regions.
+    """Pool the means of samples of regions, which is a ``pool_mode`` of 1.
 
-    Args:
-        input (Tensor): (N, C, H, W).
-        rois (Tensor): (K, 5).
-        output (Tensor): (K, C, aligned_height, aligned_width), gets the
-            result.
-        argmax_y (Tensor): As output if pool_mode is 0: gets where the largest
-            samples are.
-        argmax_x (Tensor): As argmax_y.
-        aligned_height (int): Rows of output.
-        aligned_width (int): Columns of output.
-        spatial_scale (float): From coordinates to pixels.
-        sampling_ratio (int): Samples of an output in each direction, 0 for
-            about one in a pixel.
-        pool_mode (int): 0 for the largest sample, 1 for their mean.
-        aligned (bool): Whether 0.5 is the centre of the first pixel.
+    ``sampling_ratio`` is the number of samples in each direction, 0 for about
+    one in a pixel. With ``aligned``, 0.5 is the centre of the first pixel.
     """
+    if pool_mode != 1:
+        raise_missing("RoIAlign with pool_mode='max'")
     maps, rois = widen(input, rois)
-    rois, scale = rois.to(maps), float32(spatial_scale)
-    size = aligned_height, aligned_width
-    if pool_mode == 1:
-        pooled = torch.ops.torchvision.roi_align(
-            maps, rois, scale, *size, sampling_ratio, aligned
-        )
-        output.copy_(pooled)
-        return
-    output.fill_(LOWEST)
-    argmax_y.fill_(-1)
-    argmax_x.fill_(-1)
-    start = rois[:, [2, 1]] * scale - 0.5 * aligned
-    sides = rois[:, [4, 3]] * scale - 0.5 * aligned - start
-    if not aligned:
-        sides = sides.clamp(min=1)
-    bins = sides / sides.new_tensor(size)
-    grids = bins.ceil() if sampling_ratio < 1 else bins * 0 + sampling_ratio
-    # Regions with equal numbers of samples at once, as means of single
-    # samples.
-    for grid in grids.unique(dim=0):
-        chosen = (grids == grid).all(1).nonzero()[:, 0]
-        rows, columns = (int(n) for n in grid)
-        if rows < 1 or columns < 1:
-            continue
-        samples = torch.ops.torchvision.roi_align(
-            maps,
-            rois[chosen],
-            scale,
-            size[0] * rows,
-            size[1] * columns,
-            1,
-            aligned,
-        )
-        best, where = F.max_pool2d(
-            samples, (rows, columns), return_indices=True
-        )
-        output[chosen] = best.clamp(min=LOWEST).to(output)
-        width = size[1] * columns
-        for target, index, axis, count in (
-            (argmax_y, where // width, 0, rows),
-            (argmax_x, where % width, 1, columns),
-        ):
-            first, side = (
-                x[chosen, axis].view(-1, 1, 1, 1) for x in (start, bins)
-            )
-            place = first + (index + 0.5) * side / count
-            target[chosen] = place.to(target)
+    pooled = torch.ops.torchvision.roi_align(
+        maps,
+        rois.to(maps),
+        float32(spatial_scale),
+        aligned_height,
+        aligned_width,
+        sampling_ratio,
+        aligned,
+    )
+    output.copy_(pooled)
 
 
 def roi_align_backward(
@@ -134,46 +57,19 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Add the gradient of the maps.
-
-    Args:
-        grad_output (Tensor): (K, C, aligned_height, aligned_width).
-        rois (Tensor): (K, 5).
-        argmax_y (Tensor): As of the forward pass.
-        argmax_x (Tensor): As of the forward pass.
-        grad_input (Tensor): (N, C, H, W), gets the gradient.
-        aligned_height (int): As in the forward pass.
-        aligned_width (int): As in the forward pass.
-        spatial_scale (float): As in the forward pass.
-        sampling_ratio (int): As in the forward pass.
-        pool_mode (int): As in the forward pass.
-        aligned (bool): As in the forward pass.
-    """
+    """Add the gradient of the maps."""
     grad, rois = widen(grad_output, rois)
-    if pool_mode == 1:
-        found = torch.ops.torchvision._roi_align_backward(
-            grad,
-            rois.to(grad),
-            float32(spatial_scale),
-            aligned_height,
-            aligned_width,
-            *grad_input.shape,
-            sampling_ratio,
-            aligned,
-        )
-        grad_input.add_(found)
-        return
-    y, x = widen(argmax_y, argmax_x)
-    pixels, weights = _corners(y, x, *grad_input.shape[2:])
-    weights = weights * (y != -1)
-    _add(grad_input, pixels + _planes(rois[:, 0], grad_input), weights * grad)
-
-
-def _add(target: Tensor, places: Tensor, values: Tensor) -> None:
-    """Add values at places of a contiguous tensor."""
-    summed = values.new_zeros(target.numel())
-    summed.index_add_(0, places.flatten(), values.flatten())
-    target.add_(summed.view_as(target))
+    found = torch.ops.torchvision._roi_align_backward(
+        grad,
+        rois.to(grad),
+        float32(spatial_scale),
+        aligned_height,
+        aligned_width,
+        *grad_input.shape,
+        sampling_ratio,
+        aligned,
+    )
+    grad_input.add_(found)
 
 
 def roi_pool_forward(
@@ -187,15 +83,7 @@ def roi_pool_forward(
 ) -> None:
     """Take the largest value of each bin; torchvision's bins differ.
 
-    Args:
-        input (Tensor): (N, C, H, W).
-        rois (Tensor): (K, 5).
-        output (Tensor): (K, C, pooled_height, pooled_width), gets the result.
-        argmax (Tensor): As output; gets the pixels of the values, -1 for
-            none.
-        pooled_height (int): Rows of output.
-        pooled_width (int): Columns of output.
-        spatial_scale (float): From coordinates to pixels.
+    ``argmax`` gets the pixels of the values, -1 for none.
     """
     maps, rois = widen(input, rois)
     scale = float32(spatial_scale)
@@ -243,17 +131,14 @@ def roi_pool_backward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Add the gradient of the maps.
-
-    Args:
-        grad_output (Tensor): (K, C, pooled_height, pooled_width).
-        rois (Tensor): (K, 5).
-        argmax (Tensor): As of the forward pass.
-        grad_input (Tensor): (N, C, H, W), gets the gradient.
-        pooled_height (int): As in the forward pass.
-        pooled_width (int): As in the forward pass.
-        spatial_scale (float): As in the forward pass.
-    """
+    """Add the gradient of the maps."""
     (grad,) = widen(grad_output)
-    places = argmax.long().clamp(min=0) + _planes(rois[:, 0], grad_input)
-    _add(grad_input, places, grad * (argmax >= 0))
+    _, channels, height, width = grad_input.shape
+    # Where the channels of the image of each region begin.
+    planes = rois[:, :1].long() * channels
+    planes = planes + torch.arange(channels, device=grad.device)
+    places = argmax.clamp(min=0) + planes[..., None, None] * height * width
+    summed = grad.new_zeros(grad_input.numel())
+    values = grad * (argmax >= 0)
+    summed.index_add_(0, places.flatten().long(), values.flatten())
+    grad_input.add_(summed.view_as(grad_input))

@@ -95,14 +95,11 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
 
 
 def prepare(image: np.ndarray, metadata: dict) -> np.ndarray:
-    """Make the input of a model from an image.
+    """Make the input of a model, (1, 3, H', W'), float32, from an image.
 
     Args:
         image (ndarray): (H, W, 3), BGR, 8 bits.
         metadata (dict): The metadata of the file.
-
-    Returns:
-        ndarray: (1, 3, H', W'), float32.
 
     Raises:
         ValueError: If it is smaller than 32x32 pixels after the steps.
@@ -120,10 +117,10 @@ def prepare(image: np.ndarray, metadata: dict) -> np.ndarray:
 def paste(
     mask: np.ndarray, box: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Paste the mask of a box into the image.
+    """Paste a mask of probabilities (side, side) into an image.
 
     Args:
-        mask (ndarray): (side, side), probabilities.
+        mask (ndarray): The mask.
         box (ndarray): (4,), left, top, right and bottom in pixels.
         shape (tuple[int, int]): Height and width of the image.
 
@@ -147,14 +144,7 @@ def paste(
 
 
 def encode(mask: np.ndarray) -> dict:
-    """Encode a mask by COCO's run lengths.
-
-    Args:
-        mask (ndarray): (H, W), bool.
-
-    Returns:
-        dict: ``size`` and ``counts``, as pycocotools' ``encode``.
-    """
+    """Encode a mask (H, W) by COCO's run lengths, as pycocotools does."""
     flat = np.pad(mask.flatten(order='F').astype(np.int8), 1)
     edges = np.flatnonzero(np.diff(flat)).tolist()
     runs = np.diff([0, *edges, mask.size]).tolist()

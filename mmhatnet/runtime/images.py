@@ -23,14 +23,9 @@ FORMATS = (
 def read_image(
     path: str | os.PathLike, limit: int | None = None
 ) -> np.ndarray:
-    """Read an image.
+    """Read an image, (H, W, 3), BGR, 8 bits.
 
-    Args:
-        path (str | PathLike): The file.
-        limit (int, optional): As for :func:`open_image`. Defaults to None.
-
-    Returns:
-        ndarray: (H, W, 3), BGR, 8 bits.
+    ``limit`` is that of :func:`open_image`.
 
     Raises:
         ValueError: If it cannot be read.
@@ -43,14 +38,10 @@ def read_image(
 
 
 def decode(path: str | os.PathLike) -> np.ndarray | None:
-    """Read three channels of an image that :func:`unreadable` has checked.
+    """Read (H, W, 3), BGR, of an image that :func:`unreadable` has checked.
 
-    Args:
-        path (str | PathLike): The file. Its name may not be valid text, for
-            which OpenCV's own ``imread`` crashes.
-
-    Returns:
-        ndarray, optional: (H, W, 3), BGR, 8 bits; None if OpenCV cannot.
+    It is None if OpenCV cannot. The name of the file may not be valid text,
+    for which OpenCV's own ``imread`` crashes.
     """
     try:
         contents = np.fromfile(path, np.uint8)
@@ -70,7 +61,7 @@ def unreadable(
 
     Args:
         path (str | PathLike): The file.
-        limit (int, optional): As for :func:`open_image`. Defaults to None.
+        limit (int, optional): As for :func:`open_image`.
         channels (Collection[str]): Suffixes of files that other libraries may
             read. Defaults to CHANNELS.
 
@@ -136,13 +127,10 @@ def open_image(
 
 
 def max_pixels() -> int:
-    """Get the largest number of pixels of an image.
-
-    Returns:
-        int: ``$MMHATNET_MAX_PIXELS``, or 89 million if it is not set.
+    """Get the largest number of pixels: $MMHATNET_MAX_PIXELS or 89 million.
 
     Raises:
-        ValueError: If it is not a positive integer.
+        ValueError: If the variable is not a positive integer.
     """
     text = os.environ.get(LIMIT) or str(PIXELS)
     if not text.isdecimal() or not int(text):

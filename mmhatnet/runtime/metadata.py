@@ -42,13 +42,7 @@ def has_batches(kind: str) -> bool:
 
 
 def read_metadata(text: str) -> dict:
-    """Read the metadata of a file, which may be untrusted.
-
-    Args:
-        text (str): The metadata in JSON.
-
-    Returns:
-        dict: The metadata.
+    """Read the metadata of a file, in JSON, which may be untrusted.
 
     Raises:
         BAD_METADATA: If it is not JSON, or a part is missing or impossible.
@@ -82,9 +76,6 @@ def read_metadata(text: str) -> dict:
 
 def check_step(step: dict) -> None:
     """Check that a step of the metadata is known and has its arguments.
-
-    Args:
-        step (dict): The step.
 
     Raises:
         KeyError: If an argument is missing.

@@ -113,9 +113,6 @@ class OnnxModel:
                 ``metadata['channels']``; one image for a detector.
             names (Sequence[str]): The outputs to compute. Defaults to (), all.
 
-        Returns:
-            list[ndarray]: The outputs in order.
-
         Raises:
             ValueError: If the images have another shape, or are smaller than
                 32x32 pixels, or are several for a detector.
@@ -168,15 +165,12 @@ def predict_with(
         run (Callable): As :meth:`OnnxModel.run`.
         metadata (dict): As :attr:`OnnxModel.metadata`.
         image (ndarray): (H, W, 3), BGR, 8 bits.
-        score_thr (float): Lowest score of a detected object. Defaults to 0.3.
-        top (int): Number of classes of a classifier. Defaults to 5.
+        score_thr (float): As for :meth:`OnnxModel.predict`.
+        top (int): As for :meth:`OnnxModel.predict`.
 
     Returns:
         tuple[dict, ndarray, ndarray | None]: As from
         :meth:`OnnxModel.predict`.
-
-    Raises:
-        ValueError: If the image is too small.
     """
     images = prepare(image, metadata)
     names = metadata['classes'], metadata['palette']
@@ -218,9 +212,7 @@ def _objects(
 def check_hashes(path: str | os.PathLike) -> None:
     """Compare an ONNX file and its weights with the hashes beside it.
 
-    Args:
-        path (str | PathLike): The file. If there is no ``<path>.sha256``, as
-            ``sha256sum`` writes it, nothing is compared.
+    These are in ``<path>.sha256``, as ``sha256sum`` writes it, if it exists.
 
     Raises:
         ValueError: If a file is missing or has another hash.

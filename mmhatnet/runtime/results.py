@@ -1,4 +1,9 @@
-"""Results of models of any task, ready for JSON, and their pictures."""
+"""Results of models of any task, ready for JSON, and their pictures.
+
+The functions for the tasks take an image (H, W, 3), BGR, 8 bits, or None for
+no picture, and the names and the colours, RGB, of the classes, which may be
+empty. They return what :meth:`OnnxModel.predict` does.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -22,14 +27,13 @@ def classification(
     """Build the result of a classifier.
 
     Args:
-        image (ndarray, optional): (H, W, 3), BGR, 8 bits; None makes no
-            picture.
+        image (ndarray, optional): The image.
         scores (Sequence[float]): The score of each class.
-        classes (Sequence[str]): Their names; may be empty.
+        classes (Sequence[str]): Their names.
         top (int): Number of classes in the result. Defaults to 5.
 
     Returns:
-        tuple[dict, ndarray | None, None]: As from :meth:`OnnxModel.predict`.
+        tuple[dict, ndarray | None, None]: Result and picture.
     """
     best = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
     found = [_entry(i, classes, score=float(scores[i])) for i in best]
@@ -50,14 +54,13 @@ def segmentation(
     """Build the result of a segmentor.
 
     Args:
-        image (ndarray, optional): As for :func:`classification`.
+        image (ndarray, optional): The image.
         labels (ndarray): (H, W), the label of each pixel.
-        classes (Sequence[str]): The names of the labels; may be empty.
-        palette (Sequence[Sequence[int]]): Their colours, RGB; may be empty.
+        classes (Sequence[str]): The names of the labels.
+        palette (Sequence[Sequence[int]]): Their colours.
 
     Returns:
-        tuple[dict, ndarray | None, ndarray]: As from
-        :meth:`OnnxModel.predict`.
+        tuple[dict, ndarray | None, ndarray]: Result, picture and labels.
     """
     labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
     found, counts = np.unique(labels, return_counts=True)
@@ -100,16 +103,16 @@ def detection(
     """Build the result of a detector.
 
     Args:
-        image (ndarray, optional): As for :func:`classification`.
+        image (ndarray, optional): The image.
         boxes (ndarray): (objects, 4), left, top, right and bottom in pixels.
         scores (ndarray): (objects,).
         labels (ndarray): (objects,).
         masks (Iterator[ndarray], optional): (H, W), bool, of each object.
-        classes (Sequence[str]): As for :func:`segmentation`.
-        palette (Sequence[Sequence[int]]): As for :func:`segmentation`.
+        classes (Sequence[str]): The names of the labels.
+        palette (Sequence[Sequence[int]]): Their colours.
 
     Returns:
-        tuple[dict, ndarray | None, None]: As from :meth:`OnnxModel.predict`.
+        tuple[dict, ndarray | None, None]: Result and picture.
     """
     colours = [_colour(label, palette) for label in labels]
     drawn = None if image is None else image.copy()
@@ -140,14 +143,7 @@ def detection(
 
 
 def caption(entry: dict) -> str:
-    """Write an entry of a result for people: ``tree 0.39``.
-
-    Args:
-        entry (dict): A class or an object, with a score or a share.
-
-    Returns:
-        str: The name, and the score from 0 to 1 or the share in percent.
-    """
+    """Write a class or an object for people: ``tree 0.39``, ``tree 61 %``."""
     if 'share' in entry:
         percent = f'{100 * entry["share"]:.0f}'
         return f'{entry["name"]} {"<1" if percent == "0" else percent} %'
@@ -155,15 +151,7 @@ def caption(entry: dict) -> str:
 
 
 def enlargement(height: int, width: int) -> int:
-    """Get the factor by which pictures of small images are enlarged.
-
-    Args:
-        height (int): Of the image, in pixels.
-        width (int): Of the image, in pixels.
-
-    Returns:
-        int: At least 1.
-    """
+    """Get the factor, at least 1, by which pictures of images are enlarged."""
     return max(1, round(READABLE / max(height, width)))
 
 

@@ -1,5 +1,3 @@
-import pytest
-
 from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
 
 
@@ -29,16 +27,3 @@ def test_csv_there_and_back(tmp_path):
     assert read_csv(path) == rows
     write_csv(path, [dict(value=float('inf'))])
     assert read_csv(path) == [dict(value=float('inf'))]
-
-
-def test_csv_is_whole_or_not_at_all(tmp_path):
-    path = tmp_path / 'x.csv'
-    write_csv(path, [dict(a=1)])
-
-    class Stop:
-        def __str__(self):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_csv(path, [dict(a=2), dict(a=Stop())])
-    assert read_csv(path) == [dict(a=1)]

@@ -8,33 +8,18 @@ from helpers import DEMOS, TOOLS, call_tool
 from mmhatnet.analysis import sweep
 from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import read_csv
-from mmhatnet.analysis.sweep import (
-    main_metric,
-    metrics_of,
-    sweep_grids,
-)
+from mmhatnet.analysis.sweep import main_metric, metrics_of, sweep_grids
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import ds_ratios, grid_sizes
+from mmhatnet.models.archs import complete_grids
 from mmhatnet.utils.config import read_config
 
 TOOL = TOOLS / 'analysis_tools' / 'sweep_grids.py'
 SWEEP = run_path(TOOL)
-TUNE = run_path(TOOLS / 'analysis_tools' / 'tune_grids.py')
 CLASSIFIER = DEMOS['Image Classification']
 # The first one is the configured setting.
 GRIDS = [((8, 7, 7), (8, 4, 2)), ((4, 4, 2), (8, 4, 2))]
 SHAPE = (64, 64)
-
-
-@pytest.fixture(scope='module')
-def on_demo_data(tmp_path_factory):
-    """A folder with demo data."""
-    pytest.importorskip('skimage', reason='the demo data need scikit-image')
-    from mmhatnet.datasets import make_demo_data
-
-    folder = tmp_path_factory.mktemp('sweep')
-    make_demo_data(folder / 'data' / 'demo', 2, 4, (96, 96))
-    return folder
 
 
 def test_costs_alone(tmp_path):
@@ -104,7 +89,7 @@ def test_settings_in_full():
     g1, g2 = GRIDS[0]
     grids = [(None, None), (g1, 'auto'), ((4, 4, 2), None), (None, g2)]
     auto = ('auto',) * 3
-    found = sweep.complete_grids(backbone, grids)
+    found = complete_grids(backbone, grids)
     assert found == [(g1, g2), (g1, auto), ((4, 4, 2), g2)]
     assert (backbone.grid_sizes, backbone.ds_ratios) == (g1, g2)
     assert ds_ratios('auto') == 'auto'
@@ -125,20 +110,9 @@ def test_fingerprint_is_of_the_content(tmp_path):
     assert sweep.read_rows('absent', cfg, str(paths[0]))[1] == a
     with pytest.raises(FileNotFoundError, match='no checkpoint at'):
         sweep.read_rows('absent', cfg, 'absent.pth')
-
-
-def test_foreign_table(tmp_path):
     (tmp_path / 'x.csv').write_text('a,b\n1,2\n')
     with pytest.raises(ValueError, match='another config or checkpoint'):
-        sweep.read_rows(tmp_path / 'x.csv', load_model_config(CLASSIFIER), '')
-
-
-def test_metrics_by_name():
-    """Of any columns in any order."""
-    row = dict(mIoU=60.0, operations=1, G2=(8, 4, 2), aAcc=80.0, latency=0.1)
-    row.update(G1=(8, 8, 8), configured=True, height=64, width=96, memory=5)
-    row.update(latency_ratio=1.0, machine='CPU', fingerprint='sha256:0')
-    assert metrics_of(row) == dict(mIoU=60.0, aAcc=80.0)
+        sweep.read_rows(tmp_path / 'x.csv', cfg, '')
 
 
 def test_pareto_front():
@@ -146,19 +120,20 @@ def test_pareto_front():
     assert SWEEP['pareto_front'](points) == [0, 1, 5]
 
 
+def make_row(g1, g2, height=64, latency=0.1, ratio=1.0, **others):
+    """A row of grids.csv for images of 64 columns."""
+    row = dict(G1=g1, G2=g2, height=height, width=64, latency=latency)
+    return row | dict(latency_ratio=ratio, **others)
+
+
 @pytest.mark.parametrize('metric', ['mIoU', None])
 def test_plot(metric):
     rows = [
-        dict(
-            G1=g1,
-            G2=g2,
+        make_row(
+            *(g1, g2),
+            ratio=1.0 + g1[0] / 10,
             configured=g2 == (8, 4, 2),
-            height=64,
-            width=96,
             operations=1e9 * g2[0],
-            latency=0.1,
-            latency_ratio=1.0 + g1[0] / 10,
-            fingerprint='sha256:0',
             mIoU=60.0 + g1[0],
         )
         for g1 in ((8, 8, 8), (4, 4, 4))
@@ -192,33 +167,24 @@ def test_plot(metric):
         ('Semantic Segmentation', 'mIoU'),
     ],
 )
-def test_tool(task, metric, trained, on_demo_data, tmp_path):
+def test_tool(task, metric, trained, demo_folder, tmp_path):
     name = DEMOS[task]
-
-    def run(*options, code=0):
-        return call_tool(
-            *(TOOL, name, trained(name), '--g1', '4,4,2', '--shape', *SHAPE),
-            *('--rounds', 1, '--out-dir', tmp_path, *options),
-            code=code,
-            cwd=on_demo_data,
-        )
-
-    run()
+    call_tool(
+        *(TOOL, name, trained(name), '--g1', '4,4,2', '--shape', *SHAPE),
+        *('--rounds', 1, '--out-dir', tmp_path),
+        cwd=demo_folder,
+    )
     rows = read_csv(tmp_path / 'grids.csv')
     assert [row['G1'] for row in rows][1:] == [(4, 4, 2)]
     assert main_metric(load_model_config(name), rows) == metric
     assert metric in (tmp_path / 'grids.md').read_text()
     assert (tmp_path / 'grids.png').stat().st_size > 10_000
-    known = ', '.join(metrics_of(rows[0]))
-    assert f'no metric AP; there are: {known}' in run('--metric', 'AP', code=1)
 
 
 @pytest.mark.slow
-def test_evaluates_with_the_grids(
-    trained, on_demo_data, tmp_path, monkeypatch
-):
+def test_evaluates_with_the_grids(trained, demo_folder, tmp_path, monkeypatch):
     """Pooling to a single token changes the metrics of random weights."""
-    monkeypatch.chdir(on_demo_data)
+    monkeypatch.chdir(demo_folder)
     name = DEMOS['Semantic Segmentation']
     cfg = load_model_config(name)
     cfg.work_dir = str(tmp_path / 'logs')
@@ -232,32 +198,23 @@ def test_evaluates_with_the_grids(
     assert torch.isfinite(torch.tensor(list(found.values()))).any()
 
 
-class TestTuning:
-    CFG = load_model_config(CLASSIFIER)
+class TestBudget:
     ROWS = [
         dict(latency=latency, memory=memory * 2**20)
         for latency, memory in ((0.5, 10), (0.3, 20), (0.2, 20), (0.1, 40))
     ]
 
     def test_settings(self):
-        assert TUNE['nearby_grids'](self.CFG)[:4] == [
+        backbone = sweep.build_hatnet(load_model_config(CLASSIFIER))
+        assert SWEEP['nearby_grids'](backbone)[:4] == [
             ((4, 4, 4), (4, 2, 1)),
             ((4, 4, 4), (8, 4, 2)),
             ((4, 4, 4), (16, 8, 4)),
             ((8, 7, 7), (4, 2, 1)),
         ]
-
-    def test_settings_with_auto(self):
-        cfg = load_model_config(CLASSIFIER)
-        cfg.model.backbone.ds_ratios = 'auto'
-        assert [g2 for _, g2 in TUNE['nearby_grids'](cfg)] == [
-            ('auto',) * 3
-        ] * 3
-
-    def test_other_backbone(self):
-        cfg = load_model_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
-        with pytest.raises(ValueError, match='only HATNet has G1 and G2'):
-            TUNE['nearby_grids'](cfg)
+        backbone.set_grids(ds_ratios='auto')
+        found = [g2 for _, g2 in SWEEP['nearby_grids'](backbone)]
+        assert found == [('auto',) * 3] * 3
 
     @pytest.mark.parametrize(
         ('budget', 'kept'),
@@ -266,65 +223,54 @@ class TestTuning:
             (dict(latency=300), [1, 2, 3]),
             (dict(memory=40, latency=150), [3]),
             (dict(memory=10), [0]),
-        ],
-    )
-    def test_budget(self, budget, kept):
-        found = TUNE['within_budget'](self.ROWS, **budget)
-        assert found == [self.ROWS[i] for i in kept]
-
-    @pytest.mark.parametrize(
-        ('budget', 'message'),
-        [
             (dict(latency=99), 'at most 99 ms; the lowest is 100 ms'),
             (
                 dict(memory=10, latency=400),
                 'at most 10 MiB; the lowest is 20 MiB',
             ),
-            (dict(memory=1), 'at most 1 MiB; the lowest is 10 MiB'),
         ],
     )
-    def test_no_choice(self, budget, message):
-        with pytest.raises(ValueError, match=message):
-            TUNE['within_budget'](self.ROWS, **budget)
+    def test_choice(self, budget, kept):
+        within = SWEEP['within_budget']
+        if isinstance(kept, list):
+            assert within(self.ROWS, **budget) == [self.ROWS[i] for i in kept]
+            return
+        with pytest.raises(ValueError, match=kept):
+            within(self.ROWS, **budget)
 
     def test_memory_that_cannot_be_measured(self):
         with pytest.raises(ValueError, match='cannot be measured'):
-            TUNE['within_budget']([dict(latency=1)], memory=1)
+            SWEEP['within_budget']([dict(latency=1)], memory=1)
 
     def test_comparable_rows(self):
         """The machine was three times slower during the second row."""
         rows = [
-            dict(
-                G1=G1,
-                G2=G2,
-                height=height,
-                width=64,
-                latency=latency,
-                latency_ratio=ratio,
-            )
-            for (G1, G2), height, latency, ratio in (
-                (GRIDS[0], 64, 0.1, 1.0),
-                (GRIDS[1], 64, 0.24, 0.8),
-                (((2, 2, 2), (8, 4, 2)), 64, 0.1, 1.0),
-                (GRIDS[0], 96, 0.2, 1.0),
-            )
+            make_row(*GRIDS[0]),
+            make_row(*GRIDS[1], latency=0.24, ratio=0.8),
+            make_row((2, 2, 2), (8, 4, 2)),
+            make_row(*GRIDS[0], height=96, latency=0.2),
         ]
-        found = TUNE['comparable_rows'](rows, GRIDS, SHAPE)
+        found = SWEEP['comparable_rows'](rows, GRIDS, SHAPE)
         assert [(row['G1'], row['G2']) for row in found] == GRIDS
         assert [row['latency'] for row in found] == pytest.approx([0.2, 0.16])
 
     @pytest.mark.slow
-    def test_tool(self, trained, on_demo_data, tmp_path):
-        tool = TOOL.with_name('tune_grids.py')
-        args = CLASSIFIER, trained(CLASSIFIER), '--shape', *SHAPE
+    def test_tool(self, trained, demo_folder, tmp_path):
         changes = (
             'model.backbone.drop_path_rate=0.3',
             'test_dataloader.dataset.pipeline.0.imdecode_backend=pillow',
         )
-        options = '--rounds', 1, '--out-dir', tmp_path, '--cfg-options'
-        options = *options, *changes, '--latency-ms'
-        text = call_tool(tool, *args, *options, 10**6, cwd=on_demo_data)
-        assert str(tmp_path / 'tuned.py') in text
+
+        def run(*options, checkpoint=None, shape=SHAPE, code=0):
+            return call_tool(
+                *(TOOL, CLASSIFIER, checkpoint or trained(CLASSIFIER)),
+                *('--shape', *shape, '--rounds', 1, '--out-dir', tmp_path),
+                *('--cfg-options', *changes, '--latency-ms', *options),
+                code=code,
+                cwd=demo_folder,
+            )
+
+        assert str(tmp_path / 'tuned.py') in run(10**6)
         rows = read_csv(tmp_path / 'grids.csv')
         assert len(rows) == 9
         top1 = {(row['G1'], row['G2']): row['accuracy/top1'] for row in rows}
@@ -338,13 +284,12 @@ class TestTuning:
         assert top1[chosen] == max(top1.values())
         # Nothing is evaluated for a budget that nothing can meet.
         (tmp_path / 'grids.csv').unlink()
-        args = CLASSIFIER, trained(CLASSIFIER), '--shape', 96, 96
-        text = call_tool(tool, *args, *options, 1e-6, code=1, cwd=on_demo_data)
+        text = run(1e-6, '--g2', '16,8,4', shape=(96, 96), code=1)
         assert 'no setting has a latency of at most 1e-06 ms' in text
-        args = CLASSIFIER, 'absent.pth', '--shape', 96, 96
-        text = call_tool(tool, *args, *options, 1, code=1, cwd=on_demo_data)
+        assert len(read_csv(tmp_path / 'costs' / 'grids.csv')) == 9 + 2
+        text = run(1, checkpoint='absent.pth', code=1)
         assert 'no checkpoint at absent.pth' in text
         for budget in ('0', 'nan'):
-            text = call_tool(tool, *args, *options, budget, code=2)
-            assert 'budgets must be positive numbers' in text
-        assert 'a budget is needed' in call_tool(tool, *args, code=2)
+            assert 'must be positive numbers' in run(budget, code=2)
+        text = call_tool(TOOL, CLASSIFIER, '--memory-mb', 9, code=2)
+        assert 'a budget needs a checkpoint and one --shape' in text

@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 
 from mmhatnet.deploy.predict_files import summarize
-from mmhatnet.runtime.results import (
-    classification,
-    detection,
-    segmentation,
-)
+from mmhatnet.runtime.results import classification, detection, segmentation
 
 GREY = np.full((400, 500, 3), 90, np.uint8)
 NAMES = ['tree', 'Größe']

@@ -8,6 +8,8 @@ from PIL import Image
 
 SIZE = 32, 24  # width and height
 COLOURS = dict(red=(200, 40, 40), green=(40, 180, 60), blue=(40, 60, 200))
+NAMES = 'cat', 'dog'
+BOX = 4, 5, 14, 17  # of the object in an image, in most layouts
 
 
 def picture(seed=0, colour=(128, 128, 128), size=SIZE):
@@ -29,12 +31,14 @@ def write(path, text):
     return path
 
 
-def pictures(folder, count, start=0, pattern='{}.png'):
-    """Save pictures and return their paths."""
-    return [
-        save(picture(start + i), folder / pattern.format(i))
-        for i in range(count)
-    ]
+def pictures(folder, count=8, start=0, pattern='{}.png'):
+    """Save pictures with a red or a green object, and return their paths."""
+    paths = []
+    for i in range(count):
+        image = picture(start + i)
+        image.paste([*COLOURS.values()][i % 2], BOX)
+        paths.append(save(image, folder / pattern.format(i)))
+    return paths
 
 
 def folders(root, count=6, splits=('',), classes=COLOURS):
@@ -46,40 +50,50 @@ def folders(root, count=6, splits=('',), classes=COLOURS):
     return root
 
 
-def label_maps(root, count=8, values=(0, 1, 2), mode='L', where='{}/{}.png'):
+def label_maps(
+    root,
+    count=8,
+    values=(0, 1, 2),
+    mode='L',
+    images='images/{}.png',
+    masks='masks/{}.png',
+):
+    """The label of a pixel is also its colour in the picture."""
     for i in range(count):
-        rng = np.random.default_rng(i)
-        labels = rng.choice(values, SIZE[::-1]).astype(np.uint8)
-        labels.flat[: len(values)] = values
+        labels = np.resize(values, SIZE[::-1]).astype(np.uint8)
+        labels = np.roll(np.sort(labels, 1), i, 1)
         image = Image.fromarray(labels)
         if mode == 'P':
             image.putpalette(list(range(256)) * 3)
-        save(picture(i), root / where.format('images', i))
-        save(image, root / where.format('masks', i))
+        places = np.searchsorted(values, labels) % 3
+        colours = np.array([*COLOURS.values()])[places]
+        save(picture(i, colours), root / images.format(i))
+        save(image, root / masks.format(i))
     return root
 
 
 def coco(root, count=8, json_name='annotations.json', masks=False, start=0):
     """Each image has one object, a rectangle or a triangle."""
+    left, top, right, bottom = BOX
     names = [path.name for path in pictures(root, count, start)]
+    triangle = [left, top, right, top, right, bottom]
+    width, height = right - left, bottom - top
     content = dict(
         images=[
             dict(id=i, file_name=name, width=SIZE[0], height=SIZE[1])
             for i, name in enumerate(names)
         ],
         categories=[
-            dict(id=0, name='things', supercategory='none'),
-            dict(id=1, name='cat', supercategory='things'),
-            dict(id=2, name='dog', supercategory='things'),
+            dict(id=i, name=name) for i, name in enumerate(('things', *NAMES))
         ],
         annotations=[
             dict(
-                id=i,
+                id=i + 1,
                 image_id=i,
                 category_id=1 + i % 2,
-                bbox=[4, 5, 10, 12],
-                segmentation=[[4, 5, 14, 5, 14, 17]] if masks else [],
-                area=120,
+                bbox=[left, top, width, height],
+                segmentation=[triangle] if masks else [],
+                area=width * height,
                 iscrowd=0,
             )
             for i in range(count)
@@ -90,19 +104,14 @@ def coco(root, count=8, json_name='annotations.json', masks=False, start=0):
 
 
 def yolo(root, count=8, splits=('train', 'valid'), polygons=False, yaml=True):
+    shape = '0.1 0.2 0.5 0.2 0.5 0.6' if polygons else '.3 .4 .4 .4'
     for number, split in enumerate(splits):
-        for i, path in enumerate(
-            pictures(root / split / 'images', count, 100 * number)
-        ):
-            shape = '0.1 0.2 0.5 0.2 0.5 0.6' if polygons else '.3 .4 .4 .4'
+        paths = pictures(root / split / 'images', count, 100 * number)
+        for i, path in enumerate(paths):
             file = root / split / 'labels' / f'{path.stem}.txt'
             write(file, f'{i % 2} {shape}\n')
     if yaml:
-        write(
-            root / 'data.yaml',
-            'train: ../train/images\nval: ../valid/images\n'
-            "nc: 2\nnames: ['cat', 'dog']\n",
-        )
+        write(root / 'data.yaml', "val: ../val\nnc: 2\nnames: ['cat', 'dog']")
     return root
 
 
@@ -114,18 +123,15 @@ VOC = """<annotation><filename>{name}</filename>
 
 def voc(root, count=8):
     for i, path in enumerate(pictures(root / 'JPEGImages', count)):
-        text = VOC.format(
-            name=path.name, label=('cat', 'dog')[i % 2], difficult=0
-        )
+        text = VOC.format(name=path.name, label=NAMES[i % 2], difficult=0)
         write(root / 'Annotations' / f'{path.stem}.xml', text)
     return root
 
 
 def table(root, rows, header='filename,label', name='labels.csv', **options):
     """A CSV; ``rows`` gets the number of each image."""
-    pictures(root / 'pictures', 8, **options)
-    lines = [header] if header else []
-    lines += [rows(i) for i in range(8)]
+    pictures(root / 'pictures', **options)
+    lines = [header] * bool(header) + [rows(i) for i in range(8)]
     write(root / name, '\n'.join(lines))
     return root
 

@@ -1,7 +1,7 @@
 """What tools/finetune.py chooses, and the config that it writes."""
 
 import math
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -12,7 +12,7 @@ from PIL import Image
 from mmhatnet.engine.runner import adapt_to_cpu
 from mmhatnet.finetune import plan as plans
 from mmhatnet.finetune.plan import choose, fit_to_budget, schedule
-from mmhatnet.finetune.recipe import make_config, write_config
+from mmhatnet.finetune.recipe import write_config
 from mmhatnet.finetune.samples import Box, Found, Sample
 from mmhatnet.finetune.training import search_lr
 from mmhatnet.utils.arguments import duration
@@ -46,11 +46,9 @@ def found(tmp_path):
         path = tmp_path / 'image.png'
         Image.new('RGB', size).save(path)
         boxes = [Box(0, 0, 24, 24, 0)]
-        if task in ('classification', 'segmentation'):
-            boxes = None
-        sample = Sample(path, boxes=boxes, size=size)
-        splits = dict(train=[sample] * count, val=[sample] * 4)
-        return Found(tmp_path, 'made up', task, ['a', 'b', 'c'], splits)
+        samples = [Sample(path, 'train', size, boxes=boxes)] * count
+        samples += [Sample(path, 'val', size, boxes=boxes)] * 4
+        return Found(tmp_path, 'made up', task, samples, ['a', 'b', 'c'])
 
     return make
 
@@ -124,12 +122,13 @@ def test_schedule_fits_the_budget(seconds, found):
 
 
 @pytest.mark.parametrize('iters', [1, 9, 10])
-def test_short_schedules_build(iters, found):
+def test_short_schedules_build(iters, found, tmp_path):
     """A budget may allow a single step."""
     plan = replace(choose(found(), {}), iters=iters)
-    cfg = make_config(plan, dict(metainfo={}, train={}, val={}))
+    path = tmp_path / 'config.py'
+    write_config(plan, dict(metainfo={}, train={}, val={}), path)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    for scheduler in cfg.param_scheduler:
+    for scheduler in read_config(path).param_scheduler:
         PARAM_SCHEDULERS.build(
             scheduler, default_args=dict(optimizer=optimizer)
         )
@@ -150,30 +149,25 @@ def test_random_start_without_the_network(found):
     assert 'FanOutInit' in plan.reasons['start weights']
 
 
-class TestSearch:
-    @pytest.fixture
-    def plan(self, found):
-        plan = choose(found(), {})
-        plan.step = 0.01
-        return plan
+@pytest.mark.parametrize(
+    ('chosen', 'loss'),
+    [
+        (0.5, lambda factor: factor),
+        (2, lambda factor: -factor),
+        (1, lambda factor: -factor if factor <= 1 else math.nan),
+    ],
+)
+def test_search_of_the_learning_rate(chosen, loss, found):
+    """The lowest loss of the last steps wins; rates may be too high."""
+    plan = choose(found(), {})
+    plan.step = 0.01
 
-    def test_lowest_loss_wins(self, plan):
-        def losses(plan, steps):
-            return [1.0] * (steps // 2) + [plan.lr] * (steps - steps // 2)
+    def losses(tried, steps):
+        return [-9.0] * (steps // 2) + [loss(tried.lr / plan.lr)] * steps
 
-        assert search_lr(plan, 10, losses).lr == plan.lr / 2
-
-    def test_rates_may_be_too_high(self, plan):
-        def losses(tried, steps):
-            return [
-                9.0 - tried.lr if tried.lr <= plan.lr else math.nan
-            ] * steps
-
-        assert search_lr(plan, 10, losses).lr == plan.lr
-
-    def test_no_time(self, plan):
-        plan.step = 1.0
-        assert search_lr(plan, 10, None) is plan
+    assert search_lr(plan, 10, losses).lr == pytest.approx(chosen * plan.lr)
+    plan.step = 1.0  # there is no time
+    assert search_lr(plan, 10, losses) is plan
 
 
 @pytest.mark.parametrize('start', ['', plans.SHIPPED])
@@ -189,14 +183,13 @@ def test_config_builds(task, arch, start, found, tmp_path):
             type='CustomDataset', data_root='data', ann_file=f'{split}.txt'
         )
     path = tmp_path / 'config.py'
-    options = {
+    plan.cfg_options = {
         'optim_wrapper.clip_grad.max_norm': 3.0,
         'optim_wrapper.optimizer._delete_': True,
         'optim_wrapper.optimizer.type': 'SGD',
         'optim_wrapper.optimizer.lr': 0.1,
     }
-    args = Namespace(cfg_options=options)
-    write_config(make_config(plan, data), path, args)
+    write_config(plan, data, path)
     assert path.read_text().count('\n') < 300
     cfg = read_config(path)
     assert cfg.model.backbone.init_cfg.get('checkpoint', '') == start

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from comparing import run
 from helpers import DEMOS, run_tool
 
 from mmhatnet import operators
@@ -46,6 +47,9 @@ def test_choice_that_is_wrong_or_late(monkeypatch):
 def test_absent_operator_says_what_it_needs():
     with pytest.raises(ImportError, match='^nms_rotated needs .*setup_env.sh'):
         ext.nms_rotated(torch.zeros(1, 5), torch.zeros(1))
+    regions = torch.zeros(1, 3, 8, 8), torch.zeros(1, 5), (2, 2), 1.0, 0, 'max'
+    with pytest.raises(ImportError, match="pool_mode='max' needs mmcv's"):
+        run('roi_align', ext, *regions)
     assert not hasattr(ext, '__path__')
 
 

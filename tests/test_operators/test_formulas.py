@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+import torchvision
 from comparing import change, check, differentiate, make_regions, run, using
 from helpers import TORCH
 
@@ -44,46 +45,6 @@ def test_focal_losses(weight):
     check('softmax_focal_loss', softmax_focal_loss, *inputs)
 
 
-def at(plane, *place):
-    """The value of a map between pixels, as mmcv defines it."""
-    sides = list(zip(place, plane.shape, strict=True))
-    if not all(-1 <= point <= side for point, side in sides):
-        return plane.sum() * 0
-    rows, columns = (
-        torch.arange(side).to(plane) - min(max(point, 0), side - 1)
-        for point, side in sides
-    )
-    rows, columns = ((1 - x.abs()).clamp(min=0) for x in (rows, columns))
-    return rows @ plane @ columns
-
-
-def roi_align(maps, regions, size, scale, ratio, mode, aligned):
-    out = maps.new_zeros(len(regions), maps.shape[1], *size)
-    for number, (image, *box) in enumerate(regions.tolist()):
-        x1, y1, x2, y2 = (value * scale - 0.5 * aligned for value in box)
-        sides = y2 - y1, x2 - x1
-        if not aligned:
-            sides = tuple(max(side, 1.0) for side in sides)
-        bins = [side / n for side, n in zip(sides, size, strict=True)]
-        grid = [ratio or math.ceil(side) for side in bins]
-        for channel, row, column in np.ndindex(*out.shape[1:]):
-            values = [
-                at(
-                    maps[int(image), channel],
-                    y1 + (row + (i + 0.5) / grid[0]) * bins[0],
-                    x1 + (column + (j + 0.5) / grid[1]) * bins[1],
-                )
-                for i, j in np.ndindex(*grid)
-            ]
-            if values:
-                best = max(values) if mode == 'max' else sum(values)
-                best = best if mode == 'max' else best / len(values)
-                out[number, channel, row, column] = best
-            elif mode == 'max':
-                out[number] = -10000
-    return out
-
-
 def find_bins(first, last, scale, count, length):
     """The pixels of each output, along one side."""
     edges = [
@@ -108,14 +69,20 @@ def roi_pool(maps, regions, size, scale):
     return out
 
 
+def roi_align(maps, regions, size, scale, ratio, mode, aligned):
+    return torchvision.ops.roi_align(
+        maps, regions, size, scale, ratio, aligned
+    )
+
+
 @pytest.mark.parametrize('seed', range(3))
 def test_regions(seed):
     torch.manual_seed(seed)
     maps, regions = torch.randn(2, 2, 7, 9).double(), make_regions(seed)
     inputs = maps, regions.double(), (3, 2), 0.25
     check('roi_pool', roi_pool, *inputs)
-    for options in product((0, 2), ('avg', 'max'), (False, True)):
-        check('roi_align', roi_align, *inputs, *options)
+    for ratio, aligned in product((0, 2), (False, True)):
+        check('roi_align', roi_align, *inputs, ratio, 'avg', aligned)
 
 
 def carafe(features, masks, kernel_size, groups, scale):
@@ -183,11 +150,9 @@ def make_cases():
     offset = torch.randint(-2, 3, (2, 18, 9, 8)) + 0.5
     mask, bias = torch.rand(2, 9, 9, 8), torch.randn(6)
     features, weights = torch.randn(2, 4, 3, 5), torch.rand(2, 18, 6, 10)
-    align = maps, regions, (5, 3), 0.25, 2
     v2 = 'modulated_deform_conv2d'
     return {
-        'roi_align': (*align, 'avg'),
-        'roi_align, max': (*align, 'max'),
+        'roi_align': (maps, regions, (5, 3), 0.25, 2, 'avg'),
         'roi_pool': (maps, regions, (5, 3), 0.25),
         'sigmoid_focal_loss': focal,
         'softmax_focal_loss': focal,
@@ -205,14 +170,13 @@ CASES = make_cases()
 @pytest.mark.parametrize('case', CASES)
 def test_dtypes(case, dtype):
     """Half precision is as near to float32 as the dtype allows."""
-    name = case.split(',')[0]
     halves = change(CASES[case], lambda x: x.to(dtype))
     same = change(halves, torch.Tensor.float)
-    expected = run(name, ext, *same)
-    found = run(name, ext, *halves)
+    expected = run(case, ext, *same)
+    found = run(case, ext, *halves)
     # That of an older torch has no float16 on a CPU.
     with torch.autocast('cpu', dtype if TORCH > (2, 2) else torch.bfloat16):
-        mixed = run(name, ext, *same)
+        mixed = run(case, ext, *same)
     eps = torch.finfo(dtype).eps
     for half, cast, full in zip(found, mixed, expected, strict=True):
         assert half.dtype == dtype
@@ -222,18 +186,13 @@ def test_dtypes(case, dtype):
         torch.testing.assert_close(cast, full)
 
 
-# The others select regions or pixels by their values.
-SELECTING = (
-    'roi_align, max',
-    'roi_pool',
-    'psa_mask.psa_mask',
-)
-
-
 @pytest.mark.skipif(
     TORCH < (2, 8), reason='an older torch follows fewer functions'
 )
-@pytest.mark.parametrize('name', sorted(CASES.keys() - {*SELECTING}))
+# The others select regions or pixels by their values.
+@pytest.mark.parametrize(
+    'name', sorted(CASES.keys() - {'roi_pool', 'psa_mask.psa_mask'})
+)
 def test_compiles_without_graph_breaks(name):
     expected = run(name, ext, *CASES[name])
     with using(ext) as ops:

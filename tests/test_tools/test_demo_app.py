@@ -76,7 +76,7 @@ class TestExplorer:
         grids = explorer.configured
         assert explorer.explore(path, *grids, size).shape == shape
 
-    def test_errors(self, explorer, photo, tmp_path):
+    def test_errors(self, explorer, photo, tmp_path, monkeypatch):
         for path in (tmp_path / 'absent.png', APP):
             with pytest.raises(ValueError, match='no such|cannot identify'):
                 explorer.explore(path, *explorer.configured, 64)
@@ -84,18 +84,14 @@ class TestExplorer:
             explorer.explore(photo, *explorer.configured, 16)
         with pytest.raises(ValueError, match='G2'):
             explorer.explore(photo, (8, 8, 8), (0, 1, 1), 64)
-
-    def test_too_many_pixels(self, explorer, monkeypatch, tmp_path):
-        path = tmp_path / 'large.png'
-        Image.new('1', (13000, 13000)).save(path)
-        monkeypatch.setattr(Image.Image, 'load', None)
-        with pytest.raises(ValueError, match='up to 40,000,000'):
-            explorer.explore(path, *explorer.configured, 64)
-
-    def test_too_much_to_compute(self, explorer, photo, monkeypatch):
         monkeypatch.setattr(explorer, 'run', None)
         with pytest.raises(ValueError, match='this needs .* a smaller size'):
             explorer.explore(photo, (1, 1, 1), (1, 1, 1), 1024)
+        large = tmp_path / 'large.png'
+        Image.new('1', (13000, 13000)).save(large)
+        monkeypatch.setattr(Image.Image, 'load', None)
+        with pytest.raises(ValueError, match='up to 40,000,000'):
+            explorer.explore(large, *explorer.configured, 64)
 
     def test_time(self, explorer, photo, monkeypatch):
         """A request ends between two blocks, and the next one has its turn."""
@@ -198,7 +194,15 @@ class TestPage:
         wait = WebDriverWait(driver, seconds, ignored_exceptions=hidden)
         return wait.until(condition)
 
+    @staticmethod
+    def text(driver):
+        return driver.find_element('css selector', 'body').text
+
     def upload(self, driver, path):
+        """Upload an image in place of another."""
+        driver.find_element(
+            'css selector', '[aria-label="Remove Image"]'
+        ).click()
         field = self.wait(
             driver,
             lambda d: d.find_element('css selector', 'input[type=file]'),
@@ -209,10 +213,8 @@ class TestPage:
         """Both settings, as configured and with the sliders."""
 
         def find(d):
-            body = d.find_element('css selector', 'body').text
-            found = re.findall(
-                r'[\d.]+ G multiply-accumulates at \d+x\d+ pixels', body
-            )
+            pattern = r'[\d.]+ G multiply-accumulates at \d+x\d+ pixels'
+            found = re.findall(pattern, self.text(d))
             return len(found) == 2 and text in found[1] and found
 
         return self.wait(driver, find)
@@ -231,13 +233,10 @@ class TestPage:
         return len(found) == 3
 
     @pytest.mark.parametrize('width', [1300, 400])
-    def test_explore(self, width, page, browser, photo):
+    def test_explore(self, width, page, browser, photo, tmp_path):
         browser.set_window_size(width, 1400)
         browser.get(page)
         self.wait(browser, lambda d: 'multiply-acc' in d.page_source)
-        browser.find_element(
-            'css selector', '[aria-label="Remove Image"]'
-        ).click()
         self.upload(browser, photo)
         first = self.costs(browser, '32x32')
         assert first[0] == first[1]
@@ -255,20 +254,7 @@ class TestPage:
             'return document.documentElement.scrollWidth'
         )
         assert wide <= browser.execute_script('return window.innerWidth')
-
-    def test_error(self, page, browser, tmp_path):
-        path = tmp_path / 'broken.png'
-        path.write_bytes(b'\x89PNG\r\n\x1a\nnothing')
-        browser.get(page)
-        self.wait(browser, lambda d: 'multiply-acc' in d.page_source)
-        browser.find_element(
-            'css selector', '[aria-label="Remove Image"]'
-        ).click()
-        self.upload(browser, path)
-        self.wait(
-            browser,
-            lambda d: (
-                'cannot identify'
-                in d.find_element('css selector', 'body').text
-            ),
-        )
+        broken = tmp_path / 'broken.png'
+        broken.write_bytes(b'\x89PNG\r\n\x1a\nnothing')
+        self.upload(browser, broken)
+        self.wait(browser, lambda d: 'cannot identify' in self.text(d))

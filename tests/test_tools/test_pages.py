@@ -16,6 +16,9 @@ EVIDENCE = TOOLS / 'pages' / 'evidence.py'
     ('tool', 'page'),
     [
         pytest.param(
+            'benchmark', 'benchmark', marks=pytest.mark.default_stack
+        ),
+        pytest.param(
             'deployment', 'deployment_costs', marks=pytest.mark.default_stack
         ),
         ('evidence', 'evidence'),

@@ -29,8 +29,7 @@ def clone(tmp_path):
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     (tmp_path / 'venv').symlink_to(sys.prefix)
     write(
-        tmp_path / 'tools' / 'setup_env.sh',
-        '[ "$*" != --path ] || echo venv',
+        tmp_path / 'tools' / 'setup_env.sh', '[ "$*" != --path ] || echo venv'
     )
     return tmp_path
 

@@ -5,10 +5,7 @@ import json
 import pytest
 import yaml
 from helpers import ROOT, TOOLS, call_tool, import_page
-from reproduction.experiments import (
-    TABLE_6,
-    find_experiment,
-)
+from reproduction.experiments import TABLE_6, find_experiment
 from reproduction.result import compare
 
 from mmhatnet.engine.provenance import KEYS

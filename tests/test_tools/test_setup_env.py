@@ -11,6 +11,14 @@ SETUP = TOOLS / 'setup_env.sh'
 pytestmark = pytest.mark.default_stack
 
 
+def write(path, lines):
+    """Write a program of the shell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\n{lines}\n')
+    path.chmod(0o755)
+    return path
+
+
 class TestArguments:
     @pytest.mark.parametrize(
         ('arguments', 'message'),
@@ -30,30 +38,18 @@ class TestArguments:
         assert len(output.splitlines()) == 1
 
     def test_python_that_is_missing_or_too_old(self, tmp_path):
-        old = tmp_path / 'python3'
-        old.write_text(
-            '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1 && exit\n'
-            'exit 1\n'
+        old = write(
+            tmp_path / 'python3',
+            '[ "$1" = --version ] && echo Python 3.8.1 && exit\nexit 1',
         )
-        old.chmod(0o755)
-        for python, message in (
-            (old, '3.8.1 is too old'),
-            ('py0', "no 'py0'"),
-        ):
-            output = run_tool(
-                SETUP,
-                code=1,
-                PYTHON=str(python),
-                MMHATNET_VENV=str(tmp_path / 'venv'),
-            )
-            assert message in output
-            assert not (tmp_path / 'venv').exists()
+        venv = tmp_path / 'venv'
+        for python, message in (old, '3.8.1 is too old'), ('py0', "no 'py0'"):
+            variables = dict(PYTHON=str(python), MMHATNET_VENV=str(venv))
+            assert message in run_tool(SETUP, code=1, **variables)
+            assert not venv.exists()
 
     def test_environment_of_another_python(self, tmp_path):
-        python = tmp_path / 'venv' / 'bin' / 'python'
-        python.parent.mkdir(parents=True)
-        python.write_text('#!/bin/sh\necho Python 3.9\n')
-        python.chmod(0o755)
+        write(tmp_path / 'venv' / 'bin' / 'python', 'echo Python 3.9')
         output = run_tool(
             *(SETUP, '--python', sys.executable),
             code=1,
@@ -81,14 +77,8 @@ def set_up(tmp_path):
     """Function that runs the set-up with a Python that is a script."""
 
     def run(python, gpu=True, options=(), **env):
-        scripts = {
-            'nvidia-smi': f'exit {0 if gpu else 9}',
-            'venv/bin/python': python,
-        }
-        (tmp_path / 'venv' / 'bin').mkdir(parents=True, exist_ok=True)
-        for name, lines in scripts.items():
-            (tmp_path / name).write_text(f'#!/bin/sh\n{lines}\n')
-            (tmp_path / name).chmod(0o755)
+        write(tmp_path / 'nvidia-smi', f'exit {0 if gpu else 9}')
+        write(tmp_path / 'venv' / 'bin' / 'python', python)
         return run_tool(
             *(SETUP, *options),
             code=1,

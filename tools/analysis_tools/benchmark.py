@@ -13,7 +13,7 @@ from mmhatnet.analysis.benchmark import (
     measure_cases,
 )
 from mmhatnet.apis.zoo import load_backbone_config
-from mmhatnet.engine.cli import one_line_errors, positive
+from mmhatnet.engine.cli import add_shape, one_line_errors, positive
 from mmhatnet.models import HATNet
 from mmhatnet.utils.device import find_device
 
@@ -49,14 +49,7 @@ def parse_args() -> argparse.Namespace:
             default=['eager'],
             help=f'also measure each {which} in this form: {FORMS[form]}',
         )
-    add(
-        '--shape',
-        type=positive,
-        nargs=2,
-        default=(224, 224),
-        metavar=('H', 'W'),
-        help='size of the images in pixels (default: 224 224)',
-    )
+    add_shape(parser)
     add('--batch', type=positive, default=1, help='images (default: 1)')
     add('--train', action='store_true', help='measure forward and backward')
     add('--amp', choices=('bfloat16', 'float16'), help='type for autocast')

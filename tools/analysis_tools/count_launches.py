@@ -5,6 +5,7 @@ from mmhatnet.analysis.launches import count_launches
 from mmhatnet.apis.zoo import load_backbone_config, load_model_config
 from mmhatnet.engine.cli import (
     add_cfg_options,
+    add_shape,
     apply_options,
     one_line_errors,
     positive,
@@ -18,14 +19,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add('config', help='name of a model, or config file')
-    add(
-        '--shape',
-        type=positive,
-        nargs=2,
-        metavar=('H', 'W'),
-        default=(224, 224),
-        help='size of the images in pixels (default: 224 224)',
-    )
+    add_shape(parser)
     add('--batch', type=positive, default=1, help='images (default: 1)')
     add('--train', action='store_true', help='count forward and backward')
     add('--amp', choices=('bfloat16', 'float16'), help='type for autocast')

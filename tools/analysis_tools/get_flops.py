@@ -5,9 +5,9 @@ from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import (
     add_cfg_options,
+    add_shape,
     apply_options,
     one_line_errors,
-    positive,
 )
 
 
@@ -17,14 +17,7 @@ def main() -> None:
         'including the products of attention. No data set is needed.'
     )
     parser.add_argument('config', help='name of a model, or config file')
-    parser.add_argument(
-        '--shape',
-        type=positive,
-        nargs=2,
-        metavar=('H', 'W'),
-        default=(224, 224),
-        help='size of the image in pixels (default: 224 224)',
-    )
+    add_shape(parser)
     add_cfg_options(parser)
     args = parser.parse_args()
     cfg = load_model_config(args.config)

@@ -21,6 +21,7 @@ from mmhatnet.engine.cli import (
 )
 from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.engine.runner import build_runner
+from mmhatnet.utils.atomic import replacing
 
 PAGE = """# Where the time of training goes
 
@@ -34,11 +35,9 @@ the losses.
 
 
 class StepHook(Hook):
-    """Time the parts of every training step.
+    """Time the parts of every training step, as on the page.
 
-    The parts are the wait for data, the backbone forward and backward, all
-    layers after it with the losses, the optimizer with the clipping of
-    gradients, and the rest, such as copies and logging.
+    The optimizer clips gradients, too; the rest is copies and logging.
     """
 
     # Other hooks run before it, and count as the rest.
@@ -48,16 +47,14 @@ class StepHook(Hook):
         self.skip = skip  # steps, while workers start and memory grows
         parts = 'data', 'backbone', 'head', 'optimizer', 'rest'
         self.seconds: dict[str, list[float]] = {part: [] for part in parts}
-        self._times: dict[str, float] = {}
+        self._at: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model
-        self.device = next(model.parameters()).device
+        backbone = runner.model.backbone
+        self.device = next(runner.model.parameters()).device
         self.images = len(runner.train_dataloader.dataset)
-        model.backbone.register_forward_pre_hook(
-            lambda *_: self._mark('forward')
-        )
-        model.backbone.register_forward_hook(self._after_backbone)
+        backbone.register_forward_pre_hook(lambda *_: self._mark('forward'))
+        backbone.register_forward_hook(self._after_backbone)
         # torch.compile of torch 2.1 removes hooks of the optimizer itself.
         step = runner.optim_wrapper.step
 
@@ -72,7 +69,7 @@ class StepHook(Hook):
     def _mark(self, name: str) -> None:
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
-        self._times[name] = time.perf_counter()
+        self._at[name] = time.perf_counter()
 
     def _after_backbone(self, module, args, outs) -> None:
         self._mark('features')
@@ -82,26 +79,24 @@ class StepHook(Hook):
                 out.register_hook(lambda _: self._mark('gradients'))
 
     def before_train_iter(self, *args, **kwargs) -> None:
-        self._before = self._times['end']
+        self._at['start'] = self._at['end']
         self._mark('loaded')
 
     def after_train_iter(self, *args, **kwargs) -> None:
         self._mark('end')
-        if self.skip:
-            self.skip -= 1
-            return
-        at = self._times
+        at = self._at
         # A frozen backbone has no gradients.
         gradients = at.pop('gradients', at['update'])
-        backward = at['update'] - gradients
+        forward = at['features'] - at['forward']
         step = dict(
-            data=at['loaded'] - self._before,
-            backbone=at['features'] - at['forward'] + backward,
+            data=at['loaded'] - at['start'],
+            backbone=forward + at['update'] - gradients,
             head=gradients - at['features'],
             optimizer=at['updated'] - at['update'],
         )
-        step['rest'] = at['end'] - self._before - sum(step.values())
-        for part, seconds in step.items():
+        step['rest'] = at['end'] - at['start'] - sum(step.values())
+        self.skip -= 1
+        for part, seconds in step.items() if self.skip < 0 else ():
             self.seconds[part].append(seconds)
 
 
@@ -125,18 +120,11 @@ def main() -> None:
         'for the wait for data, the backbone, the head, the optimizer and '
         'the rest. No checkpoint is saved.'
     )
-    parser.add_argument(
-        'configs', nargs='+', help='names of models or config files'
-    )
-    parser.add_argument(
-        '--steps', type=positive, default=20, help='steps (default: 20)'
-    )
-    parser.add_argument(
-        '--skip', type=positive, default=3, help='before them (default: 3)'
-    )
-    parser.add_argument(
-        '--out', type=Path, metavar='PAGE.md', help='also write a page'
-    )
+    add = parser.add_argument
+    add('configs', nargs='+', help='names of models or config files')
+    add('--steps', type=positive, default=20, help='steps (default: 20)')
+    add('--skip', type=positive, default=3, help='before them (default: 3)')
+    add('--out', type=Path, metavar='PAGE.md', help='also write a page')
     add_cfg_options(parser)
     args = parser.parse_args()
     rows = []
@@ -164,8 +152,8 @@ def main() -> None:
     )
     print(page)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(page, 'utf-8')
+        with replacing(args.out) as part:
+            part.write_text(page, 'utf-8')
 
 
 if __name__ == '__main__':

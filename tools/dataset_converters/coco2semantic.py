@@ -12,10 +12,9 @@ def main() -> None:
         'PNG per image, with 0 for the background, 1 to N for the categories '
         'in the order of their ids, and 255 (ignored) for crowds.'
     )
-    parser.add_argument(
-        'ann_file', type=Path, help='such as instances_val2017.json'
-    )
-    parser.add_argument('out_dir', type=Path, help='folder for the PNGs')
+    add = parser.add_argument
+    add('ann_file', type=Path, help='such as instances_val2017.json')
+    add('out_dir', type=Path, help='folder for the PNGs')
     args = parser.parse_args()
     classes = coco_to_semantic(args.ann_file, args.out_dir)
     print(f'num_classes = {len(classes)}')

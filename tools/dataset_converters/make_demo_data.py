@@ -15,19 +15,12 @@ def main() -> None:
         'data come from disjoint parts of every photograph.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        '--out', type=Path, default='data/demo', help='folder to make'
-    )
-    parser.add_argument(
-        '--num-train', type=int, default=240, help='training scenes'
-    )
-    parser.add_argument(
-        '--num-val', type=int, default=60, help='validation scenes'
-    )
-    parser.add_argument('--seed', type=int, default=0, help='random seed')
-    parser.add_argument(
-        '--force', action='store_true', help='replace earlier demo data'
-    )
+    add = parser.add_argument
+    add('--out', type=Path, default='data/demo', help='folder to make')
+    add('--num-train', type=int, default=240, help='training scenes')
+    add('--num-val', type=int, default=60, help='validation scenes')
+    add('--seed', type=int, default=0, help='random seed')
+    add('--force', action='store_true', help='replace earlier demo data')
     args = parser.parse_args()
     summary = make_demo_data(
         args.out,

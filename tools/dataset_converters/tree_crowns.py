@@ -14,15 +14,10 @@ def main() -> None:
         'pip download --no-deps deepforest==2.1.0 fetches the wheel.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        'package', type=Path, help='deepforest-2.1.0-py3-none-any.whl'
-    )
-    parser.add_argument(
-        '--out', type=Path, default='data/tree_crowns', help='folder to make'
-    )
-    parser.add_argument(
-        '--size', type=positive, default=400, help='side of a tile in pixels'
-    )
+    add = parser.add_argument
+    add('package', type=Path, help='deepforest-2.1.0-py3-none-any.whl')
+    add('--out', type=Path, default='data/tree_crowns', help='folder to make')
+    add('--size', type=positive, default=400, help='side of a tile in pixels')
     args = parser.parse_args()
     counts = prepare_tree_crowns(args.package, args.out, args.size)
     for split, (tiles, boxes) in counts.items():

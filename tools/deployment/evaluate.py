@@ -12,9 +12,10 @@ def main() -> None:
         description='Evaluate an exported ONNX file with the test data and '
         'the metric of its config.'
     )
-    parser.add_argument('model', help='name of a model, or config file')
-    parser.add_argument('file', metavar='FILE.onnx')
-    parser.add_argument(
+    add = parser.add_argument
+    add('model', help='name of a model, or config file')
+    add('file', metavar='FILE.onnx')
+    add(
         '--work-dir',
         default='work_dirs/exported',
         help='folder for logs (default: work_dirs/exported)',

@@ -27,32 +27,33 @@ def parse_args() -> argparse.Namespace:
         description='Export a model of any task to one file that is correct '
         'for images of any size, and compare the file with PyTorch.'
     )
-    parser.add_argument('model', help='name of a model, or config file')
-    parser.add_argument(
+    add = parser.add_argument
+    add('model', help='name of a model, or config file')
+    add(
         'checkpoint',
         nargs='?',
         help='file, URL or hatnet://NAME (default: the released weights)',
     )
-    parser.add_argument(
+    add(
         '--format',
         choices=SUFFIXES,
         default='onnx',
         help='onnx, for tools/infer.py and other programs, or torch-export, '
         'for torch.export.load and AOTInductor (default: onnx)',
     )
-    parser.add_argument(
+    add(
         '--out',
         type=Path,
         help='file to write; one that exists is replaced '
         '(default: exports/MODEL.*)',
     )
-    parser.add_argument(
+    add(
         '--precision',
         choices=TOLERANCES,
         default='float32',
         help='precision of the ONNX file (default: float32)',
     )
-    parser.add_argument(
+    add(
         '--calibrate',
         nargs='+',
         metavar='IMAGES',

@@ -22,15 +22,16 @@ def parse_args() -> argparse.Namespace:
         'classes. Notes report what may be intended. The exit status is 1 if '
         'there are problems.'
     )
-    parser.add_argument('config', help='name of a model, or config file')
-    parser.add_argument(
+    add = parser.add_argument
+    add('config', help='name of a model, or config file')
+    add(
         '--splits',
         nargs='+',
         choices=SPLITS,
         default=SPLITS,
         help='data sets to read (default: all)',
     )
-    parser.add_argument(
+    add(
         '--workers',
         type=positive,
         default=os.cpu_count(),

@@ -20,10 +20,9 @@ def main() -> None:
         description="Convert a checkpoint of the authors' code for mm, or "
         'back; every key, shape and value is checked.'
     )
-    parser.add_argument('source', help='file (*.pth) or URL')
-    parser.add_argument(
-        'folder', help='folder for NAME-SHA256.pth; the path is printed'
-    )
+    add = parser.add_argument
+    add('source', help='file (*.pth) or URL')
+    add('folder', help='folder for NAME-SHA256.pth; the path is printed')
     direction = parser.add_mutually_exclusive_group()
     direction.add_argument(
         '--backbone',

@@ -18,19 +18,16 @@ def main() -> None:
         'keep the weights, the config and the classes; remove the optimizer '
         'and the logs.'
     )
-    parser.add_argument('checkpoint', help='file (*.pth)')
-    parser.add_argument(
-        'folder', help='folder for NAME-SHA256.pth; the path is printed'
-    )
-    parser.add_argument(
-        '--name', help='start of the file name (default: the checkpoint name)'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('checkpoint', help='file (*.pth)')
+    add('folder', help='folder for NAME-SHA256.pth; the path is printed')
+    add('--name', help='start of the file name (default: the checkpoint name)')
+    add(
         '--half',
         action='store_true',
         help='save the weights in float16, in half the space',
     )
-    parser.add_argument(
+    add(
         '--safetensors',
         action='store_true',
         help='save a .safetensors file, which other libraries read as well',

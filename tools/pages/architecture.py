@@ -6,8 +6,7 @@ import ast
 from collections import defaultdict
 from graphlib import TopologicalSorter
 
-from common import DOCS, ROOT
-from matplotlib.figure import Figure
+from common import DOCS, ROOT, make_figure, save_figure
 from matplotlib.patches import FancyArrowPatch
 
 from mmhatnet.engine.cli import one_line_errors
@@ -35,16 +34,11 @@ def find_imports() -> dict[str, set[str]]:
         if not rest or folder == '.mim':
             continue
         for node in ast.parse(path.read_text('utf-8')).body:
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.level == len(rest) + 1
-            ):
-                names = [node.module] if node.module else []
-                names += [] if node.module else [a.name for a in node.names]
-                for name in names:
-                    target = name.partition('.')[0]
-                    if target not in FILES:
-                        found[folder].add(target)
+            levels = getattr(node, 'level', None)
+            if isinstance(node, ast.ImportFrom) and levels == len(rest) + 1:
+                names = [node.module or each.name for each in node.names]
+                targets = {name.partition('.')[0] for name in names}
+                found[folder] |= targets.difference(FILES)
     return found
 
 
@@ -73,8 +67,7 @@ def draw() -> tuple[dict[str, int], int]:
             # Odd floors are moved, so that arrows pass between the folders.
             shift = 0.18 if floor % 2 else -0.18
             places[name] = (i + 0.5) * 4 / len(names) + shift, floor
-    figure = Figure(figsize=(9, 6), layout='constrained', dpi=120)
-    axes = figure.subplots()
+    figure, (axes,) = make_figure(size=(9, 6), dpi=120)
     axes.set(xlim=(-0.3, 4.3), ylim=(-0.5, max(floors.values()) + 0.5))
     axes.axis('off')
     for name, targets in imports.items():
@@ -93,7 +86,7 @@ def draw() -> tuple[dict[str, int], int]:
         text = f'{name}/\n{lines[name]:,} lines'
         box = dict(boxstyle='round,pad=0.5', fc='#eaf2fb', ec='#3b6ea5')
         axes.text(x, y, text, ha='center', va='center', fontsize=9, bbox=box)
-    figure.savefig(PICTURE)
+    save_figure(figure, PICTURE)
     return floors, sum(map(len, imports.values()))
 
 

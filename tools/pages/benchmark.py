@@ -1,17 +1,18 @@
 #!/usr/bin/env python
-"""Makes docs/benchmark.md from its cases."""
+"""Fills docs/benchmark.md from the table of its cases."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import yaml
+from common import DOCS, fill_page, make_figure, save_figure, span
 from matplotlib.figure import Figure
 from mmengine.utils import get_installed_path
 
 from mmhatnet.analysis.benchmark import (
     FORMS,
-    KEEP_FREED,
     PRODUCT,
     Case,
     Entry,
@@ -23,8 +24,7 @@ from mmhatnet.analysis.report import markdown_table, write_csv
 from mmhatnet.apis.zoo import model_entries
 from mmhatnet.engine.cli import one_line_errors, positive
 
-ROOT = Path(__file__).resolve().parents[2]
-TABLE = ROOT / 'docs' / 'benchmark.csv'
+TABLE = DOCS / 'benchmark.csv'
 TINY = 'hatnet-tiny_8xb128_in1k'
 SMALL = 'hatnet-small_8xb128_in1k'
 DENSE = 'fpn_hatnet-small_8xb2-80k_ade20k-512x512'
@@ -64,58 +64,9 @@ SUITE = (
     Case(BOTH, (896, 1344), 1, keep_memory=True),
     Case(BOTH, (448, 448), 2, train=True, keep_memory=True),
     Case(
-        forms(TINY, 'compile', 'compile_blocks')[1:],
-        (224, 224),
-        2,
-        train=True,
+        forms(TINY, 'compile', 'compile_blocks')[1:], (224, 224), 2, train=True
     ),
 )
-TEXT = """# Benchmark
-
-Made by `python tools/pages/benchmark.py` on {machine}, with random weights. \
-Each row is the backbone of the named model or config, in float32.
-
-- The models of a table take turns, each in its own process. *time* is the \
-median of {rounds} rounds; a round runs two steps and times the second. \
-*speed* is relative to the first row: 2 is twice as fast. Ratios of times are \
-medians of the ratios of each round, with their smallest and largest in \
-brackets.
-- *operations* are the multiply-accumulates of the whole batch. A training \
-step counts as three times the inference.
-- *of the peak* compares the rate of operations with that of a large matrix \
-product in torch, which takes turns with the models. The product reached \
-{low:.0f} to {high:.0f} GFLOP/s, counting one multiply-accumulate as two FLOPs.
-- *memory (MiB)* is the peak above the weights, measured in another process; \
-*memory* is relative to the first row. On CPUs, that process returns freed \
-memory at once, because reused memory does not raise the peak.
-- *attention* is the share of the time in products of activations and the \
-softmax, *layers* in convolutions and linear layers, and *rest* in norms, \
-activations, sums and copies.
-- *start (s)* is the time until a model has its first features, with empty \
-caches.
-- *freed memory kept* means that every model of the table ran with \
-`{kept}`. By default, glibc returns the memory of large tensors to the \
-system, and the next layer waits for new pages.
-
-All forms of a model have the same weights:
-
-{forms}
-
-## HAT-Net compared with others
-
-HAT-Nets as they run by default (eager), relative to their plain form and to \
-other backbones; the tables below give the times.
-
-{ratios}
-
-## Accuracy and time
-
-The accuracies are from the metafiles of the libraries, and those of HAT-Net \
-from the paper.
-
-![accuracy against time](benchmark.png)
-
-"""
 
 
 def compare_case(case: Case, rows: list[dict]) -> list[dict[str, str]]:
@@ -136,28 +87,31 @@ def compare_case(case: Case, rows: list[dict]) -> list[dict[str, str]]:
     ]
 
 
-def make_page(rows: dict[str, list[dict]]) -> str:
-    every = sum(rows.values(), [])
+def show_machine(rows: list[dict]) -> str:
     peaks = [
         2e-9 * row['operations'] / median(row['seconds'])
-        for row in every
+        for row in rows
         if row['model'] == PRODUCT.model
     ]
-    page = TEXT.format(
-        machine=every[0]['machine'],
-        rounds=len(every[0]['seconds']),
-        low=min(peaks),
-        high=max(peaks),
-        kept=' '.join(f'{name}={x}' for name, x in KEEP_FREED.items()),
-        forms='\n'.join(f'- *{form}*: {text}' for form, text in FORMS.items()),
-        ratios=markdown_table(
-            sum((compare_case(case, rows[str(case)]) for case in SUITE), [])
-        ),
+    return (
+        'Measured by `python tools/pages/benchmark.py --measure` on '
+        f'{rows[0]["machine"]},\nin {len(rows[0]["seconds"])} rounds. The '
+        'matrix product, with which the rate of operations is\ncompared, '
+        f'reached {span(peaks, ".0f")} GFLOP/s, counting one '
+        'multiply-accumulate as two\nFLOPs.'
     )
-    for case in SUITE:
-        title = str(case)[0].upper() + str(case)[1:]
-        page += f'## {title}\n\n{make_table(rows[str(case)])}\n\n'
-    return page.rstrip() + '\n'
+
+
+def show_ratios(rows: dict[str, list[dict]]) -> str:
+    cells = (compare_case(case, rows[str(case)]) for case in SUITE)
+    return markdown_table(sum(cells, []))
+
+
+def show_tables(rows: dict[str, list[dict]]) -> str:
+    return '\n\n'.join(
+        f'## {case[0].upper()}{case[1:]}\n\n{make_table(rows[case])}'
+        for case in map(str, SUITE)
+    )
 
 
 def accuracy(model: str) -> float | None:
@@ -178,8 +132,7 @@ def accuracy(model: str) -> float | None:
 
 def plot_accuracy(title: str, rows: list[dict]) -> Figure:
     """Accuracy against time, for the backbones of classifiers."""
-    figure = Figure(figsize=(9, 4), layout='constrained')
-    axis = figure.add_subplot()
+    figure, (axis,) = make_figure(size=(9, 4))
     for row in rows:
         top1 = accuracy(row['model'])
         if top1:
@@ -188,29 +141,39 @@ def plot_accuracy(title: str, rows: list[dict]) -> Figure:
             axis.plot(milliseconds, top1, 'o', label=label)
     axis.set(title=title, xlabel='ms per image', ylabel='top-1 accuracy (%)')
     axis.margins(0.1)
-    axis.grid(alpha=0.3)
     axis.legend(loc='upper left', bbox_to_anchor=(1, 1))
     return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Measure the cases of docs/benchmark.md on a CPU, and '
-        'make the page. If it is interrupted, run the same command again to '
-        'continue.'
+        description='Fill docs/benchmark.md from the table beside it.'
     )
-    parser.add_argument(
-        '--rounds', type=positive, default=7, help='repetitions (default: 7)'
+    add = parser.add_argument
+    add(
+        '--measure',
+        action='store_true',
+        help='first measure the cases that the table lacks, or that another '
+        'machine measured; if it is interrupted, run it again to continue',
     )
+    add('--rounds', type=positive, default=7, help='repetitions (default: 7)')
     args = parser.parse_args()
-    rows = measure_cases(SUITE, TABLE, args.rounds)
+    rows = measure_cases(SUITE if args.measure else (), TABLE, args.rounds)
     # Cases of an earlier suite may be in the table.
     rows = {str(case): rows[str(case)] for case in SUITE}
-    write_csv(TABLE, sum(rows.values(), []))
-    title = str(SUITE[0])
-    figure = plot_accuracy(title, rows[title])
-    figure.savefig(TABLE.with_suffix('.png'), dpi=100)
-    TABLE.with_suffix('.md').write_text(make_page(rows), 'utf-8')
+    every = sum(rows.values(), [])
+    if args.measure:
+        write_csv(TABLE, every)
+    figure = plot_accuracy(str(SUITE[0]), rows[str(SUITE[0])])
+    save_figure(figure, TABLE.with_suffix('.png'))
+    forms = '\n'.join(f'- *{form}*: {text}' for form, text in FORMS.items())
+    regions = {
+        'machine': partial(show_machine, every),
+        'forms': lambda: forms,
+        'ratios': partial(show_ratios, rows),
+        'tables': partial(show_tables, rows),
+    }
+    fill_page(TABLE.with_suffix('.md'), regions)
 
 
 if __name__ == '__main__':

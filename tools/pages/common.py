@@ -73,19 +73,21 @@ def span(values: Collection[float], form: str = '.4g') -> str:
     return ' to '.join(dict.fromkeys(ends))
 
 
-def make_figure(*shape: int, size: tuple[float, float], **kwargs) -> tuple:
+def make_figure(
+    *shape: int, size: tuple[float, float], dpi: int = 100, **kwargs
+) -> tuple:
     """Make a figure, and its panels with grids in a row-major list."""
-    figure = Figure(figsize=size, layout='constrained')
+    figure = Figure(figsize=size, layout='constrained', dpi=dpi)
     panels = figure.subplots(*shape, squeeze=False, **kwargs).ravel()
     for panel in panels:
         panel.grid(alpha=0.3)
     return figure, panels
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG file completely or not at all."""
+def save_figure(figure: Figure, path: Path, **options) -> None:
+    """Write a figure completely or not at all."""
     with replacing(path) as part:
-        figure.savefig(part, format='png', dpi=100)
+        figure.savefig(part, format=path.suffix[1:], **options)
 
 
 def page_path(text: str) -> Path:

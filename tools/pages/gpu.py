@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Makes docs/gpu.md from the reports of GPUs and the counts in docs/gpu."""
+"""Fills docs/gpu.md from the reports of GPUs and the counts in docs/gpu."""
 
 import argparse
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
 import torch
-from common import DOCS, read_json, span, write_json, write_text
+from common import DOCS, fill_page, read_json, span, write_json
 from mmengine.config import ConfigDict
 
 from mmhatnet.analysis.benchmark import make_table
@@ -43,103 +44,6 @@ CASES = (
     (DETECTORS, 2, (800, 1344), False, None),
     (DETECTORS, 2, (800, 1344), True, 'bfloat16'),
 )
-TEXT = """# On a GPU
-
-`tools/gpu_check.sh` checks in minutes that HAT-Net gives the same results on
-your GPUs as on a CPU, in each precision, and that it trains: in mixed
-precision, with DDP and SyncBN, resumed from a CPU and back, compiled, and in
-CUDA graphs. It runs `tests/test_gpu.py`, so it needs a clone of mmhatnet with
-pytest (`tools/setup_env.sh --tests`). The verdicts are in
-`gpu_check/report.md` and `report.json`; please attach them when you report a
-problem. `tools/gpu_check.sh -k parity` runs only the tests with this name.
-
-## What limits
-
-A step has two costs. The *host*, the Python process, launches one operator
-after the other, and takes some time for each. The *GPU* takes time for each
-kernel: mostly for the bytes that it moves, and little for the arithmetic. The
-longer of the two is what a clock shows. Fewer operators, CUDA graphs and
-larger batches help against a slow host; fewer bytes help a busy GPU.
-
-The table of the H100 below may show the host. Its training steps of 64 images
-in bfloat16 took {per_operator},
-nearly the same for different networks.
-
-{limits}
-
-### Counts
-
-`python tools/pages/gpu.py --count` counted the tables below with torch
-{torch}, on fake tensors, which needs no GPU.
-*operators* are those of torch that launch kernels; *kernels* are as far as it
-is known how torch computes. *moved* is what the operators read and write: all
-arguments and results once, but the maps that norms read twice. *kept* is what
-stays for the backward pass. In training, the last map has a gradient, and no
-path is dropped.
-`tools/analysis_tools/count_launches.py` counts the backbone of any config.
-
-*before* is HAT-Net without the kernels below, counted by a trial script, and
-*without Triton* what runs today where there is no Triton. PVTv2-B2 is that of
-timm; the other peers are those of mmpretrain and mmdetection. *H100* is the
-time of the table further below, which knows no kernels: there it stands in
-the row *before*.
-
-{counts}
-
-### Kernels
-
-On a GPU, four operations have a form of their own:
-
-| name | what it computes |
-| --- | --- |
-| `norm` | a norm with one group |
-| `mlp` | SiLU, depthwise convolution, SiLU; torch 2.7 is needed |
-| `windows` | attention inside windows, in half precision |
-| `casts` | the casts of a block's weights in training with autocast |
-
-The first three are kernels of Triton. `mlp` keeps its input alone for the
-backward pass, and `windows` reads the map and writes it, without cutting it.
-All are on by default. `MMHATNET_KERNELS=norm,mlp python tools/train.py ...`
-uses only those that it names, and `MMHATNET_KERNELS=none` none. The first time
-on a GPU and in a precision, kernels are compared with the plain computation.
-If they fail or differ, a warning says so, and HAT-Net computes without them.
-It does the same without a warning where there is no Triton, or torch is older
-than 2.6: only `casts` is left then. Results differ by rounding alone. `norm`
-can be used in other models: `mmhatnet.models.GroupNorm1` is
-`torch.nn.GroupNorm` with one group. No kernel has run on a GPU yet. Tests
-interpret them on a CPU, and compile them for GPUs of the classes sm_80, sm_90
-and sm_100.
-
-## What to expect
-
-- With small batches, a GPU waits for the launches of HAT-Net's many short
-  kernels; the tables below show what CUDA graphs gain.
-- Mixed precision saves memory. On the H100, before the kernels, it cost
-  HAT-Net time in training, {amp}.
-  Autocast adds operators, for which the host takes time.
-- `cudnn_benchmark` and TF32 are as in the libraries: mmsegmentation looks for
-  the fastest convolution for each size, mmdetection does not, and torch uses
-  TF32 in convolutions.
-- Detectors use [operators of torchvision](operators.md), which support
-  bfloat16; mmcv's compiled operators do not. The checks below used
-  torchvision's NMS and RoIAlign.
-- All checks below ran on one GPU, before they were tests of pytest. Several
-  GPUs, torch.compile, kernels, CUDA graphs of training and whole trainings of
-  the paper's recipes have not been run yet.
-
-The first command measures the backbone on your GPU in three forms, the second
-a whole model with one image, as mm's benchmarks do. Neither has been run on
-a GPU yet.
-
-```
-python tools/analysis_tools/benchmark.py hatnet-small_8xb128_in1k \\
-    --plain --cuda-graph --compile --device cuda --amp bfloat16 --batch 64 \\
-    --out docs/gpu/benchmark.csv
-python tools/analysis_tools/benchmark.py \\
-    mask-rcnn_hatnet-small_fpn_8xb2-1x_coco --whole-model \\
-    --shape 800 1344 --device cuda
-```
-"""
 
 
 def case(row: dict) -> str:
@@ -151,20 +55,10 @@ def case(row: dict) -> str:
 def section(report: dict) -> str:
     titles = 'name', 'verdict', 'found'
     checks = [{k: check[k] for k in titles} for check in report['checks']]
-    parts = [f'## {report["machine"]}\n', markdown_table(checks)]
+    parts = [f'### {report["machine"]}\n', markdown_table(checks)]
     if 'timings' not in report:
         return '\n'.join([*parts, ''])
-    parts += [
-        '\nBackbones with random weights, measured once by a script that is '
-        'not part of mmhatnet, in one process and '
-        'alternately. Values are medians; the script did not save the '
-        'single rounds, so the ratios have no ranges. '
-        '*speed* and *memory* are relative to the plain equations in NCHW '
-        '(`fast=False`), as the authors compute them. float32 has '
-        "torch's defaults: TF32 in convolutions, not in matrix products. All "
-        'ran operator by operator, so that the times may be those of the '
-        'host instead of the GPU.\n',
-    ]
+    parts.append('')
     for title, group in groupby(report['timings'], case):
         rows = list(group)
         base = next(row for row in rows if row['backbone'] == BASE)
@@ -178,7 +72,7 @@ def section(report: dict) -> str:
             }
             for row in rows
         ]
-        parts += [f'### {title}\n', markdown_table(cells), '']
+        parts += [f'#### {title}\n', markdown_table(cells), '']
     return '\n'.join(parts)
 
 
@@ -288,7 +182,7 @@ def make_limits(reports: list[dict]) -> str:
     )
 
 
-def per_operator(reports: list[dict]) -> str:
+def show_host(reports: list[dict]) -> str:
     """Microseconds per operator in training, on a GPU before the kernels."""
     old = read_json(FOLDER / 'counts_before.json')['counts']
     counts = {(case(row), row['backbone']): row['operators'] for row in old}
@@ -300,13 +194,16 @@ def per_operator(reports: list[dict]) -> str:
     }
     other = found.pop('ConvNeXt-T')
     return (
-        f'{span(found.values(), ".0f")} µs per operator ({other:.0f} '
-        'for ConvNeXt-T)'
+        'The table of the H100 below may show the host. Its training steps of '
+        f'64 images\nin bfloat16 took {span(found.values(), ".0f")} µs per '
+        f'operator ({other:.0f} for ConvNeXt-T), nearly the\nsame for '
+        'different networks.'
     )
 
 
-def precision_costs(report: dict) -> str:
+def show_amp(reports: list[dict]) -> str:
     """Times of HAT-Net in float32 and mixed precision."""
+    report = next(report for report in reports if 'timings' in report)
     times = {
         (row['train'], row['dtype']): f'{row["milliseconds"]:.1f}'
         for row in report['timings']
@@ -316,30 +213,25 @@ def precision_costs(report: dict) -> str:
         f'{times[train, "bfloat16"]} ms instead of {times[train, "float32"]}'
         for train in (True, False)
     )
-    return f'{training}, and saved little in inference, {inference}'
-
-
-def make_page() -> str:
-    files = map(read_json, sorted(FOLDER.glob('*.json')))
-    reports = [report for report in files if 'machine' in report]
-    counted = read_json(COUNTS)
-    text = TEXT.format(
-        limits=make_limits(reports),
-        per_operator=per_operator(reports),
-        torch=counted['torch'],
-        counts=make_counts(counted['counts'], reports),
-        amp=precision_costs(next(r for r in reports if 'timings' in r)),
+    return (
+        'Mixed precision saves memory. On the H100, before the kernels, it '
+        f'cost HAT-Net time\nin training, {training}, and saved little in '
+        f'inference,\n{inference}. Autocast adds operators, for which the '
+        'host\ntakes time.'
     )
-    parts = [text, *map(section, reports)]
-    measured = groupby(read_csv(BENCHMARK), itemgetter('case'))
-    for title, rows in measured:
+
+
+def show_reports(reports: list[dict]) -> str:
+    """The checks of each GPU, and the benchmark if it was measured."""
+    parts = list(map(section, reports))
+    for title, rows in groupby(read_csv(BENCHMARK), itemgetter('case')):
         parts.append(f'## Benchmark: {title}\n\n{make_table([*rows])}\n')
-    return '\n'.join(parts).rstrip() + '\n'
+    return '\n'.join(parts).rstrip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Make docs/gpu.md from the files in docs/gpu.'
+        description='Fill docs/gpu.md from the files in docs/gpu.'
     )
     parser.add_argument(
         '--count',
@@ -348,7 +240,22 @@ def main() -> None:
     )
     if parser.parse_args().count:
         write_json(COUNTS, count())
-    write_text(DOCS / 'gpu.md', make_page())
+    files = map(read_json, sorted(FOLDER.glob('*.json')))
+    reports = [report for report in files if 'machine' in report]
+    counted = read_json(COUNTS)
+    regions = {
+        'host': partial(show_host, reports),
+        'limits': partial(make_limits, reports),
+        'torch': lambda: (
+            '`python tools/pages/gpu.py --count` counted the tables below '
+            f'with torch\n{counted["torch"]}, on fake tensors, which needs '
+            'no GPU.'
+        ),
+        'counts': partial(make_counts, counted['counts'], reports),
+        'amp': partial(show_amp, reports),
+        'reports': partial(show_reports, reports),
+    }
+    fill_page(DOCS / 'gpu.md', regions)
 
 
 if __name__ == '__main__':

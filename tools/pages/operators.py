@@ -7,7 +7,6 @@ import pkgutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from statistics import median
 from types import ModuleType
 
 import torch
@@ -17,7 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from tqdm import tqdm
 
-from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.report import markdown_table, show_ratios
 from mmhatnet.analysis.timing import time_in_turns
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.datasets.random_batch import make_batch
@@ -142,9 +141,7 @@ def compare_row(row: dict) -> dict[str, str]:
     for phase in ('training', 'inference'):
         pairs = zip(*row[phase].values(), strict=True)
         ratios = [ours / theirs for ours, theirs in pairs]
-        cells[f'time of a step, {phase}'] = (
-            f'{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})'
-        )
+        cells[f'time of a step, {phase}'] = show_ratios(ratios)
     return cells
 
 

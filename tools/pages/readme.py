@@ -3,24 +3,22 @@
 
 import argparse
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
-from common import DOCS, ROOT, fill_page, read_json
+from common import DOCS, ROOT, fill_page, make_figure, read_json, save_figure
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from mmengine.dataset import pseudo_collate
+from torch import Tensor
 
 import mmhatnet
 from mmhatnet.analysis.attention import attend_from
-from mmhatnet.analysis.report import read_csv
+from mmhatnet.analysis.attention_figure import draw_window, extent_of
+from mmhatnet.analysis.report import read_csv, show_ratios
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.runtime.images import read_image
 
 PICTURE = DOCS / 'images' / 'overview.jpg'
-BLUE = '#00c8ff'  # of the local attention
 SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 
 
@@ -38,9 +36,8 @@ def describe_gains() -> str:
         and row['form'] == 'eager'
     }
     ours, swin = rows['hatnet-small_8xb128_in1k'], rows[SWIN]
-    speeds = [
-        b / a for a, b in zip(ours['seconds'], swin['seconds'], strict=True)
-    ]
+    pairs = zip(ours['seconds'], swin['seconds'], strict=True)
+    speeds = show_ratios([theirs / own for own, theirs in pairs])
     timings = read_json(DOCS / 'gpu' / 'h100.json')
     times = {
         (*row['shape'][2:], row['train'], row['dtype'], row['backbone']): row
@@ -69,8 +66,7 @@ def describe_gains() -> str:
         f'and {few["seconds"] / many["seconds"]:.2f} times the time of\n  '
         '8, 4, 2 ([scaling](docs/scaling.md)); accuracy is in '
         '[G1 and G2](docs/grids.md).\n'
-        '- **Fast on CPUs.** HAT-Net-Small predicts '
-        f'{median(speeds):.2f} ({min(speeds):.2f} to {max(speeds):.2f}) times '
+        f'- **Fast on CPUs.** HAT-Net-Small predicts {speeds} times '
         'as fast as Swin-T\n  at 224x224, with '
         f'{ours["memory"] / swin["memory"]:.2f} times the memory '
         '([benchmark](docs/benchmark.md), 2 CPU threads).\n  '
@@ -106,34 +102,25 @@ def draw_picture(shapes: Path, trees: Path, point: tuple[int, int]) -> None:
     data = dict(inputs=torch.from_numpy(image.transpose(2, 0, 1).copy()))
     batch = model.data_preprocessor(pseudo_collate([data]))
     found = attend_from(model.backbone, batch['inputs'][:1], point)[1]
-    figure = Figure(figsize=(12, 3), layout='constrained', dpi=110)
-    panels = figure.subplots(1, 4)
+    figure, panels = make_figure(1, 4, size=(12, 3), dpi=110)
     show(panels[0], predict('shape-segmentor', shapes), 'segmentation')
     show(panels[1], predict('tree-detector', trees), 'detection')
-    h, w = image.shape[:2]
-    (top, left, bottom, right) = found.window
-    dy, dx = h / found.shape[0], w / found.shape[1]
-    places = (
-        (found.local, (left * dx, right * dx, bottom * dy, top * dy)),
-        (found.pooled, (0, w, h, 0)),
-    )
-    titles = (
-        f'local attention of a point, G1 = {found.grid_size}',
-        f'global attention, pooled by G2 = {found.ds_ratio}',
-    )
-    for axes, (weights, extent), title in zip(
-        panels[2:], places, titles, strict=True
-    ):
+    window = extent_of(image, found, *found.window)
+    whole = (0, image.shape[1], image.shape[0], 0)
+
+    def overlay(axes: Axes, weights: Tensor, extent: tuple, title: str):
         show(axes, image[..., ::-1].mean(2) / 510, title)
         axes.images[0].set(cmap='gray', clim=(0, 1))
         axes.imshow(weights.mean(0), cmap='inferno', alpha=0.75, extent=extent)
-        axes.set(xlim=(0, w), ylim=(h, 0))
+        axes.set(xlim=whole[:2], ylim=whole[2:])
         axes.plot(*point, '+', ms=10, mew=2, color='white')
-    size = (right - left) * dx, (bottom - top) * dy
-    for axes in panels[2:]:
-        corner = left * dx, top * dy
-        axes.add_patch(Rectangle(corner, *size, fill=False, color=BLUE, lw=2))
-    figure.savefig(PICTURE, pil_kwargs=dict(quality=88))
+        draw_window(axes, window)
+
+    title = f'local attention of a point, G1 = {found.grid_size}'
+    overlay(panels[2], found.local, window, title)
+    title = f'global attention, pooled by G2 = {found.ds_ratio}'
+    overlay(panels[3], found.pooled, whole, title)
+    save_figure(figure, PICTURE, pil_kwargs=dict(quality=88))
 
 
 def main() -> None:

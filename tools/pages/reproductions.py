@@ -3,17 +3,13 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.utils.atomic import replacing
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import DOCS, write_text
 from reproduction.experiments import find_experiment
 from reproduction.result import check_result, read_result
 
-FOLDER = Path(__file__).resolve().parents[2] / 'docs' / 'reproductions'
+from mmhatnet.engine.cli import one_line_errors
 
 
 def main() -> None:
@@ -22,24 +18,23 @@ def main() -> None:
         'store them in docs/reproductions. Then tools/pages/model_zoo.py '
         'writes them into the metafiles and the tables.'
     )
-    parser.add_argument('results', nargs='+', type=Path, metavar='RESULT.json')
-    parser.add_argument(
+    add = parser.add_argument
+    add('results', nargs='+', type=Path, metavar='RESULT.json')
+    add(
         '--out',
         type=Path,
-        default=FOLDER,
+        default=DOCS / 'reproductions',
         help='folder to store them in (default: docs/reproductions)',
     )
     args = parser.parse_args()
     for path in args.results:
         result = read_result(path)
         if not result:
-            sys.exit(f'reproductions.py: error: {path} is not a result')
+            raise ValueError(f'{path} is not a result')
         row = find_experiment(str(result.get('row')))
         check_result(result, row, path)
         target = args.out / f'{row.name}.json'
-        text = json.dumps(result, indent=1, allow_nan=False)
-        with replacing(target) as part:
-            part.write_text(text, 'utf-8')
+        write_text(target, json.dumps(result, indent=1, allow_nan=False))
         print(target)
 
 

@@ -223,10 +223,9 @@ def main() -> None:
         'growing images. Sizes that its table lacks are measured first. If it '
         'is interrupted, run the same command again to continue.'
     )
-    parser.add_argument(
-        '--device', default='cpu', help='such as cpu or cuda (default: cpu)'
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add('--device', default='cpu', help='such as cpu or cuda (default: cpu)')
+    add(
         '--out',
         type=page_path,
         default=PAGE,

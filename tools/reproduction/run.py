@@ -27,12 +27,7 @@ from mmhatnet.utils.hashes import sha256_of
 from mmhatnet.weights.files import read_checkpoint
 
 from .experiments import Experiment, find_experiment
-from .logs import (
-    read_curve,
-    read_metrics,
-    read_seconds,
-    read_training_config,
-)
+from .logs import read_curve, read_metrics, read_seconds, read_training_config
 from .result import compare, read_result
 from .smoke import shrink
 

@@ -27,33 +27,34 @@ def parse_args() -> argparse.Namespace:
         description='Draw the attention of a point of an image, inside its '
         'window (G1) and to the pooled map (G2), for every stage and head.'
     )
-    parser.add_argument('model', help='name of a model, or config file')
-    parser.add_argument('image', help='image file')
-    parser.add_argument(
+    add = parser.add_argument
+    add('model', help='name of a model, or config file')
+    add('image', help='image file')
+    add(
         '--checkpoint',
         help='file, URL or hatnet://NAME with the backbone (default: the '
         'released weights of the name)',
     )
-    parser.add_argument(
+    add(
         '--point',
         type=float,
         nargs=2,
         metavar=('X', 'Y'),
         help='pixel of the image (default: its middle)',
     )
-    parser.add_argument(
+    add(
         '--size',
         type=positive,
         help='shorter side of the resized image in pixels (default: 224 for '
         'a classifier, else 512)',
     )
-    parser.add_argument(
+    add(
         '--block',
         type=int,
         default=-1,
         help='index of the block in each stage (default: -1, the last)',
     )
-    parser.add_argument(
+    add(
         '--out',
         type=Path,
         default=Path('outputs/attention.png'),

@@ -29,20 +29,21 @@ def parse_args() -> argparse.Namespace:
         description="Draw a segmentor's predictions for images of its "
         'test data next to the ground truth, in one picture.'
     )
-    parser.add_argument('model', help='name of a model, or config file')
-    parser.add_argument(
+    add = parser.add_argument
+    add('model', help='name of a model, or config file')
+    add(
         'checkpoint',
         nargs='?',
         help='file, URL or hatnet://NAME (default: the released weights of '
         'the name)',
     )
-    parser.add_argument(
+    add(
         '--count',
         type=positive,
         default=6,
         help='number of images, spread over the data (default: 6)',
     )
-    parser.add_argument(
+    add(
         '--out',
         type=Path,
         default=Path('outputs/predictions.png'),

@@ -1,54 +1,37 @@
 """What the layouts with boxes share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from math import isfinite
 
-from ..samples import Box, Reading, Sample, sort_names
+from ...datasets.coco import WRONG_TYPE
+from ...datasets.coco2semantic import encode_mask
+from ..samples import Box, Found, Sample
 from .files import Files
 
 
-def make_reading(
-    layout: str,
-    samples: list[Sample],
-    files: Files,
-    classes: Sequence[str] = (),
-) -> Reading:
-    """Check boxes and masks, and number their classes, those with objects.
+def check_boxes(found: Found, files: Files) -> None:
+    """Check boxes and masks; the task is instances if all objects have masks.
 
-    The labels of the boxes are names until then. Classes that are not given
-    are in the order of their names. The task is instances if all objects have
-    masks.
+    Boxes are cut at the borders of their image.
     """
-    for sample in samples:
+    for sample in found.samples:
         sample.boxes = list(_cut(sample, files))
-    objects = [box for s in samples for box in s.boxes or ()]
-    used = {box.label for box in objects}
-    for name in classes:
-        if name not in used:
-            files.odd.add('unused', name)
-    order = [x for x in dict.fromkeys(classes) if x in used]
-    order += sort_names(used - {*classes})
+    objects = [box for s in found.samples for box in s.boxes]
     drawn = [box.mask is not None for box in objects if not box.crowd]
-    masks = any(drawn) and all(drawn)
-    if any(drawn) and not masks:
+    if any(drawn) and all(drawn):
+        found.task = 'instances'
+        return
+    if any(drawn):
         files.odd.add('masks', sum(drawn))
-    for sample in samples:
-        sample.boxes = [
-            box._replace(
-                label=order.index(box.label), mask=box.mask if masks else None
-            )
-            for box in sample.boxes or ()
-        ]
-    task = 'instances' if masks else 'detection'
-    return Reading(layout, task, order, samples)
+    for sample in found.samples:
+        sample.boxes = [x._replace(mask=None) for x in sample.boxes]
 
 
 def _cut(sample: Sample, files: Files) -> Iterator[Box]:
-    """Cut boxes at the borders of their image."""
-    width, height = sample.size or (0, 0)
+    width, height = sample.size
     name = sample.image.relative_to(files.root)
-    for box in sample.boxes or ():
+    for box in sample.boxes:
         left, right = max(0, box.left), min(width, box.right)
         top, bottom = max(0, box.top), min(height, box.bottom)
         small = min(right - left, bottom - top) < 1
@@ -58,19 +41,29 @@ def _cut(sample: Sample, files: Files) -> Iterator[Box]:
         beyond = left - box.left, box.right - right, top - box.top
         if max(*beyond, box.bottom - bottom) > 1:
             files.odd.add('beyond', name)
-        mask = box.mask if _is_mask(box, width, height) else None
+        try:
+            mask = _encode(box, width, height)
+        except (*WRONG_TYPE, ValueError) as error:
+            files.odd.add('incomplete', name, error)
+            continue
         yield Box(left, top, right, bottom, box.label, mask, box.crowd)
 
 
-def _is_mask(box: Box, width: int, height: int) -> bool:
-    """Whether it has a mask, which is more than a polygon of its corners."""
-    if isinstance(box.mask, dict):
-        return box.mask.get('size') == [height, width]
-    if not isinstance(box.mask, list):
-        return False
-    polygons = [each for each in box.mask if len(each) >= 6]
-    if len(polygons) == 1 and len(polygons[0]) in (8, 10):
-        x, y = {*polygons[0][::2]}, {*polygons[0][1::2]}
-        if (x, y) == ({box.left, box.right}, {box.top, box.bottom}):
-            return False
-    return bool(polygons) and all(map(isfinite, chain(*polygons)))
+def _encode(box: Box, width: int, height: int) -> dict | None:
+    """Encode a mask, if there is one that is more than the box."""
+    mask = box.mask
+    if isinstance(mask, dict):
+        if mask.get('size') != [height, width]:
+            return None
+    else:
+        mask = [polygon for polygon in mask or () if len(polygon) >= 6]
+        if not mask or not all(map(isfinite, chain(*mask))):
+            return None
+        corners = {box.left, box.right}, {box.top, box.bottom}
+        x, y = {*mask[0][::2]}, {*mask[0][1::2]}
+        if len(mask) == 1 and len(mask[0]) in (8, 10) and (x, y) == corners:
+            return None
+    rle = encode_mask(mask, height, width)
+    if isinstance(rle['counts'], bytes):  # which JSON has not
+        rle['counts'] = rle['counts'].decode()
+    return rle

@@ -1,19 +1,19 @@
 """COCO JSON, also as roboflow exports it."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...datasets.coco import WRONG_TYPE
-from ..samples import Box, Reading, Sample
-from .boxes import make_reading
-from .files import Files, split_of
+from ..samples import Box, Found, Sample
+from .files import Files, split_of_file
 
 LISTS = 'images', 'annotations', 'categories'
 
 
-def read_coco(files: Files) -> Reading | None:
-    """Read boxes, and masks if all objects have them; None without a JSON."""
+def read_coco(files: Files) -> Found | None:
+    """Read boxes and masks; None without a JSON."""
     classes: dict[str, None] = {}
     samples: dict[Path, Sample] = {}
     contents = _load(files)
@@ -29,9 +29,9 @@ def read_coco(files: Files) -> Reading | None:
                 f'{path} is not in the COCO format: {type(error).__name__}: '
                 f'{error!s:.200}'
             ) from error
-    if not contents:
-        return None
-    return make_reading('COCO', [*samples.values()], files, [*classes])
+    found = [*samples.values()]
+    made = Found(files.root, 'COCO', 'detection', found, [*classes])
+    return made if contents else None
 
 
 def _load(files: Files) -> dict[Path, dict]:
@@ -53,28 +53,26 @@ def _load(files: Files) -> dict[Path, dict]:
 
 def _read_json(path: Path, content: dict, files: Files) -> Iterator[Sample]:
     """Read the images of a JSON that exist and fit it."""
-    split = split_of(*path.parent.parts) or split_of(path.stem, strict=False)
     labels = {x['id']: str(x['name']) for x in content['categories']}
-    objects: dict = {image['id']: [] for image in content['images']}
+    known = {image['id'] for image in content['images']}
+    objects = defaultdict(list)
     for each in content['annotations']:
         image, label = each['image_id'], labels.get(each['category_id'])
-        if image not in objects or label is None:
+        if image not in known or label is None:
             files.odd.add('incomplete', f'{path}, id {each.get("id")}')
             continue
-        x, y, w, h = each['bbox']
-        box = Box(x, y, x + w, y + h, label, each.get('segmentation') or None)
-        crowd = bool(each.get('iscrowd'))
-        objects[image].append(box._replace(crowd=crowd))
+        x, y, w, h = map(float, each['bbox'])
+        mask, crowd = each.get('segmentation'), bool(each.get('iscrowd'))
+        objects[image].append(Box(x, y, x + w, y + h, label, mask, crowd))
     for image in content['images']:
-        sample = files.sample(path, split, image['file_name'])
-        if not sample or not sample.size:
+        sample = files.sample(path, split_of_file(path), image['file_name'])
+        if not sample:
             continue
         width, height = sample.size
         stated = image.get('width', width), image.get('height', height)
         if stated != sample.size:
-            name = sample.image.relative_to(files.root)
             sizes = f'{width}x{height}, not {stated[0]}x{stated[1]}'
-            files.odd.add('size', name, sizes)
+            files.odd.add('size', sample.image.relative_to(files.root), sizes)
             continue
         sample.boxes = objects[image['id']]
         yield sample

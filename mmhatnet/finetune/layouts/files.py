@@ -3,6 +3,7 @@
 import os
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from unicodedata import normalize
 
@@ -28,8 +29,14 @@ BESIDE = {
     *('a', 'an', 'images', 'image', 'img', 'imgs', 'set', 'data', 'dataset'),
     *('labels', 'label', 'masks', 'mask', 'annot', 'annotations'),
 }
-NAMES = 'classes.txt', '_classes.txt', 'labels.txt', 'obj.names'
-MOST_BYTES = 1_000_000_000  # of a text
+# Files with the names of classes -> a name in a line.
+NAMES = {
+    **dict.fromkeys(
+        ('classes.txt', '_classes.txt', 'labels.txt', 'obj.names'),
+        r'(?m)^\s*(\S.*?)\s*$',
+    ),
+    '_classes.csv': r'(?m)^\d+, *(\S.*?)\s*$',  # roboflow: value, class
+}
 ERRORS = OSError, ValueError, SyntaxError, Image.DecompressionBombError
 
 
@@ -39,19 +46,16 @@ class Files:
     Links are followed, hidden files are not read. ``odd`` gets what is odd.
     """
 
-    def __init__(self, root: Path, odd: Oddities):
-        self.root, self.odd = root, odd
+    def __init__(self, root: Path):
+        self.root, self.odd = root, Oddities()
         self.images: list[Path] = []
-        # Images that are rotated when they are read, which their size does
-        # not show; absolute, as in samples.
-        self.turned: set[Path] = set()
         self.others: dict[str, list[Path]] = defaultdict(list)
         self._named: dict[str, list[Path]] = defaultdict(list)
-        self._sizes: dict[Path, tuple[int, int] | None] = {}
+        self.size = cache(self._size)
         seen = set()
 
         def closed(error: OSError) -> None:
-            odd.add('file', error.filename)
+            self.odd.add('file', error.filename)
 
         for place, folders, names in os.walk(root, True, closed, True):
             real = os.path.realpath(place)
@@ -81,11 +85,8 @@ class Files:
             if suffix in OTHER_IMAGES:
                 self.odd.add('format', path)
 
-    def knows(self, name: str) -> bool:
-        """Whether an image has this name, perhaps in another folder."""
-        return bool(self._candidates(name))
-
-    def _candidates(self, name: str) -> list[Path]:
+    def with_name(self, name: str) -> list[Path]:
+        """Find the images of a name, in any folder and of any suffix."""
         name = _key(re.split(r'[\\/]', name.strip())[-1])
         return self._named.get(name) or self._named.get(Path(name).stem) or []
 
@@ -96,21 +97,19 @@ class Files:
 
         A name is the end of a path. Its suffix may be missing, or that of
         before a conversion. Of several names, the first that leads to one
-        image counts. Only an image that can be read has a size.
+        image counts. None if there is no such image that can be read.
         """
         found = (self._find(name, near, split) for name in names)
         image = next(filter(None, found), None)
         if not image:
-            if not self.knows(names[0]):  # else it is ambiguous
+            if not self.with_name(names[0]):  # else it is ambiguous
                 self.odd.add('alone', names[0])
             return None
-        split = split or split_of(*image.parent.parts)
-        size = self.size(image)
-        return Sample(self.root / image, size=size, split=split)
+        split, size = split or split_of(*image.parent.parts), self.size(image)
+        return Sample(self.root / image, split, size) if size else None
 
     def _find(self, name: str, near: Path, split: str | None) -> Path | None:
         parts = _key(name.strip()).replace('\\', '/').split('/')
-        found = self._candidates(name)
 
         def fit(path: Path) -> tuple:
             folders = [_key(part) for part in path.parent.parts[::-1]]
@@ -121,31 +120,27 @@ class Files:
                 path.name == name,
             )
 
-        ranked = sorted(found, key=fit)
-        if len(found) > 1 and fit(ranked[-1]) == fit(ranked[-2]):
+        found = sorted(self.with_name(name), key=fit)
+        if len(found) > 1 and fit(found[-1]) == fit(found[-2]):
             self.odd.add('ambiguous', name)
             return None
-        return ranked[-1] if found else None
+        return found[-1] if found else None
 
-    def size(self, path: Path) -> tuple[int, int] | None:
+    def _size(self, path: Path) -> tuple[int, int] | None:
         """Read width and height from the header, as the libraries see them."""
-        if path not in self._sizes:
-            self._sizes[path] = None
-            try:
-                with open_image(self.root / path) as image:
-                    size = image.size
-                known, turned = read_size(self.root / path)
-                self._sizes[path] = known or size
-                if turned:
-                    self.turned.add(self.root / path)
-            except ERRORS as error:
-                self.odd.add('file', path, error)
-        return self._sizes[path]
+        try:
+            with open_image(self.root / path) as image:
+                size = image.size
+            known, turned = read_size(self.root / path)
+        except ERRORS as error:
+            self.odd.add('file', path, error)
+            return None
+        if turned:
+            self.odd.add('turned', path)
+        return known or size
 
     def text(self, path: Path) -> str:
         """Read a text in the encodings that programs of offices write."""
-        if (self.root / path).stat().st_size > MOST_BYTES:
-            raise ValueError(f'{path} is larger than 1 GB')
         content = (self.root / path).read_bytes()
         if content[:2] in (b'\xff\xfe', b'\xfe\xff'):
             return content.decode('utf-16', 'replace')
@@ -156,14 +151,11 @@ class Files:
 
     def names(self) -> list[str]:
         """Read the names of the classes from classes.txt or the like."""
-        for path in (*self.others['.txt'], *self.others['.names']):
+        for path in (
+            x for y in ('.txt', '.names', '.csv') for x in self.others[y]
+        ):
             if path.name.lower() in NAMES:
-                lines = map(str.strip, self.text(path).splitlines())
-                return [line for line in lines if line]
-        for path in self.others['.csv']:  # roboflow: value, class
-            if path.name == '_classes.csv':
-                text = self.text(path)
-                return re.findall(r'(?m)^\d+, *(\S.*?) *$', text)
+                return re.findall(NAMES[path.name.lower()], self.text(path))
         return []
 
 
@@ -184,3 +176,8 @@ def split_of(*names: str, strict: bool = True) -> str | None:
         if found and not (strict and {*words} - {*SPLIT_OF} - BESIDE):
             return found[0]
     return None
+
+
+def split_of_file(path: Path) -> str | None:
+    """Read the split of the images in a file of labels from its place."""
+    return split_of(*path.parent.parts) or split_of(path.stem, strict=False)

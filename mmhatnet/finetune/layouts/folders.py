@@ -1,10 +1,10 @@
 """Folders of classes."""
 
-from ..samples import Reading, Sample, sort_names
+from ..samples import Found, Sample
 from .files import Files, split_of
 
 
-def read_folders(files: Files) -> Reading | None:
+def read_folders(files: Files) -> Found | None:
     """Take the names of folders as the classes of the images in them.
 
     Above the classes there may be folders of splits, and folders that
@@ -15,7 +15,10 @@ def read_folders(files: Files) -> Reading | None:
     while True:
         names = {folders[0] for _, folders, _ in places if folders}
         splits = _are_splits(names)
-        if not splits and (len(names) != 1 or _has_images(places)):
+        # Images are directly in the only folder, or beside it.
+        if not splits and (
+            len(names) != 1 or any(len(x) < 2 for _, x, _ in places)
+        ):
             break
         for path, folders, _ in places:
             if splits and not split_of(*folders[:1]):
@@ -25,23 +28,17 @@ def read_folders(files: Files) -> Reading | None:
             for path, folders, split in places
             if not splits or split_of(*folders[:1])
         ]
-    if not names:
-        return None
-    classes = sort_names(names)
     samples = []
     for path, folders, split in places:
         if folders:
-            label = classes.index(folders[0])
-            image = files.root / path
-            samples.append(Sample(image, label, split=split or None))
-        else:
+            image, label = files.root / path, folders[0]
+            samples.append(Sample(image, split or None, label=label))
+        elif names:
             files.odd.add('outside', path)
-    return Reading('folders of classes', 'classification', classes, samples)
-
-
-def _has_images(places: list[tuple]) -> bool:
-    """Whether images are directly in the only folder, or beside it."""
-    return any(len(folders) < 2 for _, folders, _ in places)
+    made = Found(
+        files.root, 'folders of classes', 'classification', samples, []
+    )
+    return made if names else None
 
 
 def _are_splits(names: set[str]) -> bool:

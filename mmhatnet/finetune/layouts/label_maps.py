@@ -1,13 +1,12 @@
 """Images with label maps, pictures that have a class for each pixel."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from ...runtime.images import open_image
-from ..samples import IGNORED, Reading, Sample
+from ..samples import IGNORED, Found, Sample
 from .files import ERRORS, Files, split_of
 
 # Folders and names of images and of label maps.
@@ -23,7 +22,7 @@ OF_IMAGES = re.compile(
 # A line of a table of colours.
 COLOUR = re.compile(
     r'(?m)^\s*([^,;:\t\n]*[^\W\d][^,;:\t\n]*?)[ \t,;:]+'
-    r'(\d+)[ \t,;]+(\d+)[ \t,;]+(\d+)\b'
+    r'(\d{1,3})[ \t,;]+(\d{1,3})[ \t,;]+(\d{1,3})\b'
 )
 MOST_READ = 1000  # label maps that tell the classes
 COLOURED = 1 << 24  # added to the values of pixels that are not grey
@@ -32,43 +31,47 @@ LOSSY = {'.jpg', '.jpeg', '.jpe'}
 DENSE = 64  # classes have smaller numbers where 255 is not one of them
 
 
-def read_label_maps(files: Files) -> Reading | None:
+def read_label_maps(files: Files) -> Found | None:
     """Pair images with the label maps that have the same name.
 
     None without label maps.
     """
     images: dict[tuple, Path] = {}
     maps: dict[tuple, Path] = {}
+    double = []
     for path in files.images:
         key, labels = _key(path)
-        (maps if labels else images).setdefault(key, path)
+        if (maps if labels else images).setdefault(key, path) != path:
+            double.append(path)
     if not images.keys() & maps.keys():
         return None
-    for path in {*files.images} - {*images.values(), *maps.values()}:
+    for path in double:
         files.odd.add('double', path)
-    for key in maps.keys() - images.keys():
-        files.odd.add('alone', maps[key])
     samples = []
     for key, image in images.items():
         if key not in maps:
             files.odd.add('unlabelled', image)
             continue
-        path = maps[key]
-        size, own = files.size(image), files.size(path)
+        path = maps.pop(key)
         if path.suffix.lower() in LOSSY:
             raise ValueError(
                 f'{path} is a JPEG, which changes values: save label maps as '
                 'PNG'
             )
+        size, own = files.size(image), files.size(path)
         if size and own and size != own:
             files.odd.add('size', path, '{}x{}, not {}x{}'.format(*own, *size))
         elif size and own:
-            sample = Sample(files.root / image, size=size)
-            sample.label_map = files.root / path
-            sample.split = split_of(*image.parent.parts)
+            sample = Sample(files.root / image, split_of(*image.parts[:-1]))
+            sample.size, sample.label_map = size, files.root / path
             samples.append(sample)
-    values, classes = _find_classes(samples, files) if samples else ({}, [])
-    return Reading('label maps', 'segmentation', classes, samples, values)
+    for path in maps.values():
+        files.odd.add('alone', path)
+    values = _find_values(samples, files)
+    names = _name_values(values, files)
+    numbers = {value: label for label, value in enumerate(names)}
+    task, classes = 'segmentation', [*names.values()]
+    return Found(files.root, 'label maps', task, samples, classes, numbers)
 
 
 def _key(path: Path) -> tuple[tuple[str, ...], bool]:
@@ -82,12 +85,14 @@ def _key(path: Path) -> tuple[tuple[str, ...], bool]:
     return tuple(filter(None, key)), labels
 
 
-def _read_values(path: Path) -> np.ndarray:
-    """Read the values in a label map, (H, W).
+def _combine(red, green, blue):
+    """The value of a colour: a grey level, or COLOURED and more."""
+    grey = (red == green) & (green == blue)
+    return np.where(grey, red, COLOURED + (red << 16) + (green << 8) + blue)
 
-    They are the grey levels, indices of the palette, or COLOURED + 65536 R +
-    256 G + B where a pixel is not grey.
-    """
+
+def _read_values(path: Path) -> np.ndarray:
+    """Read a label map, (H, W): grey levels, indices of a palette, colours."""
     try:
         with open_image(path) as image:
             if len(image.getbands()) > 1:
@@ -95,11 +100,9 @@ def _read_values(path: Path) -> np.ndarray:
             pixels = np.asarray(image).astype(np.int64)
     except ERRORS as error:
         raise ValueError(f'{path}: {error!s:.200}') from error
-    if pixels.ndim == 2:
-        return pixels
-    red, green, blue = np.moveaxis(pixels, -1, 0)
-    grey = (red == green) & (green == blue)
-    return np.where(grey, red, COLOURED + (red << 16) + (green << 8) + blue)
+    return (
+        pixels if pixels.ndim == 2 else _combine(*np.moveaxis(pixels, -1, 0))
+    )
 
 
 def read_labels(path: Path, values: dict[int, int]) -> np.ndarray:
@@ -113,13 +116,10 @@ def read_labels(path: Path, values: dict[int, int]) -> np.ndarray:
     return np.array(labels, np.uint8)[where].reshape(pixels.shape)
 
 
-def _find_classes(
-    samples: list[Sample], files: Files
-) -> tuple[dict[int, int], list[str]]:
-    """Find the values that are classes, and their names."""
-    seen: Counter = Counter()
-    for sample in samples[:: -(-len(samples) // MOST_READ)]:
-        assert sample.label_map is not None
+def _find_values(samples: list[Sample], files: Files) -> list[int]:
+    """Find the values that are classes."""
+    seen: set[int] = set()
+    for sample in samples[:: -(-len(samples) // MOST_READ) or 1]:
         try:
             seen.update(np.unique(_read_values(sample.label_map)).tolist())
         except ValueError as error:
@@ -130,39 +130,34 @@ def _find_classes(
                 f'{sample.label_map} and others have more than {IGNORED} '
                 'different values: a label map has one value for each class'
             )
-    values = sorted(seen)
-    if len(values) == 1:
+    if len(seen) == 1:
         raise ValueError(
-            f'all label maps have the value {_name(values[0])} only: a model '
-            'can learn two classes or more'
+            f'all label maps have the value {_name(*seen)} only: a model can '
+            'learn two classes or more'
         )
-    if values and values[-1] >= COLOURED:
-        colours = _read_colours(files)
-        names = [colours.get(value, _name(value)) for value in values]
-        return {value: label for label, value in enumerate(values)}, names
-    rest = [value for value in values if value != IGNORED]
+    rest = sorted(seen - {IGNORED})
     if len(rest) > 1 and rest[-1] < max(DENSE, 2 * len(rest)) < IGNORED:
-        values = rest  # 255 is where nothing was labelled
-    return _name_values(values, files)
+        return rest  # 255 is where nothing was labelled
+    return sorted(seen)
 
 
-def _name_values(
-    values: list[int], files: Files
-) -> tuple[dict[int, int], list[str]]:
+def _name_values(values: list[int], files: Files) -> dict[int, str]:
+    """Name the values that are classes, also those of no label map."""
     names, last = files.names(), max(values, default=0)
+    if last >= COLOURED:
+        colours = _read_colours(files)
+        return {value: colours.get(value, _name(value)) for value in values}
     if last == len(names) and 0 in values:
         names = ['background', *names]
     first = int(last == len(names))
     if last < len(names) + first:
-        return {first + x: x for x in range(len(names))}, names
-    numbers = {value: label for label, value in enumerate(values)}
-    if len(names) == len(values):
-        return numbers, names
-    if names:
+        return dict(enumerate(names, first))
+    if names and len(names) != len(values):
         files.odd.add('names', f'{len(names)} names, values up to {last}')
-    if len(values) == 2 and values[0] == 0:
-        return numbers, ['background', 'foreground']
-    return numbers, [str(value) for value in values]
+        names = []
+    if not names and len(values) == 2 and values[0] == 0:
+        names = ['background', 'foreground']
+    return dict(zip(values, names or map(str, values), strict=True))
 
 
 def _name(value: int) -> str:
@@ -171,11 +166,9 @@ def _name(value: int) -> str:
 
 def _read_colours(files: Files) -> dict[int, str]:
     """Read tables of colours: value -> name."""
-    found = {}
-    for path in (*files.others['.txt'], *files.others['.csv']):
-        if (files.root / path).stat().st_size <= MOST_BYTES:
-            for name, *numbers in COLOUR.findall(files.text(path)):
-                red, green, blue = (int(x[:3]) for x in numbers)
-                value = COLOURED + (red << 16) + (green << 8) + blue
-                found[red if red == green == blue else value] = name.strip()
-    return found
+    return {
+        int(_combine(*map(int, colour))): name.strip()
+        for path in (*files.others['.txt'], *files.others['.csv'])
+        if (files.root / path).stat().st_size <= MOST_BYTES
+        for name, *colour in COLOUR.findall(files.text(path))
+    }

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ..samples import Box, Reading, Sample
-from .boxes import make_reading
+from ..samples import Box, Found, Sample
 from .files import Files, split_of
 
 
-def read_voc(files: Files) -> Reading | None:
+def read_voc(files: Files) -> Found | None:
     """Read boxes, where difficult ones are crowds; None without XML files."""
     lists = {
         line.split()[0]: split_of(path.stem)
@@ -21,7 +20,7 @@ def read_voc(files: Files) -> Reading | None:
     trees = {path: _parse(path, files) for path in files.others['.xml']}
     samples: dict[Path, Sample] = {}
     for path, tree in trees.items():
-        if tree is None or tree.tag != 'annotation':
+        if tree is None:
             continue
         split = split_of(*path.parent.parts) or lists.get(path.stem)
         names = path.stem, tree.findtext('filename', '')
@@ -29,26 +28,27 @@ def read_voc(files: Files) -> Reading | None:
         if sample:
             sample.boxes = list(_read_objects(tree, path, files))
             samples[sample.image] = sample
-    if not any(
-        x is not None and x.tag == 'annotation' for x in trees.values()
-    ):
+    if all(tree is None for tree in trees.values()):
         return None
     for image in files.images:
-        if files.root / image not in samples:
+        if files.root / image not in samples and files.size(image):
             files.odd.add('unlabelled', image)
-    return make_reading('Pascal VOC', [*samples.values()], files)
+    found = [*samples.values()]
+    return Found(files.root, 'Pascal VOC', 'detection', found, [])
 
 
 def _parse(path: Path, files: Files) -> ElementTree.Element | None:
+    """Parse annotations; None for another XML file."""
     try:
         content = files.text(path)
         # A few lines of definitions can grow to gigabytes.
         if '<!DOCTYPE' in content or '<!ENTITY' in content:
             raise ValueError('it has a DOCTYPE; remove that')
-        return ElementTree.fromstring(content)
+        tree = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError) as error:
         files.odd.add('file', path, error)
         return None
+    return tree if tree.tag == 'annotation' else None
 
 
 def _read_objects(

@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ..samples import Box, Reading
-from .boxes import make_reading
+from ..samples import Box, Found
 from .files import Files
 
 # Class, and x and y of the centre, width and height, in shares of the image.
 LINE = re.compile(r'(?i)\d+(\.0*)?(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*')
 
 
-def read_yolo(files: Files) -> Reading | None:
+def read_yolo(files: Files) -> Found | None:
     """Read boxes, or polygons as masks; None without such labels.
 
     An image without a text file, or with an empty one, has no objects.
@@ -31,17 +30,17 @@ def read_yolo(files: Files) -> Reading | None:
     samples = []
     for image in files.images:
         path = texts.pop(_place(image), None)
-        sample = files.sample(image, None, str(image))
         if not path:
             files.odd.add('empty', image)
-        if sample and sample.size:
-            sides = np.array(sample.size)
-            lines = _read_lines(path, sides, names, files) if path else ()
+        sample = files.sample(image, None, str(image))
+        if sample:
+            size = np.array(sample.size)
+            lines = _read_lines(path, size, names, files) if path else ()
             sample.boxes = list(lines)
             samples.append(sample)
     for path in texts.values():
         files.odd.add('alone', path)
-    return make_reading('YOLO', samples, files, names)
+    return Found(files.root, 'YOLO', 'detection', samples, names)
 
 
 def _place(path: Path) -> Path:
@@ -61,42 +60,40 @@ def _is_labels(path: Path, files: Files) -> bool:
 def _read_lines(
     path: Path, size: np.ndarray, names: list[str], files: Files
 ) -> Iterator[Box]:
-    for line in dict.fromkeys(files.text(path).split('\n')):
-        if not line.strip():
-            continue
-        if not LINE.fullmatch(line.strip()):
+    lines = map(str.strip, files.text(path).split('\n'))
+    for line in filter(None, dict.fromkeys(lines)):
+        if not LINE.fullmatch(line):
             files.odd.add('incomplete', path)
             continue
         number, *values = map(float, line.split())
-        known = int(number) < len(names)
-        label = names[int(number)] if known else str(int(number))
-        if names and not known:
+        label = str(int(number))
+        if int(number) < len(names):
+            label = names[int(number)]
+        elif names:
             files.odd.add('numbers', label)
         if len(values) >= 6 and len(values) % 2 == 0:
             points = np.reshape(values, (-1, 2)) * size
-            first, last = points.min(0).tolist(), points.max(0).tolist()
             mask = [points.ravel().tolist()]
-            yield Box._make((*first, *last, label, mask, False))
         else:  # a fifth number is the score of a prediction
             centre, sides = np.reshape(values[:4], (2, 2)) * size
-            first = (centre - sides / 2).tolist()
-            last = (centre + sides / 2).tolist()
-            yield Box._make((*first, *last, label, None, False))
+            points = np.stack([centre - sides / 2, centre + sides / 2])
+            mask = None
+        first, last = points.min(0).tolist(), points.max(0).tolist()
+        yield Box._make((*first, *last, label, mask, False))
 
 
 def _read_names(files: Files) -> list[str]:
     """Read names of classes from data.yaml."""
     for path in (*files.others['.yaml'], *files.others['.yml']):
         try:
-            content = yaml.safe_load(files.text(path))
+            names = yaml.safe_load(files.text(path))['names']
+        except (TypeError, KeyError):
+            continue  # of something else
         except (yaml.YAMLError, RecursionError) as error:
             line = ' '.join(str(error).split())
             raise ValueError(
                 f'{path} is not valid YAML: {line:.200}'
             ) from error
-        if not isinstance(content, dict) or 'names' not in content:
-            continue
-        names = content['names']
         if isinstance(names, dict):
             most = max((x for x in names if isinstance(x, int)), default=-1)
             names = [names.get(x, x) for x in range(min(most, 10_000) + 1)]
