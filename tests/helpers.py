@@ -99,18 +99,12 @@ needs_triton = pytest.mark.skipif(
 # Name of a layout of the authors' checkpoints -> function that makes it.
 LAYOUTS = {
     'bare': lambda weights: weights,
-    'model': lambda weights: {
-        'model': weights,
-        'epoch': 300,
-        'args': argparse.Namespace(lr=1e-3),
-    },
-    'state_dict': lambda weights: {'state_dict': weights},
-    'module': lambda weights: {
-        'module.' + key: value for key, value in weights.items()
-    },
-    'model, module': lambda weights: {
-        'model': {'module.' + key: value for key, value in weights.items()}
-    },
+    'model': lambda weights: dict(
+        model=weights, epoch=300, args=argparse.Namespace(lr=1e-3)
+    ),
+    'state_dict': lambda weights: dict(state_dict=weights),
+    'module': lambda weights: {f'module.{k}': v for k, v in weights.items()},
+    'model, module': lambda weights: dict(model=LAYOUTS['module'](weights)),
 }
 
 
@@ -297,18 +291,19 @@ def pretrained(checkpoint, **kwargs):
 
 def error_of_last_stage(model, golden):
     """Largest error of the features in golden standard deviations."""
-    with torch.no_grad():
-        feature = model(golden_image())[-1].numpy()
     expected = golden('tiny')['stage3_sample']
-    return np.abs(feature[:, ::8] - expected).max() / expected.std()
+    return _error(lambda x: model(x)[-1][:, ::8], expected)
 
 
 def error_of_logits(classifier, golden):
     """Largest error of the logits in golden standard deviations."""
-    with torch.no_grad():
-        logits = classifier(golden_image()).numpy()
-    expected = golden('tiny')['logits']
-    return np.abs(logits - expected).max() / expected.std()
+    return _error(classifier, golden('tiny')['logits'])
+
+
+@torch.no_grad()
+def _error(model, expected):
+    found = model(golden_image()).numpy()
+    return np.abs(found - expected).max() / expected.std()
 
 
 def random_images(*size):

@@ -10,15 +10,8 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def conv(layer, x):
-    return F.conv2d(
-        x[None],
-        layer.weight,
-        layer.bias,
-        layer.stride,
-        layer.padding,
-        1,
-        layer.groups,
-    )[0]
+    options = layer.stride, layer.padding, 1, layer.groups
+    return F.conv2d(x[None], layer.weight, layer.bias, *options)[0]
 
 
 def norm(layer, x):
@@ -62,19 +55,14 @@ def window_attention(attn, x):
 
 def pool(x, size):
     _, height, width = x.shape
-    return torch.stack(
+    rows = [
         [
-            torch.stack(
-                [
-                    x[:, top:bottom, left:right].mean(dim=(1, 2))
-                    for left, right in cuts(width, size)
-                ],
-                dim=1,
-            )
-            for top, bottom in cuts(height, size)
-        ],
-        dim=1,
-    )
+            x[:, top:bottom, left:right].mean(dim=(1, 2))
+            for left, right in cuts(width, size)
+        ]
+        for top, bottom in cuts(height, size)
+    ]
+    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
 
 
 def attention(attn, x):

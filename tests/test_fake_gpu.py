@@ -111,21 +111,6 @@ def test_no_other_device(arch, fast):
     assert {each.device.type for each in maps} == {'cuda'}
 
 
-class TwoOutputs(torch.autograd.Function):
-    """One output is not used, and one argument is not a tensor."""
-
-    @staticmethod
-    def forward(ctx, factor, x, y):
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(y)
-        return x * factor, y * factor
-
-    @staticmethod
-    def backward(ctx, grad, unused):
-        assert unused is None
-        return None, grad * ctx.saved_tensors[0].new_ones(()), None
-
-
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
@@ -133,7 +118,7 @@ class Model(nn.Module):
         self.scale = nn.Parameter(torch.ones(8, 1, 1))
 
     def forward(self, x):
-        y, _ = TwoOutputs.apply(2, self.conv(x), self.scale)
+        y = 2 * self.conv(x)
         return y + y * self.scale
 
 
@@ -143,17 +128,16 @@ def test_counts():
         images = torch.empty(2, 3, 4, 5)
         inference = count_step(Model(), images)
         training = count_step(Model(), images, train=True)
-    assert inference.names == Counter(convolution=1, mul=3, add=1)
-    # new_ones and its product in TwoOutputs; two products and their sum, and
-    # the sum over images and pixels for the scale.
-    backward = Counter(convolution_backward=1, mul=3, add=1, sum=1, new_ones=1)
+    assert inference.names == Counter(convolution=1, mul=2, add=1)
+    # With the sum over images and pixels for the scale.
+    backward = Counter(convolution_backward=1, mul=3, add=1, sum=1)
     assert training.names == inference.names + backward
     assert training.kernels == training.operators + 1  # weight and bias
     images, weights, scale, out = 2 * 3 * 4 * 5, 8 * 3 + 8, 8, 2 * 8 * 4 * 5
-    # The convolution, two products by 2, the product with scale, the sum.
-    numbers = images + weights, out, scale, out + scale, 2 * out
+    # The convolution, the product by 2, the product with scale, the sum.
+    numbers = images + weights, out, out + scale, 2 * out
     assert inference.read == 4 * sum(numbers)
-    assert inference.written == 4 * (4 * out + 8)
+    assert inference.written == 4 * 4 * out
     assert inference.kept == 0
     # What a CPU keeps of the same model.
     assert training.kept == kept_memory(Model(), torch.rand(2, 3, 4, 5))

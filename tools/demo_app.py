@@ -74,6 +74,7 @@ def open_result(folder: Path) -> tuple[str, tuple[str, str], list[str]]:
 def main() -> None:
     args = parse_args()
     try:
+        from demo.explorer import Explorer
         from demo.page import serve
     except ModuleNotFoundError as error:
         raise ImportError(
@@ -89,6 +90,9 @@ def main() -> None:
         models = {name: files, **models}
         shown = ({name: images[0]} if images else {}) | shown
         examples = [*images, *examples]
+    for model, checkpoint in models.values():
+        if checkpoint:  # of the user: wrong ones end here, not on the page
+            Explorer(model, checkpoint)
     serve(models, examples, shown, args.host, args.port)
 
 

@@ -4,13 +4,14 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
+from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.checks import iter_datasets
 from mmhatnet.engine.cli import load_config, make_parser, one_line_errors
 from mmhatnet.engine.runner import build_runner, stop_distributed
 
 
 def enable_show(cfg: Config, show_dir: str) -> None:
-    if 'visualization' not in cfg.default_hooks:
+    if 'visualization' not in (cfg.get('default_hooks') or {}):
         raise ValueError(
             '--show-dir needs default_hooks.visualization in the config'
         )
@@ -59,7 +60,7 @@ def main() -> None:
     )
     add('--out', metavar='FILE.pkl', help='file for the predictions')
     args = arguments.parse_args()
-    cfg = load_config(args)
+    cfg = load_config(args, load_model_config)
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.show_dir:

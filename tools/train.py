@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 from mmengine.config import Config
 
+from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import load_config, make_parser, one_line_errors
 from mmhatnet.engine.resuming import find_checkpoints
 from mmhatnet.engine.runner import (
@@ -12,7 +13,7 @@ from mmhatnet.engine.runner import (
 
 def enable_amp(cfg: Config, dtype: str | None = None) -> None:
     """Train in this type, or else that of the config or the device."""
-    wrapper = cfg.optim_wrapper
+    wrapper = cfg.get('optim_wrapper') or {}
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'--amp does not support optim_wrapper.type={kind}')
@@ -79,7 +80,7 @@ def main() -> None:
         help='scale the learning rate with the batch size, GPUs x images',
     )
     args = arguments.parse_args()
-    cfg = load_config(args)
+    cfg = load_config(args, load_model_config)
     if args.amp:
         enable_amp(cfg, None if args.amp is True else args.amp)
     if args.auto_scale_lr:

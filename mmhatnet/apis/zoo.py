@@ -22,6 +22,7 @@ from ..utils.stack import explain_missing_operators, one_thread_at_a_time
 from ..weights.loading import load_weights
 
 CLASSIFICATION = 'Image Classification'
+CONFIG_FILES = '.py', '.json', '.yaml', '.yml'
 
 
 def zoo_root() -> Path:
@@ -105,9 +106,13 @@ def load_model_config(model: str | os.PathLike | Config) -> Config:
         cfg = deepcopy(model)
         name_types(cfg)
         return cfg
-    if Path(model).suffix == '.py':
+    if _is_file(model):
         return read_config(model)
     return read_config(zoo_root() / find_model(str(model))['Config'])
+
+
+def _is_file(model: str | os.PathLike) -> bool:
+    return Path(model).suffix in CONFIG_FILES or '::' in str(model)
 
 
 def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
@@ -145,7 +150,7 @@ def find_weights(model: str | os.PathLike | Config) -> str:
         ValueError: If there are none. The message says what to do.
     """
     reason = 'a config file'
-    if not isinstance(model, Config) and Path(model).suffix != '.py':
+    if not isinstance(model, Config) and not _is_file(model):
         entry = find_model(str(model))
         if 'Weights' in entry:
             return entry['Weights']

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from inspect import signature
@@ -55,7 +55,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """Make a parser with the arguments that training and testing share."""
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
-    add('config', help='config file, a Python program that is run')
+    add('config', help='name of a model, or config file, a program that runs')
     add(
         '--work-dir',
         help='folder for logs and checkpoints; default: work_dirs/<config>',
@@ -215,23 +215,32 @@ def add_shape(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(
+    args: argparse.Namespace, read: Callable[[str], Config] = read_config
+) -> Config:
     """Read the config that the arguments of :func:`make_parser` describe.
 
     Args:
         args (Namespace): The parsed arguments.
+        read (Callable): Reads the config. Defaults to ``read_config``, which
+            knows no names of models.
 
     Returns:
         Config: The config, with ``launcher`` and ``work_dir`` set.
 
     Raises:
         OSError: If the config does not exist, or the work_dir cannot.
-        ValueError: If the config has a misspelt key.
+        ValueError: If the config has a misspelt key, or no model.
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config)
+    cfg = read(args.config)
     apply_options(cfg, args)
+    if not isinstance(cfg.get('model'), dict):
+        raise ValueError(
+            f'{args.config} has no model: inherit one, for example _base_ = '
+            "'mmhatnet::hatnet/hatnet-tiny_8xb128_in1k.py'"
+        )
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir

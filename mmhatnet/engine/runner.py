@@ -30,13 +30,19 @@ from .provenance import ProvenanceHook
 from .resuming import lock_work_dir, resume_intact
 
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+# Split -> settings without which mmengine does not run it.
+NEEDED = dict(
+    train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    test=('test_dataloader', 'test_cfg', 'test_evaluator'),
+)
 PRETRAINED = 'Pretrained', "PretrainedInit'>"  # also as a class
 SYNC_BN = 'SyncBN', 'MMSyncBN', 'torch.nn.modules.batchnorm.SyncBatchNorm'
-# Launcher -> the variable from which mmengine takes the GPU of a process.
-LOCAL_RANKS = dict(
-    pytorch='LOCAL_RANK',
-    slurm='SLURM_LOCALID',
-    mpi='OMPI_COMM_WORLD_LOCAL_RANK',
+# Launcher -> the variables with the number of a process: among all, and on its
+# machine, from which mmengine takes the GPU.
+RANKS = dict(
+    pytorch=('RANK', 'LOCAL_RANK'),
+    slurm=('SLURM_PROCID', 'SLURM_LOCALID'),
+    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 )
 
 
@@ -66,23 +72,25 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
         # DDP copies gradients in any layout; sides of 1 have ambiguous ones.
         warnings.filterwarnings('ignore', 'Grad strides do not match')
     name_types(cfg)
-    for split in {*splits} - {'val'}:
-        if not cfg.get(f'{split}_dataloader'):
+    for key in [key for split in splits for key in NEEDED.get(split, ())]:
+        if cfg.get(key) is None:
             raise ValueError(
-                f'the config has no {split}_dataloader, which this command '
-                'needs'
+                f'the config has no {key}, which this command needs'
             )
     notes = check_data(cfg, splits) + resume_intact(cfg)
+    lock = None
     if 'train' in splits:
+        rank, _ = RANKS.get(cfg.get('launcher'), ('', ''))
+        if os.environ.get(rank, '0') == '0':
+            # Before the runner makes a folder for its log.
+            lock = lock_work_dir(cfg.work_dir)
         _guard_checkpoints(cfg)
         _move_pretrained(cfg)
     if get_device() == 'cpu':
         notes += adapt_to_cpu(cfg)
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     runner = build(cfg)
-    if 'train' in splits and runner.rank == 0:
-        # It is held as long as the runner exists.
-        runner.work_dir_lock = lock_work_dir(cfg.work_dir)
+    runner.work_dir_lock = lock  # held as long as the runner exists
     # Any module may load weights.
     for name in ('train', 'val', 'test', 'load_checkpoint'):
         setattr(runner, name, _reading_safely()(getattr(runner, name)))
@@ -207,7 +215,7 @@ def _start_gloo(launcher: str) -> None:
 
     mmengine selects a GPU for any backend; torch ignores a negative number.
     """
-    name = LOCAL_RANKS[launcher]
+    _, name = RANKS[launcher]
     local_rank = os.environ.get(name, '0')
     os.environ[name] = '-1'
     try:

@@ -1,4 +1,9 @@
-"""The sizes of HAT-Net (Table 1 of the paper), and checks of arguments."""
+"""The sizes of HAT-Net (Table 1 of the paper), and checks of arguments.
+
+A check takes an argument of :class:`~mmhatnet.models.HATNet`, which says what
+it may be. It returns plain integers, also for those of numpy, and raises
+ValueError with the name of an illegal argument.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter
@@ -35,29 +40,17 @@ ARCHS['micro'] = dict(zip(_COLUMNS, _MICRO, strict=True))
 # The layers that a file may name: norms and activations of mmcv.
 NORMS = 'BN', 'BN2d', 'GN', 'IN', 'IN2d', 'SyncBN'
 ACTIVATIONS = (
-    'Clamp',
-    'Clip',
-    'ELU',
-    'GELU',
-    'HSigmoid',
-    'HSwish',
-    'LeakyReLU',
-    'PReLU',
-    'ReLU',
-    'ReLU6',
-    'SiLU',
-    'Sigmoid',
-    'Swish',
-    'Tanh',
+    *('Clamp', 'Clip', 'ELU', 'GELU', 'HSigmoid', 'HSwish', 'LeakyReLU'),
+    *('PReLU', 'ReLU', 'ReLU6', 'SiLU', 'Sigmoid', 'Swish', 'Tanh'),
 )
 # The options of these that a file may set, and their types.
 OPTIONS: dict[str, type] = dict(
     **dict.fromkeys(('num_groups', 'num_parameters'), int),
     **dict.fromkeys(('affine', 'inplace', 'track_running_stats'), bool),
-    **dict.fromkeys(('eps', 'momentum', 'negative_slope', 'alpha'), float),
     **dict.fromkeys(('requires_grad',), bool),
-    **dict.fromkeys(('init', 'min', 'max', 'min_value', 'max_value'), float),
-    **dict.fromkeys(('bias', 'divisor'), float),
+    **dict.fromkeys(('alpha', 'bias', 'divisor', 'eps', 'init'), float),
+    **dict.fromkeys(('max', 'max_value', 'min', 'min_value'), float),
+    **dict.fromkeys(('momentum', 'negative_slope'), float),
 )
 POSITIVE = 'num_groups', 'num_parameters', 'eps', 'divisor'
 LAYERS = dict(act_cfg=ACTIVATIONS, norm_cfg=NORMS, out_norm_cfg=NORMS)
@@ -98,27 +91,25 @@ def check_plain(arguments: Mapping, known: Mapping[str, Parameter]) -> None:
         if isinstance(default, bool):
             valid = isinstance(value, bool)
         if not valid:
-            allowed = f' with type {", ".join(LAYERS.get(name, ()))}'
+            allowed = f'plain, such as {default!r}'
+            if name in LAYERS:
+                kinds = ', '.join(LAYERS[name])
+                allowed = f'a dict of numbers with type {kinds}'
+            elif name == 'init_cfg':
+                allowed = f'None or {INITIALIZATION}'
             raise ValueError(
                 f'{name} from a file may not be {value!r:.200}; it may be '
-                + (
-                    f'a dict of numbers{allowed}'
-                    if name in LAYERS
-                    else f'None or {INITIALIZATION}'
-                    if name == 'init_cfg'
-                    else f'plain, such as {default!r}'
-                )
+                f'{allowed}'
             )
 
 
 def _is_layer(cfg: Any, names: Sequence[str]) -> bool:
     if not isinstance(cfg, Mapping) or 'type' not in cfg:
         return False
-    kind = cfg['type']
-    if isinstance(kind, type):
-        return True
-    return kind in names and all(
-        _is_option(key, cfg[key]) for key in cfg if key != 'type'
+    options = dict(cfg)
+    kind = options.pop('type')
+    return isinstance(kind, type) or (
+        kind in names and all(_is_option(*pair) for pair in options.items())
     )
 
 
@@ -144,14 +135,7 @@ def as_plain(value: Any) -> Any:
 
 
 def as_integers(values: object) -> tuple[int, ...]:
-    """Convert the integers of a list, a tuple, an array or a tensor.
-
-    Args:
-        values (object): The integers.
-
-    Returns:
-        tuple[int, ...]: The integers; empty if ``values`` is anything else.
-    """
+    """Convert a list, an array or a tensor of integers; () if it is none."""
     values = as_plain(values)
     if not isinstance(values, Iterable) or isinstance(values, bool | Mapping):
         return ()
@@ -167,17 +151,7 @@ def is_integer(value: object) -> bool:
 
 
 def check_arch(arch: str | Mapping) -> dict:
-    """Look an architecture up, or check one that a user defines.
-
-    Args:
-        arch (str | Mapping): As for :class:`~mmhatnet.models.HATNet`.
-
-    Returns:
-        dict: With the keys of ``ARCHS['tiny']``.
-
-    Raises:
-        ValueError: If the name is unknown or an entry is illegal.
-    """
+    """Look an architecture up, or check one of a user."""
     if isinstance(arch, str):
         if arch.lower() not in ARCHS:
             raise ValueError(
@@ -214,17 +188,7 @@ def check_arch(arch: str | Mapping) -> dict:
 
 
 def check_ratios(values: Sequence[int | str]) -> tuple[Ratio, ...]:
-    """Check G2 of the stages 0 to 2.
-
-    Args:
-        values (Sequence[int | str]): Three positive integers, or 'auto'.
-
-    Returns:
-        tuple[Ratio, ...]: The values.
-
-    Raises:
-        ValueError: If they are anything else.
-    """
+    """Check G2 of the stages 0 to 2, or 'auto'."""
     auto = (AUTO,) * (STAGES - 1)
     if as_plain(values) in (AUTO, auto, list(auto)):
         return auto
@@ -232,18 +196,7 @@ def check_ratios(values: Sequence[int | str]) -> tuple[Ratio, ...]:
 
 
 def check_grids(name: str, values: Sequence[int | str]) -> tuple[int, ...]:
-    """Check G1 of the stages 0 to 2, or G2 that is not 'auto'.
-
-    Args:
-        name (str): Name of the argument, for the message.
-        values (Sequence[int | str]): Three positive integers.
-
-    Returns:
-        tuple[int, ...]: The values.
-
-    Raises:
-        ValueError: If they are anything else.
-    """
+    """Check G1 of the stages 0 to 2, or G2 that is not 'auto'."""
     checked = as_integers(values)
     if (
         len(checked) != STAGES - 1
@@ -257,18 +210,7 @@ def check_grids(name: str, values: Sequence[int | str]) -> tuple[int, ...]:
 
 
 def check_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
-    """Check which stages return features.
-
-    Args:
-        out_indices (Sequence[int] | int): Stages; negative ones count from
-            the end.
-
-    Returns:
-        tuple[int, ...]: The stages, counted from 0.
-
-    Raises:
-        ValueError: If they are not increasing stages of the network.
-    """
+    """Check which stages return features, and count them from 0."""
     found = [out_indices] if is_integer(out_indices) else out_indices
     indices = tuple(i + STAGES if i < 0 else i for i in as_integers(found))
     if (
@@ -284,17 +226,7 @@ def check_out_indices(out_indices: Sequence[int] | int) -> tuple[int, ...]:
 
 
 def check_attn_types(attn_types: Sequence[str]) -> tuple[str, ...]:
-    """Check the attention of the stages 0 to 2.
-
-    Args:
-        attn_types (Sequence[str]): 'h-mhsa' or 'window', three times.
-
-    Returns:
-        tuple[str, ...]: The types.
-
-    Raises:
-        ValueError: If they are anything else.
-    """
+    """Check the attention of the stages 0 to 2."""
     types = tuple(attn_types) if isinstance(attn_types, Iterable) else ()
     if len(types) != STAGES - 1 or any(
         name not in ('h-mhsa', 'window') for name in types
@@ -309,20 +241,7 @@ def check_attn_types(attn_types: Sequence[str]) -> tuple[str, ...]:
 def check_frozen_stages(
     frozen_stages: int, out_indices: tuple[int, ...]
 ) -> int:
-    """Check how many stages are frozen.
-
-    Args:
-        frozen_stages (int): -1 for nothing, 0 for the stem, k for the stem
-            and k stages.
-        out_indices (tuple[int, ...]): The stages that return features; later
-            ones are not built and cannot be frozen.
-
-    Returns:
-        int: ``frozen_stages``.
-
-    Raises:
-        ValueError: If there are fewer stages.
-    """
+    """Check how many stages are frozen of those that are built."""
     stages = max(out_indices) + 1
     if not is_integer(frozen_stages) or not -1 <= frozen_stages <= stages:
         raise ValueError(
@@ -334,32 +253,14 @@ def check_frozen_stages(
 
 
 def check_stem_stride(stem_stride: int) -> int:
-    """Check the stride of the stem: 2 or 4.
-
-    Args:
-        stem_stride (int): The stride.
-
-    Returns:
-        int: The stride.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
+    """Check that the stride of the stem is 2 or 4."""
     if not is_integer(stem_stride) or stem_stride not in (2, 4):
         raise ValueError(f'stem_stride is 2 or 4, got {stem_stride!r:.200}')
     return int(stem_stride)
 
 
 def check_images(shape: Sequence[int], stride: int) -> None:
-    """Check that the last stage has at least one token.
-
-    Args:
-        shape (Sequence[int]): N, C, H and W of the images.
-        stride (int): Of the last stage.
-
-    Raises:
-        ValueError: If it is another shape, or H or W is less than the stride.
-    """
+    """Check that images, (N, C, H, W), have a token in the last stage."""
     if len(shape) != 4:
         raise ValueError(
             f'HATNet needs images of the shape (N, C, H, W), got {(*shape,)}'
@@ -375,17 +276,7 @@ def check_images(shape: Sequence[int], stride: int) -> None:
 def check_numbers(
     in_channels: int, drop_rate: float, drop_path_rate: float
 ) -> None:
-    """Check the channels of the images and the probabilities of dropping.
-
-    Args:
-        in_channels (int): Channels of the images.
-        drop_rate (float): Probability of dropping a channel.
-        drop_path_rate (float): Stochastic depth of the last block.
-
-    Raises:
-        ValueError: If the channels are not a positive integer, or a
-            probability is not a number from 0 to 1, 1 excluded.
-    """
+    """Check the channels of the images and the rates of dropping."""
     if not is_integer(in_channels) or in_channels < 1:
         raise ValueError(
             f'in_channels needs a positive integer, got {in_channels!r}'

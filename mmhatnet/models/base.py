@@ -58,20 +58,7 @@ class BackboneBase(BaseModule):
     """The part of HATNet that does not depend on its layers.
 
     A subclass builds ``stem``, ``downsamples``, ``stages`` and ``out_norms``.
-
-    Args:
-        arch (str | dict): As in :class:`~mmhatnet.models.HATNet`, like all
-            arguments.
-        grid_sizes (Sequence[int]): G1.
-        ds_ratios (Sequence[int] | str): G2.
-        out_indices (Sequence[int] | int): Stages whose features are returned.
-        frozen_stages (int): What to freeze.
-        norm_eval (bool): Keep batch norms in eval mode.
-        stem_stride (int): Stride of the stem.
-        init_cfg (dict | list[dict], optional): Initialization config.
-
-    Raises:
-        ValueError: If an argument is illegal.
+    The arguments are those of :class:`~mmhatnet.models.HATNet`.
     """
 
     def __init__(
@@ -116,15 +103,12 @@ class BackboneBase(BaseModule):
         Raises:
             ValueError: If either is not valid. Then nothing is changed.
         """
-        if grid_sizes is None:
-            grid_sizes = self.grid_sizes
-        if ds_ratios is None:
-            ds_ratios = self.ds_ratios
-        grid_sizes = check_grids('grid_sizes (G1)', grid_sizes)
-        ds_ratios = check_ratios(ds_ratios)
-        self.grid_sizes, self.ds_ratios = grid_sizes, ds_ratios
+        g1 = self.grid_sizes if grid_sizes is None else grid_sizes
+        g2 = self.ds_ratios if ds_ratios is None else ds_ratios
+        g1, g2 = check_grids('grid_sizes (G1)', g1), check_ratios(g2)
+        self.grid_sizes, self.ds_ratios = g1, g2
         for stage, grid_size, ds_ratio in zip(
-            self.stages, grid_sizes, ds_ratios, strict=False
+            self.stages, g1, g2, strict=False
         ):
             for block in stage:
                 block.attn.grid_size = grid_size
@@ -148,19 +132,16 @@ class BackboneBase(BaseModule):
             tuple[int, int]: The depth and the number of depths.
         """
         num_depths = sum(self.depths) + 2
-        part, _, rest = param_name.removeprefix(prefix).partition('.')
-        if not param_name.startswith(prefix):
-            part = ''
-        if part == 'stem':
-            depth = 0
-        elif part == 'downsamples':
-            stage = int(rest.split('.')[0]) + 1
-            depth = sum(self.depths[:stage]) + 1
-        elif part == 'stages':
-            stage, block = map(int, rest.split('.')[:2])
-            depth = sum(self.depths[:stage]) + block + 1
-        else:
-            depth = num_depths - 1
+        depth = num_depths - 1
+        if param_name.startswith(prefix):
+            part, *rest = param_name.removeprefix(prefix).split('.')
+            if part == 'stem':
+                depth = 0
+            elif part == 'downsamples':
+                depth = sum(self.depths[: int(rest[0]) + 1]) + 1
+            elif part == 'stages':
+                stage, block = map(int, rest[:2])
+                depth = sum(self.depths[:stage]) + block + 1
         return depth, num_depths
 
     def init_weights(self) -> None:
@@ -185,14 +166,7 @@ class BackboneBase(BaseModule):
             self.is_init = True
 
     def train(self, mode: bool = True) -> 'BackboneBase':
-        """Set the mode, except for frozen stages and, if asked, batch norms.
-
-        Args:
-            mode (bool): Train or evaluate. Defaults to True.
-
-        Returns:
-            BackboneBase: The backbone.
-        """
+        """Set the mode, except of frozen stages and, if asked, batch norms."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:

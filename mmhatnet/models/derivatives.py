@@ -1,11 +1,8 @@
 """Operations of ``fast.py`` with derivatives of their own.
 
-They keep less for the backward pass than autograd does, launch less, or allow
-a second derivative.
+They keep less for the backward pass than autograd does, or launch less. They
+have no derivatives of derivatives.
 """
-
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -19,45 +16,22 @@ def is_half(x: Tensor) -> bool:
     return x.dtype in (torch.float16, torch.bfloat16)
 
 
-def needs_equation(grad: Tensor) -> bool:
-    """Whether a backward pass must go by operators with derivatives.
+def refuse_graph(grad: Tensor) -> None:
+    """Refuse a backward pass that is to be differentiated or transformed.
 
     Args:
         grad (Tensor): The gradient of the result.
 
-    Returns:
-        bool: True if it is to be differentiated itself, or transformed.
+    Raises:
+        RuntimeError: With what can do it.
     """
     if makes_graph():
-        return False
-    return torch.is_grad_enabled() or is_transformed(grad)
-
-
-def differentiate(
-    equation: Callable[..., Tensor],
-    inputs: Sequence[Tensor],
-    grad: Tensor,
-    *args: Any,
-) -> list[Tensor | None]:
-    """Differentiate an equation by autograd, for derivatives of derivatives.
-
-    Args:
-        equation (Callable): Computes a tensor from the inputs.
-        inputs (Sequence[Tensor]): The inputs, as a function has saved them.
-        grad (Tensor): The gradient of the result.
-        *args: Further arguments of the equation.
-
-    Returns:
-        list[Tensor | None]: The gradients of the inputs; None where none is
-        needed.
-    """
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        out = equation(*inputs, *args)
-    wanted = [x for x in inputs if x.requires_grad]
-    grads = torch.autograd.grad(out, wanted, grad, create_graph=again)
-    rest = iter(grads)
-    return [next(rest) if x.requires_grad else None for x in inputs]
+        return
+    if torch.is_grad_enabled() or is_transformed(grad):
+        raise RuntimeError(
+            'only HATNet(fast=False), or nn.GroupNorm for GroupNorm1, has '
+            'derivatives of derivatives'
+        )
 
 
 def single_group_norm(
@@ -107,17 +81,13 @@ class SingleGroupNormFunction(torch.autograd.Function):
             )
             normed = normed.permute(0, 3, 1, 2)
             y = torch.addcmul(b, normed, w)
-        ctx.eps = eps
         ctx.save_for_backward(x, weight, bias, w, mean, rstd, normed)
         return y
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_graph(grad)
         x, weight, bias, w, mean, rstd, normed = ctx.saved_tensors
-        if needs_equation(grad):
-            inputs = x, weight, bias
-            grads = differentiate(single_group_norm, inputs, grad, ctx.eps)
-            return *grads, None, None
         if normed is None:
             normed = (x - mean) * rstd
         bias_grad = grad.sum((0, 2, 3), dtype=bias.dtype)
@@ -146,33 +116,6 @@ def _group_sizes(x: Tensor) -> tuple[int, int, int, int]:
     return n, h, w * channels, 1
 
 
-class TwiceDifferentiable(torch.autograd.Function):
-    """Replaces the fused derivative if it is to be differentiated itself."""
-
-    @staticmethod
-    def forward(ctx, explicit, out, q, k, v, mask) -> Tensor:
-        ctx.explicit = explicit
-        ctx.save_for_backward(q, k, v, mask)
-        return out.view_as(out)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if not torch.is_grad_enabled():
-            return None, grad, None, None, None, None
-        *qkv, mask = ctx.saved_tensors
-        out = ctx.explicit(*qkv, mask)
-        grads = torch.autograd.grad(out, qkv, grad, create_graph=True)
-        return None, None, *grads, None
-
-
-def _silu_backward(grad: Tensor, x: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return torch.ops.aten.silu_backward(grad, x)
-    # torch's operator has no derivative.
-    sigmoid = x.sigmoid()
-    return grad * sigmoid * (1 + x * (1 - sigmoid))
-
-
 class SiLUConv(torch.autograd.Function):
     """A convolution of SiLU(x) that keeps x for the backward pass.
 
@@ -181,31 +124,17 @@ class SiLUConv(torch.autograd.Function):
     saves; it would not see those of a hook for saved tensors.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, padding: tuple[int, int], groups: int
+        ctx, x: Tensor, weight: Tensor, padding: tuple[int, int], groups: int
     ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.groups = padding, groups
         return F.conv2d(F.silu(x), weight, padding=padding, groups=groups)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, weight, ctx.padding, ctx.groups = inputs
-        ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
-
-    @staticmethod
-    def jvp(ctx, x_t, weight_t, *_):
-        x, weight = ctx.saved_tensors
-        args = dict(padding=ctx.padding, groups=ctx.groups)
-        x_t = _silu_backward(x_t, x)
-        return F.conv2d(x_t, weight, **args) + F.conv2d(
-            F.silu(x), weight_t, **args
-        )
-
-    @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_graph(grad)
         x, weight = ctx.saved_tensors
         # By torch.nn.grad, the depthwise one takes longer.
         x_grad, weight_grad, _ = torch.ops.aten.convolution_backward(
@@ -222,5 +151,5 @@ class SiLUConv(torch.autograd.Function):
             output_mask=(*ctx.needs_input_grad[:2], False),
         )
         if x_grad is not None:
-            x_grad = _silu_backward(x_grad, x)
+            x_grad = torch.ops.aten.silu_backward(x_grad, x)
         return x_grad, weight_grad, None, None

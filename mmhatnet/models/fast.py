@@ -6,7 +6,6 @@ norms work without copies.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from itertools import repeat
 
 import torch
@@ -25,8 +24,8 @@ from .compiling import (
 from .derivatives import (
     SiLUConv,
     SingleGroupNormFunction,
-    TwiceDifferentiable,
     is_half,
+    refuse_graph,
     single_group_norm,
 )
 from .kernels import kernels_apply
@@ -106,52 +105,20 @@ class PointwiseConv(nn.Conv2d):
 def build_pointwise(
     channels: int, out_channels: int, fast: bool, bias: bool = True
 ) -> nn.Conv2d:
-    """Build a 1x1 convolution.
-
-    Args:
-        channels (int): Channels of the input.
-        out_channels (int): Channels of the output.
-        fast (bool): Use :class:`PointwiseConv`.
-        bias (bool): Have a bias. Defaults to True.
-
-    Returns:
-        nn.Conv2d: The convolution.
-    """
+    """Build a 1x1 convolution, a :class:`PointwiseConv` if ``fast``."""
     conv = PointwiseConv if fast else nn.Conv2d
     return conv(channels, out_channels, 1, bias=bias)
 
 
 def build_depthwise(channels: int, kernel_size: int) -> nn.Conv2d:
-    """Build a depthwise convolution that keeps the size of the map.
-
-    Args:
-        channels (int): Channels of the map.
-        kernel_size (int): K, odd.
-
-    Returns:
-        nn.Conv2d: The convolution, without a bias.
-    """
-    return nn.Conv2d(
-        channels,
-        channels,
-        kernel_size,
-        padding=kernel_size // 2,
-        groups=channels,
-        bias=False,
-    )
+    """Build a depthwise convolution that keeps a map's size; K is odd."""
+    padding = kernel_size // 2
+    cfg: dict = dict(padding=padding, groups=channels, bias=False)
+    return nn.Conv2d(channels, channels, kernel_size, **cfg)
 
 
 def build_norm(norm_cfg: dict, channels: int, fast: bool) -> nn.Module:
-    """Build a norm; a group norm with one group is fast in any layout.
-
-    Args:
-        norm_cfg (dict): Config of the norm.
-        channels (int): Channels C.
-        fast (bool): Use :class:`SingleGroupNorm` where it applies.
-
-    Returns:
-        nn.Module: The norm.
-    """
+    """Build a norm, a :class:`SingleGroupNorm` if ``fast`` and it applies."""
     if (
         fast
         and norm_cfg['type'] in ('GN', nn.GroupNorm)
@@ -182,21 +149,17 @@ class SingleGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W) over all but N."""
-        if kernels_apply('norm', x) and not self._is_transformed():
+        w, b = self.weight, self.bias
+        if is_transformed(x) or is_transformed(w) or is_transformed(b):
+            return single_group_norm(x, w, b, self.eps)
+        if kernels_apply('norm', x):
             from .kernels.norm import NormFunction
 
-            return NormFunction.apply(x, self.weight, self.bias, self.eps)
+            return NormFunction.apply(x, w, b, self.eps)
         if self._has_good_kernel(x):
             return super().forward(settle(x)).to(x.dtype)
-        if is_transformed(x) or self._is_transformed():
-            return single_group_norm(x, self.weight, self.bias, self.eps)
         large = math.prod(x.shape[1:]) >= LARGE
-        return SingleGroupNormFunction.apply(
-            x, self.weight, self.bias, self.eps, large
-        )
-
-    def _is_transformed(self) -> bool:
-        return is_transformed(self.weight) or is_transformed(self.bias)
+        return SingleGroupNormFunction.apply(x, w, b, self.eps, large)
 
     @staticmethod
     def _has_good_kernel(x: Tensor) -> bool:
@@ -204,7 +167,6 @@ class SingleGroupNorm(nn.GroupNorm):
         # It crashes if only the weight needs a gradient.
         return makes_graph() or (
             x.device.type in ('cpu', 'meta')
-            and not is_transformed(x)
             and (x.requires_grad or not torch.is_grad_enabled())
         )
 
@@ -248,9 +210,8 @@ def attend(
 ) -> Tensor:
     """Compute Eq. (2) by torch's fused kernels, for any number of windows.
 
-    torch has neither forward-mode nor second derivatives of these kernels.
-    The explicit products stand in for them there, and on a CPU where the
-    backward pass of its kernel is slow.
+    Explicit products stand in for them on a CPU where the backward pass of
+    its kernel is slow.
 
     Args:
         layer (nn.Module): An :class:`MHSA`.
@@ -264,9 +225,8 @@ def attend(
     Returns:
         Tensor: (N, heads, Lq, head_dim).
     """
-    explicit = partial(equation, layer)
-    if is_transformed(q) or _has_slow_backward(q, k):
-        return explicit(q, k, v, mask)
+    if _has_slow_backward(q, k):
+        return equation(layer, q, k, v, mask)
     if len(q) <= MAX_WINDOWS:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     else:
@@ -277,7 +237,7 @@ def attend(
             [F.scaled_dot_product_attention(*part) for part in parts]
         )
     if out.requires_grad:
-        out = TwiceDifferentiable.apply(explicit, out, q, k, v, mask)
+        out.register_hook(refuse_graph)
     return out
 
 
@@ -306,15 +266,10 @@ def silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
 
 
 def is_bare(layer: nn.Module | None) -> bool:
-    """Whether a call of a layer does nothing but the paper's computation.
+    """Whether a layer of an MLP, if it has it, is that of the paper.
 
-    Args:
-        layer (nn.Module, optional): A convolution, an activation or the
-            dropout of an MLP, if it drops nothing.
-
-    Returns:
-        bool: False with hooks, or where a user has replaced the layer, its
-        forward method or its arguments.
+    It is not where it has hooks, or a user has replaced the layer, its forward
+    method or its arguments. Whether a dropout drops does not count here.
     """
     if layer is None:
         return True
@@ -327,6 +282,7 @@ def is_bare(layer: nn.Module | None) -> bool:
     return type(layer) in (nn.SiLU, nn.Dropout2d) or (
         type(layer) in (nn.Conv2d, PointwiseConv)
         and layer.bias is None
+        and not is_transformed(layer.weight)
         and layer.kernel_size[0] == layer.kernel_size[1]
         and layer.padding == tuple(size // 2 for size in layer.kernel_size)
         and all(size % 2 for size in layer.kernel_size)
@@ -336,14 +292,7 @@ def is_bare(layer: nn.Module | None) -> bool:
 
 
 def is_bare_mlp(layer: nn.Module) -> bool:
-    """Whether an MLP is the paper's, and drops nothing.
-
-    Args:
-        layer (nn.Module): An :class:`MLP`.
-
-    Returns:
-        bool: False if one of its layers is not bare.
-    """
+    """Whether all layers of an :class:`MLP` are bare, and none drops."""
     if layer.drop.training and layer.drop.p:
         return False
     layers = layer.fc1, layer.dw_conv, layer.fc2, layer.act, layer.drop

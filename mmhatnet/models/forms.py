@@ -11,7 +11,12 @@ from functools import wraps
 from torch import Tensor, nn
 
 from . import compiled, cuda, fast, symbolic
-from .compiling import exports_dynamic, is_dynamic, makes_graph
+from .compiling import (
+    exports_dynamic,
+    is_dynamic,
+    is_transformed,
+    makes_graph,
+)
 from .kernels.choice import INTERPRETED
 
 FORMS = dict(cuda=cuda, fast=fast, compiled=compiled, symbolic=symbolic)
@@ -41,7 +46,7 @@ def find_form(
         if exports_dynamic(*x.shape) or is_dynamic(*x.shape[2:]):
             return 'symbolic'
         return 'compiled' if layer.fast else 'plain'
-    return 'fast' if layer.fast else 'plain'
+    return 'fast' if layer.fast and not is_transformed(x) else 'plain'
 
 
 def has_forms(equation: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -331,8 +331,8 @@ class HATNet(BackboneBase):
         with_cp (bool): Checkpoint the activations of every block: less
             memory, slower training. Defaults to False.
         fast (bool): Use fused attention, channels_last memory and, on a CPU,
-            chunks that fit its cache. False computes the equations as they are
-            in the paper, with equal results. Defaults to True.
+            chunks that fit its cache. False computes the paper's equations:
+            equal results, and derivatives of any order. Defaults to True.
         stem_stride (int): 4, or 2 for images like CIFAR's. Defaults to 4.
         init_cfg (dict | list[dict], optional): Initialization config. With
             ``dict(type='Pretrained', checkpoint=...)`` the checkpoint is a

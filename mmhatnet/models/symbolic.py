@@ -19,17 +19,7 @@ from .windows import cell_side, mark_tokens, real_tokens
 def cut_side(
     length: int, size: int | None, shifted: bool = False
 ) -> tuple[int, int, int, int]:
-    """Cut a side into windows that may need padding.
-
-    Args:
-        length (int): As in :func:`.windows.cut_side`.
-        size (int, optional): As there.
-        shifted (bool): As there. Defaults to False.
-
-    Returns:
-        tuple[int, int, int, int]: As there, but windows are not cut down to
-        a smaller map.
-    """
+    """Cut as :func:`.windows.cut_side`, but keep windows larger than a map."""
     if size is None:
         return 1, length, 0, 0
     before = -(size // 2) % size if shifted else 0

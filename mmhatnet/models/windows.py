@@ -37,17 +37,7 @@ def cut_side(
 
 
 def is_padded(h: int, w: int, size: int | None, shifted: bool) -> bool:
-    """Whether windows need padding.
-
-    Args:
-        h (int): Height of the map in tokens.
-        w (int): Width of the map in tokens.
-        size (int, optional): G1; None for one window.
-        shifted (bool): As in :func:`cut_side`.
-
-    Returns:
-        bool: False if the grid divides the map.
-    """
+    """Whether windows need padding; see :func:`cut_side`."""
     return any(
         padding
         for length in (h, w)
@@ -79,16 +69,7 @@ def mark_tokens(
     rows: tuple[int, int, int, int],
     columns: tuple[int, int, int, int],
 ) -> Tensor:
-    """Make the mask of windows with padding.
-
-    Args:
-        x (Tensor): The map, (N, C, H, W).
-        rows (tuple[int, int, int, int]): The result of :func:`cut_side` for H.
-        columns (tuple[int, int, int, int]): Its result for W.
-
-    Returns:
-        Tensor: As from :func:`window_mask`.
-    """
+    """Make :func:`window_mask` from :func:`cut_side` of H and W."""
     n, _, h, w = x.shape
     real_rows = real_tokens(h, *rows[1:], x.device)
     real_columns = real_tokens(w, *columns[1:], x.device)
@@ -100,18 +81,7 @@ def mark_tokens(
 def real_tokens(
     length: int, size: int, before: int, after: int, device: torch.device
 ) -> Tensor:
-    """Distinguish the tokens of a side from padding.
-
-    Args:
-        length (int): The side in tokens.
-        size (int): The windows' side.
-        before (int): Padding before, as from :func:`cut_side`.
-        after (int): Padding after.
-        device (torch.device): The device of the result.
-
-    Returns:
-        Tensor: (windows, size), false for the padding.
-    """
+    """Find the tokens of a cut side that are no padding, (windows, size)."""
     index = torch.arange(-before, length + after, device=device)
     return ((index >= 0) & (index < length)).view(-1, size)
 

@@ -123,14 +123,17 @@ def _fetch(url: str, path: Path, known_hash: str | None) -> None:
             _check_complete(part, shown)
             verify_sha256(part, known_hash, shown)
     except OSError as error:
-        reason = str(error).replace(url, shown)
+        reason = _find_reason(error).replace(url, shown)
         raise OSError(
-            f'could not download {shown} ({reason:.500}); get the file '
-            f'another way and put it at {path}. A training can also start '
-            'from random weights, --cfg-options model.backbone.init_cfg=None; '
-            'the weights of cifar10-classifier, shape-segmentor and '
-            'tree-detector are in the package'
+            f'could not download {shown} ({reason:.200}): put it at {path}, '
+            'or train with --cfg-options model.backbone.init_cfg=None'
         ) from None  # the error above may show the password
+
+
+def _find_reason(error: OSError) -> str:
+    """Why a connection failed, without what requests writes around it."""
+    inner = getattr((*error.args, None)[0], 'reason', None)
+    return str(inner).rpartition(': ')[2] if inner else str(error)
 
 
 def _check_complete(path: Path, url: str) -> None:

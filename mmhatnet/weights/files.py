@@ -61,7 +61,8 @@ def read_checkpoint(
         content = read_file(path, map_location)
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(
-            f'{path} is not a checkpoint, or is damaged: {error!s:.200}'
+            f'{path} is not a checkpoint, or is damaged or incomplete '
+            f'({error!s:.200}): copy or download it again'
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds no state dict')

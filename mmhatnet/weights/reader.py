@@ -16,6 +16,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from pickletools import markobject
 from typing import Any, BinaryIO
@@ -248,8 +249,8 @@ def read_file(path: Path, device: str | torch.device = 'cpu') -> object:
         if not isinstance(meta, dict):
             raise ValueError('its meta information is not a dict')
         return dict(meta=_with_tuples(meta), state_dict=weights)
-    read = _read_zip if zipfile.is_zipfile(path) else _read_legacy
     with open(path, 'rb') as file:
+        read = _read_zip if file.peek(2)[:2] == b'PK' else _read_legacy
         return _resolve(read(file), device)
 
 
@@ -265,6 +266,8 @@ def _with_tuples(value: object) -> object:
 
 
 def _read_zip(file: BinaryIO) -> object:
+    if not zipfile.is_zipfile(file):  # its table is at the end
+        raise ValueError('it ends too early')
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
     root = names[0].partition('/')[0]
@@ -302,9 +305,7 @@ def _read_legacy(file: BinaryIO) -> object:
     def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
         return found.setdefault(key, (dtype, _Storage()))[1]
 
-    def load() -> Any:
-        return _unpickle(file, storage)
-
+    load: Callable[[], Any] = partial(_unpickle, file, storage)
     if load() != LEGACY_MAGIC:
         raise ValueError('it has none of the formats of checkpoints')
     load()  # the version of the protocol

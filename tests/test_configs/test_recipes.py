@@ -169,8 +169,12 @@ def test_data(cfg, recipe):
     assert read_data(cfg) == expected
 
 
-def test_model(cfg, recipe):
+def test_model(config, cfg, recipe):
     backbone = cfg.model.backbone
+    arch = re.search('hatnet-(tiny|small|medium|large)', config)[1]
+    assert backbone.arch == arch
+    if 'mmpretrain' not in recipe['library'] and 'ablation' not in config:
+        assert backbone.init_cfg.checkpoint == f'hatnet://{arch}'
     grids = tuple(backbone.grid_sizes), tuple(backbone.ds_ratios)
     assert grids == recipe['grids']
     assert backbone.drop_path_rate == recipe['drop_path']

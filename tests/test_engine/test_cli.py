@@ -13,7 +13,6 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
 from mmhatnet.engine import cli
-from mmhatnet.weights.releases import list_shipped
 
 SCRIPTS = (
     'dist_train.sh',
@@ -170,11 +169,33 @@ model = dict(backbone=dict(init_cfg=init_cfg))
     *_, line = output.strip().splitlines()
     assert line.startswith('train.py: error: could not download http://127')
     assert str(tmp_path / 'hub' / 'checkpoints') in line
-    assert all(name in line for name in list_shipped())
     # What it offers works.
     options = re.search(r'--cfg-options [\w.=]+', line)[0].split()
     short = 'train_cfg.max_iters=1', 'train_cfg.val_interval=2'
     call_tool(*command, *options, *short, **offline)
+
+
+@pytest.mark.parametrize('content', ['', 'a = 1', 'model = 3'])
+@pytest.mark.parametrize('tool', ['train.py --amp', 'test.py x.pth --tta'])
+def test_config_without_a_model_is_one_line(content, tool, tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text(content)
+    tool, *options = tool.split()
+    output = call_tool(TOOLS / tool, config, *options, cwd=tmp_path, code=1)
+    assert output.startswith(f'{tool}: error: {config} has no model: inherit')
+
+
+@pytest.mark.parametrize('options', [['train.py'], ['test.py', 'x.pth']])
+def test_names_of_models(options, tmp_path):
+    tool, *checkpoint = options
+    for name, message in (
+        ('hatnet-tiny_8xb128_in1k', 'no data at data/imagenet'),
+        ('hatnet-tinny', "no model 'hatnet-tinny'.* hatnet-tiny_8xb128_in1k"),
+    ):
+        output = call_tool(
+            TOOLS / tool, name, *checkpoint, cwd=tmp_path, code=1
+        )
+        assert re.match(f'{tool}: error: {message}', output)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,25 @@ def test_without_test_data(demo_folder, small_config):
     assert output.splitlines()[-1].startswith(expected)
 
 
+@pytest.mark.parametrize('key', ['train_cfg', 'optim_wrapper'])
+def test_missing_settings(key, cfg):
+    cfg[key] = None
+    with pytest.raises(ValueError, match=f'the config has no {key}, which'):
+        engine.build_runner(cfg, ('train', 'val'))
+
+
+def test_second_training(cfg, tmp_path, monkeypatch):
+    """It is refused before it makes a folder for its log."""
+
+    def refuse(_):
+        raise ValueError('in use')
+
+    monkeypatch.setattr(engine, 'lock_work_dir', refuse)
+    with pytest.raises(ValueError, match='in use'):
+        engine.build_runner(cfg, ('train', 'val'))
+    assert not os.listdir(tmp_path)
+
+
 def test_flexible_runner(demo_folder, small_config, tmp_path):
     """Training and testing with mmengine's other runner."""
     options = (

@@ -11,7 +11,12 @@ import torch
 from helpers import INTERPRETED
 
 # Of A100, H100 and B200.
-CAPABILITIES = 80, 90, 100
+CAPABILITIES = [
+    pytest.param(80, marks=pytest.mark.slow),
+    90,
+    pytest.param(100, marks=pytest.mark.slow),
+]
+on_each_gpu = pytest.mark.parametrize('capability', CAPABILITIES)
 
 
 def compile_kernel(kernel, capability, num_warps=4, **arguments):

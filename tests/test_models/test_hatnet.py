@@ -1,13 +1,10 @@
 import copy
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    SMALL_ARCH,
-    assert_features_close,
-    random_images,
-)
+from helpers import SMALL_ARCH, assert_features_close, random_images
 from torch import nn
 
 from mmhatnet.models import HATNet
@@ -23,41 +20,40 @@ class TestArguments:
         [
             (dict(arch='huge'), "'t', 'tiny', 's', 'small'"),
             (dict(arch=dict(embed_dims=(8,) * 4)), 'head_dim'),
-            (dict(arch={**SMALL_ARCH, 'depths': (1, 1)}), 'depths'),
-            (dict(arch={**SMALL_ARCH, 'depths': 2}), 'depths'),
-            (dict(arch={**SMALL_ARCH, 'expansions': (0, 1, 1, 1)}), 'expan'),
-            (dict(arch={**SMALL_ARCH, 'head_dim': 5}), 'head_dim=5'),
-            (dict(arch={**SMALL_ARCH, 'head_dim': 0}), 'head_dim=0'),
-            (dict(arch={**SMALL_ARCH, 'kernel_sizes': (4,) * 4}), 'odd'),
-            (dict(grid_sizes=(8, 0, 8)), r'grid_sizes \(G1\).*three positive'),
-            (dict(grid_sizes=(8, 8)), r'grid_sizes \(G1\).*three positive'),
-            (dict(grid_sizes=8), r'grid_sizes \(G1\).*three positive'),
-            (dict(grid_sizes=(8, 8, 8.0)), 'three positive integers'),
-            (dict(ds_ratios=(8, -4, 2)), r'ds_ratios \(G2\).*three positive'),
-            (dict(ds_ratios='842'), r'ds_ratios \(G2\).*three positive'),
-            (dict(out_indices=(0, 4)), 'from 0 to 3'),
-            (dict(out_indices=()), 'from 0 to 3'),
-            (dict(out_indices=(2, 1)), 'increasing'),
-            (dict(attn_types=('h-mhsa', 'swin', 'window')), "'window'"),
-            (dict(attn_types='window'), 'three times'),
-            (dict(frozen_stages=5), 'frozen_stages'),
-            (dict(frozen_stages='1'), 'frozen_stages'),
-            (dict(frozen_stages=None), 'frozen_stages'),
-            (dict(arch=None), 'a dict with the keys'),
-            (dict(arch={1: 2, 'depths': 3}), 'a dict with the keys'),
-            (dict(arch={**SMALL_ARCH, 'depths': '1111'}), 'depths'),
-            (dict(arch={**SMALL_ARCH, 'depths': (1, 1, 1, None)}), 'depths'),
-            (dict(arch={**SMALL_ARCH, 'embed_dims': (8.0,) * 4}), 'embed'),
-            (dict(arch={**SMALL_ARCH, 'head_dim': '8'}), "head_dim='8'"),
-            (dict(grid_sizes=None), r'grid_sizes \(G1\).*three positive'),
-            (dict(ds_ratios=(True, 1, 1)), r'ds_ratios \(G2\).*three pos'),
-            (dict(out_indices=None), 'from 0 to 3'),
-            (dict(out_indices='01'), 'from 0 to 3'),
-            (dict(out_indices=(1.0,)), 'from 0 to 3'),
-            (dict(attn_types=None), 'three times'),
-            (dict(attn_types=([], {}, ())), 'three times'),
-            (dict(in_channels=0), 'in_channels'),
-            (dict(in_channels='3'), 'in_channels'),
+            *((dict(arch=x), 'a dict with the keys') for x in (None, {1: 2})),
+            *(
+                (dict(arch={**SMALL_ARCH, name: value}), message)
+                for name, value, message in (
+                    *(('depths', x, 'depths') for x in ((1, 1), 2, '1111')),
+                    ('depths', (1, 1, 1, None), 'depths'),
+                    ('embed_dims', (8.0,) * 4, 'embed'),
+                    ('expansions', (0, 1, 1, 1), 'expan'),
+                    ('kernel_sizes', (4,) * 4, 'odd'),
+                    *(('head_dim', x, f'head_dim={x!r}') for x in (5, 0, '8')),
+                )
+            ),
+            *(
+                (dict(grid_sizes=x), r'grid_sizes \(G1\).*three positive')
+                for x in ((8, 0, 8), (8, 8), 8, (8, 8, 8.0), None)
+            ),
+            *(
+                (dict(ds_ratios=x), r'ds_ratios \(G2\).*three positive')
+                for x in ((8, -4, 2), '842', (True, 1, 1))
+            ),
+            *(
+                (dict(out_indices=x), 'from 0 to 3')
+                for x in ((0, 4), (), (2, 1), None, '01', (1.0,))
+            ),
+            *(
+                (dict(attn_types=x), 'three times')
+                for x in ('window', None, ([], {}, ()), ('h-mhsa', 'swin', ''))
+            ),
+            *((dict(frozen_stages=x), 'frozen_st') for x in (5, '1', None)),
+            *((dict(in_channels=x), 'in_channels') for x in (0, '3')),
+            *(
+                (dict(stem_stride=x), 'stem_stride is 2 or 4')
+                for x in (1, 8, '4', 2.0, True, None)
+            ),
             (dict(frozen_stages=3, out_indices=(0, 1)), 'up to 2'),
             *(
                 ({name: rate}, f'{name} needs 0 <= {name} < 1')
@@ -80,16 +76,9 @@ class TestArguments:
 
     def test_integers_of_numpy(self):
         arch = {key: np.array(value) for key, value in SMALL_ARCH.items()}
-        arch['head_dim'] = np.int64(8)
-        model = HATNet(
-            arch,
-            np.int64(3),
-            np.array([4, 4, 4]),
-            [np.int32(4)] * 3,
-            np.int64(-1),
-            frozen_stages=np.int8(1),
-            drop_rate=np.float32(0),
-        )
+        numbers = np.int64(3), np.array([4] * 3), [np.int32(4)] * 3
+        options = dict(out_indices=np.int8(-1), frozen_stages=np.int8(1))
+        model = HATNet({**arch, 'head_dim': np.int64(8)}, *numbers, **options)
         assert shapes(model(random_images())) == [(2, 24, 3, 4)]
         assert model.grid_sizes == (4, 4, 4)
 
@@ -98,23 +87,8 @@ class TestArguments:
         with pytest.raises(ValueError, match=f'32x32.*{size[0]}x{size[1]}'):
             HATNet(SMALL_ARCH)(random_images(*size))
 
-    @pytest.mark.parametrize('name', HATNet.arch_zoo)
-    def test_arch_names(self, name):
-        with torch.device('meta'):
-            model = HATNet(name.upper())
-        assert model.embed_dims == HATNet.arch_zoo[name]['embed_dims']
-
-    def test_in_channels(self):
-        features = HATNet(SMALL_ARCH, in_channels=5)(torch.rand(1, 5, 64, 64))
-        assert features[0].shape == (1, 8, 16, 16)
-
 
 class TestGrids:
-    def test_defaults_are_for_dense_prediction(self):
-        model = HATNet(SMALL_ARCH)
-        assert model.grid_sizes == (8, 8, 8)
-        assert model.ds_ratios == (16, 8, 4)
-
     @pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
     def test_set_grids(self, attn_type):
         attn_types = (attn_type,) * 3
@@ -142,15 +116,6 @@ class TestGrids:
 
 
 class TestOutputs:
-    def test_features(self):
-        features = HATNet('tiny')(torch.rand(1, 3, 511, 333))
-        assert shapes(features) == [
-            (1, 48, 128, 84),
-            (1, 96, 64, 42),
-            (1, 240, 32, 21),
-            (1, 384, 16, 11),
-        ]
-
     @pytest.mark.parametrize(
         ('out_indices', 'stages'),
         [
@@ -182,41 +147,11 @@ class TestOutputs:
         torch.testing.assert_close(found[1], model.out_norms['3'](expected[1]))
         assert not torch.allclose(found[1], expected[1])
 
-    @pytest.mark.parametrize(
-        ('kwargs', 'activation'),
-        [({}, nn.SiLU), (dict(act_cfg=dict(type='GELU')), nn.GELU)],
-    )
-    def test_activation(self, kwargs, activation):
-        model = HATNet(SMALL_ARCH, **kwargs)
-        found = {
-            type(module)
-            for name, module in model.named_modules()
-            if name.endswith('.act') or name == 'stem.2'
-        }
-        assert found == {activation}
-
-    def test_without_depthwise_convolutions(self):
-        model = HATNet(SMALL_ARCH, dw_conv=False)
-        grouped = [
-            module
-            for module in model.modules()
-            if isinstance(module, nn.Conv2d) and module.groups > 1
-        ]
-        assert not grouped
-        assert shapes(model(random_images())) == shapes(
-            HATNet(SMALL_ARCH)(random_images())
-        )
-
     def test_window_attention_per_stage(self):
         model = HATNet(SMALL_ARCH, attn_types=('window', 'h-mhsa', 'window'))
-        hierarchical = [
-            hasattr(stage[0].attn, 'ds_ratio') for stage in model.stages
-        ]
-        assert hierarchical == [False, True, False, False]
-        assert [block.attn.shifted for block in model.stages[0]] == [
-            False,
-            True,
-        ]
+        found = [hasattr(stage[0].attn, 'ds_ratio') for stage in model.stages]
+        assert found == [False, True, False, False]
+        assert [b.attn.shifted for b in model.stages[0]] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -240,9 +175,6 @@ def test_forms_of_grids(values, expected, fast):
             expected = (64, 64, 64)
         model.set_grids(ds_ratios=expected)
         torch.testing.assert_close(found, model(image))
-    if expected[0] == 16:
-        model.set_grids(grid_sizes=values)
-        assert model.grid_sizes == expected
 
 
 @pytest.mark.parametrize('fast', [True, False])
@@ -250,18 +182,13 @@ def test_forms_of_grids(values, expected, fast):
 def test_hooks_of_named_modules(fast, with_cp):
     """Each fires once, with the features of its stage."""
     model = HATNet(SMALL_ARCH, fast=fast, with_cp=with_cp)
-    calls = {}
     names = [f'stages.{i}' for i in range(4)]
     names += ['stem', *(f'downsamples.{i}' for i in range(3)), 'stages.0.1']
-    for name in names:
-        model.get_submodule(name).register_forward_hook(
-            lambda _, __, out, name=name: calls.setdefault(name, []).append(
-                out
-            )
-        )
+    hooks = {name: Mock(return_value=None) for name in names}
+    for name, hook in hooks.items():
+        model.get_submodule(name).register_forward_hook(hook)
     outs = model(torch.rand(1, 3, 70, 50))
-    assert {name: len(found) for name, found in calls.items()} == (
-        dict.fromkeys(names, 1)
-    )
+    for hook in hooks.values():
+        hook.assert_called_once()
     for i, out in enumerate(outs):
-        assert torch.equal(calls[f'stages.{i}'][0], out)
+        assert torch.equal(hooks[f'stages.{i}'].call_args[0][2], out)

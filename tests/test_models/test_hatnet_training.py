@@ -96,20 +96,13 @@ class TestTraining:
         model = HATNet(
             SMALL_ARCH, norm_cfg=BN, frozen_stages=frozen_stages
         ).train()
-        parts = [
-            [model.stem],
-            [model.stages[0]],
-            *(
-                [model.downsamples[i - 1], model.stages[i]]
-                for i in range(1, 4)
-            ),
-        ]
-        for i, modules in enumerate(parts):
-            for module in modules:
-                frozen = i <= frozen_stages
-                assert module.training != frozen
-                for parameter in module.parameters():
-                    assert parameter.requires_grad != frozen
+        parts = [(0, model.stem), *enumerate(model.stages, 1)]
+        parts += enumerate(model.downsamples, 2)
+        for i, module in parts:
+            frozen = i <= frozen_stages
+            assert module.training != frozen
+            for parameter in module.parameters():
+                assert parameter.requires_grad != frozen
 
     @pytest.mark.parametrize('norm_eval', [False, True])
     def test_norm_eval(self, norm_eval):
@@ -121,22 +114,20 @@ class TestTraining:
 
     def test_layer_depth(self):
         model = HATNet(SMALL_ARCH, out_norm_cfg=BN)
-        for name, depth in {
-            'stem.0.weight': 0,
-            'stages.0.0.attn.q.weight': 1,
-            'stages.0.1.mlp.fc1.weight': 2,
-            'downsamples.0.0.weight': 3,
-            'stages.1.0.attn.qkv.bias': 3,
-            'stages.1.1.attn.qkv.bias': 4,
-            'downsamples.1.0.weight': 5,
-            'stages.2.0.attn.qkv.bias': 5,
-            'downsamples.2.1.weight': 6,
-            'stages.3.0.attn.qkv.bias': 6,
-            'out_norms.0.bias': 7,
-        }.items():
-            assert model.get_layer_depth(name) == (depth, 8)
-            prefixed = model.get_layer_depth(f'backbone.{name}', 'backbone.')
-            assert prefixed == (depth, 8)
+        for depth, *names in (
+            (0, 'stem.0.weight'),
+            (1, 'stages.0.0.attn.q.weight'),
+            (2, 'stages.0.1.mlp.fc1.weight'),
+            (3, 'downsamples.0.0.weight', 'stages.1.0.attn.qkv.bias'),
+            (4, 'stages.1.1.attn.qkv.bias'),
+            (5, 'downsamples.1.0.weight', 'stages.2.0.attn.qkv.bias'),
+            (6, 'downsamples.2.1.weight', 'stages.3.0.attn.qkv.bias'),
+            (7, 'out_norms.0.bias'),
+        ):
+            for name in names:
+                assert model.get_layer_depth(name) == (depth, 8)
+                args = f'backbone.{name}', 'backbone.'
+                assert model.get_layer_depth(*args) == (depth, 8)
         assert model.get_layer_depth('head.fc.bias', 'backbone.') == (7, 8)
 
 

@@ -1,35 +1,35 @@
 """The kernels of an MLP equal SiLU, depthwise convolution and SiLU."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
-from compile_kernels import CAPABILITIES, compile_kernel
+from comparing_kernels import (
+    assert_check_passes,
+    assert_lean,
+    assert_same_model,
+    differentiated,
+    largest_errors,
+    precise,
+)
+from compile_kernels import compile_kernel, on_each_gpu
 from helpers import (
     INTERPRETED,
     SMALL_ARCH,
     TORCH,
-    assert_gradients_close,
-    gradients,
     needs_interpreter,
     needs_triton,
     run_interpreted,
 )
 
-from mmhatnet.models import HATNet, fast
 from mmhatnet.models.hatnet import MLP
 from mmhatnet.models.kernels import select_kernels
-from mmhatnet.models.kernels.choice import CHECKS, TOLERANCES
 
+CFG = dict(norm_cfg=dict(type='GN', num_groups=1), act_cfg=dict(type='SiLU'))
 pytestmark = [
     needs_triton,
     pytest.mark.skipif(TORCH < (2, 7), reason='needs tuples in kernels'),
 ]
-
-
-@pytest.fixture
-def kernels():
-    from mmhatnet.models.kernels import mlp
-
-    return mlp
 
 
 @pytest.fixture
@@ -49,30 +49,12 @@ def make_inputs(shape, kernel_size=3, dtype=torch.float32):
     return x.requires_grad_(), weight.requires_grad_()
 
 
-def differentiated(function, inputs, grad):
-    """Result and gradients."""
-    y = function(*inputs)
-    return [y, *torch.autograd.grad(y, inputs, grad)]
-
-
-def precise(*inputs):
-    return [x.detach().double().requires_grad_() for x in inputs]
-
-
-def largest_errors(found, expected):
-    """Relative to the largest value of each tensor."""
-    return [
-        float((a - b).detach().abs().max() / b.detach().abs().max())
-        for a, b in zip(found, expected, strict=True)
-    ]
-
-
 @needs_interpreter
 class TestKernels:
     def errors(self, kernels, inputs, grad=None):
         grad = torch.randn_like(inputs[0]) if grad is None else grad
         found = differentiated(kernels.silu_depthwise_silu, inputs, grad)
-        reference = precise(*inputs)
+        reference = precise(inputs)
         expected = differentiated(kernels.plain, reference, grad.double())
         assert found[0].is_contiguous(memory_format=torch.channels_last)
         assert [x.dtype for x in found[1:]] == [x.dtype for x in inputs]
@@ -114,19 +96,16 @@ class TestKernels:
         assert tiles == 4096 * 3 * 2
 
     @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-    def test_half(self, kernels, dtype):
+    @pytest.mark.parametrize('weight_too', [False, True])
+    def test_half(self, kernels, dtype, weight_too):
         """Computed in float32: rounding of the results is all."""
-        inputs = make_inputs((1, 24, 3, 5), dtype=dtype)
-        errors = self.errors(kernels, inputs)
+        x, weight = make_inputs((1, 24, 3, 5), dtype=dtype)
+        if weight_too:
+            weight = weight.detach().to(dtype).requires_grad_()
+        *errors, last = self.errors(kernels, (x, weight))
         rounding = torch.finfo(dtype).eps
-        assert max(errors[:2]) < rounding
-        assert errors[2] < 2e-6  # the weight is in float32
-
-    def test_half_weight(self, kernels):
-        x, weight = make_inputs((1, 24, 3, 5), dtype=torch.bfloat16)
-        inputs = x, weight.detach().bfloat16().requires_grad_()
-        rounding = torch.finfo(torch.bfloat16).eps
-        assert max(self.errors(kernels, inputs)) < rounding
+        assert max(errors) < rounding
+        assert last < (rounding if weight_too else 2e-6)
 
     def test_layouts(self, kernels, wide):
         """Neither map nor gradients have to be in channels_last."""
@@ -153,44 +132,15 @@ class TestKernels:
         x = (1e4 * x).detach().requires_grad_()
         assert max(self.errors(kernels, (x, weight))) < 2e-6
 
-    def test_check(self, kernels, wide):
-        torch.manual_seed(0)
-        dtype = torch.float32
-        error = CHECKS['mlp'](torch.device('cpu'), dtype)
-        assert 0 < error < TOLERANCES[dtype]
+    def test_check(self, wide):
+        assert_check_passes('mlp')
 
-    def test_keeps_the_map_alone(self, kernels, wide):
-        kept = []
-        hooks = torch.autograd.graph.saved_tensors_hooks
-        inputs = make_inputs((1, 8, 3, 5))
-        with hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
-            kernels.silu_depthwise_silu(*inputs)
-        assert kept == [x.shape for x in inputs]
-
-    def test_second_derivative(self, kernels, wide):
-        """By torch, as penalties on gradients need it."""
-        inputs, slopes = make_inputs((1, 8, 3, 5)), []
-        for function, args in (
-            (kernels.silu_depthwise_silu, inputs),
-            (kernels.plain, precise(*inputs)),
-        ):
-            y = function(*args).sin().sum()
-            (grad,) = torch.autograd.grad(y, args[0], create_graph=True)
-            slopes.append(torch.autograd.grad(grad.square().sum(), args))
-        assert max(largest_errors(*slopes)) < 1e-5
+    def test_is_lean(self, kernels, wide):
+        assert_lean(kernels.silu_depthwise_silu, make_inputs((1, 8, 3, 5)))
 
     def test_whole_model(self, wide):
-        torch.manual_seed(0)
         arch = dict(SMALL_ARCH, depths=(1, 1, 1, 1))
-        model = HATNet(arch)
-        plain = HATNet(arch, fast=False).double()
-        plain.load_state_dict(model.state_dict())
-        x = torch.randn(1, 3, 32, 37)
-        with select_kernels('mlp'):
-            slopes = gradients(model, x)
-        reference = gradients(plain, x.double())
-        reference = {name: g.float() for name, g in reference.items()}
-        assert_gradients_close(slopes, reference)
+        assert_same_model('mlp', arch, torch.randn(1, 3, 32, 37))
 
     @pytest.mark.parametrize(
         ('change', 'used'),
@@ -206,65 +156,30 @@ class TestKernels:
     )
     def test_layer(self, kernels, wide, change, used, monkeypatch):
         """They are used for the paper's MLP; the result is the same."""
-        calls = []
-        kernel = kernels.silu_depthwise_silu
-        monkeypatch.setattr(
-            kernels,
-            'silu_depthwise_silu',
-            lambda *args: calls.append(args) or kernel(*args),
-        )
-        cfg = dict(
-            norm_cfg=dict(type='GN', num_groups=1), act_cfg=dict(type='SiLU')
-        )
-        mlp = MLP(8, 2, **{**cfg, 'kernel_size': 3, **change})
+        spy = Mock(side_effect=kernels.silu_depthwise_silu)
+        monkeypatch.setattr(kernels, 'silu_depthwise_silu', spy)
+        mlp = MLP(8, 2, **{**CFG, 'kernel_size': 3, **change})
         x = torch.rand(1, 8, 3, 4)
         with select_kernels('mlp'):
             torch.manual_seed(0)
             found = mlp(x)
-        assert bool(calls) == used
+        assert spy.called == used
         with select_kernels('none'):
             torch.manual_seed(0)
             torch.testing.assert_close(found, mlp(x), rtol=1e-4, atol=1e-5)
 
-    def test_hooks(self, wide):
-        """A hook of the user is called, so layers run one by one."""
-        cfg = dict(
-            norm_cfg=dict(type='GN', num_groups=1), act_cfg=dict(type='SiLU')
-        )
-        mlp = MLP(8, 2, 3, **cfg)
-        seen = []
-        mlp.dw_conv.register_forward_hook(lambda *args: seen.append(args))
-        mlp(torch.rand(1, 8, 3, 4))
-        assert seen
-        assert not fast.is_bare_mlp(mlp)
-
 
 @pytest.mark.skipif(INTERPRETED, reason='not compiled')
 class TestCompiledKernels:
-    @pytest.mark.parametrize(
-        'capability',
-        [
-            pytest.param(c, marks=pytest.mark.slow) if c != 90 else c
-            for c in CAPABILITIES
-        ],
-    )
+    @on_each_gpu
     @pytest.mark.parametrize('dtype', ['*bf16:16', '*fp32:16'])
     @pytest.mark.parametrize(
         ('kernel_size', 'forward', 'backward'), [(3, 64, 168), (5, 64, 254)]
     )
     def test_resources(
-        self,
-        kernels,
-        capability,
-        dtype,
-        kernel_size,
-        forward,
-        backward,
-        tmp_path,
-        monkeypatch,
+        self, kernels, capability, dtype, kernel_size, forward, backward
     ):
         """No spills; 32, 12 and 8 warps on a multiprocessor."""
-        monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
         arguments = {
             **dict.fromkeys(['x', 'y', 'grad', 'out'], dtype),
             **dict.fromkeys(['weight', 'sums'], '*fp32:16'),

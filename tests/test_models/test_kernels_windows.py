@@ -1,14 +1,20 @@
 """The kernels of window attention equal Eqs. (6) to (9)."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
-from compile_kernels import CAPABILITIES, compile_kernel
+from comparing_kernels import (
+    assert_check_passes,
+    assert_lean,
+    assert_same_model,
+    largest_errors,
+    precise,
+)
+from compile_kernels import compile_kernel, on_each_gpu
 from helpers import (
     INTERPRETED,
     SMALL_ARCH,
-    assert_features_close,
-    assert_gradients_close,
-    gradients,
     needs_interpreter,
     needs_triton,
     random_images,
@@ -17,27 +23,12 @@ from helpers import (
 
 from mmhatnet.models import HATNet, cuda
 from mmhatnet.models.kernels import select_kernels
-from mmhatnet.models.kernels.choice import CHECKS, TOLERANCES
 
 pytestmark = needs_triton
 
 
-@pytest.fixture
-def kernels():
-    from mmhatnet.models.kernels import windows
-
-    return windows
-
-
 def test_interpreted():
     run_interpreted(__file__)
-
-
-def largest_error(found, expected):
-    expected = expected.detach()
-    return float(
-        (found - expected).detach().abs().max() / expected.abs().max()
-    )
 
 
 @needs_interpreter
@@ -64,8 +55,8 @@ class TestKernels:
         inputs = [qkv, x] if residual else [qkv]
         found = kernels.window_attention(qkv, x, heads, *grid)
         assert found.is_contiguous(memory_format=torch.channels_last)
-        precise = [y.detach().double().requires_grad_() for y in inputs]
-        args = precise if residual else (*precise, None)
+        exact = precise(inputs)
+        args = exact if residual else (*exact, None)
         expected = kernels.plain(*args, heads, *grid)
         assert found.shape == expected.shape
         for grad in (
@@ -77,19 +68,17 @@ class TestKernels:
                 found, inputs, grad, retain_graph=True
             )
             reference = torch.autograd.grad(
-                expected, precise, grad.double(), retain_graph=True
+                expected, exact, grad.double(), retain_graph=True
             )
             for a, b in zip(slopes, reference, strict=True):
                 torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
         if n:
-            assert largest_error(found, expected) < 1e-6
+            assert max(largest_errors([found], [expected])) < 1e-6
 
     # The interpreter does not multiply bfloat16.
     @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
-    def test_check(self, kernels, dtype):
-        torch.manual_seed(0)
-        error = CHECKS['windows'](torch.device('cpu'), dtype)
-        assert 0 < error < TOLERANCES[dtype]
+    def test_check(self, dtype):
+        assert_check_passes('windows', dtype)
 
     def test_sum_has_the_wider_dtype(self, kernels):
         qkv = torch.randn(1, 48, 4, 4).half().requires_grad_()
@@ -99,64 +88,30 @@ class TestKernels:
         found.sum().backward()
         assert (qkv.grad.dtype, x.grad.dtype) == (torch.float16, torch.float32)
 
-    def test_keeps_q_k_v_alone(self, kernels):
-        kept = []
-        hooks = torch.autograd.graph.saved_tensors_hooks
+    def test_is_lean(self, kernels):
         qkv = torch.randn(1, 48, 8, 8, requires_grad=True)
-        with hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
-            kernels.window_attention(qkv, None, 1, 4)
-        assert kept == [qkv.shape]
-
-    def test_second_derivative(self, kernels):
-        """By the equations, as penalties on gradients need it."""
-        slopes = []
-        qkv = torch.randn(1, 24, 3, 5, dtype=torch.double)
-        for function, x in (
-            (kernels.window_attention, qkv.float()),
-            (kernels.plain, qkv.clone()),
-        ):
-            x.requires_grad_()
-            y = function(x, None, 2, 2, True).sin().sum()
-            (grad,) = torch.autograd.grad(y, x, create_graph=True)
-            slopes += torch.autograd.grad(grad.square().sum(), x)
-        assert largest_error(*slopes) < 1e-5
+        assert_lean(lambda x: kernels.window_attention(x, None, 1, 4), [qkv])
 
     @pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
     @pytest.mark.parametrize('grids', [(4, 3, 5), (9, 3, 64)])
     def test_whole_model(self, attn_type, grids):
         """Some windows are partial or too large, some are the whole map."""
-        torch.manual_seed(0)
         kwargs = dict(grid_sizes=grids, attn_types=(attn_type,) * 3)
-        model = HATNet(SMALL_ARCH, **kwargs)
-        plain = HATNet(SMALL_ARCH, fast=False, **kwargs).double()
-        plain.load_state_dict(model.state_dict())
-        x = random_images()
-        with select_kernels('windows'):
-            found, slopes = model(x), gradients(model, x)
-        expected = [y.float() for y in plain(x.double())]
-        assert_features_close(found, expected, rtol=1e-4, atol=1e-4)
-        reference = gradients(plain, x.double())
-        reference = {name: g.float() for name, g in reference.items()}
-        assert_gradients_close(slopes, reference)
+        assert_same_model('windows', SMALL_ARCH, random_images(), **kwargs)
 
     def test_layer(self, kernels, monkeypatch):
         """It uses them where a window fits, and then makes no mask."""
-        calls = []
-        attend = kernels.window_attention
-        monkeypatch.setattr(
-            kernels,
-            'window_attention',
-            lambda *args: calls.append(args[3]) or attend(*args),
-        )
+        spy = Mock(side_effect=kernels.window_attention)
+        monkeypatch.setattr(kernels, 'window_attention', spy)
         model = HATNet(SMALL_ARCH, grid_sizes=(9, 3, 5)).eval()
         with torch.no_grad():
             with select_kernels('windows'):
                 model(random_images())
-            used = calls.copy()
+            used = [call.args[3] for call in spy.call_args_list]
             with select_kernels('none'):
                 model(random_images())
         # Windows of 9x9 tokens do not fit.
-        assert used == calls
+        assert len(used) == spy.call_count
         assert {*used} == {3, 5}
         x = torch.rand(1, 32, 10, 10)
         attn = model.stages[1][0].attn
@@ -165,19 +120,10 @@ class TestKernels:
 
 @pytest.mark.skipif(INTERPRETED, reason='not compiled')
 class TestCompiledKernels:
-    @pytest.mark.parametrize(
-        'capability',
-        [
-            pytest.param(c, marks=pytest.mark.slow) if c != 90 else c
-            for c in CAPABILITIES
-        ],
-    )
+    @on_each_gpu
     @pytest.mark.parametrize(('side', 'head_dim'), [(8, 48), (7, 64)])
-    def test_resources(
-        self, kernels, capability, side, head_dim, tmp_path, monkeypatch
-    ):
+    def test_resources(self, kernels, capability, side, head_dim):
         """No spills; 4 programs on a multiprocessor, 2 on an A100."""
-        monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
         constants = dict(SIDE_Y=side, SIDE_X=side, L=64, D=head_dim, DP=64)
         for kernel in kernels.attend_kernel, kernels.gradient_kernel:
             arguments = {

@@ -4,13 +4,7 @@ import naive
 import numpy as np
 import pytest
 import torch
-from helpers import (
-    ARCHS,
-    CLS_GRIDS,
-    SMALL_ARCH,
-    golden_image,
-    official_shapes,
-)
+from helpers import ARCHS, CLS_GRIDS, SMALL_ARCH, golden_image, official_shapes
 
 from mmhatnet.models import HATNet
 from mmhatnet.weights.official import from_official

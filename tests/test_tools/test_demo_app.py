@@ -135,6 +135,20 @@ def test_missing_package(monkeypatch):
     assert 'pip install -e ".[demo]"' in output.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        ('shape-segmentor nothing.pth', 'no checkpoint at nothing.pth'),
+        ('shape-segment nothing.pth', '.*similar names: shape-segmentor'),
+    ],
+)
+def test_wrong_models(model, message, tmp_path):
+    pytest.importorskip('gradio')
+    command = APP, '--model', *model.split()
+    *_, line = call_tool(*command, code=1, cwd=tmp_path).splitlines()
+    assert re.match(f'demo_app.py: error: {message}', line)
+
+
 @pytest.fixture
 def browser():
     webdriver = pytest.importorskip('selenium.webdriver')

@@ -233,3 +233,11 @@ def test_ctrl_c_leaves_no_file(server):
     assert 'KeyboardInterrupt' in output
     server.stall.set()
     assert not list(folder.iterdir())
+
+
+def test_no_connection(server, cache, monkeypatch):
+    """The message has the reason, without what requests adds."""
+    monkeypatch.setenv('MMHATNET_RELEASE_URL', 'http://127.0.0.1:1')
+    with pytest.raises(OSError, match=r'Tiny.pth \([^():]*\): put') as error:
+        read_checkpoint('hatnet://tiny')
+    assert len(str(error.value)) < 250 + len(str(cache))

@@ -140,6 +140,18 @@ def test_meta_in_safetensors(tmp_path):
             read_checkpoint(path)
 
 
+@pytest.mark.parametrize('part', [0.3, 0.9])
+@pytest.mark.parametrize('form', FORMATS)
+def test_half_a_file(form, part, content, tmp_path):
+    path = tmp_path / 'file.pth'
+    save(content, path, form)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(part * len(data))])
+    reasons = 'it ends too early|pickle exhausted|not enough data|.*not fully'
+    with pytest.raises(ValueError, match=rf'incomplete \(({reasons})'):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize('name', ['data.pkl', 'data/0'])
 def test_flipped_byte(name, tmp_path):
     path = tmp_path / 'file.pth'

@@ -59,11 +59,7 @@ _chosen = read_choice(os.environ.get(VARIABLE, ''))
 
 @contextmanager
 def select_kernels(text: str) -> Iterator[None]:
-    """Use only some kernels inside a ``with`` block.
-
-    Args:
-        text (str): As for :func:`read_choice`.
-    """
+    """Use the kernels of :func:`read_choice` only, in a ``with`` block."""
     global _chosen
     before, _chosen = _chosen, read_choice(text)
     try:
@@ -73,14 +69,7 @@ def select_kernels(text: str) -> Iterator[None]:
 
 
 def is_chosen(name: str) -> bool:
-    """Whether the user has not left out what saves launches.
-
-    Args:
-        name (str): As for :func:`read_choice`.
-
-    Returns:
-        bool: True for all by default.
-    """
+    """Whether a name of :func:`read_choice` is not left out by the user."""
     return name in _chosen
 
 

@@ -16,8 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..compiling import is_transformed, makes_graph
-from ..derivatives import differentiate
+from ..derivatives import refuse_graph
 from .choice import CHECKS, largest_error
 from .launching import operator, wrap_triton
 
@@ -237,7 +236,7 @@ def plain(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class MLPFunction(torch.autograd.Function):
-    """The kernels; derivatives of derivatives are left to the twin."""
+    """The kernels."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
@@ -247,11 +246,8 @@ class MLPFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_graph(grad)
         x, weight = ctx.saved_tensors
-        if not makes_graph() and (
-            torch.is_grad_enabled() or is_transformed(grad)
-        ):
-            return tuple(differentiate(plain, (x, weight), grad))
         x, grad = (
             each.contiguous(memory_format=torch.channels_last)
             for each in (x, grad)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..derivatives import differentiate, needs_equation, single_group_norm
+from ..derivatives import refuse_graph, single_group_norm
 from .choice import CHECKS, largest_error
 from .launching import operator, wrap_triton
 
@@ -212,25 +212,21 @@ def norm_backward(
 
 
 class NormFunction(torch.autograd.Function):
-    """The kernels; derivatives of derivatives are left to the twin."""
+    """The kernels."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps: float) -> Tensor:
         if x.shape[1] != len(weight):
             raise ValueError(f'{x.shape[1]} channels instead of {len(weight)}')
-        ctx.eps = eps
         rows = x.contiguous(memory_format=torch.channels_last)
         y, statistics = norm_forward(rows, weight, bias, eps)
-        ctx.save_for_backward(x, weight, bias, statistics)
+        ctx.save_for_backward(x, weight, statistics)
         return y
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, statistics = ctx.saved_tensors
-        if needs_equation(grad):
-            inputs = x, weight, bias
-            grads = differentiate(single_group_norm, inputs, grad, ctx.eps)
-            return *grads, None
+        refuse_graph(grad)
+        x, weight, statistics = ctx.saved_tensors
         x = x.contiguous(memory_format=torch.channels_last)
         grad = grad.contiguous(memory_format=torch.channels_last)
         x_grad, rest = norm_backward(x, grad, weight, statistics)

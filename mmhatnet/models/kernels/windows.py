@@ -14,8 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..compiling import is_transformed, makes_graph
-from ..derivatives import differentiate
+from ..derivatives import refuse_graph
 from ..windows import cut_side, cut_windows, join_windows, window_mask
 from .choice import CHECKS, largest_error
 from .launching import operator, wrap_triton
@@ -29,17 +28,9 @@ PLACE = (
 
 @triton.jit
 def _place(
-    height,
-    width,
-    before_y,
-    before_x,
-    across,
-    windows,
-    heads,
-    SIDE_Y: tl.constexpr,
-    SIDE_X: tl.constexpr,
-    L: tl.constexpr,
-):
+    height, width, before_y, before_x, across, windows, heads,
+    SIDE_Y: tl.constexpr, SIDE_X: tl.constexpr, L: tl.constexpr,
+):  # fmt: skip
     """Tokens of a window, which of them there are, and the head."""
     program = tl.program_id(0)
     head, window = program % heads, program // heads
@@ -63,24 +54,11 @@ def _softmax(q, k, real, scale):
 
 @triton.jit
 def attend_kernel(
-    qkv,
-    residual,
-    out,
-    height,
-    width,
-    before_y,
-    before_x,
-    across,
-    windows,
-    heads,
-    scale,
-    SIDE_Y: tl.constexpr,
-    SIDE_X: tl.constexpr,
-    L: tl.constexpr,
-    D: tl.constexpr,
-    DP: tl.constexpr,
-    RESIDUAL: tl.constexpr,
-):
+    qkv, residual, out,
+    height, width, before_y, before_x, across, windows, heads, scale,
+    SIDE_Y: tl.constexpr, SIDE_X: tl.constexpr, L: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, RESIDUAL: tl.constexpr,
+):  # fmt: skip
     """Attend, and add the residual."""
     place, real, head = _place(
         height, width, before_y, before_x, across, windows, heads,
@@ -106,23 +84,11 @@ def attend_kernel(
 
 @triton.jit
 def gradient_kernel(
-    qkv,
-    grad,
-    qkv_grad,
-    height,
-    width,
-    before_y,
-    before_x,
-    across,
-    windows,
-    heads,
-    scale,
-    SIDE_Y: tl.constexpr,
-    SIDE_X: tl.constexpr,
-    L: tl.constexpr,
-    D: tl.constexpr,
-    DP: tl.constexpr,
-):
+    qkv, grad, qkv_grad,
+    height, width, before_y, before_x, across, windows, heads, scale,
+    SIDE_Y: tl.constexpr, SIDE_X: tl.constexpr, L: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr,
+):  # fmt: skip
     """Compute the gradients of q, k and v."""
     place, real, head = _place(
         height, width, before_y, before_x, across, windows, heads,
@@ -165,14 +131,9 @@ def _plan(
     head_dim = channels // (3 * heads)
     tokens = max(16, triton.next_power_of_2(side_y * side_x))
     padded = max(16, triton.next_power_of_2(head_dim))
-    sizes = dict(
-        SIDE_Y=side_y,
-        SIDE_X=side_x,
-        L=tokens,
-        D=head_dim,
-        DP=padded,
-        num_warps=4 if tokens * padded >= 2048 else 2,
-    )
+    sizes = dict(SIDE_Y=side_y, SIDE_X=side_x, L=tokens)
+    sizes |= dict(D=head_dim, DP=padded)
+    sizes['num_warps'] = 4 if tokens * padded >= 2048 else 2
     place = height, width, before_y, before_x, across, down * across, heads
     return (n * down * across * heads,), (*place, head_dim**-0.5), sizes
 
@@ -188,10 +149,8 @@ def window_attention_forward(
     out = qkv.new_empty(n, height, width, channels // 3, dtype=dtype)
     grid, place, sizes = _plan(qkv, heads, size, shifted)
     if qkv.numel():
-        added = residual.numel() > 0
-        wrap_triton(attend_kernel)[grid](
-            *(qkv, residual, out, *place), **sizes, RESIDUAL=added
-        )
+        sizes['RESIDUAL'] = residual.numel() > 0
+        wrap_triton(attend_kernel)[grid](qkv, residual, out, *place, **sizes)
     return out.permute(0, 3, 1, 2)
 
 
@@ -205,13 +164,13 @@ def window_attention_backward(
     grid, place, sizes = _plan(qkv, heads, size, shifted)
     if qkv.numel():
         wrap_triton(gradient_kernel)[grid](
-            *(qkv, grad, qkv_grad, *place), **sizes
+            qkv, grad, qkv_grad, *place, **sizes
         )
     return qkv_grad.permute(0, 3, 1, 2)
 
 
 class WindowAttention(torch.autograd.Function):
-    """The kernels; derivatives of derivatives are left to the twin."""
+    """The kernels."""
 
     @staticmethod
     def forward(
@@ -224,13 +183,10 @@ class WindowAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (qkv,) = ctx.saved_tensors
-        if not makes_graph() and (
-            torch.is_grad_enabled() or is_transformed(grad)
-        ):
-            (qkv_grad,) = differentiate(plain, (qkv,), grad, None, *ctx.grid)
-        else:
-            qkv_grad = window_attention_backward(grad, qkv, *ctx.grid)
+        refuse_graph(grad)
+        qkv_grad = window_attention_backward(
+            grad, *ctx.saved_tensors, *ctx.grid
+        )
         return qkv_grad, grad if ctx.added else None, None, None, None
 
 

@@ -24,7 +24,7 @@ backbone = dict(
     ),
 )
 loader = dict(
-    batch_size=2,
+    batch_size=1,
     num_workers=0,
     sampler=dict(type=DefaultSampler, shuffle=False),
 )

@@ -10,7 +10,7 @@ from torch.nn import SyncBatchNorm
 with read_base():
     from .runtime import *  # noqa: F403
 
-norm_cfg = dict(type=SyncBatchNorm, requires_grad=True)
+sizes = dict(channels=16, num_classes=7, feature_strides=[4, 8, 16, 32])
 model = dict(
     type=EncoderDecoder,
     data_preprocessor=dict(type=SegDataPreProcessor, size=(64, 64)),
@@ -22,10 +22,8 @@ model = dict(
         type=FPNHead,
         in_channels=[16] * 4,
         in_index=[0, 1, 2, 3],
-        feature_strides=[4, 8, 16, 32],
-        channels=16,
-        num_classes=7,
-        norm_cfg=norm_cfg,
+        norm_cfg=dict(type=SyncBatchNorm, requires_grad=True),
+        **sizes,
     ),
     train_cfg=dict(),
     test_cfg=dict(mode='whole'),
@@ -43,33 +41,20 @@ dataset = dict(
         dict(type=PackSegInputs),
     ],
 )
-train_dataloader = dict(
-    **loader,  # noqa: F405
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(
-            img_path='images/training', seg_map_path='annotations/training'
+train_dataloader, val_dataloader = (
+    dict(
+        **loader,  # noqa: F405
+        dataset=dict(
+            **dataset,
+            data_prefix=dict(
+                img_path=f'images/{split}', seg_map_path=f'annotations/{split}'
+            ),
         ),
-    ),
+    )
+    for split in ('training', 'validation')
 )
-train_dataloader['dataset']['pipeline'] = [
-    dict(type=LoadImageFromFile),
-    dict(type=LoadAnnotations, reduce_zero_label=True),
-    dict(type=Resize, scale=(64, 64)),
-    dict(type=PackSegInputs),
-]
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=0,
-    sampler=loader['sampler'],  # noqa: F405
-    dataset=dict(
-        **dataset,
-        data_prefix=dict(
-            img_path='images/validation', seg_map_path='annotations/validation'
-        ),
-    ),
-)
+load, resize, labels, pack = dataset['pipeline']
+train_dataloader['dataset']['pipeline'] = [load, labels, resize, pack]
 test_dataloader = val_dataloader
-val_evaluator = dict(type=IoUMetric, iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
+test_evaluator = val_evaluator = dict(type=IoUMetric, iou_metrics=['mIoU'])
 visualizer = dict(type=SegLocalVisualizer, name='visualizer')
