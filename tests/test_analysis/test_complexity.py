@@ -144,10 +144,9 @@ def test_tool():
     assert found == f'{expected.operations / 1e9:.2f}'
 
 
-@pytest.mark.parametrize('fast', [True, False])
-def test_counter_of_mmengine(fast):
-    """It knows fused attention, as soon as mmhatnet is imported."""
-    model = HATNet('tiny', **CLS_GRIDS, fast=fast).eval()
+def test_counter_of_mmengine():
+    """It knows all operators but fused attention."""
+    model = HATNet('tiny', **CLS_GRIDS, fast=False).eval()
     found = FlopAnalyzer(model, torch.rand(1, 3, 224, 224)).total()
     cfg = load_model_config(CLASSIFIER)
     cfg.model = dict(type='mmhatnet.HATNet', arch='tiny', **CLS_GRIDS)
