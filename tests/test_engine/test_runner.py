@@ -123,7 +123,7 @@ def test_second_training(cfg, tmp_path, monkeypatch):
         raise ValueError('in use')
 
     monkeypatch.setattr(engine, 'lock_work_dir', refuse)
-    monkeypatch.setattr(engine, 'check_data', lambda *_: None)
+    monkeypatch.setattr(engine, 'check_data', lambda *_: [])
     with pytest.raises(ValueError, match='in use'):
         engine.build_runner(cfg, ('train', 'val'))
     assert not os.listdir(tmp_path)
