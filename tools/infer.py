@@ -83,7 +83,14 @@ def parse_args(exported: bool) -> argparse.Namespace:
         default=5,
         help='number of classes of a classifier (default: 5)',
     )
-    if not exported:
+    if exported:
+        parser.add_argument(
+            '--budget-ms',
+            type=positive,
+            help='time of the model for one image in milliseconds; larger '
+            'images are made smaller, as far as this machine needs',
+        )
+    else:
         from mmhatnet.engine.cli import add_cfg_options
 
         add('--device', help='cpu, cuda:0, ... (default: a GPU if available)')
@@ -125,7 +132,7 @@ def load(args: argparse.Namespace) -> tuple[Callable[..., tuple], dict]:
     if is_exported(args.model):
         from mmhatnet.runtime import OnnxModel
 
-        model = OnnxModel(args.model)
+        model = OnnxModel(args.model, budget_ms=args.budget_ms)
         return partial(model.predict, **options), model.metadata
     from mmhatnet.apis.inference import get_inferencer, predict
     from mmhatnet.apis.zoo import find_weights, load_model_config

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import best_class, check_size, paste, prepare
+from .budget import choose_size
 from .images import read_image
 from .metadata import (
     BAD_METADATA,
@@ -29,11 +30,15 @@ class OnnxModel:
             ``tools/deployment/export.py``.
         threads (int, optional): Number of CPU threads. Defaults to None, which
             leaves the choice to onnxruntime.
+        budget_ms (float, optional): Time of the graph for one image, in
+            milliseconds: the largest size of images that keeps it here is
+            measured at the start, in seconds, and used. Defaults to None, the
+            size of the file.
 
     Raises:
         FileNotFoundError: If the file does not exist.
         ImportError: If onnxruntime is missing.
-        ValueError: If it is not such a file.
+        ValueError: If it is not such a file, or no size is within the budget.
 
     Attributes:
         metadata (dict): What the file says about itself: ``kind``,
@@ -44,7 +49,10 @@ class OnnxModel:
     """
 
     def __init__(
-        self, path: str | os.PathLike, threads: int | None = None
+        self,
+        path: str | os.PathLike,
+        threads: int | None = None,
+        budget_ms: float | None = None,
     ) -> None:
         try:
             import onnxruntime
@@ -94,6 +102,9 @@ class OnnxModel:
             raise ValueError(
                 f'{path} has invalid metadata: {type(error).__name__}, {error}'
             ) from error
+        if budget_ms is not None:
+            steps, _ = choose_size(self.run, self.metadata, budget_ms)
+            self.metadata['steps'] = steps
 
     def _check_outputs(self) -> None:
         outputs = self.session.get_outputs()

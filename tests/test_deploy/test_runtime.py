@@ -9,9 +9,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmhatnet import runtime
 from mmhatnet.deploy.predict_files import to_json
 from mmhatnet.deploy.writer import write_hashes
-from mmhatnet.runtime.arrays import apply_step, encode, paste
+from mmhatnet.runtime.arrays import apply_step, encode, paste, prepare
+from mmhatnet.runtime.budget import choose_size
 from mmhatnet.runtime.metadata import BAD_METADATA, check_step, read_metadata
 from mmhatnet.runtime.model import check_hashes
 
@@ -52,6 +54,39 @@ def test_metadata_of_strangers(change):
     assert read_metadata(json.dumps(GOOD))['palette'] == []
     with pytest.raises(BAD_METADATA):
         read_metadata(json.dumps(GOOD | change))
+
+
+@pytest.mark.parametrize(
+    ('budget', 'size'),
+    [(1000, (512, 384)), (30, (256, 192)), (9, (128, 96))],
+)
+def test_size_for_a_budget(budget, size, monkeypatch):
+    """The largest size within a budget, at 10,000 pixels in 6 ms."""
+    clock = [0.0]
+    monkeypatch.setattr(runtime.budget, 'perf_counter', lambda: clock[0])
+
+    def run(images):
+        clock[0] += images[0, 0].size * 6e-7
+
+    metadata = GOOD | dict(steps=[RESIZE | dict(scale=[512, 512])])
+    steps, ms = choose_size(run, metadata, budget)
+    images = prepare(
+        np.zeros((480, 640, 3), np.uint8), dict(GOOD, steps=steps)
+    )
+    assert images.shape[:1:-1] == size
+    assert ms == pytest.approx(size[0] * size[1] * 6e-4)
+    assert ms <= budget
+
+
+@pytest.mark.parametrize(
+    ('steps', 'message'),
+    [([], 'at their own size'), ([RESIZE], 'the fastest takes 7.0 ms')],
+)
+def test_no_size_for_a_budget(steps, message, monkeypatch):
+    times = iter(np.arange(0, 1, 0.007))
+    monkeypatch.setattr(runtime.budget, 'perf_counter', lambda: next(times))
+    with pytest.raises(ValueError, match=message):
+        choose_size(lambda images: None, GOOD | dict(steps=steps), 1)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '1', '{}', 100000 * '['])
