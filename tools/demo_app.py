@@ -61,10 +61,12 @@ def find_examples() -> tuple[list[str], dict[str, str]]:
 
 
 def open_result(folder: Path) -> tuple[str, tuple[str, str], list[str]]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f'there is no folder {folder}')
     result = read_result(folder)
     if not result:
         raise ValueError(
-            f'{folder} has no result.json: tools/finetune.py writes it'
+            f'{folder} has no result.json: run tools/finetune.py to its end'
         )
     files = str(folder / 'config.py'), str(folder / 'model.pth')
     images = [path for path in result['examples'] if Path(path).exists()]

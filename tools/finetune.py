@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
         '--budget',
         type=duration,
         default='15m',
-        help='time for all of it on this machine, such as 90s, 15m or 2h; '
+        help='time for everything on this machine, such as 90s, 15m or 2h; '
         'the export takes at least one or two minutes (default: 15m)',
     )
     add(
@@ -35,19 +35,21 @@ def parse_args() -> argparse.Namespace:
         'random start',
     )
     add('--size', type=positive, help='side of the images in pixels')
-    add('--batch-size', type=positive, help='images of a step')
+    add('--batch-size', type=positive, help='images per step')
     add('--lr', type=float, help='learning rate')
     add('--g1', type=grid_sizes, metavar='A,B,C', help='G1, such as 8,8,8')
     add('--g2', type=grid_sizes, metavar='A,B,C', help='G2, such as 8,4,2')
     add(
         '--iters',
         type=positive,
-        help='number of steps, whatever time it takes',
+        help='number of steps, however long they take',
     )
     add('--seed', type=int, default=0, help='of split and training; default 0')
     add('--no-export', action='store_true', help='write no ONNX file')
     add_cfg_options(parser)
     args = parser.parse_args()
+    if args.size and args.size < 32:
+        parser.error(f'--size is at least 32, not {args.size}')
     if args.lr is not None and not args.lr > 0:
         parser.error(f'--lr is a positive number, not {args.lr}')
     args.work_dir = args.work_dir or Path(

@@ -57,7 +57,7 @@ class Corruption(BaseTransform):
             dict: The same dict.
 
         Raises:
-            ValueError: If a side of the image has less than 32 pixels.
+            ValueError: If a side of the image has fewer than 32 pixels.
         """
         image, path = results['img'], results.get('img_path')
         if min(image.shape[:2]) < 32:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from functools import reduce
 from inspect import signature
 from itertools import starmap, zip_longest
@@ -285,7 +286,9 @@ def one_line_errors(*packages: str) -> Iterator[None]:
         ours = {__name__.partition('.')[0], '__main__', *packages}
         origin = next((x for x in chain if _is_raised_by(ours, x)), None)
         message = _explain_argument(error)
-        if origin and isinstance(error, ImportError | OSError | ValueError):
+        if any(getattr(cause, 'errno', None) == ENOSPC for cause in chain):
+            message = 'no space is left on the disk: free some, and try again'
+        elif origin and isinstance(error, ImportError | OSError | ValueError):
             message = f'{origin!s:.2000}'
         if not message:
             raise

@@ -255,7 +255,7 @@ def _replace_sync_bn(cfg: object) -> bool:
 def lacks_bfloat16(cfg: Config) -> bool:
     """Whether a model needs operators that mmcv compiles without bfloat16.
 
-    Detectors and Mask2Former do, unless torchvision's stand in for mmcv's.
+    Detectors and Mask2Former need them, unless torchvision's replace mmcv's.
     """
     detects = cfg.get('default_scope') == 'mmdet'
     needed = detects or 'MSDeformAttn' in str(cfg.get('model'))

@@ -16,8 +16,9 @@ import numpy as np
 from ..engine.provenance import describe_run
 from ..engine.resuming import lock_work_dir
 from ..utils.atomic import replacing
+from ..weights.releases import locate_weights
 from . import results
-from .converting import convert
+from .converting import check_apart, convert
 from .found import describe, recognize
 from .pictures import draw_examples
 from .plan import Plan, choose, fit_to_budget, schedule
@@ -44,6 +45,9 @@ def finetune(args: Namespace) -> dict:
             what to do.
     """
     work_dir: Path = args.work_dir
+    check_apart(work_dir / 'data', args.path)  # before anything is written
+    if args.weights not in (None, 'none'):
+        locate_weights(args.weights)  # not after minutes
     found = recognize(args.path, args.seed)
     print(describe(found), flush=True)
     record = _fingerprint(found, args)

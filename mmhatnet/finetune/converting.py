@@ -42,7 +42,8 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
             label map cannot be read.
     """
     out_dir = Path(out_dir).absolute()
-    _check_place(out_dir, found.root)
+    check_apart(out_dir, found.root)
+    _check_place(out_dir)
     write = dict(
         classification=_write_labels, segmentation=_write_label_maps
     ).get(found.task, _write_coco)
@@ -63,14 +64,21 @@ def convert(found: Found, out_dir: str | os.PathLike, seed: int = 0) -> dict:
     return data
 
 
-def _check_place(out_dir: Path, root: Path) -> None:
-    """Check that no file of the user can be replaced."""
-    place, root = out_dir.resolve(), root.resolve()
+def check_apart(out_dir: Path, folder: Path) -> None:
+    """Check that results are not taken for images, nor replace them.
+
+    ValueError if one folder is inside the other.
+    """
+    place, root = out_dir.resolve(), folder.resolve()
     if place.is_relative_to(root) or root.is_relative_to(place):
         raise ValueError(
-            f'{out_dir} would be in the folder of the images, or that in it: '
-            'choose another work_dir'
+            'the results must not be in the folder of the images, nor it in '
+            f'theirs: give --work-dir, for example ../work_dirs/{root.name}'
         )
+
+
+def _check_place(out_dir: Path) -> None:
+    """Check that no file of the user can be replaced."""
     ours = (out_dir / MARKER).is_file() and not out_dir.is_symlink()
     empty = out_dir.is_dir() and not any(out_dir.iterdir())
     if os.path.lexists(out_dir) and not ours and not empty:

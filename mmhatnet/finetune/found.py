@@ -117,10 +117,10 @@ def _check(found: Found, odd: Oddities) -> None:
                 f"all images are in the folder or class '{classes[0]}', and a "
                 f'classifier needs two or more: give {LAYOUTS}'
             )
-        if len(classes) > images:
+        if images < 2 * len(classes):
             raise ValueError(
-                f'{len(classes)} classes, but only {images} images: if these '
-                f'are not classes, give {LAYOUTS}'
+                f'{len(classes)} classes, but only {images} images: give '
+                f'two or more of each, or, if these are none, {LAYOUTS}'
             )
     same: dict[str, str] = {}
     for name in classes:

@@ -38,7 +38,7 @@ _ROWS: list[tuple] = [
     ('accuracy (%)', 'mIoU (%)', 'box AP (0 to 1)', 'mask AP (0 to 1)'),
     (0.1, 0.1, 0.001, 0.001),
     ('confusion matrix',) * 2 + ('precision and recall',) * 2,
-    ('the commonest class',) * 2 + ('nothing found',) * 2,
+    ('always the commonest class',) * 2 + ('finding nothing',) * 2,
     ((64, 224), (128, 512), (192, 640), (192, 640)),
     ((15, 100), (30, 150), (20, 100), (15, 100)),
     (64, 8, 4, 4),
@@ -137,7 +137,7 @@ def choose(found: Found, options: Mapping) -> Plan:
         return 'as asked' if options.get(option) else reason
 
     why_batch = why('batch_size', f'for {images} images')
-    why_lr = why('lr', 'by the rule for the batch size')
+    why_lr = why('lr', 'the default for this batch size')
     plan.reasons = {
         'model': f'{plan.about.model}, classes: {len(plan.classes)}',
         'backbone': f'HAT-Net {arch}',
@@ -195,7 +195,7 @@ def _choose_size(found: Found) -> tuple[int, str]:
     typical = round(median(map(side, sizes)))
     least, most = TASKS[found.task].sizes
     size = min(most, max(least, 32 * ceil(typical / 32)))
-    why = f'as the {name} side has {typical} pixels in the middle'
+    why = f'as the median {name} side is {typical} pixels'
     return 32 if classifies and typical <= SMALL else size, why
 
 
@@ -259,7 +259,7 @@ def _enlarge(
     """Take larger models while their steps take no longer than this."""
     for arch in ORDER[1:]:
         if not is_reachable(f'hatnet://{arch}'):
-            return plan, 'as weights of larger ones cannot be downloaded'
+            return plan, 'since larger weights cannot be downloaded'
         start, why = find_start(arch)
         larger = replace(plan, arch=arch, start=start)
         larger.step = measure(larger)
@@ -285,7 +285,7 @@ def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
         why += ', too few to learn much: give a larger --budget'
     epochs = plan.iters * plan.batch_size / plan.images
     plan.reasons['schedule'] = (
-        f'{plan.iters} steps of {1000 * plan.step:.0f} ms, {epochs:.3g} times '
-        f'all images, {"as asked" if iters else why}'
+        f'{plan.iters} steps of {1000 * plan.step:.0f} ms, or {epochs:.3g} '
+        f'epochs, {"as asked" if iters else why}'
     )
     return plan

@@ -91,7 +91,7 @@ def finish(
         pictures += [prediction, draw_labels(found, sample)]
     grid = draw_grid(pictures, ['prediction', 'truth'])
     save_figure(grid, work_dir / 'predictions.png')
-    why = 'not asked for'
+    why = '--no-export was given'
     if exports:
         say('exporting to ONNX (one or two minutes)')
         why = _export(config, weights)
@@ -150,7 +150,7 @@ def _find_best(work_dir: Path) -> Path:
 
 
 def constant_answer(task: str, counts: np.ndarray) -> float:
-    """Accuracy or mIoU, in percent, of always the commonest class."""
+    """Compute the accuracy or mIoU (%) of always the commonest class."""
     truth = counts.sum(1)
     share = 100 * truth.max() / max(1, truth.sum())
     # The IoU of every other class that there is would be 0.
@@ -239,7 +239,7 @@ def describe(result: dict, work_dir: Path) -> Iterator[str]:
     if result['split'] == 'val':
         count += ', which also chose the checkpoint'
     yield f'{about.title} on {count}: {result["metric"]:.3g}'
-    yield f'{about.trivial}: {result["baseline"]:.3g}'
+    yield f'for comparison, {about.trivial}: {result["baseline"]:.3g}'
     for key in ('coco/bbox_mAP_50', 'coco/segm_mAP_50'):
         if key in result['metrics']:
             kind = 'box' if 'bbox' in key else 'mask'
@@ -250,13 +250,19 @@ def describe(result: dict, work_dir: Path) -> Iterator[str]:
     yield f'predictions beside the truth: {work_dir / "predictions.png"}'
     yield f'{about.chart}: {work_dir / result["chart"]}'
     yield f'weights: {work_dir / "model.pth"}; numbers: {work_dir / RESULT}'
+    config, weights = (
+        quote(str(work_dir / name)) for name in ('config.py', 'model.pth')
+    )
     if result['export']:
         yield f'there is no ONNX file: {result["export"]}'
+        yield 'predict:'
+        yield f'  python tools/infer.py {config} {weights} PHOTO.jpg'
     else:
         onnx = quote(str(work_dir / 'model.onnx'))
         yield 'predict, without torch:'
         yield f'  python tools/infer.py {onnx} PHOTO.jpg'
     yield 'train it again, after changes of the config:'
-    yield f'  python tools/train.py {quote(str(work_dir / "config.py"))}'
+    again = quote(str(work_dir / 'again'))
+    yield f'  python tools/train.py {config} --work-dir {again}'
     yield 'explore it:'
     yield f'  python tools/demo_app.py {quote(str(work_dir))}'

@@ -11,10 +11,10 @@ SPLITS = 'train', 'val', 'test'
 NOTES = dict(
     file='files that cannot be read, left out',
     format='images in other formats, left out; convert them to .jpg',
-    name='files to rename, left out',
+    name='files whose names cannot be used, left out; rename them',
     turned='images that their EXIF rotates; check whether the labels fit',
     unlabelled='images without labels, left out',
-    empty='images without labels, taken as empty',
+    empty='images without labels, used as images without objects',
     outside='images outside folders of classes or splits, left out',
     alone='labels without their image, left out',
     ambiguous='names of several images, left out; write their folders, too',
@@ -25,7 +25,9 @@ NOTES = dict(
     beyond='boxes that go beyond their image, cut',
     masks='masks of some objects only, which are not used',
     unused='classes without objects, left out',
-    unlearned='classes without an image for training; add some to train',
+    unlearned='classes without training images; add some',
+    soft='values of label maps up to 255, used as classes; if they are soft '
+    'edges, save the maps with 0 and 255 only',
     columns='tables without a column named label, left out',
     case='classes whose names differ by case only; are they the same?',
     names='names that do not fit the values of label maps; numbers are used',
@@ -33,7 +35,7 @@ NOTES = dict(
     sampled='only some images were decoded, and copies were not searched',
     no_split='images that belong to no split, added to train',
     leaks='images that are in train, too, so that the score is too good',
-    split='a split is made of the images for training',
+    split='there was no split for validation; made of training images',
     copies='copies of other images, kept in one split',
     one='all images seem to be of one photograph, so the score says little',
 )
@@ -71,7 +73,7 @@ class Sample:
 
 @dataclass
 class Found:
-    """A data set of a user."""
+    """A user's data set, as read from a folder."""
 
     root: Path
     layout: str  # for people
@@ -96,7 +98,7 @@ class Oddities(defaultdict[str, list[str]]):
         super().__init__(list)
 
     def add(self, what: str, where: object, why: object = '') -> None:
-        """Add a place to what is odd about it."""
+        """Record a place under the note that applies to it."""
         self[what].append(f'{where} ({why!s:.100})' if why else str(where))
 
     def lines(self) -> list[str]:

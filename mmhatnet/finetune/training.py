@@ -187,7 +187,11 @@ def ending_on_interrupt(hook: ProgressHook) -> Iterator[None]:
         # Processes that load data inherit this and ignore the signal.
         signal.signal(signal.SIGINT, before)
         hook.reason = INTERRUPTED
-        print('\nending with the best so far', file=hook.terminal, flush=True)
+        print(
+            '\nstopping; the best weights so far will be evaluated',
+            file=hook.terminal,
+            flush=True,
+        )
 
     before = signal.signal(signal.SIGINT, end)
     try:

@@ -6,6 +6,9 @@ empty. They return what :meth:`OnnxModel.predict` does.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -183,15 +186,26 @@ def _enlarge(image: np.ndarray) -> tuple[np.ndarray, int]:
     return np.ascontiguousarray(enlarged[..., ::-1]), factor
 
 
-def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(min(32, max(13, height // 32)))
+def _font(
+    height: int, text: str
+) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    size = min(32, max(13, height // 32))
+    if not text.isascii():  # which Pillow's own font lacks
+        with suppress(OSError):
+            return ImageFont.truetype('DejaVuSans.ttf', size)
+        found = find_spec('matplotlib')
+        if found and found.origin:
+            fonts = Path(found.origin).parent / 'mpl-data' / 'fonts' / 'ttf'
+            with suppress(OSError):
+                return ImageFont.truetype(fonts / 'DejaVuSans.ttf', size)
+    return ImageFont.load_default(size)
 
 
 def _write_label(
     draw: ImageDraw.ImageDraw, text: str, corner: tuple, colour: Colour
 ) -> None:
     """Write above a box, or inside it at the top of the picture."""
-    font = _font(max(draw.im.size))
+    font = _font(max(draw.im.size), text)
     width, height = draw.textbbox((0, 0), text, font)[2:]
     x = max(0, min(corner[0], draw.im.size[0] - width - 6))
     y = corner[1] - height - 4
@@ -213,7 +227,7 @@ def _write_legend(
     """Write captions on a dark ground, as many as fit, with their colours."""
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas, 'RGBA')
-    font = _font(max(canvas.size))
+    font = _font(max(canvas.size), ''.join(text for text, _ in lines))
     step = int(draw.textbbox((0, 0), 'Ag', font)[3]) + 4
     lines = lines[: max(1, (canvas.height - 12) // step)]
     chip = step if any(colour for _, colour in lines) else 0

@@ -26,8 +26,8 @@ def fraction(text: str) -> float:
 
 def duration(text: str) -> float:
     """Read seconds, such as 90s, 15m or 2h; else ArgumentTypeError."""
-    match = re.fullmatch(r'(\d+(?:\.\d+)?)([smh]?)', text)
-    seconds = float(match[1]) * UNITS[match[2] or 's'] if match else 0.0
+    match = re.fullmatch(r'(\d+(?:\.\d+)?)([smh])', text)
+    seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not seconds:
         raise argparse.ArgumentTypeError(
             f"'{text}' is not a time such as 90s, 15m or 2h"

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there at all."""
+"""Write files and folders so that they are complete or absent."""
 
 import os
 import secrets
@@ -80,4 +80,4 @@ def check_folder(path: str | os.PathLike) -> None:
     if not found.is_dir():
         raise NotADirectoryError(f'{found} is a file, and has to be a folder')
     if not os.access(found, os.W_OK | os.X_OK):
-        raise PermissionError(f'{found} may not be written to')
+        raise PermissionError(f'{found} cannot be written to: no permission')

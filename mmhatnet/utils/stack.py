@@ -97,7 +97,7 @@ def check_versions() -> None:
 
 
 def _find(*packages: tuple[str, str, str]) -> list[tuple[str, str, str]]:
-    """Those of the packages that are installed."""
+    """Return the packages that are installed."""
     return [package for package in packages if _installed(package[0])]
 
 

@@ -126,7 +126,9 @@ def _fetch(url: str, path: Path, known_hash: str | None) -> None:
         reason = _find_reason(error).replace(url, shown)
         raise OSError(
             f'could not download {shown} ({reason:.200}): put it at {path}, '
-            'or train with --cfg-options model.backbone.init_cfg=None'
+            'or use no such weights: --cfg-options '
+            'model.backbone.init_cfg=None in train.py, --weights none in '
+            'finetune.py'
         ) from None  # the error above may show the password
 
 

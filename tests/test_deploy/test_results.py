@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from mmhatnet.deploy.predict_files import summarize
-from mmhatnet.runtime.results import classification, detection, segmentation
+from mmhatnet.runtime.results import (
+    _font,
+    classification,
+    detection,
+    segmentation,
+)
 
 GREY = np.full((400, 500, 3), 90, np.uint8)
 NAMES = ['tree', 'Größe']
@@ -68,3 +73,9 @@ def test_masks():
     assert picture[125, 125].tolist() == [145, 45, 45]
     assert [x['name'] for x in result['objects']] == ['tree', '7']
     assert result['objects'][0]['mask']['size'] == [400, 500]
+
+
+def test_accents_are_written():
+    """Pillow's own font has one box for all letters beyond ASCII."""
+    font = _font(100, 'é')
+    assert bytes(font.getmask('é')) != bytes(font.getmask('ü'))

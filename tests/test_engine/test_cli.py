@@ -260,3 +260,14 @@ def test_false_alarms_are_hidden(capsys):
     assert output.count('OneDL\n') == 2
     mmengine.logging.print_log(alarms[0])
     assert alarms[0] in capsys.readouterr().out
+
+
+def test_full_disk():
+    """The error of a library, in one line."""
+    message = 'no space is left on the disk'
+    with (
+        pytest.raises(SystemExit, match=message),
+        cli.one_line_errors(),
+        open('/dev/full', 'wb', buffering=0) as file,
+    ):
+        file.write(b'1')

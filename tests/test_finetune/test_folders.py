@@ -58,6 +58,11 @@ def link(target):
     return lambda path: path.symlink_to(target)
 
 
+def soften(path):
+    values = np.linspace(0, 255, made.SIZE[0]).astype(np.uint8)
+    Image.fromarray(np.tile(values, (made.SIZE[1], 1))).save(path)
+
+
 def each_file(edit):
     return lambda folder: [edit(path) for path in [*folder.iterdir()]]
 
@@ -271,7 +276,7 @@ FAILS = {
     'save label maps as PNG': change(made.label_maps, 'masks/0.png', lossy),
     'left out: annotations.json': coco_file(truncate),
     'annotations.json is not in the COCO format': coco(
-        lambda content: content['annotations'].append(3)
+        lambda content: content['images'].append(3)
     ),
     r'annotations.json \(max.* recursion': coco_file(write('[' * 100_000)),
     'cannot be read, left out: 8, .*DOCTYPE': change(
@@ -308,7 +313,7 @@ NOTES = {
     '7: without labels, left out: JPEGImages/0.png': change(
         made.voc, 'Annotations/0.xml', os.unlink
     ),
-    '16: without labels, taken as empty: train/images/0.png': change(
+    '16: without objects: train/images/0.png': change(
         made.yolo, 'train/labels/0.txt', os.unlink
     ),
     '7: labels without their image, left out: masks/0.png': change(
@@ -337,12 +342,16 @@ NOTES = {
         *(folders(splits=('train', 'val')), 'train/red/0.png'),
         lambda x: shutil.copy(x, x.parents[2] / 'val/red/twin.png'),
     ),
-    '39: add some to train: white': change(
+    '39: add some: white': change(
         *(folders(splits=('train', 'val')), 'val/white'),
         lambda x: made.pictures(x, 3, start=900),
     ),
-    r"17: to rename, left out: 'a\\nb.png'": red(rename('a\nb.png')),
-    '17: to rename, left out': red(
+    '8: soft edges': change(made.label_maps, 'masks', each_file(soften)),
+    '8: incomplete, left out: annotations.json, id 3': coco(
+        lambda content: content['annotations'].append(3)
+    ),
+    r"17: cannot be used, .*: 'a\\nb.png'": red(rename('a\nb.png')),
+    '17: names cannot be used, left out': red(
         lambda x: os.rename(x, os.fsencode(x) + b'\xff.png')
     ),
 }
@@ -360,7 +369,7 @@ QUIET = {
 }
 # Notes that belong to the folders as they are made, or to another note.
 EXPECTED = re.compile(
-    'a split is made|classes without objects|'
+    'there was no split|classes without objects|'
     'images without labels, left out: JPEGImages/1.png$'
 )
 

@@ -21,13 +21,13 @@ from mmhatnet.utils.config import read_config
 
 @pytest.mark.parametrize(
     ('text', 'seconds'),
-    [('90', 90), ('90s', 90), ('15m', 900), ('1.5h', 5400)],
+    [('90s', 90), ('15m', 900), ('1.5h', 5400)],
 )
 def test_duration(text, seconds):
     assert duration(text) == seconds
 
 
-@pytest.mark.parametrize('text', ['', '0', '-5', '5d', 'm', 'nan', '1e3'])
+@pytest.mark.parametrize('text', ['', '90', '0', '-5', '5d', 'm', 'nan'])
 def test_wrong_duration(text):
     with pytest.raises(ArgumentTypeError, match='15m'):
         duration(text)

@@ -1,5 +1,6 @@
 import re
 import shutil
+from argparse import Namespace
 
 import made_folders as made
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mmhatnet.finetune import splits
+from mmhatnet.finetune.command import finetune
 from mmhatnet.finetune.converting import convert
 from mmhatnet.finetune.found import recognize
 from mmhatnet.finetune.layouts.files import split_of
@@ -119,8 +121,17 @@ class TestPlace:
     @pytest.mark.parametrize('place', ['.', 'my', 'my/photos', 'my/photos/x'])
     def test_above_or_inside(self, place, found, tmp_path):
         before = made.listing(tmp_path)
-        with pytest.raises(ValueError, match='choose another work_dir'):
+        with pytest.raises(ValueError, match='give --work-dir, for example'):
             convert(found, tmp_path / place)
+        assert made.listing(tmp_path) == before
+
+    def test_command_in_the_folder(self, found, tmp_path):
+        """Its pictures would be images of the next call."""
+        before = made.listing(tmp_path)
+        work_dir = found.root / 'work_dirs' / 'photos'
+        args = Namespace(path=found.root, work_dir=work_dir)
+        with pytest.raises(ValueError, match='give --work-dir, for example'):
+            finetune(args)
         assert made.listing(tmp_path) == before
 
     def test_other_files(self, found, tmp_path):

@@ -57,11 +57,15 @@ def _read_json(path: Path, content: dict, files: Files) -> Iterator[Sample]:
     known = {image['id'] for image in content['images']}
     objects = defaultdict(list)
     for each in content['annotations']:
-        image, label = each['image_id'], labels.get(each['category_id'])
-        if image not in known or label is None:
-            files.odd.add('incomplete', f'{path}, id {each.get("id")}')
+        try:
+            image, label = each['image_id'], labels[each['category_id']]
+            x, y, w, h = map(float, each['bbox'])
+        except (*WRONG_TYPE, ValueError):
+            image = None
+        if image not in known:
+            where = each.get('id') if isinstance(each, dict) else each
+            files.odd.add('incomplete', f'{path}, id {where!s:.40}')
             continue
-        x, y, w, h = map(float, each['bbox'])
         mask, crowd = each.get('segmentation'), bool(each.get('iscrowd'))
         objects[image].append(Box(x, y, x + w, y + h, label, mask, crowd))
     for image in content['images']:

@@ -24,6 +24,7 @@ COLOUR = re.compile(
     r'(?m)^\s*([^,;:\t\n]*[^\W\d][^,;:\t\n]*?)[ \t,;:]+'
     r'(\d{1,3})[ \t,;]+(\d{1,3})[ \t,;]+(\d{1,3})\b'
 )
+SOFT = 8  # more values up to 255 may be soft edges
 MOST_READ = 1000  # label maps that tell the classes
 COLOURED = 1 << 24  # added to the values of pixels that are not grey
 MOST_BYTES = 100_000  # of a table of colours
@@ -138,6 +139,8 @@ def _find_values(samples: list[Sample], files: Files) -> list[int]:
     rest = sorted(seen - {IGNORED})
     if len(rest) > 1 and rest[-1] < max(DENSE, 2 * len(rest)) < IGNORED:
         return rest  # 255 is where nothing was labelled
+    if len(seen) > SOFT and {0, IGNORED} <= seen and max(seen) == IGNORED:
+        files.odd.add('soft', f'{len(seen)} values')
     return sorted(seen)
 
 
