@@ -371,8 +371,8 @@ def training_section(records: list[dict], group: Group, picture: Path) -> str:
         '*operations* are multiply-accumulates with the configured G1 and '
         'G2, and *kept* is the memory that the backbone keeps for the '
         f'backward pass in float32, for one image of {height}x{width}. '
-        '*minutes* are computed from the number of images and the CPU time of a '
-        f'step, on {machines}. *base* is `{group.base}`; the last column is '
+        '*minutes* are computed from the number of images and the CPU time '
+        f'of a step, on {machines}. *base* is `{group.base}`; the last column is '
         'the mean (and the smallest to the largest) of its lead in pairs of '
         'seeds.',
         markdown_table(list(training_rows(records, group))),
