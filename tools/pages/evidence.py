@@ -372,9 +372,9 @@ def training_section(records: list[dict], group: Group, picture: Path) -> str:
         'G2, and *kept* is the memory that the backbone keeps for the '
         f'backward pass in float32, for one image of {height}x{width}. '
         '*minutes* are computed from the number of images and the CPU time '
-        f'of a step, on {machines}. *base* is `{group.base}`; the last column is '
-        'the mean (and the smallest to the largest) of its lead in pairs of '
-        'seeds.',
+        f'of a step, on {machines}. *base* is `{group.base}`; the last column '
+        'is the mean (and the smallest to the largest) of its lead in pairs '
+        'of seeds.',
         markdown_table(list(training_rows(records, group))),
         '\n'.join(f'- {text}' for text in judge(records, group)),
         f'![{group.metric} over images, operations and time]'
