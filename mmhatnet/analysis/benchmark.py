@@ -71,7 +71,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, row: Mapping) -> 'Entry':
-        """The entry of a row of a table."""
+        """Return the model that a row of a table measures."""
         return cls(row['model'], row['form'])
 
 

@@ -106,7 +106,7 @@ class SingleGroupNormFunction(torch.autograd.Function):
 
 
 def _to_rows(x: Tensor) -> Tensor:
-    """(N, H, W, C), as a copy only if the map is not in channels_last."""
+    """Return (N, H, W, C), copied only if it is not channels_last."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 
