@@ -142,9 +142,8 @@ class TwoStageGraph(Graph):
     """(1, 3, H, W) to boxes, scores, labels, and masks (K, side, side).
 
     For Faster R-CNN and Mask R-CNN. A mask holds probabilities inside its box.
-    Both stages compute a constant number of regions, the last of which are
-    empty, because only the sizes of outputs may depend on the content of an
-    image.
+    Both stages compute a constant number of regions, padded with empty ones:
+    only the sizes of outputs may depend on the content of an image.
     """
 
     def __init__(self, model: nn.Module) -> None:

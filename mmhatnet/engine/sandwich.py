@@ -24,8 +24,8 @@ class SandwichGridsHook(ElasticGridsHook):
 
     These are the costliest pair, the cheapest one, and one of those between,
     drawn evenly over the cost of attention at the size of the batch. Their
-    losses are averaged. A step takes about three times as long as with one
-    pair (https://arxiv.org/abs/1903.05134).
+    losses are averaged (https://arxiv.org/abs/1903.05134). A step has three
+    passes of the model instead of one.
 
     Args:
         distill (float): Weight of ``loss_distill``, which pulls the features
@@ -61,7 +61,7 @@ class SandwichGridsHook(ElasticGridsHook):
 
         Raises:
             ValueError: As by :class:`ElasticGridsHook`, or if there is one
-                pair only.
+                pair only, or the backbone computes blocks again (with_cp).
         """
         super().before_train(runner)
         g1, g2 = self.configured
@@ -70,6 +70,9 @@ class SandwichGridsHook(ElasticGridsHook):
         self.pairs = [*product(grids, ratios)]
         if len(self.pairs) < 2:
             raise ValueError('list at least two G1 or two G2')
+        if any(getattr(x, 'with_cp', False) for x in self.backbone.modules()):
+            # It computes blocks again after G1 and G2 have changed.
+            raise ValueError('SandwichGridsHook needs backbone.with_cp=False')
         self.keeping = self.backbone.register_forward_hook(self._keep)
         model = runner.model
         self.model = model.module if is_model_wrapper(model) else model

@@ -103,7 +103,7 @@ def test_mean_loss(model, distill):
     )
 
 
-def test_detectors(model):
+def test_detectors():
     """Lists of losses are averaged, too."""
     detector = get_model('retinanet_hatnet-micro_fpn_1xb8-100_demo')
     hook = start(detector.train())
@@ -118,3 +118,7 @@ def test_errors(model):
     runner = SimpleNamespace(model=model, hooks=[])
     with pytest.raises(ValueError, match='list at least two G1 or two G2'):
         SandwichGridsHook(ds_ratios=G2[:1]).before_train(runner)
+    model = torch.nn.ModuleList([HATNet(SMALL_ARCH, with_cp=True)])
+    runner = SimpleNamespace(model=model, hooks=[])
+    with pytest.raises(ValueError, match='needs backbone.with_cp=False'):
+        SandwichGridsHook(ds_ratios=G2).before_train(runner)
