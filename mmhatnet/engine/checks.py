@@ -1,6 +1,5 @@
 """Checks of a config's data sets, and of settings that must agree."""
 
-import filecmp
 import os
 from collections.abc import Iterator, Sequence
 from inspect import signature
@@ -30,13 +29,11 @@ DATA_SOURCES = {
     'python tools/dataset_converters/tree_crowns.py deepforest-*.whl',
     'data/demo': 'run: python tools/dataset_converters/make_demo_data.py',
 }
-# Parts of models whose classes are not those of the data set.
-OPEN_CLASSES = {'language_model', 'tracker'}
-# Heads whose classes are not those of the objects.
-OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
-OTHER_TYPES = ('STDCHead',)
-# Metrics that read the annotations again; others read other files.
-READERS = ('CocoMetric', 'CocoPanopticMetric', 'CrowdHumanMetric')
+# Heads of the libraries' models whose classes are those of the data set.
+HEADS = {
+    *('head', 'decode_head', 'auxiliary_head'),
+    *('roi_head', 'bbox_head', 'mask_head'),
+}
 
 
 class _Part(NamedTuple):
@@ -66,50 +63,48 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
         ValueError: If the files do not fit the data set, or two settings
             contradict each other.
     """
-    parts, _ = _build_parts(cfg, splits)
-    for part in parts:
+    for part in _build_parts(cfg, splits)[0]:
         _check_places(part)
     if not cfg.get('check_data', True):
         return []
-    problems = list(_find_disagreements(cfg, parts))
-    for part in _without_copies(parts):
-        problems += inspect_dataset(part.dataset, quick=True).problems
+    found = inspect_data(cfg, splits, quick=True).values()
+    problems = [line for each in found for line in each.problems]
     if problems:
         raise ValueError(
             f'{problems[0]:.1000} (check_data=False in the config disables '
             'this check)'
         )
-    return list(_find_shared_data(parts))
+    return [line for each in found for line in each.notes]
 
 
 def inspect_data(
-    cfg: Config, splits: Sequence[str], workers: int = 1
+    cfg: Config, splits: Sequence[str], workers: int = 1, quick: bool = False
 ) -> dict[str, Inspection]:
-    """Read all files of the data sets.
+    """Check the settings and the files of the data sets.
 
     Args:
         cfg (Config): The config of a model.
         splits (Sequence[str]): Of 'train', 'val' and 'test'.
         workers (int): Number of processes. Defaults to 1.
+        quick (bool): Read only what takes seconds. Defaults to False.
 
     Returns:
         dict[str, Inspection]: What was found, by the names of the data sets.
     """
     parts, errors = _build_parts(cfg, splits)
-    found = {}
-    for number, part in enumerate(_without_copies(parts), 1):
-        name = f'{number}. {part.split}: {part.cfg.type}'
+    found: dict[str, Inspection] = {}
+    for number, part in enumerate(parts):
+        if part.cfg in [earlier.cfg for earlier in parts[:number]]:
+            continue
+        name = f'{len(found) + 1}. {part.split}: {part.cfg.type}'
         try:
             _check_places(part)
-            found[name] = inspect_dataset(part.dataset, workers=workers)
+            found[name] = inspect_dataset(part.dataset, quick, workers)
         except FileNotFoundError as error:
             found[name] = Inspection(problems=[str(error)])
-    settings = Inspection(
-        problems=errors + list(_find_disagreements(cfg, parts)),
-        notes=list(_find_shared_data(parts)),
-    )
-    if settings.problems or settings.notes:
-        found['settings'] = settings
+    # A training itself raises the errors of data sets that it cannot build.
+    problems = [*_find_disagreements(cfg, parts), *([] if quick else errors)]
+    found['settings'] = Inspection(0, problems, [*_find_notes(cfg, parts)])
     return found
 
 
@@ -130,15 +125,7 @@ def _build_parts(
 
 
 def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
-    """Iterate over the data sets inside wrappers such as ConcatDataset.
-
-    Args:
-        dataset (ConfigDict | list, optional): The config of a data set, or of
-            several.
-
-    Yields:
-        ConfigDict: The config of a data set that reads files itself.
-    """
+    """Iterate over configs of data sets inside wrappers like ConcatDataset."""
     if isinstance(dataset, list):
         for part in dataset:
             yield from iter_datasets(part)
@@ -149,15 +136,6 @@ def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
         yield dataset
 
 
-def _without_copies(parts: Sequence[_Part]) -> list[_Part]:
-    """Leave out data sets that an earlier split reads, too."""
-    kept: list[_Part] = []
-    for part in parts:
-        if part.cfg not in [earlier.cfg for earlier in kept]:
-            kept.append(part)
-    return kept
-
-
 def _check_places(part: _Part) -> None:
     """Check that the files and folders of a data set exist."""
     dataset = part.dataset
@@ -166,73 +144,31 @@ def _check_places(part: _Part) -> None:
     if not is_local(dataset) or downloads and part.cfg.get('download', True):
         return
     root = dataset.data_root or ''
+    remedy = f' (data_root of {part.split}_dataloader.dataset)'
+    for folder, source in DATA_SOURCES.items():
+        if Path(root).is_relative_to(folder):
+            remedy = f': {source}'
     for place in root, dataset.ann_file, *dataset.data_prefix.values():
         if place and not os.path.exists(place):
-            remedy = next(
-                (
-                    f': {source}'
-                    for folder, source in DATA_SOURCES.items()
-                    if Path(root).is_relative_to(folder)
-                ),
-                f' (data_root of {part.split}_dataloader.dataset)',
-            )
             raise FileNotFoundError(f'no data at {place}{remedy}')
 
 
 def _find_disagreements(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
-    """Find settings that contradict each other."""
-    if not OPEN_CLASSES & cfg.model.keys():
-        yield from _compare_heads(cfg, parts)
-        yield from _compare_splits(parts)
-    yield from _compare_files(cfg, parts)
-
-
-def _compare_heads(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
-    """Compare the classes of the data sets and the heads of a model."""
-    counts = list(_iter_class_counts(cfg.model, 'model'))
+    """Compare the classes of the heads of a model and of all data sets."""
+    if {'language_model', 'tracker'} & cfg.model.keys():
+        return  # these models have their own classes
+    heads = dict(_class_counts(cfg.model, 'model'))
+    first: dict[object, tuple[str, object]] = {}
     for split, _, dataset in parts:
         classes = _class_names(dataset)
-        things = dataset.metainfo.get('thing_classes') or classes
-        for name, number in counts if classes else ():
-            if number not in (len(classes), len(things)):
+        counts = {len(dataset.metainfo.get('thing_classes', ())), len(classes)}
+        for name, number in heads.items() if classes else ():
+            if number not in counts:
                 yield (
                     f'{name} is {number}, and the data set of '
                     f'{split}_dataloader has {len(classes)} classes'
                 )
-
-
-def _iter_class_counts(cfg: object, name: str) -> Iterator[tuple[str, int]]:
-    """Iterate over ``num_classes`` of the heads in a model's config."""
-    if isinstance(cfg, list | tuple):
-        for number, part in enumerate(cfg):
-            yield from _iter_class_counts(part, f'{name}[{number}]')
-    if not isinstance(cfg, dict) or cfg.get('type') in OTHER_TYPES:
-        return
-    for key, value in cfg.items():
-        if key == 'num_classes' and isinstance(value, int):
-            yield f'{name}.{key}', value
-        elif key not in OTHER_HEADS:
-            yield from _iter_class_counts(value, f'{name}.{key}')
-
-
-def _class_names(dataset: BaseDataset) -> list[str]:
-    """Get the names of the classes, which may be those of folders."""
-    classes = dataset.metainfo.get('classes') or ()
-    folders = getattr(dataset, 'with_label', False) and not dataset.ann_file
-    if not classes and folders and os.path.isdir(dataset.img_prefix):
-        found = os.scandir(dataset.img_prefix)
-        classes = sorted(each.name for each in found if each.is_dir())
-    return list(classes)
-
-
-def _compare_splits(parts: Sequence[_Part]) -> Iterator[str]:
-    """Compare what the data sets of all splits must have in common."""
-    first: dict[str, tuple[str, object]] = {}
-    for split, _, dataset in parts:
-        values: dict[str, object] = {
-            f'class {number}': name
-            for number, name in enumerate(_class_names(dataset))
-        }
+        values = {f'class {i}': name for i, name in enumerate(classes)}
         if hasattr(dataset, 'reduce_zero_label'):
             values['reduce_zero_label'] = dataset.reduce_zero_label
         for key, value in values.items():
@@ -245,35 +181,33 @@ def _compare_splits(parts: Sequence[_Part]) -> Iterator[str]:
                 break
 
 
-def _compare_files(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
-    """Compare the annotations that a data set and its metric read."""
-    splits = [part.split for part in parts]
-    for split, _, dataset in parts:
-        if split == 'train' or splits.count(split) > 1:
-            continue  # a metric may read joined files
-        metrics = cfg.get(f'{split}_evaluator') or []
-        for metric in metrics if isinstance(metrics, list) else [metrics]:
-            found = metric.get('ann_file') or dataset.ann_file
-            reads = str(metric.get('type')).endswith(READERS)
-            if reads and _differ(found, dataset.ann_file):
-                yield (
-                    f'{split}_evaluator reads {found}, and '
-                    f'{split}_dataloader {dataset.ann_file}'
-                )
+def _class_counts(cfg: object, name: str) -> Iterator[tuple[str, int]]:
+    """Iterate over ``num_classes`` of the heads in a model's config."""
+    if isinstance(cfg, list | tuple):
+        for number, part in enumerate(cfg):
+            yield from _class_counts(part, f'{name}[{number}]')
+    elif isinstance(cfg, dict):
+        if isinstance(cfg.get('num_classes'), int):
+            yield f'{name}.num_classes', cfg['num_classes']
+        for key, part in cfg.items():
+            # Of several auxiliary heads, one may learn borders, as in STDC.
+            several = key == 'auxiliary_head' and isinstance(part, list)
+            if key in HEADS and not several:
+                yield from _class_counts(part, f'{name}.{key}')
 
 
-def _differ(first: str, second: str) -> bool:
-    """Whether two names stand for files with different contents."""
-    return (
-        os.path.isfile(first)
-        and os.path.isfile(second)
-        and not os.path.samefile(first, second)
-        and not filecmp.cmp(first, second, shallow=False)
-    )
+def _class_names(dataset: BaseDataset) -> list[str]:
+    """Get the names of the classes, which may be those of folders."""
+    classes = dataset.metainfo.get('classes') or ()
+    folders = getattr(dataset, 'with_label', False) and not dataset.ann_file
+    if not classes and folders and os.path.isdir(dataset.img_prefix):
+        found = os.scandir(dataset.img_prefix)
+        classes = sorted(each.name for each in found if each.is_dir())
+    return list(classes)
 
 
-def _find_shared_data(parts: Sequence[_Part]) -> Iterator[str]:
-    """Find data with which a model is trained and evaluated."""
+def _find_notes(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
+    """Find data with which a model is trained and evaluated, or only one."""
     trained = set()
     for split, settings, dataset in parts:
         prefix = dataset.data_prefix
@@ -288,4 +222,12 @@ def _find_shared_data(parts: Sequence[_Part]) -> Iterator[str]:
             yield (
                 f'{split}_dataloader reads {place}, with which the model is '
                 'trained: the results say nothing about other images'
+            )
+        metrics = cfg.get(f'{split}_evaluator') or []
+        metrics = metrics if isinstance(metrics, list) else [metrics]
+        read = [each.ann_file for each in metrics if each.get('ann_file')]
+        if read and key[0] not in map(os.path.realpath, read):
+            yield (
+                f'{split}_evaluator reads {read[0]}, and {split}_dataloader '
+                f'{dataset.ann_file}'
             )

@@ -24,19 +24,10 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add('config', help='name of a model, or config file')
-    add(
-        '--splits',
-        nargs='+',
-        choices=SPLITS,
-        default=SPLITS,
-        help='data sets to read (default: all)',
-    )
-    add(
-        '--workers',
-        type=positive,
-        default=os.cpu_count(),
-        help='number of processes (default: one for each core)',
-    )
+    what = 'data sets to read (default: all)'
+    add('--splits', nargs='+', choices=SPLITS, default=SPLITS, help=what)
+    what = 'number of processes (default: one for each core)'
+    add('--workers', type=positive, default=os.cpu_count(), help=what)
     add_cfg_options(parser)
     return parser.parse_args()
 
