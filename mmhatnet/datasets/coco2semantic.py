@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .coco import WRONG_TYPE, check_unique, quote
+from .coco import WRONG_TYPE, check_coco, quote
 
 IGNORED = 255
 # No library can read an image with more pixels.
@@ -111,7 +111,7 @@ def coco_to_semantic(
     try:
         # As bytes, because json detects their encoding.
         data = json.loads(Path(ann_file).read_bytes())
-        check_unique(data)
+        check_coco(data)
         categories = sorted(data['categories'], key=lambda item: item['id'])
         classes = ('background', *(item['name'] for item in categories))
         labels = {item['id']: n for n, item in enumerate(categories, 1)}

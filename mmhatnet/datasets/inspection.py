@@ -97,7 +97,7 @@ def _read_list(dataset: BaseDataset) -> None:
     """Read the list of samples; ValueError if the classes do not fit."""
     if _is_coco(dataset):
         content = json.loads(Path(dataset.ann_file).read_bytes())
-        check_coco(content, dataset.metainfo.get('classes') or ())
+        check_coco(content, dataset.metainfo.get('classes') or None)
     dataset.full_init()
     if not len(dataset):  # mmengine's sampler would wait for one forever
         suffix = getattr(dataset, 'img_suffix', '')
@@ -161,9 +161,12 @@ def _read_sample(
     values, size, turned = set(), None, ''
     try:
         if isinstance(path, str):
-            size, rotated = _check_image(path, info)
-            labelled = label_map or info.get('instances')
-            turned = path if rotated and labelled else ''
+            _check_readable(path)
+            size, rotated = read_size(path)
+            if rotated and (label_map or info.get('instances')):
+                turned = path
+            stated = info.get('width'), info.get('height')
+            _compare(size, stated, 'the annotations say')
         if label_map and labels:
             path = label_map
             values = _read_values(path, size)
@@ -178,24 +181,22 @@ def _read_sample(
     return '', values, turned
 
 
-def _check_image(path: str, info: dict) -> tuple[tuple | None, bool]:
-    """Check an image; get its size, and whether it is rotated."""
+def _check_readable(path: str) -> None:
     if reason := unreadable(path):
         raise ValueError(reason)
-    size, turned = read_size(path)
-    stated = info.get('width'), info.get('height')
-    if size and None not in stated and size != stated:
+
+
+def _compare(size: tuple | None, other: tuple | None, source: str) -> None:
+    """Compare width and height in pixels, if both are known."""
+    if size and other and None not in other and size != other:
         raise ValueError(
-            f'{size[0]}x{size[1]} pixels, but {stated[0]}x{stated[1]} in the '
-            'annotations'
+            f'{size[0]}x{size[1]} pixels, but {source} {other[0]}x{other[1]}'
         )
-    return size, turned
 
 
 def _read_values(path: str, size: tuple | None) -> set[int]:
     """Get the values in the label map of an image."""
-    if reason := unreadable(path):
-        raise ValueError(reason)
+    _check_readable(path)
     try:
         image = Image.open(path)
     except UnidentifiedImageError:
@@ -206,9 +207,5 @@ def _read_values(path: str, size: tuple | None) -> set[int]:
                 'a label map has one channel of 8 bits, and this image has '
                 f"Pillow's mode {image.mode}"
             )
-        if size and image.size != size:
-            raise ValueError(
-                f'{image.width}x{image.height} pixels, but the image has '
-                f'{size[0]}x{size[1]}'
-            )
+        _compare(image.size, size, 'the image has')
         return {*np.unique(np.asarray(image, np.uint8)).tolist()}

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import NamedTuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
@@ -36,12 +35,9 @@ HEADS = {
 }
 
 
-class _Part(NamedTuple):
-    """A data set of a split, which has read no files."""
-
-    split: str
-    cfg: ConfigDict
-    dataset: BaseDataset
+# The name of a split, the config of a data set of it, and the data set, which
+# has read no files.
+Part = tuple[str, ConfigDict, BaseDataset]
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
@@ -64,7 +60,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
             contradict each other.
     """
     for part in _build_parts(cfg, splits)[0]:
-        _check_places(part)
+        _check_places(*part)
     if not cfg.get('check_data', True):
         return []
     found = inspect_data(cfg, splits, quick=True).values()
@@ -93,13 +89,13 @@ def inspect_data(
     """
     parts, errors = _build_parts(cfg, splits)
     found: dict[str, Inspection] = {}
-    for number, part in enumerate(parts):
-        if part.cfg in [earlier.cfg for earlier in parts[:number]]:
+    for number, (split, settings, dataset) in enumerate(parts):
+        if settings in [earlier for _, earlier, _ in parts[:number]]:
             continue
-        name = f'{len(found) + 1}. {part.split}: {part.cfg.type}'
+        name = f'{len(found) + 1}. {split}: {settings.type}'
         try:
-            _check_places(part)
-            found[name] = inspect_dataset(part.dataset, quick, workers)
+            _check_places(split, settings, dataset)
+            found[name] = inspect_dataset(dataset, quick, workers)
         except FileNotFoundError as error:
             found[name] = Inspection(problems=[str(error)])
     # A training itself raises the errors of data sets that it cannot build.
@@ -110,7 +106,7 @@ def inspect_data(
 
 def _build_parts(
     cfg: Config, splits: Sequence[str]
-) -> tuple[list[_Part], list[str]]:
+) -> tuple[list[Part], list[str]]:
     """Build data sets, and get the errors of those that cannot be built."""
     parts, errors = [], []
     for split in splits:
@@ -118,7 +114,7 @@ def _build_parts(
         for settings in iter_datasets(loader.get('dataset')):
             try:
                 dataset = build_dataset(settings, cfg.get('default_scope'))
-                parts.append(_Part(split, settings, dataset))
+                parts.append((split, settings, dataset))
             except Exception as error:  # of any data set's own code
                 errors.append(f'{split}_dataloader: {error!s:.300}')
     return parts, errors
@@ -136,15 +132,16 @@ def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
         yield dataset
 
 
-def _check_places(part: _Part) -> None:
+def _check_places(
+    split: str, settings: ConfigDict, dataset: BaseDataset
+) -> None:
     """Check that the files and folders of a data set exist."""
-    dataset = part.dataset
     # mmpretrain downloads some data sets itself, such as CIFAR-10.
     downloads = 'download' in signature(type(dataset)).parameters
-    if not is_local(dataset) or downloads and part.cfg.get('download', True):
+    if not is_local(dataset) or downloads and settings.get('download', True):
         return
     root = dataset.data_root or ''
-    remedy = f' (data_root of {part.split}_dataloader.dataset)'
+    remedy = f' (data_root of {split}_dataloader.dataset)'
     for folder, source in DATA_SOURCES.items():
         if Path(root).is_relative_to(folder):
             remedy = f': {source}'
@@ -153,30 +150,28 @@ def _check_places(part: _Part) -> None:
             raise FileNotFoundError(f'no data at {place}{remedy}')
 
 
-def _find_disagreements(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
+def _find_disagreements(cfg: Config, parts: Sequence[Part]) -> Iterator[str]:
     """Compare the classes of the heads of a model and of all data sets."""
     if {'language_model', 'tracker'} & cfg.model.keys():
         return  # these models have their own classes
     heads = dict(_class_counts(cfg.model, 'model'))
-    first: dict[object, tuple[str, object]] = {}
+    first: dict[int, tuple[str, str]] = {}
     for split, _, dataset in parts:
         classes = _class_names(dataset)
         counts = {len(dataset.metainfo.get('thing_classes', ())), len(classes)}
-        for name, number in heads.items() if classes else ():
+        for head, number in heads.items() if classes else ():
             if number not in counts:
                 yield (
-                    f'{name} is {number}, and the data set of '
+                    f'{head} is {number}, and the data set of '
                     f'{split}_dataloader has {len(classes)} classes'
                 )
-        values = {f'class {i}': name for i, name in enumerate(classes)}
-        if hasattr(dataset, 'reduce_zero_label'):
-            values['reduce_zero_label'] = dataset.reduce_zero_label
-        for key, value in values.items():
-            where, expected = first.setdefault(key, (split, value))
-            if value != expected:
+        for number, name in enumerate(classes):
+            where, expected = first.setdefault(number, (split, name))
+            if name != expected:
                 yield (
-                    f'{key} is {expected!r:.60} in {where}_dataloader, and '
-                    f'{value!r:.60} in {split}_dataloader'
+                    f'class {number} is {expected!r:.60} in '
+                    f'{where}_dataloader, and {name!r:.60} in '
+                    f'{split}_dataloader'
                 )
                 break
 
@@ -206,28 +201,27 @@ def _class_names(dataset: BaseDataset) -> list[str]:
     return list(classes)
 
 
-def _find_notes(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
+def _find_notes(cfg: Config, parts: Sequence[Part]) -> Iterator[str]:
     """Find data with which a model is trained and evaluated, or only one."""
-    trained = set()
+    trained = []
     for split, settings, dataset in parts:
-        prefix = dataset.data_prefix
-        images = prefix.get('img_path') or prefix.get('img') or ''
-        place = dataset.ann_file or images
-        # These settings choose a part of the files.
-        chosen = [str(settings.get(key)) for key in ('split', 'indices')]
-        key = (*map(os.path.realpath, (dataset.ann_file, images)), *chosen)
+        place = dataset.ann_file or dataset.data_root
+        # The last two settings choose a part of the files.
+        files = dataset.ann_file, dataset.data_root, dataset.data_prefix
+        read = *files, settings.get('split'), settings.get('indices')
         if split == 'train':
-            trained.add(key)
-        elif place and key in trained:
+            trained.append(read)
+        elif place and read in trained:
             yield (
                 f'{split}_dataloader reads {place}, with which the model is '
                 'trained: the results say nothing about other images'
             )
         metrics = cfg.get(f'{split}_evaluator') or []
         metrics = metrics if isinstance(metrics, list) else [metrics]
-        read = [each.ann_file for each in metrics if each.get('ann_file')]
-        if read and key[0] not in map(os.path.realpath, read):
+        names = [each.ann_file for each in metrics if each.get('ann_file')]
+        paths = map(os.path.realpath, names)
+        if names and os.path.realpath(dataset.ann_file) not in paths:
             yield (
-                f'{split}_evaluator reads {read[0]}, and {split}_dataloader '
+                f'{split}_evaluator reads {names[0]}, and {split}_dataloader '
                 f'{dataset.ann_file}'
             )

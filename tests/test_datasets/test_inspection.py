@@ -90,7 +90,7 @@ def test_image_turned_by_exif(name, orientation, folder):
     if turned and orientation == 6:
         with Image.open(paths[0]) as image:
             image.resize((64, 48)).save(paths[0], exif=exif)
-        assert_found(name, '48x64.* 64x64')
+        assert_found(name, '48x64 pixels, but|but the image has 48x64')
 
 
 def test_no_images(folder):
@@ -149,10 +149,13 @@ class TestCoco:
             (lambda c: c.update(annotations=[]), 'no images with labels'),
             (lambda c: c.update(images=[5]), 'not in the COCO format'),
             (lambda c: c['images'][0].pop('width'), "KeyError: 'width'"),
-            (lambda c: c['images'].append(c['images'][0]), 'is twice in'),
+            (
+                lambda c: c['images'].append(c['images'][0]),
+                '2 images have the id 1',
+            ),
             (
                 lambda c: c['categories'].append(dict(id=0, name='disk')),
-                r'named disk \(ids 1, 0\): .* remove the one without',
+                '2 categories are named disk',
             ),
             (
                 lambda c: c['categories'][0].update(name='dog'),
