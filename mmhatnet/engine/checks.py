@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
@@ -29,35 +30,26 @@ DATA_SOURCES = {
     'data/demo': 'run: python tools/dataset_converters/make_demo_data.py',
 }
 # Heads of the libraries' models whose classes are those of the data set.
-HEADS = {
-    *('head', 'decode_head', 'auxiliary_head'),
-    *('roi_head', 'bbox_head', 'mask_head'),
-}
-
-
-# The name of a split, the config of a data set of it, and the data set, which
-# has read no files.
+HEADS = 'head', 'decode_head', 'roi_head', 'bbox_head', 'mask_head'
+# A split, the config of one of its data sets, and this, without its files.
 Part = tuple[str, ConfigDict, BaseDataset]
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     """Run the checks of the data sets that take only seconds, before a run.
 
-    With ``check_data=False`` at the top of the config, it only looks for
-    files.
+    With ``check_data=False`` in the config, it only looks for files.
 
     Args:
         cfg (Config): The config.
-        splits (Sequence[str]): The splits to check: 'train', 'val' or 'test'.
+        splits (Sequence[str]): Of 'train', 'val' and 'test'.
 
     Returns:
         list[str]: Notes for the user.
 
     Raises:
-        FileNotFoundError: If a file or folder is missing. The message tells
-            where it is expected and how to get it.
-        ValueError: If the files do not fit the data set, or two settings
-            contradict each other.
+        FileNotFoundError: If a file or folder is missing; how to get it.
+        ValueError: If files or settings do not fit each other.
     """
     for part in _build_parts(cfg, splits)[0]:
         _check_places(*part)
@@ -81,8 +73,8 @@ def inspect_data(
     Args:
         cfg (Config): The config of a model.
         splits (Sequence[str]): Of 'train', 'val' and 'test'.
-        workers (int): Number of processes. Defaults to 1.
-        quick (bool): Read only what takes seconds. Defaults to False.
+        workers (int): As for :func:`inspect_dataset`, like ``quick``.
+        quick (bool): Defaults to False.
 
     Returns:
         dict[str, Inspection]: What was found, by the names of the data sets.
@@ -176,19 +168,15 @@ def _find_disagreements(cfg: Config, parts: Sequence[Part]) -> Iterator[str]:
                 break
 
 
-def _class_counts(cfg: object, name: str) -> Iterator[tuple[str, int]]:
+def _class_counts(cfg: Any, name: str) -> Iterator[tuple[str, int]]:
     """Iterate over ``num_classes`` of the heads in a model's config."""
-    if isinstance(cfg, list | tuple):
-        for number, part in enumerate(cfg):
-            yield from _class_counts(part, f'{name}[{number}]')
-    elif isinstance(cfg, dict):
-        if isinstance(cfg.get('num_classes'), int):
-            yield f'{name}.num_classes', cfg['num_classes']
-        for key, part in cfg.items():
-            # Of several auxiliary heads, one may learn borders, as in STDC.
-            several = key == 'auxiliary_head' and isinstance(part, list)
-            if key in HEADS and not several:
-                yield from _class_counts(part, f'{name}.{key}')
+    if isinstance(cfg, list):
+        cfg = dict(enumerate(cfg))
+    for key, part in cfg.items() if isinstance(cfg, dict) else ():
+        if key == 'num_classes' and isinstance(part, int):
+            yield f'{name}.{key}', part
+        elif key in HEADS or isinstance(key, int):
+            yield from _class_counts(part, f'{name}.{key}')
 
 
 def _class_names(dataset: BaseDataset) -> list[str]:
@@ -205,16 +193,16 @@ def _find_notes(cfg: Config, parts: Sequence[Part]) -> Iterator[str]:
     """Find data with which a model is trained and evaluated, or only one."""
     trained = []
     for split, settings, dataset in parts:
-        place = dataset.ann_file or dataset.data_root
-        # The last two settings choose a part of the files.
-        files = dataset.ann_file, dataset.data_root, dataset.data_prefix
-        read = *files, settings.get('split'), settings.get('indices')
+        read = [dataset.data_root, dataset.ann_file, dataset.data_prefix]
+        # These choose a part of the files.
+        read += [settings.get('split'), settings.get('indices')]
         if split == 'train':
             trained.append(read)
-        elif place and read in trained:
+        elif read in trained and any(read[:2]):
             yield (
-                f'{split}_dataloader reads {place}, with which the model is '
-                'trained: the results say nothing about other images'
+                f'{split}_dataloader reads {read[1] or read[0]}, with which '
+                'the model is trained: the results say nothing about other '
+                'images'
             )
         metrics = cfg.get(f'{split}_evaluator') or []
         metrics = metrics if isinstance(metrics, list) else [metrics]

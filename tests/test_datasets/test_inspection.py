@@ -56,41 +56,38 @@ def test_good_data(name, folder):
 
 
 @pytest.mark.parametrize(
-    ('name', 'damage', 'reason'),
+    ('name', 'content', 'reason'),
     [
-        (SEMANTIC, lambda content: b'', 'the file is empty'),
-        (INSTANCES, lambda content: content[:-200], 'truncated'),
-        (CLASSIFIER, lambda content: b'<html>' * 99, 'cannot identify'),
+        (SEMANTIC, b'', 'the file is empty'),
+        (INSTANCES, None, 'truncated'),
+        (CLASSIFIER, b'<html>' * 99, 'cannot identify'),
     ],
 )
-def test_damaged_image(name, damage, reason, folder):
+def test_damaged_image(name, content, reason, folder):
     path = sorted(folder.glob(FILES[name]))[3]
-    path.write_bytes(damage(path.read_bytes()))
+    cut = path.read_bytes()[:-200]
+    path.write_bytes(cut if content is None else content)
     (line,) = inspect(name).problems
-    assert path.name in line
-    assert reason in line
+    assert re.search(f'{path.name}.*{reason}', line)
 
 
-@pytest.mark.parametrize('orientation', [1, 3, 6])
 @pytest.mark.parametrize('name', FILES)
-def test_image_turned_by_exif(name, orientation, folder):
+def test_image_turned_by_exif(name, folder):
     """The libraries turn images, but no labels, which a square hides."""
     exif = Image.Exif()
-    exif[0x0112] = orientation
     paths = sorted(folder.glob(FILES[name]))
-    for path in paths[:3]:
+    for path, exif[0x0112] in zip(paths[:3], (1, 3, 6), strict=True):
         with Image.open(path) as image:
             image.convert('RGB').save(path, 'jpeg', exif=exif)
     found = inspect(name)
     assert found.problems == []
-    turned = orientation > 1 and name != CLASSIFIER
-    assert [note[:21] for note in found.notes] == (
-        ['3 images are rotated '] if turned else []
-    )
-    if turned and orientation == 6:
-        with Image.open(paths[0]) as image:
-            image.resize((64, 48)).save(paths[0], exif=exif)
-        assert_found(name, '48x64 pixels, but|but the image has 48x64')
+    if name == CLASSIFIER:  # its label is that of the image
+        assert found.notes == []
+        return
+    assert found.notes[0].startswith('2 images are rotated ')
+    with Image.open(path) as image:
+        image.resize((64, 48)).save(path, exif=exif)
+    assert_found(name, '48x64 pixels, but|but the image has 48x64')
 
 
 def test_no_images(folder):
@@ -100,11 +97,10 @@ def test_no_images(folder):
     assert_found(SEMANTIC, r'^data/.*: no images \*\.jpg \(img_suffix')
 
 
-def test_data_elsewhere(folder):
+def test_data_elsewhere():
     cfg = open_config(f'demo/{INSTANCES}.py')
     cfg.train_dataloader.dataset.backend_args = dict(backend='petrel')
-    (note,) = check_data(cfg, ('train',))
-    assert 'are not local' in note
+    assert 'are not local' in check_data(cfg, ('train',))[0]
 
 
 class TestLabelMaps:
@@ -138,48 +134,42 @@ class TestLabelMaps:
         assert inspect(SEMANTIC).problems == []
 
 
-class TestCoco:
-    @pytest.fixture
-    def content(self, folder):
-        return json.loads((folder / JSON).read_text())
+def _add_disk(content):
+    content['categories'].append(dict(id=0, name='disk'))
 
-    @pytest.mark.parametrize(
-        ('fault', 'message'),
-        [
-            (lambda c: c.update(annotations=[]), 'no images with labels'),
-            (lambda c: c.update(images=[5]), 'not in the COCO format'),
-            (lambda c: c['images'][0].pop('width'), "KeyError: 'width'"),
-            (
-                lambda c: c['images'].append(c['images'][0]),
-                '2 images have the id 1',
-            ),
-            (
-                lambda c: c['categories'].append(dict(id=0, name='disk')),
-                '2 categories are named disk',
-            ),
-            (
-                lambda c: c['categories'][0].update(name='dog'),
-                "'disk' in metainfo.classes must be .*'dog', 'square'",
-            ),
-            (lambda c: c['categories'].reverse(), "order: 'cross', 'ring'"),
-            (
-                lambda c: c['images'][-1].update(file_name='no.jpg'),
-                'train2017/no.jpg: there is no such file',
-            ),
-        ],
-    )
-    def test_does_not_fit(self, fault, message, content, folder):
-        """A training would end in numpy, or give the classes wrong names."""
-        fault(content)
-        (folder / JSON).write_text(json.dumps(content))
+
+def _to_floats(content):
+    """As Pandas makes 5.0 of 5, with which mmdet trains."""
+    for entry in content['annotations']:
+        for key in ('id', 'image_id', 'category_id'):
+            entry[key] = float(entry[key])
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda c: c.update(annotations=[]), 'no images with labels'),
+        (lambda c: c.update(images=[5]), 'not in the COCO format'),
+        (lambda c: c['images'][0].pop('width'), "KeyError: 'width'"),
+        (lambda c: c['images'][0].update(id=2), '2 images have the id 2'),
+        (_add_disk, '2 categories are named disk'),
+        (
+            lambda c: c['categories'][0].update(name='dog'),
+            "'disk' in metainfo.classes must be .*'dog', 'square'",
+        ),
+        (lambda c: c['categories'].reverse(), "order: 'cross', 'ring'"),
+        (lambda c: c['images'][7].update(file_name='a'), 'a: there is no'),
+        (_to_floats, None),
+    ],
+)
+def test_coco(change, message, folder):
+    """A training would end in numpy, or give the classes wrong names."""
+    content = json.loads((folder / JSON).read_text())
+    change(content)
+    (folder / JSON).write_text(json.dumps(content))
+    if message:
         assert_found(INSTANCES, f'^data/demo/coco/.*{message}')
-
-    def test_numbers_of_other_tools(self, content, folder):
-        """Pandas makes 5.0 of 5, with which mmdet trains."""
-        for entry in content['annotations']:
-            for key in ('id', 'image_id', 'category_id'):
-                entry[key] = float(entry[key])
-        (folder / JSON).write_text(json.dumps(content))
+    else:
         assert inspect(INSTANCES).problems == []
 
 
@@ -213,10 +203,11 @@ def test_tool(folder):
     command = TOOLS / 'misc' / 'check_dataset.py', SEMANTIC
     root = folder.parent.parent
     printed = call_tool(*command, cwd=root)
-    assert '1. train: BaseSegDataset: 8 images\n' in printed
-    assert '2. val: BaseSegDataset: 2 images\n' in printed
-    assert '3. ' not in printed  # the test data are those of the validation
-    assert printed.endswith('no problems\n')
+    # The test data are those of the validation.
+    assert printed.endswith(
+        '1. train: BaseSegDataset: 8 images\n'
+        '2. val: BaseSegDataset: 2 images\nsettings\nno problems\n'
+    )
     for path in sorted(folder.glob(MAPS))[:2]:
         path.write_bytes(b'')
     options = '--splits', 'train', '--workers', 1

@@ -1,6 +1,5 @@
 """Missing data, and settings that contradict each other, are found."""
 
-import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,37 +35,31 @@ def test_missing_data(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'name',
+    'pattern',
     [
-        'mmdet/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco',
-        'mmdet/grounding_dino/grounding_dino_swin-t_finetune_8xb2_20e_cat',
-        'mmdet/mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic',
-        'mmdet/ocsort/ocsort_yolox_x_8xb4-amp-80e_crowdhuman-mot17halftrain'
-        '_test-mot17halfval',
-        'mmdet/panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco',
-        'mmdet/soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_'
-        'semi-0.1-coco',
-        'mmseg/point_rend/pointrend_r50_4xb4-160k_ade20k-512x512',
-        'mmseg/stdc/stdc1_4xb12-80k_cityscapes-512x1024',
-        'mmseg/vpd/vpd_sd_4xb8-25k_nyu-480x480',
+        'mmdet/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_*',
+        'mmdet/grounding_dino/*_cat',
+        'mmdet/mask2former/mask2former_r50_*-panoptic',
+        'mmdet/ocsort/*halfval',
+        'mmdet/panoptic_fpn/panoptic-fpn_r50_fpn_1x_*',
+        'mmdet/soft_teacher/*-0.1-coco',
+        'mmseg/point_rend/pointrend_r50_*_ade20k-*',
+        'mmseg/stdc/stdc1_4*',
     ],
 )
-def test_configs_of_the_libraries(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    library, _, name = name.partition('/')
+def test_configs_of_the_libraries(pattern):
+    library, _, pattern = pattern.partition('/')
     folder = Path(find_spec(library).origin).parent / '.mim' / 'configs'
-    cfg = Config.fromfile(folder / f'{name}.py')
-    settings = inspect_data(cfg, SPLITS)['settings']
+    (path,) = folder.glob(f'{pattern}.py')
+    settings = inspect_data(Config.fromfile(path), SPLITS)['settings']
     assert (settings.problems, settings.notes) == ([], [])
 
 
 def test_parts(open_demo):
     cfg = open_demo('Instance Segmentation')
-    dataset = cfg.train_dataloader.dataset
-    dataset.ann_file = 'annotations/nothing.json'
-    cfg.train_dataloader.dataset = ConfigDict(
-        type='RepeatDataset', times=2, dataset=dataset
-    )
+    loader = cfg.train_dataloader
+    loader.dataset.ann_file = 'annotations/nothing.json'
+    loader.dataset = dict(type='RepeatDataset', dataset=loader.dataset)
     with pytest.raises(FileNotFoundError, match='annotations/nothing'):
         check_data(cfg, ('train',))
     found, _ = inspect_data(cfg, ('train',)).values()
@@ -85,13 +78,9 @@ def test_parts(open_demo):
 def test_classes_of_heads(task, head, classes, open_demo):
     cfg = open_demo(task)
     cfg.merge_from_dict({f'model.{head}.num_classes': 150})
-    message = (
-        f'model.{head}.num_classes is 150, and the data set of '
-        f'train_dataloader has {classes} classes'
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = f'{head}.num_classes is 150, .* train.* has {classes} classes'
+    with pytest.raises(ValueError, match=message):
         check_data(cfg, ('train', 'val'))
-    assert message in inspect_data(cfg, ('train',))['settings'].problems
     cfg.check_data = False
     assert check_data(cfg, ('train', 'val')) == []
 
@@ -126,16 +115,11 @@ def test_evaluator_of_another_file(open_demo, tmp_path):
 @pytest.mark.parametrize('task', list(DEMOS)[:3])
 def test_training_images_in_the_validation(task, open_demo):
     cfg = open_demo(task)
-    train, val = (
-        cfg[f'{split}_dataloader'].dataset for split in ('train', 'val')
-    )
-    for key in ('data_root', 'data_prefix', 'ann_file'):
-        if key in train:
-            val[key] = train[key]
-    if 'ann_file' in train and 'ann_file' in cfg.val_evaluator:
-        cfg.val_evaluator.ann_file = train.data_root + train.ann_file
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    for key in train.keys() & {'data_root', 'data_prefix', 'ann_file'}:
+        val[key] = train[key]
+    cfg.val_evaluator.pop('ann_file', None)
     (note,) = check_data(cfg, ('train', 'val'))
     assert note.startswith('val_dataloader reads data/demo/')
-    assert 'with which the model is trained' in note
     val.indices = 2
     assert check_data(cfg, ('train', 'val')) == []
