@@ -68,12 +68,11 @@ def inspect_dataset(
     elif not quick or _is_quick(dataset):
         try:
             _read_list(dataset)
+            _read_samples(dataset, quick, workers, found)
         except Exception as error:  # of any data set's own code
             place = dataset.ann_file or dataset.data_prefix.get('img_path')
             kind = f'{type(error).__name__}: '.removeprefix('ValueError: ')
             found.problems.append(f'{place!s:.300}: {kind}{error!s:.500}')
-        else:
-            _read_samples(dataset, quick, workers, found)
     return found
 
 
@@ -108,9 +107,8 @@ def _read_samples(
     """Read samples, and add what is wrong to what was found."""
     found.images = len(dataset)
     classes = dataset.metainfo.get('classes') or ()
-    labels = {}
-    if hasattr(dataset, 'reduce_zero_label'):
-        labels = {value: _label_of(value, dataset) for value in range(256)}
+    values = range(256 if hasattr(dataset, 'reduce_zero_label') else 0)
+    labels = {value: _label_of(value, dataset) for value in values}
     read = partial(_read_sample, classes=len(classes), labels=labels)
     step = max(1, found.images // QUICK_SAMPLES) if quick else 1
     samples = [dataset.get_data_info(i) for i in range(0, len(dataset), step)]
@@ -121,12 +119,12 @@ def _read_samples(
             read, samples, max_workers=workers, chunksize=16, leave=False
         )
     found.problems += [problem for problem, _, _ in results if problem]
-    values = set[int]().union(*(inside for _, inside, _ in results))
-    if values == {0, IGNORED} and len(classes) > 1:
+    seen = {value for _, inside, _ in results for value in inside}
+    if seen == {0, IGNORED} and len(classes) > 1:
         found.problems.append(
             f'the label maps in {dataset.data_prefix["seg_map_path"]} have '
             'only the values 0 and 255, of which 255 is ignored: write '
-            f'another value than 255 for {classes[1]:.60}'
+            f'another value than 255 for {list(classes)[1]:.60}'
         )
     turned = [path for _, _, path in results if path]
     if turned:

@@ -47,12 +47,29 @@ def test_missing_data(name, tmp_path, monkeypatch):
         'mmseg/stdc/stdc1_4*',
     ],
 )
-def test_configs_of_the_libraries(pattern):
+def test_configs_of_the_libraries(pattern, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     library, _, pattern = pattern.partition('/')
     folder = Path(find_spec(library).origin).parent / '.mim' / 'configs'
     (path,) = folder.glob(f'{pattern}.py')
     settings = inspect_data(Config.fromfile(path), SPLITS)['settings']
     assert (settings.problems, settings.notes) == ([], [])
+
+
+def test_data_from_elsewhere(tmp_path, monkeypatch):
+    """They are not absent; mmpretrain downloads CIFAR-10 when it needs it."""
+    monkeypatch.chdir(tmp_path)
+    cfg = open_config(f'demo/{DEMOS["Image Classification"]}.py')
+    dataset = dict(type='CIFAR10', data_root='data/cifar10', split='train')
+    cfg.train_dataloader.dataset = ConfigDict(dataset)
+    cfg.model.head.num_classes = 10
+    assert check_data(cfg, ('train',)) == []
+    cfg.train_dataloader.dataset.download = False
+    with pytest.raises(FileNotFoundError, match='no data at data/cifar10'):
+        check_data(cfg, ('train',))
+    cfg = open_config(f'demo/{DEMOS["Semantic Segmentation"]}.py')
+    cfg.train_dataloader.dataset.backend_args = dict(backend='petrel')
+    assert 'not local' in check_data(cfg, ('train',))[0]
 
 
 def test_parts(open_demo):
