@@ -1,6 +1,5 @@
 """Checks of annotations in COCO's JSON format."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,42 +7,30 @@ from typing import Any
 WRONG_TYPE = AttributeError, KeyError, OverflowError, TypeError
 
 
-def check_coco(content: Any, classes: Sequence[str] | None = None) -> None:
-    """Check that ids and names are not repeated, and fit the classes.
+def check_coco(content: Any, classes: Sequence[str]) -> None:
+    """Check that the classes of a data set are categories of a JSON.
 
     mmdet numbers the classes in the order of the JSON's categories, and names
     them in the order of the data set: another order gives wrong names, and a
-    class that is missing gives wrong numbers.
+    class that is missing, or there twice, gives wrong numbers.
 
     Args:
         content (Any): The content of the JSON.
-        classes (Sequence[str], optional): The classes of the data set.
-            Defaults to None, those of the JSON.
+        classes (Sequence[str]): The classes of the data set.
 
     Raises:
-        ValueError: If the annotations do not fit.
+        ValueError: If they do not fit.
     """
     try:
         names = [category['name'] for category in content['categories']]
-        used = [x for x in names if classes is None or x in classes]
-        for what, values in {
-            'images have the id': [x['id'] for x in content['images']],
-            'categories have the id': [x['id'] for x in content['categories']],
-            'categories are named': used,
-        }.items():
-            for value, count in Counter(values).most_common(1):
-                if count > 1:
-                    raise ValueError(
-                        f'{count} {what} {value!s:.60}: rename or remove all '
-                        'but one'
-                    )
     except WRONG_TYPE as error:
         raise ValueError(f'it is not in the COCO format: {error}') from error
-    if classes is not None and used != list(classes):
+    if [name for name in names if name in classes] != list(classes):
         missing = [name for name in classes if name not in names]
         raise ValueError(
             f'{quote(missing or classes)} in metainfo.classes must be names '
-            f'of its categories, in their order: {quote(names)}'
+            'of its categories, each there once, in the same order: '
+            f'{quote(names)}'
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .coco import WRONG_TYPE, check_coco, quote
+from .coco import WRONG_TYPE, quote
 
 IGNORED = 255
 # No library can read an image with more pixels.
@@ -111,13 +111,15 @@ def coco_to_semantic(
     try:
         # As bytes, because json detects their encoding.
         data = json.loads(Path(ann_file).read_bytes())
-        check_coco(data)
         categories = sorted(data['categories'], key=lambda item: item['id'])
         classes = ('background', *(item['name'] for item in categories))
         labels = {item['id']: n for n, item in enumerate(categories, 1)}
         of_image: dict[int | str, list] = {
             image['id']: [] for image in data['images']
         }
+        for found, name in (of_image, 'images'), (labels, 'categories'):
+            if len(found) < len(data[name]):
+                raise ValueError(f'two {name} have the same id')
         for annotation in data['annotations']:
             of_image[annotation['image_id']].append(annotation)
         names = defaultdict(list)

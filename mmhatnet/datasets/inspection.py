@@ -93,7 +93,7 @@ def _read_list(dataset: BaseDataset) -> None:
     """Read the list of samples; ValueError if the classes do not fit."""
     if _is_coco(dataset):
         content = json.loads(Path(dataset.ann_file).read_bytes())
-        check_coco(content, dataset.metainfo.get('classes') or None)
+        check_coco(content, dataset.metainfo.get('classes') or ())
     dataset.full_init()
     if not len(dataset):  # mmengine's sampler would wait for one forever
         suffix = getattr(dataset, 'img_suffix', '')
