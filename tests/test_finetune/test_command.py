@@ -146,7 +146,7 @@ class TestClassification:
 
     def test_other_options(self, done):
         output = finetune('my photos', '--lr', 1, cwd=done[0], code=1)
-        assert 'was started with other --lr, --iters, ' in output
+        assert 'was started with other --budget, --lr, --iters' in output
 
     def test_other_data(self, done, work):
         made.folders(done[0] / 'more', count=3)
