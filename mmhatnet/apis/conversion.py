@@ -37,8 +37,7 @@ def convert_classifier(
             f"{source} is not in the layout of the authors' classifiers: it "
             f'has {", ".join(list(weights)[:3])}...'
         )
-    keys = '\n'.join(weights)
-    blocks = {*re.findall(r'\.stages\.(\d+)\.(\d+)\.', keys)}
+    blocks = {*re.findall(r'\.stages\.(\d+)\.(\d+)\.', ' '.join(weights))}
     stages = [stage for stage, _ in blocks]
     depths = tuple(stages.count(stage) for stage in '0123')
     archs = {HATNet.arch_zoo[arch]['depths']: arch for arch in RELEASES}

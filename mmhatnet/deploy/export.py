@@ -39,29 +39,30 @@ def export_program(graph: Graph) -> 'ExportedProgram':
     Raises:
         ImportError: If torch is older than 2.8.
     """
-    count, *sides = EXAMPLE
-    images = torch.zeros(count if has_batches(graph.kind) else 1, 3, *sides)
     with torch.no_grad(), sizes_of_one():
         dim = torch.export.Dim
         dims = {
+            0: dim('batch', min=1, max=MOST),
             2: dim('height', min=SMALLEST, max=LARGEST),
             3: dim('width', min=SMALLEST, max=LARGEST),
         }
-        if has_batches(graph.kind):
-            dims[0] = dim('batch', min=1, max=MOST)
+        count, *sides = EXAMPLE
+        if not has_batches(graph.kind):
+            count = 1
+            del dims[0]
         return torch.export.export(
-            graph, (images,), dynamic_shapes=(dims,), strict=False
+            graph,
+            (torch.zeros(count, 3, *sides),),
+            dynamic_shapes=(dims,),
+            strict=False,
         )
 
 
 @contextmanager
 def sizes_of_one() -> Iterator[None]:
-    """Let torch.export assume nothing about sizes of 1.
+    """Let torch.export assume nothing about sizes of 1; needs torch 2.8.
 
     A map of a 32x32 image has one row, and a batch may have one image.
-
-    Raises:
-        ImportError: If torch is older than 2.8.
     """
     from torch.fx.experimental import _config
 
@@ -80,16 +81,13 @@ def describe(
     checkpoint: str | None = None,
     precision: str = 'float32',
 ) -> dict:
-    """Describe an exported model: everything that its users have to know.
+    """Describe an exported model by its metadata, ready for JSON.
 
     Args:
         graph (Graph): The graph.
         cfg (Config): The config of the model.
         checkpoint (str, optional): A file, URL or ``hatnet://NAME``.
         precision (str): As for ``export_files``. Defaults to 'float32'.
-
-    Returns:
-        dict: The metadata, ready for JSON.
 
     Raises:
         ValueError: If the test pipeline has an unknown step.
@@ -127,11 +125,9 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
     for step in find_test_dataset(cfg).pipeline:
         kind = step['type'].rpartition('.')[2]
         if kind == 'LoadImageFromFile':
-            check_exportable(
-                not {'color_type', 'imdecode_backend'} & step.keys()
-                and not step.get('to_float32'),
-                'an image loader with options',
-            )
+            options = {'color_type', 'imdecode_backend'} & step.keys()
+            usual = not options and not step.get('to_float32')
+            check_exportable(usual, 'an image loader with options')
             continue
         if kind.startswith('Pack') or kind.endswith('Annotations'):
             continue
@@ -149,7 +145,7 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
             yield dict(step='resize_short_edge', scale=step['scale'], **method)
         elif (
             kind == 'CenterCrop'
-            and set(step) == {'type', 'crop_size'}
+            and step.keys() == {'type', 'crop_size'}
             and isinstance(step['crop_size'], int)
         ):
             yield dict(step='center_crop', size=step['crop_size'])

@@ -5,10 +5,9 @@ Like ``runtime``, it imports neither torch nor mm.
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from glob import glob
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -45,43 +44,36 @@ def find_images(places: Sequence[str], videos: bool = False) -> list[Path]:
     Raises:
         FileNotFoundError: If one of the places has no image.
     """
-    found = (_find(place, videos) for place in places)
-    return list(dict.fromkeys(chain.from_iterable(found)))
-
-
-def _find(place: str, videos: bool) -> list[Path]:
-    path = Path(os.path.expanduser(place))  # also of an unknown user
-    if path.is_file() or (videos and is_webcam(path)):
-        return [path]
     suffixes = EXTENSIONS + (VIDEOS if videos else ())
-    inside = (
-        path.iterdir() if path.is_dir() else glob(str(path), recursive=True)
-    )
-    files = [file for file in sorted(map(Path, inside)) if file.is_file()]
-    images = [file for file in files if file.suffix.lower() in suffixes]
-    if not images:
-        raise FileNotFoundError(
-            f'no image at {place}: give files, folders or patterns of '
-            f'{", ".join(suffixes)}'
+    found: list[Path] = []
+    for place in places:
+        path = Path(os.path.expanduser(place))  # also of an unknown user
+        if path.is_file() or (videos and is_webcam(path)):
+            found.append(path)
+            continue
+        inside = (
+            path.iterdir()
+            if path.is_dir()
+            else glob(str(path), recursive=True)
         )
-    others = set(files).difference(images)
-    if others:
-        kinds = Counter(file.suffix or 'without a suffix' for file in others)
-        named = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(4))
-        print(
-            f'{place}: other files are left out ({named}): to use one of '
-            'them, give its name',
-            file=sys.stderr,
-        )
-    return images
+        files = [each for each in sorted(map(Path, inside)) if each.is_file()]
+        images = [each for each in files if each.suffix.lower() in suffixes]
+        if not images:
+            raise FileNotFoundError(
+                f'no image at {place}: give files, folders or patterns of '
+                f'{", ".join(suffixes)}'
+            )
+        if others := len(files) - len(images):
+            print(f'{place}: {others} other files left out', file=sys.stderr)
+        found += images
+    return list(dict.fromkeys(found))
 
 
 def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
-    """Find a name for the results of each image.
+    """Find a name for the results of each image: ``<stem>``, ``<stem>_2``, ...
 
-    It is ``<stem>``, or ``<stem>_2`` and so on if a result, which is name +
-    SUFFIXES in ``out_dir``, would have the name of an image or of another
-    result.
+    No result, which is name + SUFFIXES in ``out_dir``, has the name of an
+    image or of another result.
     """
     taken = {path.resolve() for path in paths}
     for path in paths:
@@ -144,12 +136,11 @@ def predict_all(
     together = TOGETHER.intersection(formats)
     targets = [f'{name}{suffix}' for name in names for suffix in SUFFIXES]
     targets += [f'{last}{records.SUFFIXES[each]}' for each in together]
-    existing = (
-        out_dir / each for each in targets if (out_dir / each).exists()
-    )
-    if (found := next(existing, None)) and not overwrite:
+    found = [each for each in targets if (out_dir / each).exists()]
+    if found and not overwrite:
         raise FileExistsError(
-            f'{found} exists: choose another --out-dir, or give --overwrite'
+            f'{out_dir / found[0]} exists: choose another --out-dir, or give '
+            '--overwrite'
         )
     check_folder(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -160,7 +151,9 @@ def predict_all(
     say = getattr(progress, 'write', print)
     with recording('image', out_dir / last, metadata, together) as images:
         for path, name in zip(progress, names, strict=True):
-            shown = _printable(path)
+            # With escapes for control characters and invalid text.
+            text = str(path)
+            shown = text if text.isprintable() else repr(text)[1:-1]
             try:
                 if is_video(path):
                     args = path, out_dir / name, metadata, formats
@@ -179,7 +172,7 @@ def predict_all(
             if together:
                 # OpenCV may not read it.
                 shape = getattr(decode(path), 'shape', (0, 0))
-                images.append((str(path), shape, prediction[0]))
+                images.append((text, shape, prediction[0]))
             say(f'{shown}: {summarize(prediction[0])}')
     count = len(paths) - skipped
     print(f'{count} result{"s" * (count != 1)} in {out_dir}')
@@ -189,13 +182,12 @@ def predict_all(
 
 
 def _check_formats(formats: Collection[str], kind: str) -> None:
-    for name, kinds in (
-        ('labels', ['segmentation']),
-        ('coco', ['detection', 'instances']),
-    ):
-        if name in formats and kind not in kinds:
+    known = dict(labels=['segmentation'], coco=['detection', 'instances'])
+    for name in known.keys() & formats:
+        if kind not in known[name]:
             raise ValueError(
-                f'--format {name} is for {" or ".join(kinds)}, not for {kind}'
+                f'--format {name} is for {" or ".join(known[name])}, not for '
+                f'{kind}'
             )
 
 
@@ -239,12 +231,6 @@ def _save_image(
     if 'json' in formats:
         with replacing(f'{target}.json') as part:
             part.write_text(to_json(dict(image=str(path), **result)), 'utf-8')
-
-
-def _printable(path: Path) -> str:
-    """Write a name with escapes for control characters and invalid text."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _paint(labels: np.ndarray, classes: Sequence[dict]) -> Image.Image:

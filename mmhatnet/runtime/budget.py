@@ -39,17 +39,20 @@ def choose_size(
             'this model takes images at their own size, so no size can be '
             'chosen for a budget: resize the images'
         )
-    photo = np.zeros(PHOTO, np.uint8)
     lowest = float('inf')
     for factor in FACTORS:
         steps = [_scale(step, factor) for step in metadata['steps']]
         try:
-            images = prepare(photo, {**metadata, 'steps': steps})
+            photo = np.zeros(PHOTO, np.uint8)
+            images = prepare(photo, metadata | dict(steps=steps))
         except ValueError:  # too small for HAT-Net
             break
-        run(images)  # the first one of a size takes longer
-        seconds = [_time(run, images) for _ in range(ROUNDS)]
-        lowest = min(lowest, 1000 * median(seconds))
+        times = [perf_counter()]
+        for _ in range(1 + ROUNDS):
+            run(images)
+            times.append(perf_counter())
+        # The first one of a size takes longer.
+        lowest = min(lowest, 1000 * median(np.diff(times)[1:]))
         if lowest <= budget_ms:
             return steps, lowest
     raise ValueError(
@@ -58,20 +61,10 @@ def choose_size(
     )
 
 
-def _time(run: Callable[[np.ndarray], object], images: np.ndarray) -> float:
-    start = perf_counter()
-    run(images)
-    return perf_counter() - start
-
-
 def _scale(step: dict, factor: float) -> dict:
     """Scale the sizes of a step."""
-    scaled = dict(step)
-    for key in step.keys() & {'scale', 'size'}:
-        sides = step[key]
-        scaled[key] = (
-            [max(1, round(side * factor)) for side in sides]
-            if isinstance(sides, list)
-            else max(1, round(sides * factor))
-        )
-    return scaled
+    sizes = {key: step[key] for key in step.keys() & {'scale', 'size'}}
+    for key, sides in sizes.items():
+        scaled = np.maximum(1, np.rint(np.multiply(sides, factor)))
+        sizes[key] = scaled.astype(int).tolist()
+    return step | sizes

@@ -28,11 +28,8 @@ METHODS = dict(
     pillow=set(map(str.lower, Image.Resampling.__members__)),
 )
 BAD_METADATA = (
-    AttributeError,
-    KeyError,
-    RecursionError,
-    TypeError,
-    ValueError,
+    *(AttributeError, KeyError, RecursionError),
+    *(TypeError, ValueError),
 )
 
 
@@ -63,24 +60,19 @@ def read_metadata(text: str) -> dict:
             raise ValueError(f'the class {name[:20]!r}')
     for step in steps:
         check_step(step)
-    palette = found.get('palette')
-    if not isinstance(palette, list):
-        palette = []
-    for colour in palette:
+    for colour in found.setdefault('palette', []):
         if [type(value) for value in colour] != [int] * 3 or not (
             0 <= min(colour) <= max(colour) <= 255
         ):
             raise ValueError(f'the colour {colour}')
-    return found | dict(palette=palette)
+    return found
 
 
 def check_step(step: dict) -> None:
     """Check that a step of the metadata is known and has its arguments.
 
     Raises:
-        KeyError: If an argument is missing.
-        TypeError: If it is not a dict, or an argument has another type.
-        ValueError: If the step is unknown, or has an impossible argument.
+        BAD_METADATA: If not.
     """
     name = step['step']
     if name not in STEPS:

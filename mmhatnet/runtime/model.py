@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from .metadata import (
 )
 from .results import Result, classification, detection, segmentation
 
-CPU = 'CPUExecutionProvider'
+PROVIDERS = 'CUDAExecutionProvider', 'CPUExecutionProvider'
 
 
 class OnnxModel:
@@ -68,16 +68,12 @@ class OnnxModel:
         options.log_severity_level = 4  # errors are raised
         if threads:
             options.intra_op_num_threads = threads
+        # Not TensorRT, which builds an engine for each size.
+        known = onnxruntime.get_available_providers()
+        providers = [name for name in PROVIDERS if name in known]
         try:
             self.session = onnxruntime.InferenceSession(
-                str(path),
-                options,
-                # Not TensorRT, which builds an engine for each size.
-                providers=[
-                    name
-                    for name in ('CUDAExecutionProvider', CPU)
-                    if name in onnxruntime.get_available_providers()
-                ],
+                str(path), options, providers=providers
             )
         except Exception as error:  # onnxruntime has no common base
             reason = str(error).strip().rpartition('\n')[2]
@@ -103,10 +99,11 @@ class OnnxModel:
                 f'{path} has invalid metadata: {type(error).__name__}, {error}'
             ) from error
         if budget_ms is not None:
-            steps, _ = choose_size(self.run, self.metadata, budget_ms)
-            self.metadata['steps'] = steps
+            fitting = choose_size(self.run, self.metadata, budget_ms)
+            self.metadata['steps'] = fitting[0]
 
     def _check_outputs(self) -> None:
+        """Check that the metadata describe the outputs of the graph."""
         outputs = self.session.get_outputs()
         names = tuple(output.name for output in outputs)
         kind, classes = self.metadata['kind'], self.metadata['classes']
@@ -152,9 +149,8 @@ class OnnxModel:
             top (int): Number of classes of a classifier. Defaults to 5.
 
         Returns:
-            tuple[dict, ndarray, ndarray | None]: As from
-            ``mmhatnet.apis.predict``: the result, ready for JSON; its picture,
-            RGB; and for a segmentor the label of each pixel, (H, W).
+            Result: As from ``mmhatnet.apis.predict``: a dict, ready for JSON;
+            its picture, RGB; and for a segmentor the labels, (H, W).
 
         Raises:
             ValueError: If the image cannot be read, or is too small.
@@ -170,60 +166,33 @@ def predict_with(
     score_thr: float = 0.3,
     top: int = 5,
 ) -> Result:
-    """Predict for one image with a function that runs a graph.
-
-    Args:
-        run (Callable): As :meth:`OnnxModel.run`.
-        metadata (dict): As :attr:`OnnxModel.metadata`.
-        image (ndarray): (H, W, 3), BGR, 8 bits.
-        score_thr (float): As for :meth:`OnnxModel.predict`.
-        top (int): As for :meth:`OnnxModel.predict`.
-
-    Returns:
-        tuple[dict, ndarray, ndarray | None]: As from
-        :meth:`OnnxModel.predict`.
-    """
+    """Predict as :meth:`OnnxModel.predict`, with a function as its ``run``."""
     images = prepare(image, metadata)
+    (h, w), seen = image.shape[:2], images.shape[2:]
     names = metadata['classes'], metadata['palette']
     if metadata['kind'] == 'classification':
         ((scores,),) = run(images)
         return classification(image, scores.tolist(), names[0], top)
     if metadata['kind'] == 'segmentation':
-        return segmentation(image, _labels(run, image, images), *names)
-    objects = _objects(run, image, images, score_thr)
-    return detection(image, *objects, *names)
-
-
-def _labels(
-    run: Callable, image: np.ndarray, images: np.ndarray
-) -> np.ndarray:
-    if image.shape[:2] == images.shape[2:]:
-        ((labels,),) = run(images, ['labels'])
-        return labels
-    ((logits,),) = run(images, ['logits'])
-    return best_class(logits, image.shape[1::-1])
-
-
-def _objects(
-    run: Callable, image: np.ndarray, images: np.ndarray, score_thr: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Iterator[np.ndarray] | None]:
+        same = (h, w) == seen
+        ((values,),) = run(images, ['labels' if same else 'logits'])
+        labels = values if same else best_class(values, (w, h))
+        return segmentation(image, labels, *names)
     boxes, scores, labels, *masks = run(images)
-    h, w = image.shape[:2]
-    ratio = np.array([w / images.shape[3], h / images.shape[2]] * 2)
     shown = scores >= score_thr
+    ratio = np.array([w / seen[1], h / seen[0]] * 2)
     boxes = (boxes[shown] * ratio).clip(0, [w, h, w, h])
     pasted = None
     if masks:
         # One by one, since all of a large image need gigabytes.
         pairs = zip(masks[0][shown], boxes, strict=True)
         pasted = (paste(mask, box, (h, w)) for mask, box in pairs)
-    return boxes, scores[shown], labels[shown], pasted
+    found = boxes, scores[shown], labels[shown], pasted
+    return detection(image, *found, *names)
 
 
 def check_hashes(path: str | os.PathLike) -> None:
-    """Compare an ONNX file and its weights with the hashes beside it.
-
-    These are in ``<path>.sha256``, as ``sha256sum`` writes it, if it exists.
+    """Compare a file and its weights with ``<path>.sha256``, if that exists.
 
     Raises:
         ValueError: If a file is missing or has another hash.
