@@ -112,17 +112,10 @@ def predict(
 
     Returns:
         tuple[dict, ndarray | None, ndarray | None]: The result, ready for
-        JSON; its picture, RGB, 8 bits (enlarged if the image is small), or
-        None if the image cannot be shown in three channels; and for a
-        segmentor the label of each pixel, (H, W).
-
-        A classifier has a list ``classes`` of ``label``, ``name`` and
-        ``score`` (from 0 to 1), best first. A segmentor has a list ``classes``
-        of ``label``, ``name``, ``share`` of the image (from 0 to 1) and
-        ``color`` (RGB), largest first. A detector has a list ``objects`` of
-        ``label``, ``name``, ``score`` and ``bbox``, (x1, y1, x2, y2) in
-        pixels, best first, with a ``mask`` in COCO's RLE and its ``area`` in
-        pixels if the model predicts masks.
+        JSON, as in docs/inference.md: ``classes``, the best or largest first,
+        or ``objects``, the best first. Its picture, RGB, 8 bits (enlarged if
+        the image is small), or None if the image cannot be shown in three
+        channels. And for a segmentor the label of each pixel, (H, W).
 
     Raises:
         ValueError: If the image cannot be read.

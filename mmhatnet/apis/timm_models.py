@@ -43,8 +43,7 @@ class HATNetClassifier(nn.Module):
             Defaults to 1000.
         global_pool (str): One of timm's poolings; '' returns the map.
             Defaults to 'avg'.
-        img_size (int | tuple[int, int], optional): Has no effect, since any
-            size from 32x32 pixels on works. Defaults to None.
+        img_size (object): Has no effect, since any size works.
         drop_rate (float): Dropout before the last layer. Defaults to 0.
         output_stride (int, optional): 32 or None. Defaults to None.
         **kwargs: Other arguments of the backbone. Norms and activations must
@@ -61,7 +60,7 @@ class HATNetClassifier(nn.Module):
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
-        img_size: int | tuple[int, int] | None = None,  # noqa: ARG002
+        img_size: object = None,  # noqa: ARG002
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         grid_sizes: Sequence[int] = (8, 7, 7),

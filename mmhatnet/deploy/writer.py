@@ -5,14 +5,12 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from mmengine.config import Config
 
@@ -45,16 +43,14 @@ def export_files(
 ) -> list[Path]:
     """Write and verify one file for each pair of G1 and G2.
 
-    Files are moved to their places when all of them are verified.
+    Files are moved to their places when all of them are verified. With several
+    settings, these are part of the names, and share their weights.
 
     Args:
         graph (Graph): The graph; its G1 and G2 are changed.
         cfg (Config): The config of its model.
         checkpoint (str): The source of its weights.
-        out (Path): The file, ``*.onnx`` or ``*.pt2``. If there are several
-            settings, they are part of the names, and the weights are in
-            ``*.data``, with the start of their hash in the name. Beside each
-            ONNX file is ``*.onnx.sha256``, for ``sha256sum --check``.
+        out (Path): The file, ``*.onnx`` or ``*.pt2``.
         settings (Sequence[tuple]): Pairs of G1 and G2; None is the configured
             value. Defaults to that alone.
         precision (str): A key of TOLERANCES. Defaults to 'float32'.
@@ -72,10 +68,8 @@ def export_files(
     """
     missing = [name for name in ONNX if not find_spec(name)]
     if missing and out.suffix == '.onnx':
-        raise ImportError(
-            f'ONNX files need {", ".join(missing)}: pip install '
-            f'{" ".join(missing)}'
-        )
+        names = ' '.join(missing)
+        raise ImportError(f'ONNX files need {names}: pip install {names}')
     backbone = graph.model.backbone
     settings = complete_grids(backbone, settings)
     if len(settings) > 1 and out.suffix != '.onnx':
@@ -100,15 +94,17 @@ def export_files(
         shared = [share_weights(parts, out.stem)] if len(parts) > 1 else []
         for part, setting in zip(parts, settings, strict=True):
             backbone.set_grids(*setting)
-            rows = verify(graph, _load(part))
+            run = (
+                OnnxModel(part).run
+                if out.suffix == '.onnx'
+                else as_arrays(torch.export.load(part).module())
+            )
+            rows = verify(graph, run)
             if report:
                 report(part.name, rows)
             check_errors(rows, precision)
-        records = [
-            write_hashes([part, *shared])
-            for part in parts
-            if out.suffix == '.onnx'
-        ]
+        hashed = parts if out.suffix == '.onnx' else ()
+        records = [write_hashes([part, *shared]) for part in hashed]
         # A file that is replaced has no hash until all are in place, so that
         # none differs from its hash after a kill.
         for record in records:
@@ -125,37 +121,14 @@ def save(
     path: Path,
     calibration: Sequence[Path] = (),
 ) -> None:
-    """Write a program in the format and precision of the file.
+    """Write a program as ``*.onnx`` or ``*.pt2``.
 
-    Args:
-        program (ExportedProgram): The program.
-        metadata (dict): As from :func:`~mmhatnet.deploy.export.describe`.
-        path (Path): The file, ``*.onnx`` or ``*.pt2``.
-        calibration (Sequence[Path]): Images for 'int8'.
+    Its metadata have the precision; the images of a calibration are for int8.
     """
+    text = json.dumps(metadata)
     if path.suffix == '.pt2':
-        torch.export.save(
-            program, path, extra_files={METADATA: json.dumps(metadata)}
-        )
+        torch.export.save(program, path, extra_files={METADATA: text})
         return
-    save_onnx(program, metadata, path)
-    if metadata['precision'] == 'float16':
-        to_float16(path)
-    elif metadata['precision'] == 'int8':
-        to_int8(path, read_images(calibration, metadata))
-
-
-def _load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Load a file as a function from images to the list of outputs."""
-    if path.suffix == '.onnx':
-        return OnnxModel(path).run
-    return as_arrays(torch.export.load(path).module())
-
-
-def save_onnx(
-    program: 'ExportedProgram', metadata: dict, path: str | os.PathLike
-) -> None:
-    """Write a program as an ONNX file with its metadata."""
     import onnx
 
     made = torch.onnx.export(
@@ -172,9 +145,13 @@ def save_onnx(
         # of this machine.
         node.ClearField('metadata_props')
     entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA, json.dumps(metadata)
+    entry.key, entry.value = METADATA, text
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
+    if metadata['precision'] == 'float16':
+        to_float16(path)
+    elif metadata['precision'] == 'int8':
+        to_int8(path, read_images(calibration, metadata))
 
 
 def write_hashes(files: Sequence[Path]) -> Path:
@@ -186,37 +163,30 @@ def write_hashes(files: Sequence[Path]) -> Path:
 
 
 def share_weights(paths: Sequence[Path], name: str) -> Path:
-    """Move the weights of ONNX files to one file, without duplicates.
+    """Move the weights of ONNX files to ``NAME-HASH.data``, each only once.
 
-    Args:
-        paths (Sequence[Path]): The files, in one folder; changed in place.
-        name (str): The start of the name of the file of the weights.
-
-    Returns:
-        Path: ``NAME-HASH8.data``, in the same folder. Its hash keeps it from
-        replacing the weights of other files.
+    The hash in the name keeps it from replacing the weights of other files.
     """
     import onnx
 
     protos = [onnx.load(path) for path in paths]
+    tensors = [each for proto in protos for each in proto.graph.initializer]
     places, size = {}, 0
-    for tensor in (
-        each for proto in protos for each in proto.graph.initializer
-    ):
+    for values in (tensor.raw_data for tensor in tensors):
         # onnx keeps small ones inside, too.
-        if len(tensor.raw_data) >= 1024 and tensor.raw_data not in places:
-            places[tensor.raw_data] = size
-            size += len(tensor.raw_data)
+        if len(values) >= 1024 and values not in places:
+            places[values] = size
+            size += len(values)
     digest = hashlib.sha256(b''.join(places)).hexdigest()[:8]
     data = paths[0].with_name(f'{name}-{digest}.data')
     data.write_bytes(b''.join(places))
+    for tensor in tensors:
+        values = tensor.raw_data
+        if values in places:
+            onnx.external_data_helper.set_external_data(
+                tensor, data.name, places[values], len(values)
+            )
+            tensor.ClearField('raw_data')
     for path, proto in zip(paths, protos, strict=True):
-        for tensor in proto.graph.initializer:
-            values = tensor.raw_data
-            if values in places:
-                onnx.external_data_helper.set_external_data(
-                    tensor, data.name, places[values], len(values)
-                )
-                tensor.ClearField('raw_data')
         onnx.save(proto, path)
     return data

@@ -19,12 +19,7 @@ def choose_size(
     """Choose the largest images with which a model keeps a budget.
 
     The size of the file is tried first, then smaller ones, with an image of
-    640x480 pixels.
-
-    Args:
-        run (Callable): Runs the graph for images (1, 3, H, W).
-        metadata (dict): As :attr:`~mmhatnet.runtime.OnnxModel.metadata`.
-        budget_ms (float): The time of the graph for one image, milliseconds.
+    640x480 pixels, on which ``run`` runs the graph.
 
     Returns:
         tuple[list[dict], float]: The steps before the model with the new size,

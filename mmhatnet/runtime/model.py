@@ -41,11 +41,8 @@ class OnnxModel:
         ValueError: If it is not such a file, or no size is within the budget.
 
     Attributes:
-        metadata (dict): What the file says about itself: ``kind``,
-            ``channels``, ``steps`` (what happens to an image first),
-            ``classes``, ``palette``, ``G1``, ``G2``, ``precision``,
-            ``mean``, ``std`` and padding (which happen inside the file),
-            ``checkpoint_sha256``, ``versions``.
+        metadata (dict): What the file says about itself, such as ``kind``,
+            ``steps`` (what happens to an image first) and ``classes``.
     """
 
     def __init__(
