@@ -142,8 +142,8 @@ def predict(
     (sample,) = inferencer(image, return_datasamples=True)['predictions']
     if shown is not None and shown.shape[:2] != sample.ori_shape:
         shown = None  # OpenCV may read another image of the file
-    found = sample.pred_instances
-    return detection(shown, *_objects(found, score_thr), *names)
+    objects = _objects(sample.pred_instances, score_thr)
+    return detection(shown, *objects, *names)
 
 
 def _classify(inferencer, image: np.ndarray) -> list[float]:
@@ -177,7 +177,7 @@ def load_image(cfg: Config, path: str | np.ndarray) -> np.ndarray:
     return np.atleast_3d(image)
 
 
-def _objects(found: InstanceData, score_thr: float) -> tuple:
+def _objects(found: InstanceData, score_thr: float) -> list:
     """Boxes, scores, labels, and masks, if there are some."""
     found = found[found.scores >= score_thr].cpu()
     if 'bboxes' not in found or ('masks' in found and not found.bboxes.any()):
@@ -186,4 +186,4 @@ def _objects(found: InstanceData, score_thr: float) -> tuple:
         found.bboxes = mask2bbox(found.masks)  # SOLO predicts only masks
     found = found.numpy()
     masks = iter(found.masks) if 'masks' in found else None
-    return found.bboxes, found.scores, found.labels, masks
+    return [found.bboxes, found.scores, found.labels, masks]

@@ -69,15 +69,15 @@ class HATNetClassifier(nn.Module):
         **kwargs,
     ) -> None:
         super().__init__()
-        sizes = dict(in_channels=in_chans, drop_path_rate=drop_path_rate)
-        check_plain(kwargs | sizes, signature(HATNet).parameters)
+        kwargs.update(in_channels=in_chans, drop_path_rate=drop_path_rate)
+        check_plain(kwargs, signature(HATNet).parameters)
         if not is_integer(num_classes) or not 0 <= num_classes <= MOST_CLASSES:
             raise ValueError(
                 f'num_classes is an integer from 0 to {MOST_CLASSES}, not '
                 f'{num_classes!r:.60}'
             )
-        grids = dict(grid_sizes=grid_sizes, ds_ratios=ds_ratios)
-        self.backbone = HATNet(arch, **sizes, **grids, **kwargs)
+        kwargs.update(grid_sizes=grid_sizes, ds_ratios=ds_ratios)
+        self.backbone = HATNet(arch, **kwargs)
         if output_stride not in (None, self.backbone.stride):
             raise ValueError(
                 f'HATNet has no output_stride={output_stride}: use '
@@ -210,10 +210,10 @@ def _read(arch: str, cfg: Mapping) -> dict | None:
         return load_from_hatnet(f'hatnet://{arch}')
     if cfg.get('source') == 'hf-hub' or cfg.get('state_dict'):
         return None
-    location = cfg.get('file') or (not cfg.get('hf_hub_id') and cfg.get('url'))
     if cfg.get('source') == 'local-dir':
         files = [Path(cfg['file'], name) for name in FILES]
-        location = next(filter(Path.exists, files), files[0])
+        return read_checkpoint(next(filter(Path.exists, files), files[0]))
+    location = cfg.get('file') or (not cfg.get('hf_hub_id') and cfg.get('url'))
     return read_checkpoint(location) if location else None
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -104,4 +105,6 @@ def _add_objects(
     sample.pred_instances = InstanceData(**tensors)
 
 
-ADDING = dict(classification=_add_scores, segmentation=_add_labels)
+ADDING: dict[str, Callable] = dict(
+    classification=_add_scores, segmentation=_add_labels
+)

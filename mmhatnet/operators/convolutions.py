@@ -34,8 +34,8 @@ def _arguments(
     bias = input.new_zeros(len(weight)) if bias is None else bias
     tensors = widen(input, weight, offset, mask, bias)
     names = next(names for names in SETTINGS if names[0] in given)
-    names = *names, 'group', 'deformable_group'
-    return [*tensors, *(given[name] for name in names), has_mask]
+    groups = given['group'], given['deformable_group']
+    return [*tensors, *(given[name] for name in names), *groups, has_mask]
 
 
 def _forward(*arguments: Any) -> Tensor:
