@@ -142,7 +142,9 @@ def predict(
     (sample,) = inferencer(image, return_datasamples=True)['predictions']
     if shown is not None and shown.shape[:2] != sample.ori_shape:
         shown = None  # OpenCV may read another image of the file
-    objects = _objects(sample.pred_instances, score_thr)
+    found = _objects(sample.pred_instances, score_thr)
+    masks = iter(found.masks) if 'masks' in found else None
+    objects = found.bboxes, found.scores, found.labels, masks
     return detection(shown, *objects, *names)
 
 
@@ -177,13 +179,11 @@ def load_image(cfg: Config, path: str | np.ndarray) -> np.ndarray:
     return np.atleast_3d(image)
 
 
-def _objects(found: InstanceData, score_thr: float) -> list:
-    """Boxes, scores, labels, and masks, if there are some."""
+def _objects(found: InstanceData, score_thr: float) -> InstanceData:
+    """The objects with a sufficient score, in numpy, and with boxes."""
     found = found[found.scores >= score_thr].cpu()
     if 'bboxes' not in found or ('masks' in found and not found.bboxes.any()):
         from mmdet.structures.mask import mask2bbox
 
         found.bboxes = mask2bbox(found.masks)  # SOLO predicts only masks
-    found = found.numpy()
-    masks = iter(found.masks) if 'masks' in found else None
-    return [found.bboxes, found.scores, found.labels, masks]
+    return found.numpy()
