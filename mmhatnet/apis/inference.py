@@ -112,17 +112,10 @@ def predict(
 
     Returns:
         tuple[dict, ndarray | None, ndarray | None]: The result, ready for
-        JSON; its picture, RGB, 8 bits (enlarged if the image is small), or
-        None if the image cannot be shown in three channels; and for a
-        segmentor the label of each pixel, (H, W).
-
-        A classifier has a list ``classes`` of ``label``, ``name`` and
-        ``score`` (from 0 to 1), best first. A segmentor has a list ``classes``
-        of ``label``, ``name``, ``share`` of the image (from 0 to 1) and
-        ``color`` (RGB), largest first. A detector has a list ``objects`` of
-        ``label``, ``name``, ``score`` and ``bbox``, (x1, y1, x2, y2) in
-        pixels, best first, with a ``mask`` in COCO's RLE and its ``area`` in
-        pixels if the model predicts masks.
+        JSON, as in docs/inference.md: ``classes``, the best or largest first,
+        or ``objects``, the best first. Its picture, RGB, 8 bits (enlarged if
+        the image is small), or None if the image cannot be shown in three
+        channels. And for a segmentor the label of each pixel, (H, W).
 
     Raises:
         ValueError: If the image cannot be read.
@@ -149,8 +142,10 @@ def predict(
     (sample,) = inferencer(image, return_datasamples=True)['predictions']
     if shown is not None and shown.shape[:2] != sample.ori_shape:
         shown = None  # OpenCV may read another image of the file
-    found = sample.pred_instances
-    return detection(shown, *_objects(found, score_thr), *names)
+    found = _objects(sample.pred_instances, score_thr)
+    masks = iter(found.masks) if 'masks' in found else None
+    objects = found.bboxes, found.scores, found.labels, masks
+    return detection(shown, *objects, *names)
 
 
 def _classify(inferencer, image: np.ndarray) -> list[float]:
@@ -184,13 +179,11 @@ def load_image(cfg: Config, path: str | np.ndarray) -> np.ndarray:
     return np.atleast_3d(image)
 
 
-def _objects(found: InstanceData, score_thr: float) -> tuple:
-    """Boxes, scores, labels, and masks, if there are some."""
+def _objects(found: InstanceData, score_thr: float) -> InstanceData:
+    """The objects with a sufficient score, in numpy, and with boxes."""
     found = found[found.scores >= score_thr].cpu()
     if 'bboxes' not in found or ('masks' in found and not found.bboxes.any()):
         from mmdet.structures.mask import mask2bbox
 
         found.bboxes = mask2bbox(found.masks)  # SOLO predicts only masks
-    found = found.numpy()
-    masks = iter(found.masks) if 'masks' in found else None
-    return found.bboxes, found.scores, found.labels, masks
+    return found.numpy()

@@ -43,8 +43,7 @@ class HATNetClassifier(nn.Module):
             Defaults to 1000.
         global_pool (str): One of timm's poolings; '' returns the map.
             Defaults to 'avg'.
-        img_size (int | tuple[int, int], optional): Has no effect, since any
-            size from 32x32 pixels on works. Defaults to None.
+        img_size (object): Has no effect, since any size works.
         drop_rate (float): Dropout before the last layer. Defaults to 0.
         output_stride (int, optional): 32 or None. Defaults to None.
         **kwargs: Other arguments of the backbone. Norms and activations must
@@ -61,7 +60,7 @@ class HATNetClassifier(nn.Module):
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
-        img_size: int | tuple[int, int] | None = None,  # noqa: ARG002
+        img_size: object = None,  # noqa: ARG002
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         grid_sizes: Sequence[int] = (8, 7, 7),
@@ -70,15 +69,15 @@ class HATNetClassifier(nn.Module):
         **kwargs,
     ) -> None:
         super().__init__()
-        sizes = dict(in_channels=in_chans, drop_path_rate=drop_path_rate)
-        check_plain(kwargs | sizes, signature(HATNet).parameters)
+        kwargs.update(in_channels=in_chans, drop_path_rate=drop_path_rate)
+        check_plain(kwargs, signature(HATNet).parameters)
         if not is_integer(num_classes) or not 0 <= num_classes <= MOST_CLASSES:
             raise ValueError(
                 f'num_classes is an integer from 0 to {MOST_CLASSES}, not '
                 f'{num_classes!r:.60}'
             )
-        grids = dict(grid_sizes=grid_sizes, ds_ratios=ds_ratios)
-        self.backbone = HATNet(arch, **sizes, **grids, **kwargs)
+        kwargs.update(grid_sizes=grid_sizes, ds_ratios=ds_ratios)
+        self.backbone = HATNet(arch, **kwargs)
         if output_stride not in (None, self.backbone.stride):
             raise ValueError(
                 f'HATNet has no output_stride={output_stride}: use '
@@ -211,10 +210,10 @@ def _read(arch: str, cfg: Mapping) -> dict | None:
         return load_from_hatnet(f'hatnet://{arch}')
     if cfg.get('source') == 'hf-hub' or cfg.get('state_dict'):
         return None
-    location = cfg.get('file') or (not cfg.get('hf_hub_id') and cfg.get('url'))
     if cfg.get('source') == 'local-dir':
         files = [Path(cfg['file'], name) for name in FILES]
-        location = next(filter(Path.exists, files), files[0])
+        return read_checkpoint(next(filter(Path.exists, files), files[0]))
+    location = cfg.get('file') or (not cfg.get('hf_hub_id') and cfg.get('url'))
     return read_checkpoint(location) if location else None
 
 

@@ -90,14 +90,11 @@ def find_model(name: str) -> dict:
 
 
 def load_model_config(model: str | os.PathLike | Config) -> Config:
-    """Read the config of a model.
+    """Read the config of a model; a copy of one that is given.
 
     Args:
         model (str | PathLike | Config): The model's name, a config file, one
             of an installed library ('mmdet::....py'), or a config.
-
-    Returns:
-        Config: The config; a copy if ``model`` is a config.
 
     Raises:
         FileNotFoundError: If the config file does not exist.
@@ -191,16 +188,11 @@ def get_model(
     cfg.merge_from_dict(dict(model=kwargs))
     checkpoint = find_weights(model) if pretrained is True else pretrained
     meta = dataset_meta(cfg)
-    if cfg.default_scope == 'mmpretrain':
-        from mmpretrain.apis import get_model as build
-
-        built = build(cfg)
-    else:
-        if 'data_preprocessor' in cfg:  # as mmengine's Runner
-            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            built = revert_sync_batchnorm(MODELS.build(cfg.model))
-    built.cfg = cfg
+    if 'data_preprocessor' in cfg:  # as mmengine's Runner
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        built = revert_sync_batchnorm(MODELS.build(cfg.model))
+    built.cfg = built._config = cfg  # the latter for mmpretrain
     built.dataset_meta = meta
     if checkpoint:
         built.dataset_meta.update(load_weights(built, checkpoint))

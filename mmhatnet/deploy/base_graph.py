@@ -14,14 +14,7 @@ def check_exportable(condition: object, otherwise: str) -> None:
 
 
 class Graph(nn.Module):
-    """The base of the graphs: normalization and padding.
-
-    Args:
-        model (nn.Module): The model of mm, in eval mode.
-
-    Raises:
-        ValueError: If the model cannot be exported.
-    """
+    """The base of the graphs of models of mm: normalization and padding."""
 
     kind: str
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -78,13 +79,13 @@ def _add_scores(sample: BaseDataElement, scores: np.ndarray) -> None:
 
 
 def _add_labels(
-    sample: BaseDataElement, labels: np.ndarray, logits: np.ndarray
+    sample: BaseDataElement,
+    labels: np.ndarray,  # noqa: ARG001 (at the size of the input)
+    logits: np.ndarray,
 ) -> None:
-    found, shape = torch.from_numpy(labels), sample.ori_shape[:2]
-    if found.shape[1:] != shape:
-        values = torch.from_numpy(logits)
-        found = F.interpolate(values, size=shape, mode='bilinear').argmax(1)
-    sample.pred_sem_seg = PixelData(data=found)
+    values, shape = torch.from_numpy(logits), sample.ori_shape[:2]
+    resized = F.interpolate(values, size=shape, mode='bilinear')
+    sample.pred_sem_seg = PixelData(data=resized.argmax(1))
 
 
 def _add_objects(
@@ -104,4 +105,6 @@ def _add_objects(
     sample.pred_instances = InstanceData(**tensors)
 
 
-ADDING = dict(classification=_add_scores, segmentation=_add_labels)
+ADDING: dict[str, Callable] = dict(
+    classification=_add_scores, segmentation=_add_labels
+)

@@ -5,6 +5,7 @@ Like ``runtime``, it imports neither torch nor mm.
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from glob import glob
 from itertools import count
@@ -24,31 +25,31 @@ from .videos import VIDEOS, Video, is_video, is_webcam, writing
 # first two for images. Those of TOGETHER are one file for all images.
 FORMATS = 'json', 'labels', 'coco', 'csv'
 TOGETHER = {'coco', 'csv'}
+# Format -> the kinds of models for which it is, if not all.
+KINDS = dict(labels=['segmentation'], coco=['detection', 'instances'])
 # What results add to a name: pictures, labels of pixels, and data.
 SUFFIXES = (
     *('.png', '.mp4', '_labels', '_labels.png'),
     *records.SUFFIXES.values(),
 )
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+IMAGES = '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'
+SHOWN = IMAGES + VIDEOS
 
 
-def find_images(places: Sequence[str], videos: bool = False) -> list[Path]:
-    """Find the images in files, folders and patterns, without duplicates.
+def find_images(places: Sequence[str]) -> list[Path]:
+    """Find images and videos, without duplicates.
 
     Args:
-        places (Sequence[str]): Files, folders (without their subfolders) and
-            patterns such as ``'data/*.jpg'``.
-        videos (bool): Find videos, too, and take numbers of webcams. Defaults
-            to False.
+        places (Sequence[str]): Files, folders (without their subfolders),
+            patterns such as ``'data/*.jpg'``, and numbers of webcams.
 
     Raises:
         FileNotFoundError: If one of the places has no image.
     """
-    suffixes = EXTENSIONS + (VIDEOS if videos else ())
     found: list[Path] = []
     for place in places:
         path = Path(os.path.expanduser(place))  # also of an unknown user
-        if path.is_file() or (videos and is_webcam(path)):
+        if path.is_file() or is_webcam(path):
             found.append(path)
             continue
         inside = (
@@ -57,11 +58,11 @@ def find_images(places: Sequence[str], videos: bool = False) -> list[Path]:
             else glob(str(path), recursive=True)
         )
         files = [each for each in sorted(map(Path, inside)) if each.is_file()]
-        images = [each for each in files if each.suffix.lower() in suffixes]
+        images = [each for each in files if each.suffix.lower() in SHOWN]
         if not images:
             raise FileNotFoundError(
                 f'no image at {place}: give files, folders or patterns of '
-                f'{", ".join(suffixes)}'
+                f'{", ".join(SHOWN)}'
             )
         if others := len(files) - len(images):
             print(f'{place}: {others} other files left out', file=sys.stderr)
@@ -93,11 +94,9 @@ def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
 def summarize(result: dict) -> str:
     """Write the objects, or the likeliest or largest classes, in a line."""
     if 'objects' in result:
-        names = [found['name'] for found in result['objects']]
-        counts = [
-            f'{names.count(name)} {name}' for name in dict.fromkeys(names)
-        ]
-        return ', '.join(counts) or 'nothing'
+        counts = Counter(found['name'] for found in result['objects'])
+        named = (f'{number} {name}' for name, number in counts.items())
+        return ', '.join(named) or 'nothing'
     return ', '.join(map(caption, result['classes'][:3]))
 
 
@@ -116,7 +115,7 @@ def predict_all(
         load (Callable): Loads the model, once the images are found; returns a
             function that predicts like :meth:`OnnxModel.predict`, and
             ``kind`` and ``classes`` as in :attr:`OnnxModel.metadata`.
-        places (Sequence[str]): As for :func:`find_images`, with videos.
+        places (Sequence[str]): As for :func:`find_images`.
         out_dir (Path): The folder for the results; created if absent.
         overwrite (bool): Replace results that exist. Defaults to False.
         formats (Collection[str]): Some of ``FORMATS``. Defaults to (), JSON,
@@ -130,7 +129,7 @@ def predict_all(
         OSError: If a place has no image, or ``out_dir`` is a file.
         ValueError: If the model has no output for one of the formats.
     """
-    paths = find_images(places, videos=True)
+    paths = find_images(places)
     # The last name is that of the files for all images.
     *names, last = unique_names([*paths, Path('predictions')], out_dir)
     together = TOGETHER.intersection(formats)
@@ -145,7 +144,12 @@ def predict_all(
     check_folder(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     predict, metadata = load()
-    _check_formats(formats, metadata['kind'])
+    for name in KINDS.keys() & formats:
+        if metadata['kind'] not in KINDS[name]:
+            raise ValueError(
+                f'--format {name} is for {" or ".join(KINDS[name])}, not for '
+                f'{metadata["kind"]}'
+            )
     skipped = 0
     progress = _progress(paths, 'file')
     say = getattr(progress, 'write', print)
@@ -179,16 +183,6 @@ def predict_all(
     if skipped:
         return f'{skipped} of {len(paths)} files were skipped'
     return None
-
-
-def _check_formats(formats: Collection[str], kind: str) -> None:
-    known = dict(labels=['segmentation'], coco=['detection', 'instances'])
-    for name in known.keys() & formats:
-        if kind not in known[name]:
-            raise ValueError(
-                f'--format {name} is for {" or ".join(known[name])}, not for '
-                f'{kind}'
-            )
 
 
 def _predict_video(

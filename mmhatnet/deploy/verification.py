@@ -78,10 +78,6 @@ def objects_error(
     lack a counterpart. The order may change where scores are equal, and the
     last objects may differ, since their number is capped.
 
-    Args:
-        found (Sequence[ndarray]): The outputs of the graph of a detector.
-        expected (Sequence[ndarray]): Those of PyTorch.
-
     Returns:
         tuple[float, int]: The difference of scores, of boxes relative to the
         largest coordinate, or of masks in the mean; and the number of objects

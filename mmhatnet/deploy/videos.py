@@ -46,10 +46,8 @@ class Video:
     Raises:
         ValueError: If it cannot be read, or has too many pixels.
 
-    Attributes:
-        live (bool): Whether it is a webcam.
-        rate (float): Frames per second.
-        frames (int | None): Their number as the file tells it, if it does.
+    It has a ``rate`` in frames per second, the number of its ``frames``, if
+    the file tells it, and whether it is ``live``, a webcam.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +73,7 @@ class Video:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         try:
-            while not (self.live and _is_typed('q')):
+            while not (self.live and _is_ended()):
                 found, frame = self._capture.read()
                 if not found:
                     break
@@ -126,9 +124,9 @@ def writing(
                 part.replace(path)
 
 
-def _is_typed(key: str) -> bool:
-    """Whether a line with a key waits in the terminal."""
+def _is_ended() -> bool:
+    """Whether a line with q waits in the terminal."""
     if not sys.stdin or not sys.stdin.isatty():
         return False
     waits = select.select([sys.stdin], [], [], 0)[0]
-    return bool(waits) and sys.stdin.readline().strip().lower() == key
+    return bool(waits) and sys.stdin.readline().strip().lower() == 'q'

@@ -35,12 +35,9 @@ def read_image(
 
 
 def decode(path: str | os.PathLike) -> np.ndarray | None:
-    """Read (H, W, 3), BGR, of an image that :func:`unreadable` has checked.
-
-    It is None if OpenCV cannot. The name of the file may not be valid text,
-    for which OpenCV's own ``imread`` crashes.
-    """
+    """Read (H, W, 3), BGR, after :func:`unreadable`; None if OpenCV cannot."""
     try:
+        # OpenCV's imread crashes for a name that is not valid text.
         contents = np.fromfile(path, np.uint8)
         return cv2.imdecode(contents, cv2.IMREAD_COLOR)
     except cv2.error:

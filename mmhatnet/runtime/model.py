@@ -43,12 +43,10 @@ class OnnxModel:
         ValueError: If it is not such a file, or no size is within the budget.
 
     Attributes:
-        metadata (dict): What the file says about itself: ``kind``,
-            ``channels``, ``steps`` (what happens to an image first),
-            ``classes``, ``palette``, ``G1``, ``G2``, ``precision``,
-            ``mean``, ``std`` and padding (which happen inside the file),
-            ``checkpoint_sha256``, ``versions``, and perhaps ``curve``, what
-            was measured with several sizes, G1 and G2.
+        metadata (dict): What the file says about itself, such as ``kind``,
+            ``steps`` (what happens to an image first), ``classes``, ``G1``,
+            ``G2``, and perhaps ``curve``, what was measured with several
+            sizes, G1 and G2.
         has_free_grids (bool): Whether :meth:`set_grids` can change G1 and G2.
     """
 

@@ -56,6 +56,11 @@ class Experiment:
         """The entry of the model in its metafile."""
         return find_model(self.model)
 
+    @property
+    def trained_on(self) -> str:
+        """The data set of the training."""
+        return self.entry['Metadata']['Training Data']
+
     def config(self, smoke: bool = False) -> Config:
         """Read the config, with the options of the row, or its smoke test."""
         cfg = load_model_config(self.model)
@@ -66,7 +71,7 @@ class Experiment:
         """Count the images that the training sees."""
         metadata = self.entry['Metadata']
         if 'Epochs' in metadata:
-            return metadata['Epochs'] * IMAGES[metadata['Training Data']]
+            return metadata['Epochs'] * IMAGES[self.trained_on]
         return metadata['Iterations'] * metadata['Batch Size']
 
 

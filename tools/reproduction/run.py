@@ -43,19 +43,9 @@ def reproduce(
 ) -> dict:
     """Train, test and compare a row of the paper; return ``result.json``.
 
-    Args:
-        experiment (Experiment): The row.
-        folder (Path): The folder for ``result.json``, the training and the
-            test. A second call continues there.
-        gpus (int): Number of processes. Defaults to 8.
-        work_dir (Path, optional): A finished training. Defaults to
-            None: train in ``folder/train``.
-        checkpoint (str, optional): Weights to test instead of a training.
-            Defaults to None.
-        smoke (bool): Use the demo data and a few steps. Defaults to False.
-
-    Raises:
-        ValueError: If something is missing; the message lists everything.
+    It is in the folder, with the training and the test. A second call
+    continues there. Instead of a training, there may be the ``work_dir`` of a
+    finished one, or a checkpoint. A ``ValueError`` lists all that is missing.
     """
     if experiment.trained_as and not work_dir and not checkpoint:
         base = find_experiment(experiment.trained_as)
