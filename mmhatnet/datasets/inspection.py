@@ -22,7 +22,7 @@ from .coco import check_coco
 
 IGNORED = 255  # label of ignored pixels
 # A larger JSON, or more samples, take more than seconds to read.
-QUICK_BYTES, QUICK_SAMPLES = 100_000_000, 20
+QUICK_BYTES, QUICK_SAMPLES = 50_000_000, 20
 
 
 @dataclass
@@ -59,7 +59,7 @@ def inspect_dataset(
     Args:
         dataset (BaseDataset): As from :func:`build_dataset`.
         quick (bool): Read only what takes seconds: 20 images with label maps,
-            or with boxes in a JSON of up to 100 MB. Defaults to False.
+            or with boxes in a JSON of up to 50 MB. Defaults to False.
         workers (int): Number of processes. Defaults to 1.
     """
     found = Inspection()
