@@ -38,7 +38,7 @@ def test_missing_data(name, tmp_path, monkeypatch):
     'pattern',
     [
         'mmdet/cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_*',
-        'mmdet/grounding_dino/*_cat',
+        'mmdet/mm_grounding_dino/*swin-t_pretrain_obj365',
         'mmdet/mask2former/mask2former_r50_*-panoptic',
         'mmdet/ocsort/*halfval',
         'mmdet/panoptic_fpn/panoptic-fpn_r50_fpn_1x_*',
