@@ -80,14 +80,14 @@ def resume_intact(cfg: Config) -> list[str]:
     if chosen:
         remedy = f'; an intact one: --resume {intact}' if intact else ''
         raise ValueError(f'{chosen} is damaged{remedy}')
-    if not intact and paths:
+    if not paths:
+        return []
+    if not intact:
         names = ', '.join(map(str, paths))
         raise ValueError(
             f'no checkpoint is intact: {names}. Delete them to start from the '
             'beginning'
         )
-    if not intact:
-        return []
     cfg.load_from = str(intact)
     notes = []
     damaged = ', '.join(map(str, paths[: paths.index(intact)]))
