@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -40,6 +41,11 @@ FORMS = {
     'with_cp': 'the blocks recomputed in the backward pass',
 }
 SETTINGS = dict(plain=dict(fast=False), with_cp=dict(with_cp=True))
+# Variables of the measuring processes: compiled models have constant weights
+# in inference, and the time of compiling does not depend on earlier runs.
+ENVIRONMENT = dict(
+    TORCHINDUCTOR_FREEZING='1', TORCHINDUCTOR_FORCE_DISABLE_CACHES='1'
+)
 # Let glibc return freed memory, because reused memory does not raise a peak.
 RETURN_FREED = dict(GLIBC_TUNABLES='glibc.malloc.mmap_threshold=1048576')
 
@@ -99,10 +105,8 @@ def measure(case: Case, rounds: int = 7) -> list[dict[str, Any]]:
         AssertionError: If two forms of a model compute different features.
     """
     rows = {entry: _start_row(entry, case) for entry in case.entries}
-    # Else the time of compiling would depend on earlier runs.
-    no_cache = dict(TORCHINDUCTOR_FORCE_DISABLE_CACHES='1')
     with ExitStack() as stack:
-        runs = {entry: _start_process(no_cache, stack) for entry in rows}
+        runs = {entry: _start_process(stack) for entry in rows}
         for entry, run in runs.items():
             rows[entry]['start'] = round(run(_prepare, entry, case), 2)
         features = {e: run(_compute_features) for e, run in runs.items()}
@@ -115,7 +119,7 @@ def measure(case: Case, rounds: int = 7) -> list[dict[str, Any]]:
                 rows[entry]['seconds'] += (round(seconds, 7),)
     for entry, row in rows.items():
         with ExitStack() as stack:
-            run = _start_process(RETURN_FREED, stack)
+            run = _start_process(stack, **RETURN_FREED)
             memory = run(_measure_peak, entry, case)
         # A CUDA graph has memory of its own.
         if memory is not None and entry.form != 'cuda_graph':
@@ -146,21 +150,15 @@ def _load_config(entry: Entry) -> Config:
     return cfg
 
 
-def _start_process(
-    environment: Mapping[str, str], stack: ExitStack
-) -> Callable:
+def _start_process(stack: ExitStack, **variables: str) -> Callable:
     """Start a process until the end of a stack, to run functions in it."""
     context = multiprocessing.get_context('spawn')
     # mm logs the initialization of each weight of a model.
     pool = ProcessPoolExecutor(1, context, logging.disable, (logging.INFO,))
     stack.enter_context(pool)
-    before = dict(os.environ)
-    os.environ.update(environment)  # malloc reads it when a process starts
-    try:
-        pool.submit(int)  # the first task starts the process
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    # malloc reads them when a process starts, which the first task does.
+    with mock.patch.dict(os.environ, ENVIRONMENT | variables):
+        pool.submit(int)
     return lambda *task: pool.submit(*task).result()
 
 
@@ -197,14 +195,6 @@ def _build_step(entry: Entry, case: Case) -> Callable[[], Sequence[Tensor]]:
                 sum(out.float().mean() for out in outs).backward()
             return outs
 
-    if entry.form == 'compile' and not case.train:
-        from torch._inductor import config as inductor
-
-        # With constant weights, the convolutions of a CPU are fused with the
-        # operations after them. As an option of torch.compile, the setting
-        # would come after the tracing. The first call compiles.
-        with inductor.patch(freezing=True):
-            step()
     if entry.form == 'cuda_graph':
         return capture_cuda_graph(step, case.device)
     return step

@@ -5,7 +5,6 @@ The machine should be idle. The rows of a model are kept in a table in
 docs/deployment_costs as soon as they are measured.
 """
 
-import argparse
 import subprocess
 import sys
 import time
@@ -17,11 +16,10 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
-from common import DOCS, ROOT, fill_page
+from common import DOCS, ROOT, complete_table, fill_page, wants_measuring
 from torch._inductor import aoti_compile_and_package, aoti_load_package
-from tqdm import tqdm
 
-from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
+from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import main_metric
 from mmhatnet.analysis.timing import time_in_turns
 from mmhatnet.apis.inference import get_inferencer, predict
@@ -63,39 +61,25 @@ SPEED = {
 FORMATS = {'model': '`{}`', 'value': '{:.4g}', 'start (s)': '{:.2f}'}
 
 
-def show_cell(title: str, value: object) -> str:
-    default = '{:.1f}' if isinstance(value, float) else '{}'
-    return FORMATS.get(title, default).format(value)
-
-
-def show_table(table: str) -> str:
+def show_table(rows: list[dict]) -> str:
     """Make a table of the page, with its machines above it."""
-    rows = read_csv(TABLES / f'{table}.csv')
     machines = sorted({row.pop('machine') for row in rows})
-    cells = [{k: show_cell(k, v) for k, v in row.items()} for row in rows]
+    cells = [
+        {
+            title: FORMATS.get(
+                title, '{:.1f}' if isinstance(value, float) else '{}'
+            ).format(value)
+            for title, value in row.items()
+        }
+        for row in rows
+    ]
     return f'Measured on {" and ".join(machines)}.\n\n{markdown_table(cells)}'
 
 
-def measure_table(table: str, folder: Path) -> None:
-    """Measure the models that a table lacks."""
-    path = TABLES / f'{table}.csv'
-    names, measure = MEASURES[table]
-    machine = f'{describe_machine()}, onnxruntime {onnxruntime.__version__}'
-    rows = read_csv(path)
-    for name in tqdm(names, desc=table):
-        if name not in {row['model'] for row in rows}:
-            rows += [
-                dict(model=name, **row, machine=machine)
-                for row in measure(name, folder)
-            ]
-            write_csv(path, rows)
-
-
-def precision_of(name: str, folder: Path) -> Iterator[dict]:
-    cfg = load_model_config(name)
-    checkpoint = find_weights(name)
+def precisions_of(name: str, folder: Path) -> Iterator[dict]:
+    """Size and accuracy of the files of a model, by precision."""
+    cfg, checkpoint = load_model_config(name), find_weights(name)
     graph = make_graph(get_model(cfg, checkpoint))
-    calibration = find_images([CALIBRATION[name]])
     cfg.work_dir = str(folder)
     for precision in TOLERANCES:
         (path,) = export_files(
@@ -104,7 +88,7 @@ def precision_of(name: str, folder: Path) -> Iterator[dict]:
             checkpoint,
             folder / f'{name}-{precision}.onnx',
             precision=precision,
-            calibration=calibration,
+            calibration=find_images([CALIBRATION[name]]),
         )
         found = evaluate_exported(cfg, path)
         metric = main_metric(cfg, [found])
@@ -139,20 +123,20 @@ def forms_of(name: str, folder: Path) -> dict[str, Callable]:
     }
 
 
-def speed_of(name: str, folder: Path) -> Iterator[dict]:
+def speeds_of(name: str, folder: Path) -> Iterator[dict]:
+    """Milliseconds of the forms of a model, by size."""
     forms = forms_of(name, folder)
     for side in SPEED[name]:
         images = torch.randint(256, (1, 3, side, side)).float()
         steps = {form: partial(run, images) for form, run in forms.items()}
         with torch.no_grad():
             seconds = time_in_turns(steps, ROUNDS)
-        yield {
-            'size': f'{side}x{side}',
-            **{form: 1000 * median(times) for form, times in seconds.items()},
-        }
+        medians = {form: 1e3 * median(x) for form, x in seconds.items()}
+        yield {'size': f'{side}x{side}', **medians}
 
 
-def start_of(name: str, folder: Path) -> Iterator[dict]:
+def starts_of(name: str, folder: Path) -> Iterator[dict]:
+    """Seconds of a command, and milliseconds of one more image."""
     photo = find_images([PHOTO])[0]
     cfg, checkpoint = load_model_config(name), find_weights(name)
     graph = make_graph(get_model(cfg, checkpoint))
@@ -168,7 +152,7 @@ def start_of(name: str, folder: Path) -> Iterator[dict]:
         command = [sys.executable, ROOT / 'tools' / 'infer.py', model, photo]
         command += ['--out-dir', folder / 'results', '--overwrite']
         starts = []
-        for _ in tqdm(range(3), desc=f'start of {form}'):
+        for _ in range(3):
             start = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             starts.append(time.perf_counter() - start)
@@ -181,30 +165,32 @@ def start_of(name: str, folder: Path) -> Iterator[dict]:
 
 # Table -> its models, and what gives the rows of a model.
 MEASURES = {
-    'precision': (list(list_shipped()), precision_of),
-    'speed': (list(SPEED), speed_of),
-    'start': (['shape-segmentor'], start_of),
+    'precision': (list(list_shipped()), precisions_of),
+    'speed': (list(SPEED), speeds_of),
+    'start': (['shape-segmentor'], starts_of),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill docs/deployment_costs.md: precision, speed and '
-        'start of exported files.'
+    measuring = wants_measuring(
+        'Fill docs/deployment_costs.md: precision, speed and start of '
+        'exported files.'
     )
-    parser.add_argument(
-        '--measure',
-        action='store_true',
-        help='first measure the models that the tables lack',
-    )
-    if parser.parse_args().measure:
-        with TemporaryDirectory() as folder:
-            for table in MEASURES:
-                measure_table(table, Path(folder))
-    fill_page(
-        DOCS / 'deployment_costs.md',
-        {table: partial(show_table, table) for table in MEASURES},
-    )
+    machine = f'{describe_machine()}, onnxruntime {onnxruntime.__version__}'
+    regions = {}
+    with TemporaryDirectory() as folder:
+        for table, (names, measure) in MEASURES.items():
+            rows = complete_table(
+                TABLES / f'{table}.csv',
+                'model',
+                names if measuring else (),
+                lambda name, measure=measure: [
+                    dict(model=name, **row, machine=machine)
+                    for row in measure(name, Path(folder))
+                ],
+            )
+            regions[table] = show_table(rows)
+    fill_page(DOCS / 'deployment_costs.md', regions)
 
 
 if __name__ == '__main__':
