@@ -26,7 +26,7 @@ EVIDENCE = TOOLS / 'pages' / 'evidence.py'
         ('gpu', 'gpu'),
         ('operators', 'operators'),
         ('paper_tables', 'paper_tables'),
-        pytest.param('scaling_study', 'scaling', marks=pytest.mark.slow),
+        ('scaling_study', 'scaling'),
     ],
 )
 def test_page_is_current(tool, page, tmp_path, monkeypatch):
@@ -46,10 +46,10 @@ def test_regions(tmp_path):
     page, out = tmp_path / 'page.md', tmp_path / 'out.md'
     text = 'a\n<!-- x -->\n{}\n<!-- end -->\nb\n<!-- y -->\n{}\n<!-- end -->\n'
     page.write_text(text.format('old', 'old').replace('old\n', '', 1))
-    common.fill_page(page, dict(x=lambda: r'1\1', y=lambda: '2\n2'), out)
+    common.fill_page(page, dict(x=r'1\1', y='2\n2'), out)
     assert out.read_text() == text.format(r'1\1', '2\n2')
     with pytest.raises(ValueError, match='has no region <!-- z -->'):
-        common.fill_page(page, dict(z=str))
+        common.fill_page(page, dict(z=''))
     filled = common.fill_regions(out.read_text(), r'(\w)', lambda x: x * 3)
     assert filled == text.format('xxx', 'yyy')
 
@@ -206,6 +206,6 @@ def test_times_of_a_gpu():
     """What test_limits found is on the page, else that nothing did."""
     gpu = import_page('gpu')
     checks = [dict(name='a', times=[dict(step='b', eager='2.0')]), dict()]
-    text = gpu.make_limits([dict(machine='c', checks=checks)])
+    text = gpu.show_limits([dict(machine='c', checks=checks)])
     assert text.endswith('| c | b | 2.0 |')
-    assert 'not been measured yet' in gpu.make_limits([dict(checks=[])])
+    assert 'not been measured yet' in gpu.show_limits([dict(checks=[])])

@@ -2,12 +2,11 @@
 """Fills docs/gpu.md from the reports of GPUs and the counts in docs/gpu."""
 
 import argparse
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
 
 import torch
-from common import DOCS, fill_page, read_json, span, write_json
+from common import DOCS, fill_page, read_json, write_json
 from mmengine.config import ConfigDict
 
 from mmhatnet.analysis.benchmark import make_table
@@ -20,6 +19,7 @@ from mmhatnet.models.kernels.choice import HAS_TRITON
 
 FOLDER = DOCS / 'gpu'
 COUNTS = FOLDER / 'counts.json'
+BEFORE = FOLDER / 'counts_before.json'  # HAT-Net had kernels
 BENCHMARK = FOLDER / 'benchmark.csv'  # if it was measured
 SMALL = 'HAT-Net-Small'
 BASE = f'{SMALL}, fast=False'
@@ -52,43 +52,22 @@ def case(row: dict) -> str:
     return f'{kind}, {n} x {height}x{width}, {row["dtype"]}'
 
 
-def section(report: dict) -> str:
-    titles = 'name', 'verdict', 'found'
-    checks = [{k: check[k] for k in titles} for check in report['checks']]
-    parts = [f'### {report["machine"]}\n', markdown_table(checks)]
-    if 'timings' not in report:
-        return '\n'.join([*parts, ''])
-    parts.append('')
-    for title, group in groupby(report['timings'], case):
-        rows = list(group)
-        base = next(row for row in rows if row['backbone'] == BASE)
-        cells = [
-            {
-                'backbone': row['backbone'],
-                'time (ms)': f'{row["milliseconds"]:.1f}',
-                'speed': f'{base["milliseconds"] / row["milliseconds"]:.2f}',
-                'memory (MiB)': f'{row["mib"]}',
-                'memory': f'{row["mib"] / base["mib"]:.2f}',
-            }
-            for row in rows
-        ]
-        parts += [f'#### {title}\n', markdown_table(cells), '']
-    return '\n'.join(parts)
-
-
 def count_case(
     configs: dict, batch: int, shape: tuple, train: bool, amp: str | None
 ) -> list[dict]:
     """Count HAT-Net in three ways and its peers."""
     ours = load_backbone_config(configs[SMALL])
+    peers = {
+        name: (load_backbone_config(configs[name]), '')
+        for name in ('Swin-T', 'ConvNeXt-T')
+    }
     backbones = {
         SMALL: (ours, ''),
         WITHOUT: (ours, 'casts'),
         BASE: (ours | dict(fast=False), 'none'),
+        **peers,
+        'PVTv2-B2': (PVT, ''),
     }
-    for name, config in configs.items():
-        backbones.setdefault(name, (load_backbone_config(config), ''))
-    backbones['PVTv2-B2'] = PVT, ''
     rows = []
     for name, (backbone, kernels) in backbones.items():
         backbone = ConfigDict(backbone, init_cfg=None)
@@ -101,67 +80,39 @@ def count_case(
                 dtype=amp or 'float32',
                 backbone=name,
                 operators=found.operators,
-                kernels=found.kernels,
-                gib=round((found.read + found.written) / 2**30, 2),
+                gib=round(found.moved / 2**30, 2),
                 kept=round(found.kept / 2**30, 2),
             )
         )
     return rows
 
 
-def count() -> dict:
-    """Count all cases.
-
-    Raises:
-        ValueError: If there is no Triton.
-    """
-    if not HAS_TRITON:
-        raise ValueError('install Triton, whose kernels are counted')
-    rows = [row for each in CASES for row in count_case(*each)]
-    return dict(torch=torch.__version__, counts=rows)
-
-
-def make_counts(counted: list[dict], reports: list[dict]) -> str:
-    """A table for each case, with today's and earlier counts."""
-    times = {
-        (case(row), row['backbone']): row['milliseconds']
-        for report in reports
-        for row in report.get('timings', ())
-    }
+def show_counts(counted: list[dict], timed: list[dict]) -> str:
+    """A table for each case, with times of the H100 where they compare."""
+    before = read_json(BEFORE)['counts']
+    times = {(case(x), x['backbone']): x['milliseconds'] for x in timed}
     parts = []
-    for title, group in groupby(counted, case):
-        rows = list(group)
+    for title, rows in groupby(counted, case):
         cells = []
-        for row in [*earlier(rows[0]), *rows]:
-            name = row['backbone']
-            cell = {
-                'backbone': name,
-                'operators': f'{row["operators"]}',
-                'kernels': f'{row["kernels"]}',
-                'moved (GiB)': f'{row["gib"]:.1f}',
-            }
-            if row['train']:
-                kept = row.get('kept')
-                cell['kept (GiB)'] = '' if kept is None else f'{kept:.1f}'
-            # HAT-Net was another one then.
+        for row in [*(x for x in before if case(x) == title), *rows]:
+            name, kept = row['backbone'], row.get('kept')
+            # HAT-Net was timed before it had kernels.
             found = times.get((title, name.removesuffix(', before')))
-            if found and name not in (SMALL, WITHOUT):
-                cell['H100 (ms)'] = f'{found:.1f}'
-            cells.append(cell)
-        parts += [f'**{title}**\n', markdown_table(cells), '']
-    return '\n'.join(parts).rstrip()
+            known = found and name != SMALL
+            cells.append(
+                {
+                    'backbone': name,
+                    'operators': f'{row["operators"]}',
+                    'moved (GiB)': f'{row["gib"]:.1f}',
+                    'kept (GiB)': f'{kept:.1f}' if kept else '',
+                    'H100 (ms)': f'{found:.1f}' if known else '',
+                }
+            )
+        parts += [f'**{title}**', markdown_table(cells)]
+    return '\n\n'.join(parts)
 
 
-def earlier(row: dict) -> list[dict]:
-    """The row of a case before HAT-Net had kernels, by another name."""
-    return [
-        old | dict(backbone=f'{SMALL}, before')
-        for old in read_json(FOLDER / 'counts_before.json')['counts']
-        if old['backbone'] == SMALL and case(old) == case(row)
-    ]
-
-
-def make_limits(reports: list[dict]) -> str:
+def show_limits(reports: list[dict]) -> str:
     """What the host and the GPU take, where it was measured."""
     cells = [
         {'GPU': report['machine'], **row}
@@ -182,51 +133,33 @@ def make_limits(reports: list[dict]) -> str:
     )
 
 
-def show_host(reports: list[dict]) -> str:
-    """Microseconds per operator in training, on a GPU before the kernels."""
-    old = read_json(FOLDER / 'counts_before.json')['counts']
-    counts = {(case(row), row['backbone']): row['operators'] for row in old}
-    found = {
-        row['backbone']: 1e3 * row['milliseconds'] / counts[key]
-        for report in reports
-        for row in report.get('timings', ())
-        if row['train'] and (key := (case(row), row['backbone'])) in counts
-    }
-    other = found.pop('ConvNeXt-T')
-    return (
-        'The table of the H100 below may show the host. Its training steps of '
-        f'64 images\nin bfloat16 took {span(found.values(), ".0f")} µs per '
-        f'operator ({other:.0f} for ConvNeXt-T), nearly the\nsame for '
-        'different networks.'
-    )
+def show_report(report: dict) -> str:
+    """The checks of a GPU, and the times of backbones."""
+    titles = 'name', 'verdict', 'found'
+    checks = [{k: check[k] for k in titles} for check in report['checks']]
+    parts = [f'### {report["machine"]}', markdown_table(checks)]
+    for title, group in groupby(report.get('timings', ()), case):
+        rows = list(group)
+        base = next(row for row in rows if row['backbone'] == BASE)
+        cells = [
+            {
+                'backbone': row['backbone'],
+                'time (ms)': f'{row["milliseconds"]:.1f}',
+                'speed': f'{base["milliseconds"] / row["milliseconds"]:.2f}',
+                'memory (MiB)': f'{row["mib"]}',
+                'memory': f'{row["mib"] / base["mib"]:.2f}',
+            }
+            for row in rows
+        ]
+        parts += [f'#### {title}', markdown_table(cells)]
+    return '\n\n'.join(parts)
 
 
-def show_amp(reports: list[dict]) -> str:
-    """Times of HAT-Net in float32 and mixed precision."""
-    report = next(report for report in reports if 'timings' in report)
-    times = {
-        (row['train'], row['dtype']): f'{row["milliseconds"]:.1f}'
-        for row in report['timings']
-        if row['backbone'] == SMALL and row['shape'][0] == 64
-    }
-    training, inference = (
-        f'{times[train, "bfloat16"]} ms instead of {times[train, "float32"]}'
-        for train in (True, False)
-    )
-    return (
-        'Mixed precision saves memory. On the H100, before the kernels, it '
-        f'cost HAT-Net time\nin training, {training}, and saved little in '
-        f'inference,\n{inference}. Autocast adds operators, for which the '
-        'host\ntakes time.'
-    )
-
-
-def show_reports(reports: list[dict]) -> str:
-    """The checks of each GPU, and the benchmark if it was measured."""
-    parts = list(map(section, reports))
-    for title, rows in groupby(read_csv(BENCHMARK), itemgetter('case')):
-        parts.append(f'## Benchmark: {title}\n\n{make_table([*rows])}\n')
-    return '\n'.join(parts).rstrip()
+def show_benchmark() -> list[str]:
+    return [
+        f'## Benchmark: {title}\n\n{make_table(list(rows))}'
+        for title, rows in groupby(read_csv(BENCHMARK), itemgetter('case'))
+    ]
 
 
 def main() -> None:
@@ -236,24 +169,28 @@ def main() -> None:
     parser.add_argument(
         '--count',
         action='store_true',
-        help='count launches and bytes again before, which takes minutes',
+        help='count operators and bytes again before, which takes minutes',
     )
     if parser.parse_args().count:
-        write_json(COUNTS, count())
+        if not HAS_TRITON:
+            raise ValueError('install Triton, whose kernels are counted')
+        rows = [row for each in CASES for row in count_case(*each)]
+        write_json(COUNTS, dict(torch=torch.__version__, counts=rows))
     files = map(read_json, sorted(FOLDER.glob('*.json')))
     reports = [report for report in files if 'machine' in report]
+    timed = [row for report in reports for row in report.get('timings', ())]
     counted = read_json(COUNTS)
     regions = {
-        'host': partial(show_host, reports),
-        'limits': partial(make_limits, reports),
-        'torch': lambda: (
+        'limits': show_limits(reports),
+        'torch': (
             '`python tools/pages/gpu.py --count` counted the tables below '
             f'with torch\n{counted["torch"]}, on fake tensors, which needs '
             'no GPU.'
         ),
-        'counts': partial(make_counts, counted['counts'], reports),
-        'amp': partial(show_amp, reports),
-        'reports': partial(show_reports, reports),
+        'counts': show_counts(counted['counts'], timed),
+        'reports': '\n\n'.join(
+            [*map(show_report, reports), *show_benchmark()]
+        ),
     }
     fill_page(DOCS / 'gpu.md', regions)
 
