@@ -1,24 +1,20 @@
 #!/usr/bin/env python
 """Makes docs/paper_tables.md: costs of the models in the paper's tables."""
 
-import argparse
 import sys
 from collections.abc import Iterator
-from functools import partial
-from itertools import pairwise
-from operator import itemgetter
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import torch
 import yaml
-from common import DOCS, fill_page, span
+from common import DOCS, complete_table, fill_page, span, wants_measuring
 from mmengine.config import Config
 from torch import nn
 from torchvision.models.regnet import BlockParams, RegNet
-from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import build_on_meta, measure_complexity
-from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
+from mmhatnet.analysis.report import markdown_table
 from mmhatnet.apis.zoo import load_backbone_config, load_model_config
 from mmhatnet.engine.cli import one_line_errors
 
@@ -26,23 +22,15 @@ SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text('utf-8'))
 TABLES = SOURCE['tables']
 PAGE = DOCS / 'paper_tables.md'
 DATA = PAGE.with_suffix('.csv')
+COUNTS = 'without products', 'with products'
 
 
 def regnet_y(depths: list, widths: list, group_width: int) -> nn.Module:
     """Build a RegNetY; mmpretrain only has RegNetX."""
-    stages = len(depths)
+    groups, ones, twos = ([x] * len(depths) for x in (group_width, 1.0, 2))
     # The widths are given because torchvision rounds the widths of the formula
     # in another way than the paper of RegNet.
-    return RegNet(
-        BlockParams(
-            depths,
-            widths,
-            [group_width] * stages,
-            [1.0] * stages,
-            [2] * stages,
-            se_ratio=0.25,
-        )
-    )
+    return RegNet(BlockParams(depths, widths, groups, ones, twos, 0.25))
 
 
 def with_backbone(config: str, origin: str) -> Config:
@@ -83,8 +71,7 @@ def rows_in_print(number: int) -> Iterator[dict]:
             row = dict(table=number, head=head, model=name)
             row['height'], row['width'] = table['shape']
             if number == 6:
-                row.update(zip(('G1', 'G2'), printed, strict=False))
-                row['flops_in_print'] = printed[2]
+                row['G1'], row['G2'], row['flops_in_print'] = printed
             else:
                 row['params_in_print'] = printed[2 * index]
                 row['flops_in_print'] = printed[2 * index + 1]
@@ -118,39 +105,44 @@ def measure_row(row: dict) -> dict:
     )
 
 
+def flops(row: dict, count: str = 'with products') -> float:
+    """Measured #FLOPs in G, by one of COUNTS."""
+    return row[f'flops_{count.replace(" ", "_")}'] / 1e9
+
+
 def relative(value: float, printed: float) -> float:
     """Difference from the published value in percent."""
     return 100 * (value / printed - 1)
 
 
+def compare(value: float, printed: float) -> str:
+    return f'{value:.2f} ({relative(value, printed):+.1f} %)'
+
+
 def cells(row: dict) -> dict[str, str]:
     """Make a row of the page."""
+    measured = 'params' in row
     if 'G1' in row:
         shown = {key: ', '.join(map(str, row[key])) for key in ('G1', 'G2')}
     else:
-        shown = dict(model=row['model'].replace('*', '\\*'))
-
-    def compare(title: str, diff: str, value: float, printed: float) -> None:
-        shown[title] = f'{value:.2f}' if value else ''
-        shown[diff] = f'{relative(value, printed):+.1f} %' if value else ''
-
-    if 'params_in_print' in row:
         printed = row['params_in_print']
-        shown['#Param, print'] = str(printed)
-        compare('measured', 'diff.', row.get('params', 0) / 1e6, printed)
+        shown = {
+            'model': row['model'].replace('*', '\\*'),
+            '#Param, print': str(printed),
+            'measured': compare(row['params'] / 1e6, printed)
+            if measured
+            else '',
+        }
     printed = row['flops_in_print']
     shown['#FLOPs, print'] = str(printed)
-    for column in ('without products', 'with products'):
-        value = row.get(f'flops_{column.replace(" ", "_")}', 0) / 1e9
-        compare(column, f'diff. {column}', value, printed)
-    if 'G1' not in row:
-        origin, note = row.get('origin'), row.get('note')
-        both = f'{origin} ({note})'
-        shown['from'] = both if origin and note else origin or note
+    for count in COUNTS:
+        shown[count] = compare(flops(row, count), printed) if measured else ''
+    shown['note'] = row.get('note', '')
     return shown
 
 
 def params_agree(row: dict) -> bool:
+    """Whether #Param is within 0.3 % of the paper's, or rounds to it."""
     value, printed = row['params'] / 1e6, row['params_in_print']
     digits = len(str(printed).partition('.')[2])
     return (
@@ -164,29 +156,28 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
     for row in rows:
         if row['model'].startswith('HAT-Net'):
             tables.setdefault(row['table'], []).append(row)
-    for number in [x for x in tables if x != 6]:
-        tiny = '' if number == 2 else ', except for Tiny'
+    for number in (2, 3, 4):
+        skipped = '' if number == 2 else 'HAT-Net-Tiny'
         yield (
             f'Table {number}: #Param is within 0.3 % of the published value, '
-            f'or rounds to it{tiny}',
+            'or rounds to it' + (', except for Tiny' if skipped else ''),
             all(
                 params_agree(row)
                 for row in tables[number]
-                if not tiny or row['model'] != 'HAT-Net-Tiny'
+                if row['model'] != skipped
             ),
         )
+    differences = [
+        relative(flops(row, 'without products'), row['flops_in_print'])
+        for row in tables[2]
+    ]
     yield (
         'Table 2: #FLOPs without products are within 1 % of the published '
         'value',
-        all(
-            abs(relative(x['flops_without_products'] / 1e9, printed)) <= 1
-            for x in tables[2]
-            if (printed := x['flops_in_print'])
-        ),
+        all(abs(difference) <= 1 for difference in differences),
     )
     steps = [
-        (a['flops_with_products'] - b['flops_with_products']) / 1e9
-        - (a['flops_in_print'] - b['flops_in_print'])
+        flops(a) - flops(b) - (a['flops_in_print'] - b['flops_in_print'])
         for a, b in pairwise(tables[6][1:])
     ]
     yield (
@@ -197,78 +188,48 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
     )
 
 
-def misses(rows: list[dict]) -> Iterator[str]:
-    """Differences of the rows of dense prediction from the paper."""
-    heads: dict[tuple, list[dict]] = {}
-    for row in rows:
-        if row['table'] != 2 and 'params' in row:
-            heads.setdefault((row['table'], row['head']), []).append(row)
-    for (number, head), here in heads.items():
-        flops = {True: [], False: []}  # of HAT-Net, and of other systems
+def show_misses(rows: list[dict]) -> Iterator[str]:
+    """Differences of #FLOPs of dense prediction from the paper."""
+    for (number, head), here in groupby(rows, lambda x: (x['table'], x['head'])):
+        found: dict[str, list[float]] = {}
         for row in here:
-            flops[row['model'].startswith('HAT-Net')].append(
-                relative(
-                    row['flops_with_products'] / 1e9, row['flops_in_print']
+            if number != 2 and 'params' in row:
+                ours = row['model'].startswith('HAT-Net')
+                found.setdefault('HAT-Net' if ours else 'others', []).append(
+                    relative(flops(row), row['flops_in_print'])
                 )
-            )
-        text = (
-            '#FLOPs with products of HAT-Net differ by '
-            f'{span(flops[True], "+.1f")} %'
-        )
-        if flops[False]:
-            others = span(flops[False], '+.1f')
-            text += f', those of other systems by {others} %'
-        tiny = next(x for x in here if x['model'].startswith('HAT-Net'))
-        if 'params_in_print' in tiny:
-            more = tiny['params'] / 1e6 - tiny['params_in_print']
-            text += f'; #Param of Tiny by {more:+.2f} M'
-        yield f'- Table {number}, {head.partition("_")[0]}: {text}.'
+        if found:
+            spans = (f'{k} {span(v, "+.1f")} %' for k, v in found.items())
+            yield f'- Table {number}, {head.partition("_")[0]}: {"; ".join(spans)}.'
 
 
 def show_table(rows: list[dict], number: int) -> str:
     """Make a table for each of the heads."""
-    heads = TABLES[number]['heads']
     parts = []
-    for head in heads:
+    for head in TABLES[number]['heads']:
         here = [x for x in rows if (x['table'], x['head']) == (number, head)]
-        if len(heads) > 1:
-            parts.append(f'With the head of `{head}`:')
-        parts.append(markdown_table([cells(row) for row in here]))
+        parts += [f'`{head}`:', markdown_table([cells(row) for row in here])]
     return '\n\n'.join(parts)
 
 
-def show_claims(rows: list[dict]) -> str:
-    verdicts = {True: 'holds', False: 'does not hold'}
-    return '\n'.join(f'- {text}: {verdicts[x]}.' for text, x in claims(rows))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Make docs/paper_tables.md: #Param and #FLOPs of the '
-        "models in the paper's tables, compared with the published numbers. "
-        'No data set, GPU or weights are needed.'
+    measuring = wants_measuring(
+        'Make docs/paper_tables.md: #Param and #FLOPs of the models in the '
+        "paper's tables, compared with the published numbers. No data set, "
+        'GPU or weights are needed.'
     )
-    parser.add_argument(
-        '--measure',
-        type=int,
-        nargs='*',
-        choices=TABLES,
-        metavar='TABLE',
-        help='first measure the tables with these numbers, or all',
+    rows = complete_table(
+        DATA,
+        'table',
+        TABLES if measuring else (),
+        lambda number: map(measure_row, rows_in_print(number)),
     )
-    measure, rows = parser.parse_args().measure, read_csv(DATA)
-    if measure is not None:
-        todo = [x for n in measure or TABLES for x in rows_in_print(n)]
-        rows = [x for x in rows if measure and x['table'] not in measure]
-        rows += [measure_row(row) for row in tqdm(todo, unit='row')]
-        rows.sort(key=itemgetter('table'))
-        write_csv(DATA, rows)
-    regions = {
-        f'table {number}': partial(show_table, rows, number)
-        for number in TABLES
-    }
-    regions['claims'] = partial(show_claims, rows)
-    regions['misses'] = lambda: '\n'.join(misses(rows))
+    verdicts = {True: 'holds', False: 'does not hold'}
+    regions = {f'table {x}': show_table(rows, x) for x in TABLES}
+    regions['claims'] = '\n'.join(
+        f'- {text}: {verdicts[holds]}.' for text, holds in claims(rows)
+    )
+    regions['misses'] = '\n'.join(show_misses(rows))
     fill_page(PAGE, regions)
     failed = [text for text, holds in claims(rows) if not holds]
     if failed:
