@@ -27,7 +27,9 @@ def test_time_in_turns():
         dict(a=lambda: calls.append('a'), b=lambda: calls.append('b')), 3
     )
     assert calls == ['a', 'b'] * 4
-    assert {name: len(each) for name, each in seconds.items()} == dict(a=3, b=3)
+    assert {name: len(each) for name, each in seconds.items()} == dict(
+        a=3, b=3
+    )
 
 
 def peak_of_temporaries():
@@ -109,7 +111,9 @@ def test_forms_of_models(tmp_path, monkeypatch):
     monkeypatch.setattr(
         benchmark, 'measure', lambda case, rounds: cases.append(case) or rows
     )
-    rows = [dict(model=TINY, form='eager', seconds=(1,), batch=1, operations=1)]
+    rows = [
+        dict(model=TINY, form='eager', seconds=(1,), batch=1, operations=1)
+    ]
     call_tool(TOOL, TINY, other, '--compile', '--plain')
     assert [tuple(entry) for entry in cases[0].entries] == [
         *((TINY, form) for form in ('plain', 'eager', 'compile')),

@@ -54,9 +54,7 @@ SUITE = (
     Case(forms(SMALL, 'plain') + DENSE_PEERS, (512, 512), 2),
     Case(forms(DENSE, 'plain') + DENSE_PEERS, (800, 1344), 1),
     Case(forms(SMALL, 'plain', 'with_cp'), (448, 448), 2, train=True),
-    Case(
-        forms(TINY, 'compile', 'compile_blocks'), (224, 224), 2, train=True
-    ),
+    Case(forms(TINY, 'compile', 'compile_blocks'), (224, 224), 2, train=True),
 )
 
 
@@ -64,7 +62,9 @@ def accuracy(model: str) -> float | None:
     """Top-1 accuracy in the metafile of a config, in percent."""
     name = Entry(model).name
     if name in model_entries():
-        return model_entries()[name]['Results'][0]['Metrics']['Top 1 Accuracy*']
+        return model_entries()[name]['Results'][0]['Metrics'][
+            'Top 1 Accuracy*'
+        ]
     if model.startswith('mmpretrain::'):
         return ModelHub.get(name).results[0].metrics['Top 1 Accuracy']
     return None
@@ -72,7 +72,7 @@ def accuracy(model: str) -> float | None:
 
 def plot_accuracy(title: str, rows: list[dict]) -> Figure:
     """Accuracy against time, for the backbones of classifiers."""
-    figure, (axis,) = make_figure(size=(7, 5))
+    figure, (axis,) = make_figure(size=(9, 5))
     for row in rows:
         top1 = accuracy(row['model'])
         if top1:

@@ -36,15 +36,6 @@ TITLES = dict(
 PAGES = ('README.md', 'docs/model_zoo.md')
 
 
-# mm's names for steps of the data and for samplers.
-TECHNIQUES = dict(
-    RandAugment='RandAugment',
-    RandomErasing='Random Erasing',
-    RepeatAugSampler='Repeated Augmentation',
-    PhotoMetricDistortion='Photometric Distortion',
-)
-
-
 def metafiles() -> list[Path]:
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text('utf-8'))
     return [ROOT / name for name in index['Import']]
@@ -68,7 +59,6 @@ def add_training(model: dict, cfg: Config) -> None:
     if record['precision'] != precision_of(cfg):
         options['optim_wrapper.type'] = 'AmpOptimWrapper'
         options['optim_wrapper.dtype'] = record['precision']
-        cfg.merge_from_dict(options)
     given = ' '.join(f'{key}={value}' for key, value in options.items())
     step = (
         f'epoch_{metadata["Epochs"]}'
@@ -88,12 +78,13 @@ def add_training(model: dict, cfg: Config) -> None:
         'SHA256': sha256_of(list_shipped()[model['Name']]),
     }
     last = record['curve'][-1]
+    measured = {
+        name: round(factor * last[key], 1)
+        for name, (key, factor, _) in METRICS.items()
+        if key in last
+    }
     for result in model['Results']:
-        result['Metrics'] = {
-            name: round(factor * last[key], 1)
-            for name, (key, factor, _) in METRICS.items()
-            if key in last
-        }
+        result['Metrics'] = dict(measured)
 
 
 def add_reproduction(model: dict) -> None:
@@ -121,37 +112,11 @@ def update(text: str) -> str:
         metadata['FLOPs'] = result.operations
         metadata['Parameters'] = result.params
         metadata['Batch Size'] = cfg.auto_scale_lr.base_batch_size
-        trained_here = 'Training Log' in metadata
-        if trained_here:
+        if 'Training Log' in metadata:
             add_training(model, cfg)
-        metadata['Training Techniques'] = techniques(cfg)
-        if not trained_here:
+        else:
             add_reproduction(model)
     return yaml.safe_dump(content, sort_keys=False, width=100)
-
-
-def techniques(cfg: Config) -> list[str]:
-    """Name what a recipe does, as mm's metafiles name it."""
-    wrapper, model = cfg.optim_wrapper, cfg.model
-    used = {
-        'EMA': 'EMAHook' in str(cfg.get('custom_hooks')),
-        'Gradient Clipping': wrapper.get('clip_grad'),
-        'Mixed Precision Training': wrapper.get('type') == 'AmpOptimWrapper',
-        'Layer-wise Learning Rate Decay': 'mmhatnet.LayerDecay'
-        in wrapper.get('constructor', ''),
-        'Stochastic Depth': model.backbone.get('drop_path_rate'),
-        'Activation Checkpointing': model.backbone.get('with_cp'),
-    }
-    found = [wrapper.optimizer.type.rpartition('.')[2], 'Weight Decay']
-    found += [name for name, is_used in used.items() if is_used]
-    augments = (model.get('train_cfg') or {}).get('augments', [])
-    found += [augment.type for augment in augments]
-    if 'LabelSmooth' in str(model.get('head', {}).get('loss')):
-        found.append('Label Smoothing')
-    loader = cfg.train_dataloader
-    steps = {step['type'] for step in loader.dataset.pipeline}
-    steps.add(loader.sampler.type)
-    return found + [name for key, name in TECHNIQUES.items() if key in steps]
 
 
 def readme(metafile: Path) -> str:
@@ -224,16 +189,14 @@ def table(metafile: Path, up: str) -> str:
 
 def settings() -> str:
     """Table of the rows of Table 6 that were reproduced."""
-    names = [x for x in list_experiments() if x.startswith('table6')]
-    rows = [
-        {'row': name}
-        | {
-            key: f'{metric["printed"]}\\*; {metric["measured"]}'
-            for key, metric in found.items()
-        }
-        for name in names
-        if (found := reproduced(name))
-    ]
+    rows = []
+    for name in list_experiments():
+        if name.startswith('table6') and (found := reproduced(name)):
+            pairs = {
+                key: f'{metric["printed"]}\\*; {metric["measured"]}'
+                for key, metric in found.items()
+            }
+            rows.append(dict(row=name) | pairs)
     return (
         markdown_table(rows) if rows else 'None of them has been reproduced.'
     )

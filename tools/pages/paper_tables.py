@@ -190,7 +190,9 @@ def claims(rows: list[dict]) -> Iterator[tuple[str, bool]]:
 
 def show_misses(rows: list[dict]) -> Iterator[str]:
     """Differences of #FLOPs of dense prediction from the paper."""
-    for (number, head), here in groupby(rows, lambda x: (x['table'], x['head'])):
+    for (number, head), here in groupby(
+        rows, lambda x: (x['table'], x['head'])
+    ):
         found: dict[str, list[float]] = {}
         for row in here:
             if number != 2 and 'params' in row:
