@@ -14,8 +14,8 @@ from mmhatnet.engine.cli import (
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Count the operators of a backbone's step on a GPU, and the "
-        'bytes that they move. No GPU is needed.'
+        description="Count the operators of a backbone's step on a GPU, and "
+        'the bytes that they move. No GPU is needed.'
     )
     add = parser.add_argument
     add('config', help='name of a model, or config file')

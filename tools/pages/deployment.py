@@ -5,9 +5,6 @@ The machine should be idle. The rows of a model are kept in a table in
 docs/deployment_costs as soon as they are measured.
 """
 
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,13 +13,12 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
-from common import DOCS, ROOT, complete_table, fill_page, wants_measuring
+from common import DOCS, complete_table, fill_page, wants_measuring
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import main_metric
 from mmhatnet.analysis.timing import time_in_turns
-from mmhatnet.apis.inference import get_inferencer, predict
 from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
 from mmhatnet.deploy.evaluation import evaluate_exported
 from mmhatnet.deploy.export import describe, export_program
@@ -42,7 +38,6 @@ from mmhatnet.weights.releases import list_shipped
 
 TABLES = DOCS / 'deployment_costs'
 ROUNDS = 15
-PHOTO = 'data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg'
 # Model -> images of the calibration; they are not those of the test.
 CALIBRATION = {
     'cifar10-classifier': 'data/cifar10/train/*/*00.png',
@@ -58,7 +53,7 @@ SPEED = {
     'shape-segmentor': (256,),
 }
 # How the cells of a column are written; other numbers have one decimal.
-FORMATS = {'model': '`{}`', 'value': '{:.4g}', 'start (s)': '{:.2f}'}
+FORMATS = {'model': '`{}`', 'value': '{:.4g}'}
 
 
 def show_table(rows: list[dict]) -> str:
@@ -135,46 +130,16 @@ def speeds_of(name: str, folder: Path) -> Iterator[dict]:
         yield {'size': f'{side}x{side}', **medians}
 
 
-def starts_of(name: str, folder: Path) -> Iterator[dict]:
-    """Seconds of a command, and milliseconds of one more image."""
-    photo = find_images([PHOTO])[0]
-    cfg, checkpoint = load_model_config(name), find_weights(name)
-    graph = make_graph(get_model(cfg, checkpoint))
-    (file,) = export_files(graph, cfg, checkpoint, folder / 'start.onnx')
-    exported = OnnxModel(file, torch.get_num_threads())
-    inferencer = get_inferencer(name, device='cpu')
-    steps = {
-        'checkpoint': partial(predict, inferencer, photo),
-        'onnxruntime': partial(exported.predict, photo),
-    }
-    seconds = time_in_turns(steps, ROUNDS)
-    for form, model in zip(steps, (name, file), strict=True):
-        command = [sys.executable, ROOT / 'tools' / 'infer.py', model, photo]
-        command += ['--out-dir', folder / 'results', '--overwrite']
-        starts = []
-        for _ in range(3):
-            start = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            starts.append(time.perf_counter() - start)
-        yield {
-            'form': form,
-            'start (s)': median(starts),
-            'next image (ms)': 1000 * median(seconds[form]),
-        }
-
-
 # Table -> its models, and what gives the rows of a model.
 MEASURES = {
     'precision': (list(list_shipped()), precisions_of),
     'speed': (list(SPEED), speeds_of),
-    'start': (['shape-segmentor'], starts_of),
 }
 
 
 def main() -> None:
     measuring = wants_measuring(
-        'Fill docs/deployment_costs.md: precision, speed and start of '
-        'exported files.'
+        'Fill docs/deployment_costs.md: precision and speed of exported files.'
     )
     machine = f'{describe_machine()}, onnxruntime {onnxruntime.__version__}'
     regions = {}

@@ -3,15 +3,13 @@
 
 import argparse
 from itertools import groupby
-from operator import itemgetter
 
 import torch
 from common import DOCS, fill_page, read_json, write_json
 from mmengine.config import ConfigDict
 
-from mmhatnet.analysis.benchmark import make_table
 from mmhatnet.analysis.launches import count_launches
-from mmhatnet.analysis.report import markdown_table, read_csv
+from mmhatnet.analysis.report import markdown_table
 from mmhatnet.apis.zoo import load_backbone_config
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.models.kernels import select_kernels
@@ -20,7 +18,6 @@ from mmhatnet.models.kernels.choice import HAS_TRITON
 FOLDER = DOCS / 'gpu'
 COUNTS = FOLDER / 'counts.json'
 BEFORE = FOLDER / 'counts_before.json'  # HAT-Net had kernels
-BENCHMARK = FOLDER / 'benchmark.csv'  # if it was measured
 SMALL = 'HAT-Net-Small'
 BASE = f'{SMALL}, fast=False'
 WITHOUT = f'{SMALL}, without Triton'
@@ -120,17 +117,7 @@ def show_limits(reports: list[dict]) -> str:
         for check in report['checks']
         for row in check.get('times', ())
     ]
-    if cells:
-        return (
-            'Times in ms. Eager far above CUDA graph means that the host is '
-            'too slow; *kernels* is the sum of their times in the eager '
-            f'form.\n\n{markdown_table(cells)}'
-        )
-    return (
-        'How long HAT-Net takes eager, compiled and as CUDA graphs, and how '
-        'long its\nkernels take together, has not been measured yet; '
-        '`tools/gpu_check.sh -k limits`\nmeasures it.'
-    )
+    return markdown_table(cells) if cells else 'Not measured yet.'
 
 
 def show_report(report: dict) -> str:
@@ -155,13 +142,6 @@ def show_report(report: dict) -> str:
     return '\n\n'.join(parts)
 
 
-def show_benchmark() -> list[str]:
-    return [
-        f'## Benchmark: {title}\n\n{make_table(list(rows))}'
-        for title, rows in groupby(read_csv(BENCHMARK), itemgetter('case'))
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Fill docs/gpu.md from the files in docs/gpu.'
@@ -182,15 +162,9 @@ def main() -> None:
     counted = read_json(COUNTS)
     regions = {
         'limits': show_limits(reports),
-        'torch': (
-            '`python tools/pages/gpu.py --count` counted the tables below '
-            f'with torch\n{counted["torch"]}, on fake tensors, which needs '
-            'no GPU.'
-        ),
-        'counts': show_counts(counted['counts'], timed),
-        'reports': '\n\n'.join(
-            [*map(show_report, reports), *show_benchmark()]
-        ),
+        'counts': f'Counted with torch {counted["torch"]}.\n\n'
+        + show_counts(counted['counts'], timed),
+        'reports': '\n\n'.join(map(show_report, reports)),
     }
     fill_page(DOCS / 'gpu.md', regions)
 

@@ -12,7 +12,6 @@ import torch
 from common import DOCS, fill_page, read_json, write_json
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from torch import nn
 from tqdm import tqdm
 
 from mmhatnet.analysis.report import markdown_table, show_ratios
@@ -47,15 +46,15 @@ def use(operators: ModuleType) -> None:
                 module.ext_module = operators
 
 
-def build_steps(name: str, operators: ModuleType) -> dict[str, Callable]:
-    """Functions that train a model for a step, and predict with it."""
+def build_step(name: str, operators: ModuleType) -> Callable[[], float]:
+    """Build a model; the function trains it for a step, and has the loss."""
     cfg = load_model_config(name)
     cfg.model.backbone.init_cfg = None
     cfg.optim_wrapper.optimizer.lr = 1e-4
     init_default_scope('mmdet')
     use(operators)
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(cfg.model).train()
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
 
     def train(seed: int = 0) -> float:
@@ -63,34 +62,20 @@ def build_steps(name: str, operators: ModuleType) -> dict[str, Callable]:
         torch.manual_seed(seed)
         batch = make_batch('mmdet', SHAPE)
         torch.manual_seed(seed)
-        return model.train().train_step(batch, wrapper)['loss'].item()
+        return model.train_step(batch, wrapper)['loss'].item()
 
-    def predict() -> None:
-        use(operators)
-        torch.manual_seed(0)
-        batch = make_batch('mmdet', SHAPE)
-        if model.training:  # its head finds too little
-            for key, weight in model.named_parameters():
-                if key.endswith(('retina_cls.weight', 'fc_cls.weight')):
-                    nn.init.normal_(weight)
-        with torch.no_grad():
-            model.eval().test_step(batch)
-
-    return dict(training=train, inference=predict)
+    return train
 
 
 def compare_model(name: str, both: dict[str, ModuleType]) -> dict:
-    """Train and test a model with both; times are taken alternately."""
-    steps = {key: build_steps(name, x) for key, x in both.items()}
+    """Train a model with both; times are taken alternately."""
+    steps = {key: build_step(name, x) for key, x in both.items()}
     losses = {
-        key: [step['training'](seed) for seed in range(STEPS)]
-        for key, step in steps.items()
+        key: [train(seed) for seed in range(STEPS)]
+        for key, train in steps.items()
     }
-    seconds = {
-        phase: time_in_turns({k: x[phase] for k, x in steps.items()}, ROUNDS)
-        for phase in ('training', 'inference')
-    }
-    return dict(model=name, losses=losses, **seconds)
+    training = time_in_turns(steps, ROUNDS)
+    return dict(model=name, losses=losses, training=training)
 
 
 def test_detector(
@@ -125,15 +110,14 @@ def compare_row(row: dict) -> dict[str, str]:
     """Make the row of a model."""
     losses = list(zip(*row['losses'].values(), strict=True))
     error = max(abs(ours - theirs) / abs(theirs) for ours, theirs in losses)
-    cells = {
+    pairs = zip(*row['training'].values(), strict=True)
+    return {
         'model': row['model'],
         f'losses of {len(losses)} iterations differ by': round_error(error),
+        'time of a step': show_ratios(
+            [ours / theirs for ours, theirs in pairs]
+        ),
     }
-    for phase in ('training', 'inference'):
-        pairs = zip(*row[phase].values(), strict=True)
-        ratios = [ours / theirs for ours, theirs in pairs]
-        cells[f'time of a step, {phase}'] = show_ratios(ratios)
-    return cells
 
 
 def show(data: dict) -> str:
