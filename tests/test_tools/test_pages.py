@@ -199,4 +199,4 @@ def test_times_of_a_gpu():
     checks = [dict(name='a', times=[dict(step='b', eager='2.0')]), dict()]
     text = gpu.show_limits([dict(machine='c', checks=checks)])
     assert text.endswith('| c | b | 2.0 |')
-    assert 'not been measured yet' in gpu.show_limits([dict(checks=[])])
+    assert 'Not measured' in gpu.show_limits([dict(checks=[])])

@@ -111,12 +111,11 @@ def compare_row(row: dict) -> dict[str, str]:
     losses = list(zip(*row['losses'].values(), strict=True))
     error = max(abs(ours - theirs) / abs(theirs) for ours, theirs in losses)
     pairs = zip(*row['training'].values(), strict=True)
+    ratios = [ours / theirs for ours, theirs in pairs]
     return {
         'model': row['model'],
         f'losses of {len(losses)} iterations differ by': round_error(error),
-        'time of a step': show_ratios(
-            [ours / theirs for ours, theirs in pairs]
-        ),
+        'time of a step': show_ratios(ratios),
     }
 
 
