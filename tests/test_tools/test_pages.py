@@ -43,14 +43,14 @@ def test_page_is_current(tool, page, tmp_path, monkeypatch):
 
 def test_regions(tmp_path):
     common = import_page('common')
-    page, out = tmp_path / 'page.md', tmp_path / 'out.md'
+    page = tmp_path / 'page.md'
     text = 'a\n<!-- x -->\n{}\n<!-- end -->\nb\n<!-- y -->\n{}\n<!-- end -->\n'
     page.write_text(text.format('old', 'old').replace('old\n', '', 1))
-    common.fill_page(page, dict(x=r'1\1', y='2\n2'), out)
-    assert out.read_text() == text.format(r'1\1', '2\n2')
+    common.fill_page(page, dict(x=r'1\1', y='2\n2'))
+    assert page.read_text() == text.format(r'1\1', '2\n2')
     with pytest.raises(ValueError, match='has no region <!-- z -->'):
         common.fill_page(page, dict(z=''))
-    filled = common.fill_regions(out.read_text(), r'(\w)', lambda x: x * 3)
+    filled = common.fill_regions(page.read_text(), r'(\w)', lambda x: x * 3)
     assert filled == text.format('xxx', 'yyy')
 
 

@@ -300,7 +300,8 @@ class TestTool:
             (REPRODUCE, 'zzz'),
             ('-m', 'mmhatnet', 'reproduce', 'zzz'),
             (
-                TOOLS / 'pages' / 'reproductions.py',
+                TOOLS / 'pages' / 'model_zoo.py',
+                '--add',
                 TOOLS / 'pages' / 'paper_tables.yml',
             ),
         ],
@@ -308,7 +309,7 @@ class TestTool:
     def test_finds_its_package(self, command, tmp_path):
         """As a script, as a tool of the installed package, and for a page."""
         output = run_tool(*command, cwd=tmp_path, code=1, PYTHONPATH=str(ROOT))
-        assert re.fullmatch(r'reproduc\w+\.py: error: .*\n', output)
+        assert re.fullmatch(r'(reproduce|model_zoo)\.py: error: .*\n', output)
 
 
 def test_record_of_a_training(tmp_path):

@@ -1,6 +1,7 @@
 """Results that others measured, and their place in the zoo."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ from reproduction.result import compare
 
 from mmhatnet.engine.provenance import KEYS
 
-STORE = TOOLS / 'pages' / 'reproductions.py'
+STORE = TOOLS / 'pages' / 'model_zoo.py'
 
 
 def measured(row, box, mask=0.4155):
@@ -46,14 +47,14 @@ class TestResultsOfOthers:
             gpus=8,
         )
 
-    def store(self, result, folder, code=0):
+    def store(self, result, folder):
         path = folder / 'result.json'
         path.write_text(json.dumps(result))
-        return call_tool(STORE, path, '--out', folder / 'stored', code=code)
+        return import_page('model_zoo').store(path, folder / 'stored')
 
     def test_stored(self, result, tmp_path):
-        self.store(result, tmp_path)
-        stored = tmp_path / 'stored' / f'{TABLE_6}.json'
+        stored = self.store(result, tmp_path)
+        assert stored.name == f'{TABLE_6}.json'
         assert json.loads(stored.read_text()) == result
 
     @pytest.mark.parametrize(
@@ -72,21 +73,23 @@ class TestResultsOfOthers:
         ],
     )
     def test_refused(self, change, message, result, tmp_path):
-        assert message in self.store({**result, **change}, tmp_path, code=1)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            self.store({**result, **change}, tmp_path)
 
     def test_incomplete(self, result, tmp_path):
         result['all_metrics']['x'] = float('inf')
-        assert 'not JSON compliant' in self.store(result, tmp_path, code=1)
+        with pytest.raises(ValueError, match='not JSON compliant'):
+            self.store(result, tmp_path)
         del result['commit'], result['machine']
-        output = self.store(result, tmp_path, code=1)
-        assert 'result.json lacks commit, machine' in output
+        with pytest.raises(ValueError, match='json lacks commit, machine'):
+            self.store(result, tmp_path)
         assert not (tmp_path / 'stored').exists()
 
     @pytest.mark.parametrize('content', ['3', '[1]', 'null', '{', ''])
     def test_no_result(self, content, tmp_path):
         (tmp_path / 'x.json').write_text(content)
-        output = call_tool(STORE, tmp_path / 'x.json', code=1)
-        assert output.startswith('reproductions.py: error: ')
+        output = call_tool(STORE, '--add', tmp_path / 'x.json', code=1)
+        assert output.startswith('model_zoo.py: error: ')
         assert len(output.splitlines()) == 1
 
     def test_in_the_zoo(self, result, tmp_path, monkeypatch):

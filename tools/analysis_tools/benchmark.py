@@ -17,6 +17,7 @@ from mmhatnet.engine.cli import add_shape, one_line_errors, positive
 from mmhatnet.models import HATNet
 from mmhatnet.utils.device import find_device
 
+FLAGS = '--plain', '--compile', '--compile-blocks', '--cuda-graph', '--with-cp'
 OF_HATNET = {'plain', 'compile_blocks', 'with_cp'}
 
 
@@ -33,18 +34,17 @@ def parse_args() -> argparse.Namespace:
         help='names of models or config files, also of an installed library '
         '(mmdet::....py)',
     )
-    for form, text in FORMS.items():
-        if form != 'eager':
-            add(
-                f'--{form.replace("_", "-")}',
-                action='append_const',
-                dest='forms',
-                const=form,
-                default=['eager'],
-                help=f'also measure each '
-                f'{"HAT-Net" if form in OF_HATNET else "model"} in this form: '
-                f'{text}',
-            )
+    for flag in FLAGS:
+        form = flag[2:].replace('-', '_')
+        models = 'HAT-Net' if form in OF_HATNET else 'model'
+        add(
+            flag,
+            action='append_const',
+            dest='forms',
+            const=form,
+            default=['eager'],
+            help=f'also measure each {models} in this form: {FORMS[form]}',
+        )
     add_shape(parser)
     add('--batch', type=positive, default=1, help='images (default: 1)')
     add('--train', action='store_true', help='measure forward and backward')

@@ -92,10 +92,8 @@ def fill_regions(text: str, name: str, make: Callable[..., str]) -> str:
     )
 
 
-def fill_page(
-    page: Path, regions: Mapping[str, str], out: Path | None = None
-) -> None:
-    """Fill regions of a page, and write it to its place or to ``out``.
+def fill_page(page: Path, regions: Mapping[str, str]) -> None:
+    """Fill regions of a page.
 
     Raises:
         ValueError: If the page lacks a region.
@@ -105,7 +103,7 @@ def fill_page(
         if f'<!-- {name} -->' not in text:
             raise ValueError(f'{page} has no region <!-- {name} -->')
         text = fill_regions(text, name, lambda content=content: content)
-    write_text(out or page, text)
+    write_text(page, text)
 
 
 def pivot(

@@ -4,12 +4,11 @@
 import argparse
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from common import (
@@ -36,24 +35,15 @@ CONFIGS = ROOT / 'configs' / 'evidence'
 FOLDER = DOCS / 'evidence'
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A value of the metric to reach in all trainings of a config."""
-
-    config: str
-    value: float
-    cpu_minutes: float = inf
-
-
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Trainings that are compared."""
 
     metric: str  # mm's name
     shape: tuple[int, int]  # height and width of the images in pixels
     base: str  # the config with which the others are compared
-    goals: tuple[Goal, ...] = ()
-    shared: str = ''  # records of another group that belong here, too
+    # Config -> a value for all of its trainings, within these CPU minutes.
+    goals: Mapping[str, tuple[float, float]] = {}
+    shared: str = 'none'  # records of another group that belong here, too
 
 
 MICRO = 'hatnet-micro_1xb256-10e_cifar10'
@@ -64,20 +54,15 @@ DETECTOR = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees'
 # Names of regions of the page.
 GROUPS = {
     'cifar10': Group(
-        'accuracy/top1',
-        (32, 32),
-        MICRO,
-        (Goal(MICRO, 84, 60), Goal(LONG, 91, 240)),
+        *('accuracy/top1', (32, 32), MICRO),
+        {MICRO: (84, 60), LONG: (91, 240)},
     ),
     'search': Group('accuracy/top1', (32, 32), MICRO),
     'trees': Group(
-        'coco/bbox_mAP_50', (400, 400), DETECTOR, (Goal(DETECTOR, 0.4),)
+        'coco/bbox_mAP_50', (400, 400), DETECTOR, {DETECTOR: (0.4, inf)}
     ),
     'fpn': Group(
-        'mIoU',
-        (160, 192),
-        SEGMENTOR,
-        (Goal(SEGMENTOR, 80),),
+        *('mIoU', (160, 192), SEGMENTOR, {SEGMENTOR: (80, inf)}),
         'ablation_scratch*.json',
     ),
     'ablation': Group('mIoU', (160, 192), SCRATCH),
@@ -93,7 +78,7 @@ NOT_LISTED = 'param_scheduler', 'train_cfg', 'optim_wrapper.optimizer.lr'
 
 
 def read_records(folder: Path, name: str) -> list[dict]:
-    patterns = f'{name}_*.json', GROUPS[name].shared or 'none'
+    patterns = f'{name}_*.json', GROUPS[name].shared
     records = [read_json(x) for each in patterns for x in folder.glob(each)]
     return sorted(records, key=lambda record: record['name'])
 
@@ -219,16 +204,8 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
         }
 
 
-def judge_goal(goal: Goal, values: list[float], spent: float) -> str:
-    def within(minutes: float) -> str:
-        return f' in {minutes:.0f} CPU minutes' if minutes < inf else ''
-
-    met = min(values) >= goal.value and spent <= goal.cpu_minutes
-    return (
-        f'The goal of {goal.value:g}{within(goal.cpu_minutes)} for '
-        f'`{goal.config}` is {"met" if met else "missed"}: '
-        f'{span(values)}{within(spent)}.'
-    )
+def within(minutes: float) -> str:
+    return f' in {minutes:.0f} CPU minutes' if minutes < inf else ''
 
 
 def judge_pairs(ahead: list[float]) -> str:
@@ -256,11 +233,16 @@ def cpu_minutes(record: dict) -> float:
 def judge(records: list[dict], group: Group) -> Iterator[str]:
     """What the trainings show, in sentences."""
     found = results(records, group.metric)
-    for goal in group.goals:
-        here = [x for x in records if x['config'] == goal.config]
+    for config, (goal, limit) in group.goals.items():
+        here = [x for x in records if x['config'] == config]
         if here:
-            values = list(found[goal.config].values())
-            yield judge_goal(goal, values, max(map(cpu_minutes, here)))
+            values = found[config].values()
+            spent = max(map(cpu_minutes, here))
+            met = min(values) >= goal and spent <= limit
+            yield (
+                f'The goal of {goal:g}{within(limit)} for `{config}` is '
+                f'{"met" if met else "missed"}: {span(values)}{within(spent)}.'
+            )
     for config in found:
         ahead = pairs(found, group.base, config)
         if ahead:

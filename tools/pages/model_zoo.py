@@ -6,9 +6,21 @@ import re
 from pathlib import Path
 
 import yaml
-from common import DOCS, ROOT, fill_regions, read_json, write_text
+from common import (
+    DOCS,
+    ROOT,
+    fill_regions,
+    read_json,
+    write_json,
+    write_text,
+)
 from mmengine.config import Config
-from reproduction.experiments import METRICS, list_experiments
+from reproduction.experiments import (
+    METRICS,
+    find_experiment,
+    list_experiments,
+)
+from reproduction.result import check_result, read_result
 from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import measure_complexity
@@ -45,8 +57,23 @@ def read_models(metafile: Path) -> list[dict]:
     return yaml.safe_load(metafile.read_text('utf-8'))['Models']
 
 
+def store(path: Path, folder: Path) -> Path:
+    """Check a result of tools/reproduce.py, and store it for the zoo.
+
+    Raises:
+        ValueError: If it is incomplete or does not fit its row.
+    """
+    result = read_result(path)
+    if not result:
+        raise ValueError(f'{path} is not a result')
+    row = find_experiment(str(result.get('row')))
+    check_result(result, row, path)
+    write_json(folder / f'{row.name}.json', result)
+    return folder / f'{row.name}.json'
+
+
 def reproduced(name: str) -> dict[str, dict]:
-    """Metrics that reproductions.py has stored, by their names."""
+    """Metrics of a stored result, by their names."""
     path = RESULTS / f'{name}.json'
     return read_json(path)['metrics'] if path.exists() else {}
 
@@ -228,7 +255,17 @@ def main() -> None:
         f'and update the model tables of {" and ".join(PAGES)} and of the '
         'README of each folder of configs.'
     )
-    parser.parse_args()
+    parser.add_argument(
+        '--add',
+        nargs='+',
+        type=Path,
+        default=(),
+        metavar='RESULT.json',
+        help='first check results of tools/reproduce.py, ours or yours, and '
+        'store them in docs/reproductions',
+    )
+    for path in parser.parse_args().add:
+        print(store(path, RESULTS))
     for metafile in tqdm(metafiles(), unit='metafile'):
         write_text(metafile, update(metafile.read_text('utf-8')))
         write_text(metafile.with_name('README.md'), readme(metafile))
