@@ -119,6 +119,7 @@ def test_forms_of_models(tmp_path, monkeypatch):
         *((TINY, form) for form in ('plain', 'eager', 'compile')),
         *((other, form) for form in ('eager', 'compile')),
     ]
+    assert 'no model is a HATNet' in call_tool(TOOL, other, '--plain', code=1)
 
 
 def test_accuracy():

@@ -75,6 +75,8 @@ def list_entries(models: list[str], forms: list[str]) -> tuple[Entry, ...]:
         if MODELS.get(load_backbone_config(model).type) is not HATNet:
             found -= OF_HATNET
         entries += [Entry(model, form) for form in FORMS if form in found]
+    for form in set(forms) - {entry.form for entry in entries}:
+        raise ValueError(f'no model is a HATNet, so none has the form {form}')
     return tuple(entries)
 
 

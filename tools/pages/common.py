@@ -52,7 +52,7 @@ def complete_table(
     rows = read_csv(path)
     done = {str(row[key]) for row in rows}
     missing = [each for each in todo if str(each) not in done]
-    for each in tqdm(missing, desc=path.stem, leave=False):
+    for each in tqdm(missing, desc=path.stem, disable=not missing):
         rows += measure(each)
         write_csv(path, rows)
     return rows
