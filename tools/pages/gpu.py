@@ -1,24 +1,30 @@
 #!/usr/bin/env python
 """Fills docs/gpu.md from the reports of GPUs and the counts in docs/gpu."""
 
-import argparse
 from itertools import groupby
 
 import torch
-from common import DOCS, fill_page, read_json, write_json
+from common import (
+    DOCS,
+    complete_table,
+    fill_page,
+    read_json,
+    wants_measuring,
+)
 from mmengine.config import ConfigDict
 
 from mmhatnet.analysis.launches import count_launches
-from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.report import markdown_table, read_csv
 from mmhatnet.apis.zoo import load_backbone_config
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.models.kernels import select_kernels
 from mmhatnet.models.kernels.choice import HAS_TRITON
 
 FOLDER = DOCS / 'gpu'
-COUNTS = FOLDER / 'counts.json'
-BEFORE = FOLDER / 'counts_before.json'  # HAT-Net had kernels
+COUNTS = FOLDER / 'counts.csv'
+BEFORE = FOLDER / 'counts_before.csv'  # HAT-Net had kernels
 SMALL = 'HAT-Net-Small'
+EARLIER = f'{SMALL}, before'
 BASE = f'{SMALL}, fast=False'
 WITHOUT = f'{SMALL}, without Triton'
 CLASSIFIERS = {
@@ -34,78 +40,85 @@ DETECTORS = {
     ),
 }
 PVT = ConfigDict(type='mmpretrain.TIMMBackbone', model_name='pvt_v2_b2')
-# (configs, images, height and width, training, type for autocast)
-CASES = (
-    (CLASSIFIERS, 64, (224, 224), False, 'bfloat16'),
-    (CLASSIFIERS, 64, (224, 224), True, 'bfloat16'),
-    (DETECTORS, 2, (800, 1344), False, None),
-    (DETECTORS, 2, (800, 1344), True, 'bfloat16'),
-)
+# Case -> configs, height and width, images, training, type for autocast.
+CASES = {
+    'inference, 64 x 224x224, bfloat16': (
+        *(CLASSIFIERS, (224, 224), 64, False, 'bfloat16'),
+    ),
+    'training step, 64 x 224x224, bfloat16': (
+        *(CLASSIFIERS, (224, 224), 64, True, 'bfloat16'),
+    ),
+    'inference, 2 x 800x1344, float32': (
+        *(DETECTORS, (800, 1344), 2, False, None),
+    ),
+    'training step, 2 x 800x1344, bfloat16': (
+        *(DETECTORS, (800, 1344), 2, True, 'bfloat16'),
+    ),
+}
 
 
-def case(row: dict) -> str:
-    n, _, height, width = row['shape']
-    kind = 'training step' if row['train'] else 'inference'
-    return f'{kind}, {n} x {height}x{width}, {row["dtype"]}'
+def case_of(timing: dict) -> str:
+    n, _, height, width = timing['shape']
+    kind = 'training step' if timing['train'] else 'inference'
+    return f'{kind}, {n} x {height}x{width}, {timing["dtype"]}'
 
 
-def count_case(
-    configs: dict, batch: int, shape: tuple, train: bool, amp: str | None
-) -> list[dict]:
+def count_case(case: str) -> list[dict]:
     """Count HAT-Net in three ways and its peers."""
-    ours = load_backbone_config(configs[SMALL])
-    peers = {
-        name: (load_backbone_config(configs[name]), '')
-        for name in ('Swin-T', 'ConvNeXt-T')
-    }
+    if not HAS_TRITON:
+        raise ValueError('install Triton, whose kernels are counted')
+    configs, *settings = CASES[case]
+    ours, *peers = map(load_backbone_config, configs.values())
+    _, *names = configs
     backbones = {
         SMALL: (ours, ''),
         WITHOUT: (ours, 'casts'),
         BASE: (ours | dict(fast=False), 'none'),
-        **peers,
+        **{name: (x, '') for name, x in zip(names, peers, strict=True)},
         'PVTv2-B2': (PVT, ''),
     }
     rows = []
     for name, (backbone, kernels) in backbones.items():
         backbone = ConfigDict(backbone, init_cfg=None)
         with select_kernels(kernels):
-            found = count_launches(backbone, shape, batch, train, amp)
+            found = count_launches(backbone, *settings)
         rows.append(
             dict(
-                shape=[batch, 3, *shape],
-                train=train,
-                dtype=amp or 'float32',
+                case=case,
                 backbone=name,
                 operators=found.operators,
                 gib=round(found.moved / 2**30, 2),
                 kept=round(found.kept / 2**30, 2),
+                torch=torch.__version__,
             )
         )
     return rows
 
 
-def show_counts(counted: list[dict], timed: list[dict]) -> str:
+def show_counts(rows: list[dict], timings: list[dict]) -> str:
     """A table for each case, with times of the H100 where they compare."""
-    before = read_json(BEFORE)['counts']
-    times = {(case(x), x['backbone']): x['milliseconds'] for x in timed}
-    parts = []
-    for title, rows in groupby(counted, case):
+    times = {
+        (case_of(row), row['backbone']): row['milliseconds'] for row in timings
+    }
+    parts = [f'Counted with torch {rows[0]["torch"]}.']
+    for case in CASES:
         cells = []
-        for row in [*(x for x in before if case(x) == title), *rows]:
-            name, kept = row['backbone'], row.get('kept')
-            # HAT-Net was timed before it had kernels.
-            found = times.get((title, name.removesuffix(', before')))
-            known = found and name != SMALL
-            cells.append(
-                {
-                    'backbone': name,
-                    'operators': f'{row["operators"]}',
-                    'moved (GiB)': f'{row["gib"]:.1f}',
-                    'kept (GiB)': f'{kept:.1f}' if kept else '',
-                    'H100 (ms)': f'{found:.1f}' if known else '',
-                }
-            )
-        parts += [f'**{title}**', markdown_table(cells)]
+        for row in [*read_csv(BEFORE), *rows]:
+            if row['case'] == case:
+                name, kept = row['backbone'], row.get('kept')
+                # HAT-Net was timed before it had kernels.
+                timed = SMALL if name == EARLIER else name
+                time = times.get((case, timed)) if name != SMALL else None
+                cells.append(
+                    {
+                        'backbone': name,
+                        'operators': f'{row["operators"]}',
+                        'moved (GiB)': f'{row["gib"]:.1f}',
+                        'kept (GiB)': f'{kept:.1f}' if kept else '',
+                        'H100 (ms)': f'{time:.1f}' if time else '',
+                    }
+                )
+        parts += [f'**{case}**', markdown_table(cells)]
     return '\n\n'.join(parts)
 
 
@@ -125,7 +138,7 @@ def show_report(report: dict) -> str:
     titles = 'name', 'verdict', 'found'
     checks = [{k: check[k] for k in titles} for check in report['checks']]
     parts = [f'### {report["machine"]}', markdown_table(checks)]
-    for title, group in groupby(report.get('timings', ()), case):
+    for title, group in groupby(report.get('timings', ()), case_of):
         rows = list(group)
         base = next(row for row in rows if row['backbone'] == BASE)
         cells = [
@@ -143,27 +156,13 @@ def show_report(report: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill docs/gpu.md from the files in docs/gpu.'
-    )
-    parser.add_argument(
-        '--count',
-        action='store_true',
-        help='count operators and bytes again before, which takes minutes',
-    )
-    if parser.parse_args().count:
-        if not HAS_TRITON:
-            raise ValueError('install Triton, whose kernels are counted')
-        rows = [row for each in CASES for row in count_case(*each)]
-        write_json(COUNTS, dict(torch=torch.__version__, counts=rows))
-    files = map(read_json, sorted(FOLDER.glob('*.json')))
-    reports = [report for report in files if 'machine' in report]
-    timed = [row for report in reports for row in report.get('timings', ())]
-    counted = read_json(COUNTS)
+    todo = CASES if wants_measuring('Fill docs/gpu.md.') else ()
+    counts = complete_table(COUNTS, 'case', todo, count_case)
+    reports = list(map(read_json, sorted(FOLDER.glob('*.json'))))
+    timings = [row for report in reports for row in report.get('timings', ())]
     regions = {
         'limits': show_limits(reports),
-        'counts': f'Counted with torch {counted["torch"]}.\n\n'
-        + show_counts(counted['counts'], timed),
+        'counts': show_counts(counts, timings),
         'reports': '\n\n'.join(map(show_report, reports)),
     }
     fill_page(DOCS / 'gpu.md', regions)

@@ -1,28 +1,32 @@
 #!/usr/bin/env python
 """Compares our operators with mmcv's compiled ones: docs/operators.md."""
 
-import argparse
 import pkgutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import torch
-from common import DOCS, fill_page, read_json, write_json
+from common import (
+    DOCS,
+    fill_page,
+    read_json,
+    wants_measuring,
+    write_json,
+)
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from tqdm import tqdm
 
 from mmhatnet.analysis.report import markdown_table, show_ratios
 from mmhatnet.analysis.timing import time_in_turns
-from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.apis.zoo import find_weights, load_model_config
 from mmhatnet.datasets.random_batch import make_batch
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.engine.runner import build_runner
 from mmhatnet.operators import NAME, describe_operators, ext
-from mmhatnet.utils.config import read_config
 
 PAGE, DATA = DOCS / 'operators.md', DOCS / 'operators.json'
 MODELS_COMPARED = (
@@ -31,6 +35,7 @@ MODELS_COMPARED = (
     'mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco',
     'cascade-mask-rcnn_hatnet-small_fpn_8xb2-1x_coco',
 )
+DETECTOR = 'tree-detector'
 SHAPE = 160, 192  # of two images that are trained with
 STEPS, ROUNDS = 20, 5
 
@@ -78,23 +83,23 @@ def compare_model(name: str, both: dict[str, ModuleType]) -> dict:
     return dict(model=name, losses=losses, training=training)
 
 
-def test_detector(
-    config: str, checkpoint: str, both: dict[str, ModuleType]
-) -> dict:
+def test_detector(both: dict[str, ModuleType]) -> dict:
     """Test a trained detector with both."""
     metrics, boxes = {}, []
-    for key, operators in both.items():
-        use(operators)
-        cfg = read_config(config)
-        cfg.load_from, cfg.work_dir = checkpoint, 'work_dirs/operators'
-        cfg.test_evaluator.outfile_prefix = f'work_dirs/operators/{key}'
-        metrics[key] = build_runner(cfg, ('test',)).test()
-        found = read_json(Path(f'work_dirs/operators/{key}.bbox.json'))
-        boxes.append(torch.tensor([[*x['bbox'], x['score']] for x in found]))
-    ours, theirs = map(torch.Tensor.double, boxes)
+    with TemporaryDirectory() as folder:
+        for key, operators in both.items():
+            use(operators)
+            cfg = load_model_config(DETECTOR)
+            cfg.load_from, cfg.work_dir = find_weights(DETECTOR), folder
+            cfg.test_evaluator.outfile_prefix = f'{folder}/{key}'
+            metrics[key] = build_runner(cfg, ('test',)).test()
+            found = read_json(Path(folder, f'{key}.bbox.json'))
+            rows = [[*x['bbox'], x['score']] for x in found]
+            boxes.append(torch.tensor(rows).double())
+    ours, theirs = boxes
     error = (ours - theirs).abs().amax(0)
     return dict(
-        config=Path(config).stem,
+        config=DETECTOR,
         metrics=metrics,
         objects=len(ours),
         pixels=error[:4].max().item(),
@@ -136,29 +141,16 @@ def show(data: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        '--measure',
-        nargs=2,
-        metavar=('CONFIG', 'CHECKPOINT'),
-        help='measure again, with a trained detector to test',
-    )
-    measure = parser.parse_args().measure
-    if measure:
+    if wants_measuring(__doc__) and not DATA.exists():
         if describe_operators() != 'mmcv':
             raise ValueError(
                 "mmcv's operators are not compiled here: run "
                 'tools/setup_env.sh --compiled'
             )
         both = dict(torchvision=ext, mmcv=import_module(NAME))
-        data = dict(
-            machine=describe_machine(),
-            models=[
-                compare_model(name, both) for name in tqdm(MODELS_COMPARED)
-            ],
-            test=test_detector(*measure, both),
-        )
-        write_json(DATA, data)
+        models = [compare_model(name, both) for name in MODELS_COMPARED]
+        data = dict(machine=describe_machine(), models=models)
+        write_json(DATA, data | dict(test=test_detector(both)))
     fill_page(PAGE, {'measured': show(read_json(DATA))})
 
 
