@@ -99,7 +99,7 @@ def measure(case: Case, rounds: int = 7) -> list[dict[str, Any]]:
     Returns:
         list[dict]: A row for each entry, with the ``seconds`` of every round
         and until the first result (``start``), the ``operations`` of the batch
-        and, where known, the peak ``memory`` in bytes.
+        and the peak ``memory`` in bytes, None if it is unknown.
 
     Raises:
         AssertionError: If two forms of a model compute different features.
@@ -118,12 +118,11 @@ def measure(case: Case, rounds: int = 7) -> list[dict[str, Any]]:
                 seconds = run(_time_step, case.device)
                 rows[entry]['seconds'] += (round(seconds, 7),)
     for entry, row in rows.items():
+        if entry.form == 'cuda_graph':  # has memory of its own
+            continue
         with ExitStack() as stack:
             run = _start_process(stack, **RETURN_FREED)
-            memory = run(_measure_peak, entry, case)
-        # A CUDA graph has memory of its own.
-        if memory is not None and entry.form != 'cuda_graph':
-            row['memory'] = memory
+            row['memory'] = run(_measure_peak, entry, case)
     return list(rows.values())
 
 
@@ -255,7 +254,7 @@ def make_table(rows: Sequence[Mapping]) -> str:
             'speed': show_ratios([theirs / own for theirs, own in pairs]),
             'operations (G)': f'{row["operations"] / row["batch"] / 1e9:.1f}',
         }
-        if memory and 'memory' in base:
+        if memory and base.get('memory'):
             cell['memory (MiB)'] = f'{memory / 2**20:.0f}'
             cell['memory'] = f'{memory / base["memory"]:.2f}'
         if 'start' in row:

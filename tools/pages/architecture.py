@@ -56,7 +56,7 @@ def main() -> None:
         xlim=(-0.3, 4.3), ylim=(-0.5, max(y for _, y in places.values()) + 0.5)
     )
     axes.axis('off')
-    arrow = dict(arrowstyle='-|>', color='#9aa5b1', shrinkA=16, shrinkB=16)
+    arrow = dict(arrowstyle='-|>', color='#9aa5b1', shrinkA=24, shrinkB=24)
     for name, targets in imports.items():
         for target in targets:
             axes.annotate('', places[target], places[name], arrowprops=arrow)
