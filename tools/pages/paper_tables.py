@@ -10,8 +10,6 @@ import torch
 import yaml
 from common import DOCS, complete_table, fill_page, span, wants_measuring
 from mmengine.config import Config
-from torch import nn
-from torchvision.models.regnet import BlockParams, RegNet
 
 from mmhatnet.analysis.complexity import build_on_meta, measure_complexity
 from mmhatnet.analysis.report import markdown_table
@@ -22,14 +20,6 @@ SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text('utf-8'))
 TABLES = SOURCE['tables']
 PAGE = DOCS / 'paper_tables.md'
 DATA = PAGE.with_suffix('.csv')
-
-
-def regnet_y(depths: list, widths: list, group_width: int) -> nn.Module:
-    """Build a RegNetY; mmpretrain only has RegNetX."""
-    groups, ones, twos = ([x] * len(depths) for x in (group_width, 1.0, 2))
-    # The widths are given because torchvision rounds the widths of the formula
-    # in another way than the paper of RegNet.
-    return RegNet(BlockParams(depths, widths, groups, ones, twos, 0.25))
 
 
 def with_backbone(config: str, origin: str) -> Config:
@@ -48,18 +38,6 @@ def with_backbone(config: str, origin: str) -> Config:
         backbone.out_indices = (3,)
         cfg.model.head.in_channels = channels[-1]
     return cfg
-
-
-def classifier(how: dict) -> tuple[Config, str]:
-    """Config of a whole model of Table 2, and its origin."""
-    if 'regnet_y' in how:
-        backbone = dict(type=regnet_y, **how['regnet_y'])
-        model = dict(type='ImageClassifier', backbone=backbone)
-        cfg = Config(dict(model=model, default_scope='mmpretrain'))
-        return cfg, 'torchvision.models.regnet.RegNet'
-    cfg = load_model_config(how['config'])
-    cfg.merge_from_dict(dict(model=how.get('options', {})))
-    return cfg, how['config']
 
 
 def rows_in_print(number: int) -> Iterator[dict]:
@@ -85,7 +63,9 @@ def measure_row(row: dict) -> dict:
     row = dict(row)
     how = SOURCE['classifiers'].get(name, {}) if row['table'] == 2 else {}
     if how:
-        cfg, origin = classifier(how)
+        origin = how['config']
+        cfg = load_model_config(origin)
+        cfg.merge_from_dict(dict(model=how.get('options', {})))
         row['height'], row['width'] = how.get('shape', (224, 224))
     else:
         origin = SOURCE['backbones'][name]
