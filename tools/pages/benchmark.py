@@ -5,6 +5,7 @@ from statistics import median
 
 from common import (
     DOCS,
+    add_legend,
     complete_table,
     fill_page,
     make_figure,
@@ -81,6 +82,7 @@ def plot_accuracy(title: str, rows: list[dict]) -> Figure:
             axis.plot(milliseconds, top1, 'o', label=label)
     axis.set(title=title, xlabel='ms per image', ylabel='top-1 accuracy (%)')
     axis.margins(0.1)
+    add_legend(figure)
     return figure
 
 

@@ -155,16 +155,17 @@ def plot_lines(
         panel.plot(list(x), list(y), '.-', color=color, label=shown)
 
 
+def add_legend(figure: Figure) -> None:
+    """Add the legend of the first panel below all."""
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(),
+        loc='outside lower center',
+        ncols=3,
+        fontsize='small',
+    )
+
+
 def save_figure(figure: Figure, path: Path, **options) -> None:
-    """Write a figure with its legend below, completely or not at all."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    if labels:
-        figure.legend(
-            handles,
-            labels,
-            loc='outside lower center',
-            ncols=3,
-            fontsize='small',
-        )
+    """Write a figure completely or not at all."""
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:], **options)

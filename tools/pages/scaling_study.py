@@ -7,6 +7,7 @@ from statistics import median
 import torch
 from common import (
     DOCS,
+    add_legend,
     complete_table,
     fill_page,
     make_figure,
@@ -112,6 +113,7 @@ def plot(rows: list[dict]) -> None:
         panel.set(xscale='log', yscale='log')
         panel.set_xticks(SIZES, map(str, SIZES))
         panel.minorticks_off()
+    add_legend(figure)
     save_figure(figure, PAGE.with_suffix('.png'))
 
 
