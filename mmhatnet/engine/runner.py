@@ -36,7 +36,6 @@ NEEDED = dict(
     train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
     test=('test_dataloader', 'test_cfg', 'test_evaluator'),
 )
-PRETRAINED = 'Pretrained', "PretrainedInit'>"  # also as a class
 SYNC_BN = 'SyncBN', 'MMSyncBN', 'torch.nn.modules.batchnorm.SyncBatchNorm'
 # Launcher -> the variables with the number of a process: among all, and on its
 # machine, from which mmengine takes the GPU.
@@ -158,7 +157,7 @@ def _move_pretrained(cfg: Config) -> None:
     if (
         isinstance(init_cfg, dict)
         and 'checkpoint' in init_cfg
-        and str(init_cfg.get('type')).rpartition('.')[2] in PRETRAINED
+        and str(init_cfg.get('type')).endswith('Pretrained')
         and not init_cfg.get('prefix')
         and not cfg.get('load_from')
         and not cfg.get('resume')
@@ -213,7 +212,10 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
         )
         cfg.setdefault('model_wrapper_cfg', wrapper)
         # In a single process mmengine does this itself.
-        if _replace_sync_bn(cfg.model):
+        parts = [x for x in iter_dicts(cfg.model) if x.get('type') in SYNC_BN]
+        for part in parts:
+            part['type'] = 'BN'
+        if parts:
             notes.append('no GPU: SyncBN became BN, statistics per process')
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
@@ -263,14 +265,6 @@ def stop_distributed() -> None:
     if is_distributed():
         torch.distributed.destroy_process_group()
         gc.collect()
-
-
-def _replace_sync_bn(cfg: object) -> bool:
-    """Turn each SyncBN in the config of a model into BN, if there is any."""
-    found = [part for part in iter_dicts(cfg) if part.get('type') in SYNC_BN]
-    for part in found:
-        part['type'] = 'BN'
-    return bool(found)
 
 
 def lacks_bfloat16(cfg: Config) -> bool:
