@@ -10,82 +10,70 @@ from torch import nn
 from mmhatnet.models import HATNet
 
 
-def shapes(features):
-    return [tuple(feature.shape) for feature in features]
+# tests/test_fuzz.py has random ones.
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(arch='huge'), "'t', 'tiny', 's', 'small'"),
+        (dict(arch=None), 'a dict with the keys'),
+        (dict(arch=dict(embed_dims=(8,) * 4)), 'head_dim'),
+        *(
+            (dict(arch={**SMALL_ARCH, name: value}), name)
+            for name, value in (
+                *(('depths', (1, 1)), ('depths', '1111')),
+                *(('embed_dims', (8.0,) * 4), ('expansions', (0, 1, 1, 1))),
+                *(('kernel_sizes', (4,) * 4), ('head_dim', 5)),
+            )
+        ),
+        *(
+            ({name: value}, rf'{name} .*three positive integers below 2')
+            for name in ('grid_sizes', 'ds_ratios')
+            for value in ((8, 0, 8), (8, 8), (8, 8, 8.0), '842', [2**70] * 3)
+        ),
+        *((dict(out_indices=x), 'from 0 to 3') for x in ((0, 4), (), (2, 1))),
+        (dict(attn_types='window'), 'three times'),
+        (dict(attn_types=([], {}, ())), 'three times'),
+        (dict(frozen_stages=5), 'frozen_stages'),
+        (dict(frozen_stages=3, out_indices=(0, 1)), 'up to 2'),
+        (dict(in_channels=0), 'in_channels'),
+        *((dict(stem_stride=x), '2 or 4') for x in (1, 8, '4', True)),
+        *(
+            ({name: rate}, f'{name} needs 0 <= {name} < 1')
+            for name in ('drop_rate', 'drop_path_rate')
+            for rate in (-0.1, 1, float('nan'), '0.1')
+        ),
+    ],
+)
+def test_illegal_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        HATNet(**{'arch': SMALL_ARCH, **kwargs})
 
 
-class TestArguments:
-    @pytest.mark.parametrize(
-        ('kwargs', 'message'),
-        [
-            (dict(arch='huge'), "'t', 'tiny', 's', 'small'"),
-            (dict(arch=dict(embed_dims=(8,) * 4)), 'head_dim'),
-            *((dict(arch=x), 'a dict with the keys') for x in (None, {1: 2})),
-            *(
-                (dict(arch={**SMALL_ARCH, name: value}), message)
-                for name, value, message in (
-                    *(('depths', x, 'depths') for x in ((1, 1), 2, '1111')),
-                    ('depths', (1, 1, 1, None), 'depths'),
-                    ('embed_dims', (8.0,) * 4, 'embed'),
-                    ('expansions', (0, 1, 1, 1), 'expan'),
-                    ('kernel_sizes', (4,) * 4, 'odd'),
-                    *(('head_dim', x, f'head_dim={x!r}') for x in (5, 0, '8')),
-                )
-            ),
-            *(
-                (dict(grid_sizes=x), r'grid_sizes \(G1\).*three positive')
-                for x in ((8, 0, 8), (8, 8), 8, (8, 8, 8.0), None)
-            ),
-            *(
-                (dict(ds_ratios=x), r'ds_ratios \(G2\).*three positive')
-                for x in ((8, -4, 2), '842', (True, 1, 1))
-            ),
-            *(
-                (dict(out_indices=x), 'from 0 to 3')
-                for x in ((0, 4), (), (2, 1), None, '01', (1.0,))
-            ),
-            *(
-                (dict(attn_types=x), 'three times')
-                for x in ('window', None, ([], {}, ()), ('h-mhsa', 'swin', ''))
-            ),
-            *((dict(frozen_stages=x), 'frozen_st') for x in (5, '1', None)),
-            *((dict(in_channels=x), 'in_channels') for x in (0, '3')),
-            *(
-                (dict(stem_stride=x), 'stem_stride is 2 or 4')
-                for x in (1, 8, '4', 2.0, True, None)
-            ),
-            (dict(frozen_stages=3, out_indices=(0, 1)), 'up to 2'),
-            *(
-                ({name: rate}, f'{name} needs 0 <= {name} < 1')
-                for name in ('drop_rate', 'drop_path_rate')
-                for rate in (-0.1, 1, 1.5, float('nan'), '0.1', None)
-            ),
-            *(
-                ({name: values}, rf'^{name} .*below 2\*\*31')
-                for name in ('grid_sizes', 'ds_ratios')
-                for values in (
-                    *([2**31] * 3, [2**70] * 3),
-                    *(np.array(8), torch.tensor([8.0, 8, 8])),
-                )
-            ),
-        ],
-    )
-    def test_illegal(self, kwargs, message):
+def test_numbers_of_numpy():
+    arch = {key: np.array(value) for key, value in SMALL_ARCH.items()}
+    numbers = np.int64(3), np.array([4] * 3), [np.int32(4)] * 3
+    options = dict(out_indices=np.int8(-1), frozen_stages=np.int8(1))
+    model = HATNet({**arch, 'head_dim': np.int64(8)}, *numbers, **options)
+    (feature,) = model(random_images())
+    assert feature.shape == (2, 24, 3, 4)
+    assert model.grid_sizes == (4, 4, 4)
+
+
+@pytest.mark.parametrize('stem_stride', [2, 4])
+@pytest.mark.parametrize('size', [(32, 32), (37, 50)])
+def test_smallest_images(stem_stride, size):
+    model = HATNet(SMALL_ARCH, stem_stride=stem_stride).eval()
+    with torch.no_grad():
+        found = model(torch.rand(1, 3, *size))
+    for i, out in enumerate(found):
+        stride = stem_stride * 2**i
+        assert out.shape[2:] == tuple(-(-side // stride) for side in size)
+    least = 8 * stem_stride
+    for height, width in (least - 1, 64), (64, least - 1):
+        message = f'{least}x{least}.*{height}x{width}'
         with pytest.raises(ValueError, match=message):
-            HATNet(**{'arch': SMALL_ARCH, **kwargs})
-
-    def test_integers_of_numpy(self):
-        arch = {key: np.array(value) for key, value in SMALL_ARCH.items()}
-        numbers = np.int64(3), np.array([4] * 3), [np.int32(4)] * 3
-        options = dict(out_indices=np.int8(-1), frozen_stages=np.int8(1))
-        model = HATNet({**arch, 'head_dim': np.int64(8)}, *numbers, **options)
-        assert shapes(model(random_images())) == [(2, 24, 3, 4)]
-        assert model.grid_sizes == (4, 4, 4)
-
-    @pytest.mark.parametrize('size', [(31, 64), (64, 31)])
-    def test_image_too_small(self, size):
-        with pytest.raises(ValueError, match=f'32x32.*{size[0]}x{size[1]}'):
-            HATNet(SMALL_ARCH)(random_images(*size))
+            model(torch.rand(1, 3, height, width))
+    model.load_state_dict(HATNet(SMALL_ARCH).state_dict())
 
 
 class TestGrids:
