@@ -16,7 +16,8 @@ FAN_OUT = dict(type='mmhatnet.FanOutInit')
 def is_drawn_by_fan_out(model):
     """Whether the weights of the MLPs are larger than the authors'."""
     mlps = [m for m in model.modules() if isinstance(m, MLP)]
-    return all(mlp.fc2.weight.std() > 2 * STD for mlp in mlps)
+    layers = [x for m in mlps for x in (m.fc1, m.dw_conv, m.fc2)]
+    return all(layer.weight.std() > 2 * STD for layer in layers)
 
 
 @pytest.mark.parametrize('init_cfg', [None, FAN_OUT])
