@@ -97,3 +97,16 @@ def test_group_norm_1(affine, shape):
     assert list(norm.state_dict()) == list(plain.state_dict())
     x = torch.randn(shape)
     torch.testing.assert_close(norm(x), plain(x))
+
+
+@pytest.mark.parametrize(
+    'norm_cfg',
+    [
+        dict(type='GN', num_groups=2),
+        dict(type='GN', num_groups=1, affine=False),
+        dict(type='BN'),
+    ],
+)
+def test_other_norms_stay(norm_cfg):
+    norm = fast.build_norm(norm_cfg, 6, True)
+    assert not isinstance(norm, fast.SingleGroupNorm)

@@ -76,70 +76,47 @@ def test_smallest_images(stem_stride, size):
     model.load_state_dict(HATNet(SMALL_ARCH).state_dict())
 
 
-class TestGrids:
-    @pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
-    def test_set_grids(self, attn_type):
-        attn_types = (attn_type,) * 3
-        model = HATNet(SMALL_ARCH, attn_types=attn_types)
-        before = copy.deepcopy(model.state_dict())
-        x = random_images()
-        default = model(x)
-        model.set_grids(grid_sizes=[5, 3, 2])
-        model.set_grids(ds_ratios=(3, 2, 1))
-        other = HATNet(
-            SMALL_ARCH, 3, (5, 3, 2), (3, 2, 1), attn_types=attn_types
-        )
-        other.load_state_dict(before)
-        assert_features_close(model(x), other(x), rtol=0, atol=0)
-        assert not torch.allclose(model(x)[0], default[0])
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, before[name])
-
-    def test_nothing_changes_on_an_error(self):
-        model = HATNet(SMALL_ARCH)
-        with pytest.raises(ValueError, match='G2'):
-            model.set_grids((4, 4, 4), (0, 1, 1))
-        assert model.grid_sizes == (8, 8, 8)
-        assert model.stages[0][0].attn.grid_size == 8
+@pytest.mark.parametrize('attn_type', ['h-mhsa', 'window'])
+def test_set_grids(attn_type):
+    attn_types = (attn_type,) * 3
+    model, x = HATNet(SMALL_ARCH, attn_types=attn_types), random_images()
+    before, default = copy.deepcopy(model.state_dict()), model(x)
+    model.set_grids(grid_sizes=[5, 3, 2])
+    model.set_grids(ds_ratios=(3, 2, 1))
+    with pytest.raises(ValueError, match='G2'):
+        model.set_grids((4, 4, 4), (0, 1, 1))  # then nothing changes
+    other = HATNet(SMALL_ARCH, 3, (5, 3, 2), (3, 2, 1), attn_types=attn_types)
+    other.load_state_dict(before)
+    assert model.grid_sizes == other.grid_sizes
+    assert_features_close(model(x), other(x), rtol=0, atol=0)
+    assert not torch.allclose(model(x)[0], default[0])
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
-class TestOutputs:
-    @pytest.mark.parametrize(
-        ('out_indices', 'stages'),
-        [
-            (3, (3,)),
-            (-1, (3,)),
-            ((0, 2), (0, 2)),
-            ((1,), (1,)),
-            ([1, -1], (1, 3)),
-        ],
-    )
-    def test_out_indices(self, out_indices, stages):
-        full = HATNet(SMALL_ARCH)
-        part = HATNet(SMALL_ARCH, out_indices=out_indices)
-        part.load_state_dict(full.state_dict(), strict=False)
-        x = random_images()
-        expected = full(x)
-        assert_features_close(part(x), [expected[i] for i in stages])
+@pytest.mark.parametrize('norm_cfg', [None, dict(type='BN')])
+@pytest.mark.parametrize(
+    ('out_indices', 'stages'),
+    [(3, [3]), (-1, [3]), ((0, 2), [0, 2]), ((1,), [1]), ([1, -1], [1, 3])],
+)
+def test_outputs(out_indices, stages, norm_cfg):
+    """The maps of some stages, each with a norm if asked for."""
+    full, x = HATNet(SMALL_ARCH).eval(), random_images()
+    part = HATNet(SMALL_ARCH, out_indices=out_indices, out_norm_cfg=norm_cfg)
+    part.eval().load_state_dict(full.state_dict(), strict=False)
+    expected = [full(x)[i] for i in stages]
+    if norm_cfg:
+        norms = [part.out_norms[str(i)] for i in stages]
+        for norm in norms:
+            nn.init.normal_(norm.bias)
+        expected = [norm(x) for norm, x in zip(norms, expected, strict=True)]
+    assert_features_close(part(x), expected)
 
-    def test_output_norms(self):
-        plain = HATNet(SMALL_ARCH, out_indices=(1, 3))
-        model = HATNet(
-            SMALL_ARCH, out_indices=(1, 3), out_norm_cfg=dict(type='BN')
-        ).eval()
-        model.load_state_dict(plain.state_dict(), strict=False)
-        assert set(model.out_norms) == {'1', '3'}
-        nn.init.constant_(model.out_norms['3'].bias, 7.0)
-        x = random_images()
-        found, expected = model(x), plain(x)
-        torch.testing.assert_close(found[1], model.out_norms['3'](expected[1]))
-        assert not torch.allclose(found[1], expected[1])
 
-    def test_window_attention_per_stage(self):
-        model = HATNet(SMALL_ARCH, attn_types=('window', 'h-mhsa', 'window'))
-        found = [hasattr(stage[0].attn, 'ds_ratio') for stage in model.stages]
-        assert found == [False, True, False, False]
-        assert [b.attn.shifted for b in model.stages[0]] == [False, True]
+def test_window_attention_per_stage():
+    model = HATNet(SMALL_ARCH, attn_types=('window', 'h-mhsa', 'window'))
+    found = [hasattr(stage[0].attn, 'ds_ratio') for stage in model.stages]
+    assert found == [False, True, False, False]
+    assert [b.attn.shifted for b in model.stages[0]] == [False, True]
 
 
 @pytest.mark.parametrize('fast', [True, False])
