@@ -142,7 +142,7 @@ class TestTransforms:
             each = {name: value[i] for name, value in found.items()}
             assert_gradients_close(each, gradients(model, sample))
 
-    @pytest.mark.parametrize('part', ['fc1', 'qkv', 'norm', 'q'])
+    @pytest.mark.parametrize('part', ['fc1', 'dw_conv', 'qkv', 'norm', 'q'])
     def test_gradient_of_a_few_weights(self, model, part):
         """The map is plain before them, and transformed behind."""
         x = torch.randn(self.shape, dtype=torch.double)
