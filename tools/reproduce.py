@@ -63,29 +63,28 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def has_data(experiment: Experiment) -> bool:
+def has_data(experiment: Experiment) -> str:
     cfg = experiment.config()
     cfg.check_data = False  # only look for the files
     try:
         check_data(cfg, ('train', 'val', 'test'))
     except FileNotFoundError:
-        return False
-    return True
+        return 'no'
+    return 'yes'
 
 
 def list_rows() -> Iterator[dict[str, str]]:
-    data: dict[str, bool] = {}
-    for name, experiment in list_experiments().items():
-        trained_on = experiment.entry['Metadata']['Training Data']
-        if trained_on not in data:
-            data[trained_on] = has_data(experiment)
+    rows = list_experiments()
+    by_data = {row.trained_on: row for row in rows.values()}
+    data = {name: has_data(row) for name, row in by_data.items()}
+    for name, experiment in rows.items():
         printed = experiment.printed.items()
         yield {
             'row': name,
             'table': experiment.table,
             'published': ', '.join(f'{k} {v}' for k, v in printed),
             'images to train (M)': f'{experiment.count_images() / 1e6:.1f}',
-            'data': 'yes' if data[trained_on] else 'no',
+            'data': data[experiment.trained_on],
         }
 
 
@@ -104,13 +103,12 @@ def main() -> None:
         args.test_only,
         args.smoke,
     )
+    note = ' (a smoke test: it means nothing)' * args.smoke
     for name, metric in result['metrics'].items():
-        verdict = 'within' if metric['within'] else 'not within'
         print(
             f'{name}: {metric["measured"]}, published {metric["printed"]}: '
-            f'{metric["difference"]:+}, {verdict} the assumed '
-            f'spread of {metric["spread"]}'
-            + (' (a smoke test: it means nothing)' if args.smoke else '')
+            f'{metric["difference"]:+}, {"" if metric["within"] else "not "}'
+            f'within the assumed spread of {metric["spread"]}{note}'
         )
     print(folder / 'result.json')
 

@@ -19,8 +19,7 @@ def convert_classifier(
     """Convert a complete checkpoint of the authors to mm's layout.
 
     Args:
-        checkpoint (Mapping): The checkpoint, as from
-            :func:`~mmhatnet.weights.files.read_checkpoint`.
+        checkpoint (Mapping): The checkpoint, as from ``read_checkpoint``.
         source (str): The origin of the checkpoint, for the message.
 
     Returns:
@@ -37,8 +36,7 @@ def convert_classifier(
             f"{source} is not in the layout of the authors' classifiers: it "
             f'has {", ".join(list(weights)[:3])}...'
         )
-    keys = '\n'.join(weights)
-    blocks = {*re.findall(r'\.stages\.(\d+)\.(\d+)\.', keys)}
+    blocks = {*re.findall(r'\.stages\.(\d+)\.(\d+)\.', ' '.join(weights))}
     stages = [stage for stage, _ in blocks]
     depths = tuple(stages.count(stage) for stage in '0123')
     archs = {HATNet.arch_zoo[arch]['depths']: arch for arch in RELEASES}
@@ -60,17 +58,8 @@ def convert_to_official(
 ) -> tuple[str, dict[str, Tensor]]:
     """Convert a checkpoint of mm for the authors' code.
 
-    Args:
-        checkpoint (Mapping): A classifier, or any other model with a HATNet;
-            of the latter, only the backbone is converted.
-        source (str): The origin of the checkpoint, for the message.
-
-    Returns:
-        tuple[str, dict[str, Tensor]]: The arch, and a state dict with the
-        authors' keys.
-
-    Raises:
-        ValueError: The same errors as :func:`convert_classifier`.
+    Its arguments, results and errors are those of :func:`convert_classifier`.
+    Of a model that is no classifier, only the backbone is converted.
     """
     official = to_official(unwrap_state_dict(checkpoint))
     # Check the result by converting it back; a backbone has no head.

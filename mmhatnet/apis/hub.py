@@ -54,16 +54,9 @@ class HubHATNet(
         config: Any = None,
         **kwargs,
     ) -> str | None:
-        """Save the arguments and the weights, as the mixin does.
+        """Save the arguments, with the current G1 and G2, and the weights.
 
-        Args:
-            save_directory (str | Path): The folder.
-            config (Any, optional): The arguments. Defaults to None, those of
-                the constructor with the current G1 and G2.
-            **kwargs: As in huggingface_hub.
-
-        Returns:
-            str, optional: The address of the commit, if there is one.
+        The arguments of this method are those of huggingface_hub's mixin.
 
         Raises:
             ValueError: If an argument cannot be stored, such as a class.
@@ -85,16 +78,13 @@ class HubHATNet(
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> Any:
-        """Load a folder or a repository, as the mixin does.
+        """Load a folder or a repository, as the mixin does, in eval mode.
 
         Args:
             pretrained_model_name_or_path (str | Path): The folder, or the name
                 of the repository.
             **kwargs: As in huggingface_hub, and arguments of HATNet, which
                 replace those of the folder.
-
-        Returns:
-            HubHATNet: The model, in eval mode.
 
         Raises:
             ValueError: If ``config`` is given, or an argument or a weight in
@@ -117,11 +107,10 @@ class HubHATNet(
     def _from_pretrained(
         cls, *, config: dict | None = None, **kwargs: Any
     ) -> Any:
-        found = config or {}
         # The mixin has added the file's arguments to those of the call.
+        found = (config or {}).items()
         check_plain(
-            {k: v for k, v in found.items() if kwargs.get(k, v) is v},
-            ARGUMENTS,
+            {k: v for k, v in found if kwargs.get(k, v) is v}, ARGUMENTS
         )
         with torch.device('meta'):  # a file may ask for any size
             return super()._from_pretrained(**kwargs)

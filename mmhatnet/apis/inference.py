@@ -5,21 +5,16 @@
 
 import os
 import warnings
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS, DefaultScope
+from mmengine.structures import InstanceData
 
 from ..runtime.images import decode, unreadable
-from ..runtime.results import (
-    Result,
-    classification,
-    detection,
-    segmentation,
-)
+from ..runtime.results import Result, classification, detection, segmentation
 from ..utils.device import find_device
 from ..utils.stack import explain_missing_operators, one_thread_at_a_time
 from ..weights.loading import load_weights
@@ -44,8 +39,7 @@ def get_inferencer(
     """Get the library's own inferencer for one of our models.
 
     Args:
-        model (str | PathLike | Config): The model's name, a config file or a
-            config.
+        model (str | PathLike | Config): Its name, a config file or a config.
         checkpoint (str, optional): A file, a URL or ``hatnet://NAME``, read
             without running code that it may contain. Defaults to None, the
             released weights.
@@ -118,62 +112,62 @@ def predict(
 
     Returns:
         tuple[dict, ndarray | None, ndarray | None]: The result, ready for
-        JSON; its picture, RGB, 8 bits (enlarged if the image is small), or
-        None if the image cannot be shown in three channels; and for a
-        segmentor the label of each pixel, (H, W).
-
-        A classifier has a list ``classes`` of ``label``, ``name`` and
-        ``score`` (from 0 to 1), best first. A segmentor has a list ``classes``
-        of ``label``, ``name``, ``share`` of the image (from 0 to 1) and
-        ``color`` (RGB), largest first. A detector has a list ``objects`` of
-        ``label``, ``name``, ``score`` and ``bbox``, (x1, y1, x2, y2) in
-        pixels, best first, with a ``mask`` in COCO's RLE and its ``area`` in
-        pixels if the model predicts masks.
+        JSON, as in docs/inference.md: ``classes``, the best or largest first,
+        or ``objects``, the best first. Its picture, RGB, 8 bits (enlarged if
+        the image is small), or None if the image cannot be shown in three
+        channels. And for a segmentor the label of each pixel, (H, W).
 
     Raises:
         ValueError: If the image cannot be read.
     """
-    cfg = inferencer.model.cfg
+    model = inferencer.model
     if isinstance(path, np.ndarray):
         shown: np.ndarray | None = path
     elif reason := unreadable(path):
         raise ValueError(f'{path}: {reason}')
     else:
         path, shown = str(path), decode(path)
-    image = load_image(cfg, path)
-    if cfg.default_scope == 'mmpretrain':
-        return _classify(inferencer, image, shown, top)
-    if cfg.default_scope == 'mmseg':
-        return _segment(inferencer, image, shown)
-    return _detect(inferencer, image, shown, score_thr)
+    image = load_image(model.cfg, path)
+    palette = model.dataset_meta.get('palette')
+    # The libraries also accept the name of one.
+    known = palette if isinstance(palette, list | tuple) else ()
+    names = model.dataset_meta.get('classes') or (), known
+    if model.cfg.default_scope == 'mmpretrain':
+        scores = _classify(inferencer, image)
+        return classification(shown, scores, names[0], top)
+    if model.cfg.default_scope == 'mmseg':
+        sample = inferencer(image, return_datasamples=True)
+        labels = sample.pred_sem_seg.data[0].cpu().numpy()
+        return segmentation(shown, labels, *names)
+    (sample,) = inferencer(image, return_datasamples=True)['predictions']
+    if shown is not None and shown.shape[:2] != sample.ori_shape:
+        shown = None  # OpenCV may read another image of the file
+    found = _objects(sample.pred_instances, score_thr)
+    masks = iter(found.masks) if 'masks' in found else None
+    objects = found.bboxes, found.scores, found.labels, masks
+    return detection(shown, *objects, *names)
 
 
-def _classify(
-    inferencer, image: np.ndarray, shown: np.ndarray | None, top: int
-) -> Result:
-    # Calling the inferencer would display a progress bar for each image.
+def _classify(inferencer, image: np.ndarray) -> list[float]:
+    """The score of each class."""
     h, w = image.shape[:2]
     if max(h, w) > LONGEST * min(h, w):  # pipelines enlarge the shorter side
         raise ValueError(
             f'{w}x{h} pixels: a side may be {LONGEST} times as long as the '
             'other; crop the image first'
         )
+    # Calling the inferencer would display a progress bar for each image.
     (batch,) = inferencer.preprocess([image])
     (sample,) = inferencer.forward(batch)
-    scores = sample.pred_score.tolist()
-    classes, _ = _names(inferencer)
-    return classification(shown, scores, classes, top)
+    return sample.pred_score.tolist()
 
 
 def load_image(cfg: Config, path: str | np.ndarray) -> np.ndarray:
-    """Load an image as the test pipeline of a config does.
+    """Load an image, (H, W, channels), as the test pipeline of a config does.
 
     Args:
         cfg (Config): The config.
         path (str | ndarray): The image, a file or (H, W, 3), BGR.
-
-    Returns:
-        ndarray: (H, W, channels); BGR if there are three.
     """
     loader = find_test_dataset(cfg).pipeline[0]
     if isinstance(path, np.ndarray):
@@ -185,37 +179,11 @@ def load_image(cfg: Config, path: str | np.ndarray) -> np.ndarray:
     return np.atleast_3d(image)
 
 
-def _segment(
-    inferencer, image: np.ndarray, shown: np.ndarray | None
-) -> Result:
-    sample = inferencer(image, return_datasamples=True)
-    labels = sample.pred_sem_seg.data[0].cpu().numpy()
-    return segmentation(shown, labels, *_names(inferencer))
-
-
-def _detect(
-    inferencer, image: np.ndarray, shown: np.ndarray | None, score_thr: float
-) -> Result:
-    output = inferencer(image, return_datasamples=True)
-    (sample,) = output['predictions']
-    found = sample.pred_instances
+def _objects(found: InstanceData, score_thr: float) -> InstanceData:
+    """The objects with a sufficient score, in numpy, and with boxes."""
     found = found[found.scores >= score_thr].cpu()
     if 'bboxes' not in found or ('masks' in found and not found.bboxes.any()):
         from mmdet.structures.mask import mask2bbox
 
         found.bboxes = mask2bbox(found.masks)  # SOLO predicts only masks
-    found = found.numpy()
-    masks = iter(found.masks) if 'masks' in found else None
-    if shown is not None and shown.shape[:2] != sample.ori_shape:
-        shown = None  # OpenCV may read another image of the file
-    objects = found.bboxes, found.scores, found.labels, masks
-    return detection(shown, *objects, *_names(inferencer))
-
-
-def _names(inferencer) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
-    """The classes of a model and their colours; empty if it has none."""
-    meta = inferencer.model.dataset_meta
-    palette = meta.get('palette')
-    # The libraries also accept the name of one.
-    known = palette if isinstance(palette, list | tuple) else ()
-    return meta.get('classes') or (), known
+    return found.numpy()

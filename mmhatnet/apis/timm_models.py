@@ -43,8 +43,7 @@ class HATNetClassifier(nn.Module):
             Defaults to 1000.
         global_pool (str): One of timm's poolings; '' returns the map.
             Defaults to 'avg'.
-        img_size (int | tuple[int, int], optional): Has no effect, since any
-            size from 32x32 pixels on works. Defaults to None.
+        img_size (object): Has no effect, since any size works.
         drop_rate (float): Dropout before the last layer. Defaults to 0.
         output_stride (int, optional): 32 or None. Defaults to None.
         **kwargs: Other arguments of the backbone. Norms and activations must
@@ -61,7 +60,7 @@ class HATNetClassifier(nn.Module):
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
-        img_size: int | tuple[int, int] | None = None,  # noqa: ARG002
+        img_size: object = None,  # noqa: ARG002
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         grid_sizes: Sequence[int] = (8, 7, 7),
@@ -70,30 +69,24 @@ class HATNetClassifier(nn.Module):
         **kwargs,
     ) -> None:
         super().__init__()
-        sizes = dict(in_channels=in_chans, drop_path_rate=drop_path_rate)
-        check_plain(dict(kwargs, **sizes), signature(HATNet).parameters)
+        kwargs.update(in_channels=in_chans, drop_path_rate=drop_path_rate)
+        check_plain(kwargs, signature(HATNet).parameters)
         if not is_integer(num_classes) or not 0 <= num_classes <= MOST_CLASSES:
             raise ValueError(
                 f'num_classes is an integer from 0 to {MOST_CLASSES}, not '
                 f'{num_classes!r:.60}'
             )
-        self.backbone = HATNet(
-            arch,
-            in_chans,
-            grid_sizes,
-            ds_ratios,
-            drop_path_rate=drop_path_rate,
-            **kwargs,
-        )
-        stride = self.backbone.stride
-        if output_stride not in (None, stride):
+        kwargs.update(grid_sizes=grid_sizes, ds_ratios=ds_ratios)
+        self.backbone = HATNet(arch, **kwargs)
+        if output_stride not in (None, self.backbone.stride):
             raise ValueError(
-                f'HATNet has no output_stride={output_stride}: use {stride}, '
-                'or a decoder that takes it, such as FPN'
+                f'HATNet has no output_stride={output_stride}: use '
+                f'{self.backbone.stride}, or a decoder that takes it'
             )
         self.num_classes = num_classes
-        self.num_features = self.backbone.embed_dims[-1]
-        self.head_hidden_size = self.num_features
+        self.num_features = self.head_hidden_size = self.backbone.embed_dims[
+            -1
+        ]
         self.feature_info = [
             dict(
                 num_chs=channels,
@@ -128,24 +121,10 @@ class HATNetClassifier(nn.Module):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Compute the maps of stages, and that of the last one.
-
-        Args:
-            x (Tensor): Images, (N, in_chans, H, W).
-            indices (int | Sequence[int], optional): The number of last stages,
-                or the stages themselves. Defaults to None, all.
-            norm (bool): Has no effect, like ``stop_early``.
-            stop_early (bool): Has no effect.
-            output_fmt (str): Only 'NCHW'.
-            intermediates_only (bool): Do not return the last map in addition.
-                Defaults to False.
-
-        Returns:
-            list[Tensor] | tuple[Tensor, list[Tensor]]: The maps, or the last
-            map and the maps.
+        """Compute the maps of stages, and that of the last one, as timm does.
 
         Raises:
-            ValueError: If ``output_fmt`` is anything else.
+            ValueError: If ``output_fmt`` is not 'NCHW'.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"the maps are 'NCHW', not '{output_fmt}'")
@@ -203,8 +182,7 @@ class HATNetClassifier(nn.Module):
 def _to_mm(checkpoint: Mapping, model: nn.Module) -> dict[str, Tensor]:
     """Give a checkpoint of the authors or of mm the keys of the model.
 
-    Everything is checked except what timm adapts itself: the channels of the
-    images, and a head with another number of classes.
+    timm itself adapts the channels of the images, and the number of classes.
     """
     weights, _ = to_mm(checkpoint)
     expected, found = model.state_dict(), dict(weights)
@@ -230,11 +208,11 @@ def _read(arch: str, cfg: Mapping) -> dict | None:
     """
     if not any(cfg.get(key) for key in SOURCES):
         return load_from_hatnet(f'hatnet://{arch}')
+    if cfg.get('source') == 'hf-hub' or cfg.get('state_dict'):
+        return None
     if cfg.get('source') == 'local-dir':
         files = [Path(cfg['file'], name) for name in FILES]
         return read_checkpoint(next(filter(Path.exists, files), files[0]))
-    if cfg.get('source') == 'hf-hub' or cfg.get('state_dict'):
-        return None
     location = cfg.get('file') or (not cfg.get('hf_hub_id') and cfg.get('url'))
     return read_checkpoint(location) if location else None
 
@@ -248,8 +226,8 @@ def _create(
 ) -> nn.Module:
     """Build a model as timm does, with weights that our reader has read."""
     overlay = dict(pretrained_cfg_overlay or {})
-    given = dict(pretrained_cfg if isinstance(pretrained_cfg, dict) else {})
-    given.update(overlay)
+    named = pretrained_cfg if isinstance(pretrained_cfg, dict) else {}
+    given = {**named, **overlay}
     content = _read(arch, given) if pretrained else None
     if content is not None:
         overlay.update(state_dict=content, source='')

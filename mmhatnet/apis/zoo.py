@@ -34,12 +34,13 @@ def zoo_root() -> Path:
 @cache
 def model_entries() -> dict[str, dict]:
     """Read the metafiles: the entry of each model by its name."""
-    index = yaml.safe_load((zoo_root() / 'model-index.yml').read_text('utf-8'))
-    found = {}
-    for metafile in index['Import']:
-        content = yaml.safe_load((zoo_root() / metafile).read_text('utf-8'))
-        found.update({model['Name']: model for model in content['Models']})
-    return found
+    files = _read_yaml('model-index.yml')['Import']
+    models = [model for file in files for model in _read_yaml(file)['Models']]
+    return {model['Name']: model for model in models}
+
+
+def _read_yaml(name: str) -> dict:
+    return yaml.safe_load((zoo_root() / name).read_text('utf-8'))
 
 
 def list_models(
@@ -71,7 +72,7 @@ def list_models(
     return sorted(
         name
         for name, found in tasks.items()
-        if (not pattern or fnmatch(name, pattern + '*'))
+        if fnmatch(name, f'{pattern or ""}*')
         and (not task or known[task.lower()] in found)
     )
 
@@ -89,14 +90,11 @@ def find_model(name: str) -> dict:
 
 
 def load_model_config(model: str | os.PathLike | Config) -> Config:
-    """Read the config of a model.
+    """Read the config of a model; a copy of one that is given.
 
     Args:
         model (str | PathLike | Config): The model's name, a config file, one
             of an installed library ('mmdet::....py'), or a config.
-
-    Returns:
-        Config: The config; a copy if ``model`` is a config.
 
     Raises:
         FileNotFoundError: If the config file does not exist.
@@ -116,13 +114,10 @@ def _is_file(model: str | os.PathLike) -> bool:
 
 
 def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
-    """Read the config of a model's backbone.
+    """Read the config of a backbone, which builds under any default scope.
 
     Args:
         model (str | PathLike | Config): As for :func:`load_model_config`.
-
-    Returns:
-        ConfigDict: Its config, which can be built under any default scope.
 
     Raises:
         ValueError: If the model has no backbone. And the same errors.
@@ -137,14 +132,11 @@ def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
 
 
 def find_weights(model: str | os.PathLike | Config) -> str:
-    """Find the released weights of a model.
+    """Find the URL of the released weights of a model.
 
     Args:
-        model (str | PathLike | Config): The model's name, a config file, or a
-            config. Only models given by name have released weights.
-
-    Returns:
-        str: The URL of the weights.
+        model (str | PathLike | Config): As for :func:`load_model_config`. Only
+            models given by name have released weights.
 
     Raises:
         ValueError: If there are none. The message says what to do.
@@ -172,8 +164,7 @@ def get_model(
     """Build a model of any task by its name, like mmpretrain's ``get_model``.
 
     Args:
-        model (str | PathLike | Config): The model's name, a config file, or a
-            config.
+        model (str | PathLike | Config): As for :func:`load_model_config`.
         pretrained (bool | str): True for the released weights, or a file, a
             URL or ``hatnet://NAME``, read without running code that it may
             contain. Defaults to False, random weights as at the start of a
@@ -197,16 +188,11 @@ def get_model(
     cfg.merge_from_dict(dict(model=kwargs))
     checkpoint = find_weights(model) if pretrained is True else pretrained
     meta = dataset_meta(cfg)
-    if cfg.default_scope == 'mmpretrain':
-        from mmpretrain.apis import get_model as build
-
-        built = build(cfg)
-    else:
-        if 'data_preprocessor' in cfg:  # as mmengine's Runner
-            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            built = revert_sync_batchnorm(MODELS.build(cfg.model))
-    built.cfg = cfg
+    if 'data_preprocessor' in cfg:  # as mmengine's Runner
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        built = revert_sync_batchnorm(MODELS.build(cfg.model))
+    built.cfg = built._config = cfg  # the latter for mmpretrain
     built.dataset_meta = meta
     if checkpoint:
         built.dataset_meta.update(load_weights(built, checkpoint))
@@ -234,13 +220,12 @@ def _draw_weights(model: nn.Module) -> None:
 def find_test_dataset(cfg: Config) -> ConfigDict:
     """Find the data set whose pipeline reads images for predictions.
 
+    It is the first one of the loader, without wrappers.
+
     Args:
         cfg (Config): The config; changed in place: without a
             ``test_dataloader``, for which the libraries' inferencers look, it
             gets its ``val_dataloader``.
-
-    Returns:
-        ConfigDict: The first data set of the loader, without wrappers.
 
     Raises:
         ValueError: If the config has neither.

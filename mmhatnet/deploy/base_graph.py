@@ -8,25 +8,13 @@ from torch import Tensor, nn
 
 
 def check_exportable(condition: object, otherwise: str) -> None:
-    """Check that a graph computes what mm does.
-
-    Raises:
-        ValueError: If the condition is false. It names the part of the model
-            that cannot be exported.
-    """
+    """Check that a graph computes what mm does; ValueError says what not."""
     if not condition:
         raise ValueError(f'{otherwise} cannot be exported')
 
 
 class Graph(nn.Module):
-    """The base of the graphs: normalization and padding.
-
-    Args:
-        model (nn.Module): The model of mm, in eval mode.
-
-    Raises:
-        ValueError: If the model cannot be exported.
-    """
+    """The base of the graphs of models of mm: normalization and padding."""
 
     kind: str
 
@@ -117,12 +105,10 @@ def replace_modules(model: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d):
                 setattr(parent, name, AdaptivePool(child.output_size))
-            elif type(child).__name__ == 'Upsample' and hasattr(child, 'size'):
-                factor = child.scale_factor
-                if isinstance(factor, int | float) and factor % 1 == 0:
-                    new = nn.Upsample(
-                        scale_factor=int(factor),
-                        mode=child.mode,
-                        align_corners=child.align_corners,
-                    )
-                    setattr(parent, name, new)
+            elif type(child).__name__ == 'Upsample' and child.scale_factor:
+                new = nn.Upsample(
+                    scale_factor=int(child.scale_factor),
+                    mode=child.mode,
+                    align_corners=child.align_corners,
+                )
+                setattr(parent, name, new)

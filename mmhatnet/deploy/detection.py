@@ -14,11 +14,9 @@ from .base_graph import Graph, check_exportable
 def _check_nms(cfg: ConfigDict) -> None:
     """Check that ``_best_boxes`` suppresses boxes as a config requires."""
     nms = cfg.get('nms') or {}
-    check_exportable(
-        nms.get('type', 'nms') == 'nms'
-        and nms.keys() - {'type', 'split_thr'} == {'iou_threshold'},
-        f'nms={dict(nms)}',
-    )
+    known = nms.keys() - {'type', 'split_thr'} == {'iou_threshold'}
+    usual = nms.get('type', 'nms') == 'nms' and known
+    check_exportable(usual, f'nms={dict(nms)}')
     check_exportable(cfg.max_per_img > 0, 'a detector without max_per_img')
     check_exportable(cfg.get('nms_pre', 1) > 0, 'a detector without nms_pre')
 
@@ -37,9 +35,8 @@ def _check_extractor(extractor: nn.Module) -> None:
     for layer in extractor.roi_layers:
         name = type(layer).__name__
         check_exportable(name == 'RoIAlign', f'a {name}')
-        check_exportable(
-            layer.pool_mode == 'avg', f'pool_mode={layer.pool_mode}'
-        )
+        mode = layer.pool_mode
+        check_exportable(mode == 'avg', f'pool_mode={mode}')
 
 
 def _best_boxes(
@@ -122,10 +119,8 @@ class DetectorGraph(Graph):
         super().__init__(model)
         _check_head(model.bbox_head)
         _check_nms(model.test_cfg)
-        check_exportable(
-            model.test_cfg.get('min_bbox_size', 0) <= 0,
-            'min_bbox_size, which counts pixels of the image before Resize,',
-        )
+        no_limit = model.test_cfg.get('min_bbox_size', 0) <= 0
+        check_exportable(no_limit, 'min_bbox_size')
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the boxes, best first."""
@@ -155,24 +150,17 @@ class TwoStageGraph(Graph):
         name = type(head).__name__
         check_exportable(name == 'StandardRoIHead', f'a {name}')
         check_exportable(not head.with_shared_head, 'a shared head')
-        check_exportable(
-            not head.bbox_head.reg_class_agnostic, 'class-agnostic boxes'
-        )
-        check_exportable(
-            not head.bbox_head.custom_cls_channels, 'a loss with channels'
-        )
+        boxes = head.bbox_head
+        check_exportable(not boxes.reg_class_agnostic, 'class-agnostic boxes')
+        check_exportable(not boxes.custom_cls_channels, 'a loss with channels')
         _check_extractor(head.bbox_roi_extractor)
-        self.kind = 'detection'
+        self.kind = 'instances' if model.with_mask else 'detection'
         if model.with_mask:
-            self.kind = 'instances'
             _check_extractor(head.mask_roi_extractor)
-            check_exportable(
-                not head.mask_head.class_agnostic, 'class-agnostic masks'
-            )
-            check_exportable(
-                model.test_cfg.rcnn.mask_thr_binary == 0.5,
-                'a mask_thr_binary other than 0.5',
-            )
+            shared = head.mask_head.class_agnostic
+            check_exportable(not shared, 'class-agnostic masks')
+            usual = model.test_cfg.rcnn.mask_thr_binary == 0.5
+            check_exportable(usual, 'a mask_thr_binary other than 0.5')
 
     def propose(
         self, features: list[Tensor], shape: tuple[int, int]

@@ -14,17 +14,17 @@ from torch import nn
 from ..engine.runner import build_runner
 from ..runtime import OnnxModel
 from ..runtime.arrays import paste
-from .graphs import SCOPES
+from .graphs import LIBRARIES
 
 
 def evaluate_exported(
-    cfg: Config, path: str | os.PathLike
+    cfg: Config, path: str | os.PathLike | OnnxModel
 ) -> dict[str, float]:
     """Test an exported file as ``tools/test.py`` tests a checkpoint.
 
     Args:
         cfg (Config): The config of the file, with a ``work_dir``.
-        path (str | PathLike): The ONNX file.
+        path (str | PathLike | OnnxModel): The ONNX file.
 
     Returns:
         dict[str, float]: The metrics.
@@ -34,9 +34,9 @@ def evaluate_exported(
         ValueError: If the file cannot be read, does another task, or has
             other classes.
     """
-    exported = OnnxModel(path)
+    exported = path if isinstance(path, OnnxModel) else OnnxModel(path)
     kind = exported.metadata['kind']
-    if SCOPES[kind] != cfg.default_scope:
+    if LIBRARIES[kind][0] != cfg.default_scope:
         raise ValueError(
             f'{path} does {kind}, and the config is for {cfg.default_scope}'
         )
@@ -62,53 +62,49 @@ class ExportedModel(nn.Module):
     def __init__(self, exported: OnnxModel) -> None:
         super().__init__()
         self.exported = exported
-        self.rgb = exported.metadata['channels'] == 'RGB'
-        adding: dict[str, Callable] = dict(
-            classification=self._classify, segmentation=self._segment
-        )
-        self.add = adding.get(exported.metadata['kind'], self._detect)
 
     def test_step(self, data: dict) -> list[BaseDataElement]:
         """Predict for a batch of a data loader of mm."""
-        samples = data['data_samples']
+        metadata, samples = self.exported.metadata, data['data_samples']
+        add = ADDING.get(metadata['kind'], _add_objects)
         for image, sample in zip(data['inputs'], samples, strict=True):
-            image = image.flip(0) if self.rgb else image
-            outputs = self.exported.run(image[None].float().numpy())
-            self.add(sample, *outputs)
+            image = image.flip(0) if metadata['channels'] == 'RGB' else image
+            add(sample, *self.exported.run(image[None].float().numpy()))
         return samples
 
-    @staticmethod
-    def _classify(sample: BaseDataElement, scores: np.ndarray) -> None:
-        scores = torch.from_numpy(scores[0])
-        sample.set_pred_score(scores).set_pred_label(scores.argmax())
 
-    @staticmethod
-    def _segment(
-        sample: BaseDataElement, labels: np.ndarray, logits: np.ndarray
-    ) -> None:
-        labels = torch.from_numpy(labels)
-        if labels.shape[1:] != sample.ori_shape[:2]:
-            resized = F.interpolate(
-                torch.from_numpy(logits),
-                size=sample.ori_shape[:2],
-                mode='bilinear',
-            )
-            labels = resized.argmax(1)
-        sample.pred_sem_seg = PixelData(data=labels)
+def _add_scores(sample: BaseDataElement, scores: np.ndarray) -> None:
+    scores = torch.from_numpy(scores[0])
+    sample.set_pred_score(scores).set_pred_label(scores.argmax())
 
-    @staticmethod
-    def _detect(
-        sample: BaseDataElement,
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        labels: np.ndarray,
-        masks: np.ndarray | None = None,
-    ) -> None:
-        boxes /= np.array([*sample.scale_factor] * 2, np.float32)
-        found = dict(bboxes=boxes, scores=scores, labels=labels)
-        if masks is not None:
-            shape = sample.ori_shape[:2]
-            pasted = map(paste, masks, boxes, [shape] * len(boxes))
-            found['masks'] = np.array(list(pasted)).reshape(-1, *shape)
-        tensors = {key: torch.tensor(value) for key, value in found.items()}
-        sample.pred_instances = InstanceData(**tensors)
+
+def _add_labels(
+    sample: BaseDataElement,
+    labels: np.ndarray,  # noqa: ARG001 (at the size of the input)
+    logits: np.ndarray,
+) -> None:
+    values, shape = torch.from_numpy(logits), sample.ori_shape[:2]
+    resized = F.interpolate(values, size=shape, mode='bilinear')
+    sample.pred_sem_seg = PixelData(data=resized.argmax(1))
+
+
+def _add_objects(
+    sample: BaseDataElement,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    masks: np.ndarray | None = None,
+) -> None:
+    boxes /= np.array([*sample.scale_factor] * 2, np.float32)
+    found = dict(bboxes=boxes, scores=scores, labels=labels)
+    if masks is not None:
+        shape = sample.ori_shape[:2]
+        pasted = map(paste, masks, boxes, [shape] * len(boxes))
+        found['masks'] = np.array(list(pasted)).reshape(-1, *shape)
+    tensors = {key: torch.tensor(value) for key, value in found.items()}
+    sample.pred_instances = InstanceData(**tensors)
+
+
+ADDING: dict[str, Callable] = dict(
+    classification=_add_scores, segmentation=_add_labels
+)

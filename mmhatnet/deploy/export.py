@@ -6,13 +6,16 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.config import Config
+from torch import Tensor, nn
 
 from ..apis.zoo import find_test_dataset
+from ..models.archs import as_integers
 from ..runtime.arrays import SMALLEST
+from ..runtime.grids import INPUTS
 from ..runtime.metadata import LARGEST, OUTPUTS, has_batches
 from ..utils.hashes import sha256_of
 from ..utils.stack import describe_versions
@@ -28,40 +31,79 @@ MOST = 256  # images of a batch
 # example, such as one window and one image, are always equal. Here, none are
 # equal.
 EXAMPLE = (7, 353, 613)
+EXAMPLE_GRIDS = (9, 6, 5, 10, 7, 3)  # G1 and G2, where they are inputs
 
 
-def export_program(graph: Graph) -> 'ExportedProgram':
+class FreeGrids(nn.Module):
+    """A graph whose G1 and G2 are the lengths of more inputs."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.inner = graph  # a program has a graph of its own
+
+    def forward(self, images: Tensor, lengths: list[Tensor]) -> Any:
+        """Compute the outputs of the graph; ``lengths`` are as INPUTS."""
+        grids = [each.shape[0] for each in lengths]
+        half = len(grids) // 2
+        self.inner.model.backbone.assign_grids(grids[:half], grids[half:])
+        return self.inner(images)
+
+
+def export_program(
+    graph: Graph, free_grids: bool = False
+) -> 'ExportedProgram':
     """Export a graph for images of any legal size.
 
     N is dynamic, too, unless the graph is that of a detector, which takes one
     image.
 
+    Args:
+        graph (Graph): The graph.
+        free_grids (bool): Make G1 and G2 inputs of the program. Defaults to
+            False.
+
     Raises:
         ImportError: If torch is older than 2.8.
+        ValueError: If G1 and G2 cannot be inputs of this graph.
     """
-    count, *sides = EXAMPLE
-    images = torch.zeros(count if has_batches(graph.kind) else 1, 3, *sides)
+    backbone = graph.model.backbone
+    configured = backbone.grid_sizes, backbone.ds_ratios
+    dim = torch.export.Dim
+    inputs: list[Any] = []
+    shapes: list[Any] = []
+    if free_grids:
+        numbers = as_integers(backbone.ds_ratios)
+        check_exportable(numbers, "G2 'auto', if it is an input,")
+        shifted = any(getattr(x, 'shifted', False) for x in graph.modules())
+        check_exportable(not shifted, 'shifted windows whose G1 is an input')
+        inputs = [[torch.zeros(length) for length in EXAMPLE_GRIDS]]
+        shapes = [[{0: dim(x, min=1, max=LARGEST)} for x in INPUTS]]
     with torch.no_grad(), sizes_of_one():
-        dim = torch.export.Dim
         dims = {
+            0: dim('batch', min=1, max=MOST),
             2: dim('height', min=SMALLEST, max=LARGEST),
             3: dim('width', min=SMALLEST, max=LARGEST),
         }
-        if has_batches(graph.kind):
-            dims[0] = dim('batch', min=1, max=MOST)
-        return torch.export.export(
-            graph, (images,), dynamic_shapes=(dims,), strict=False
-        )
+        count, *sides = EXAMPLE
+        if not has_batches(graph.kind):
+            count = 1
+            del dims[0]
+        try:
+            return torch.export.export(
+                FreeGrids(graph) if free_grids else graph,
+                (torch.zeros(count, 3, *sides), *inputs),
+                dynamic_shapes=(dims, *shapes),
+                strict=False,
+            )
+        finally:
+            backbone.set_grids(*configured)
 
 
 @contextmanager
 def sizes_of_one() -> Iterator[None]:
-    """Let torch.export assume nothing about sizes of 1.
+    """Let torch.export assume nothing about sizes of 1; needs torch 2.8.
 
     A map of a 32x32 image has one row, and a batch may have one image.
-
-    Raises:
-        ImportError: If torch is older than 2.8.
     """
     from torch.fx.experimental import _config
 
@@ -80,16 +122,13 @@ def describe(
     checkpoint: str | None = None,
     precision: str = 'float32',
 ) -> dict:
-    """Describe an exported model: everything that its users have to know.
+    """Describe an exported model by its metadata, ready for JSON.
 
     Args:
         graph (Graph): The graph.
         cfg (Config): The config of the model.
         checkpoint (str, optional): A file, URL or ``hatnet://NAME``.
         precision (str): As for ``export_files``. Defaults to 'float32'.
-
-    Returns:
-        dict: The metadata, ready for JSON.
 
     Raises:
         ValueError: If the test pipeline has an unknown step.
@@ -127,11 +166,9 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
     for step in find_test_dataset(cfg).pipeline:
         kind = step['type'].rpartition('.')[2]
         if kind == 'LoadImageFromFile':
-            check_exportable(
-                not {'color_type', 'imdecode_backend'} & step.keys()
-                and not step.get('to_float32'),
-                'an image loader with options',
-            )
+            options = {'color_type', 'imdecode_backend'} & step.keys()
+            usual = not options and not step.get('to_float32')
+            check_exportable(usual, 'an image loader with options')
             continue
         if kind.startswith('Pack') or kind.endswith('Annotations'):
             continue
@@ -149,7 +186,7 @@ def describe_steps(cfg: Config) -> Iterator[dict]:
             yield dict(step='resize_short_edge', scale=step['scale'], **method)
         elif (
             kind == 'CenterCrop'
-            and set(step) == {'type', 'crop_size'}
+            and step.keys() == {'type', 'crop_size'}
             and isinstance(step['crop_size'], int)
         ):
             yield dict(step='center_crop', size=step['crop_size'])

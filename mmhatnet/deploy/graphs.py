@@ -19,14 +19,11 @@ from .detection import DetectorGraph, TwoStageGraph
 from .verification import TOLERANCES, as_arrays, compare
 
 # The library of a kind of graph, and its class for the data of an image.
-SCOPES = dict(
-    classification='mmpretrain',
-    segmentation='mmseg',
-    detection='mmdet',
-    instances='mmdet',
-)
-SAMPLES = dict(
-    mmpretrain='DataSample', mmseg='SegDataSample', mmdet='DetDataSample'
+LIBRARIES = dict(
+    classification=('mmpretrain', 'DataSample'),
+    segmentation=('mmseg', 'SegDataSample'),
+    detection=('mmdet', 'DetDataSample'),
+    instances=('mmdet', 'DetDataSample'),
 )
 
 
@@ -40,11 +37,11 @@ class ClassifierGraph(Graph):
 
         super().__init__(model)
         head = type(model.head)
-        check_exportable(
+        usual = (
             getattr(head, 'predict', None) is ClsHead.predict
-            and head._get_predictions is ClsHead._get_predictions,
-            f'a {head.__name__}',
+            and head._get_predictions is ClsHead._get_predictions
         )
+        check_exportable(usual, f'a {head.__name__}')
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the scores."""
@@ -63,21 +60,17 @@ class SegmentorGraph(Graph):
         super().__init__(model)
         self.divisor = 1  # mmseg pads in training alone
         head = model.decode_head
-        check_exportable(
-            getattr(type(head), 'predict', None) is BaseDecodeHead.predict,
-            f'a {type(head).__name__}',
-        )
-        check_exportable(head.out_channels > 1, 'a head with one channel')
-        check_exportable(
-            not head.align_corners, 'a head with align_corners=True'
-        )
-        check_exportable(
-            model.test_cfg.mode == 'whole', 'testing by sliding windows'
-        )
-        check_exportable(
-            not getattr(model.data_preprocessor, 'test_cfg', None),
-            'a data_preprocessor.test_cfg',
-        )
+        predict = getattr(type(head), 'predict', None)
+        usual = predict is BaseDecodeHead.predict
+        check_exportable(usual, f'a {type(head).__name__}')
+        test_cfg = getattr(model.data_preprocessor, 'test_cfg', None)
+        for lacking, name in (
+            (head.out_channels == 1, 'a head with one channel'),
+            (head.align_corners, 'a head with align_corners=True'),
+            (model.test_cfg.mode != 'whole', 'testing by sliding windows'),
+            (test_cfg, 'a data_preprocessor.test_cfg'),
+        ):
+            check_exportable(not lacking, name)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute labels and logits at the size of the images."""
@@ -118,12 +111,10 @@ def make_graph(model: nn.Module) -> Graph:
             f'a {name} cannot be exported: only {", ".join(GRAPHS)} can'
         )
     backbone = model.backbone
-    check_exportable(
-        isinstance(backbone, HATNet), f'a {type(backbone).__name__}'
-    )
-    check_exportable(
-        backbone.stem[0].in_channels == 3, 'a model of other channels'
-    )
+    ours = isinstance(backbone, HATNet)
+    check_exportable(ours, f'a {type(backbone).__name__}')
+    channels = backbone.stem[0].in_channels
+    check_exportable(channels == 3, 'a model of other channels')
     copied = copy.deepcopy(model)
     replace_modules(copied)
     graph = GRAPHS[name](copied).eval()
@@ -156,15 +147,13 @@ def check_graph(graph: Graph, model: nn.Module) -> None:
 def _predict_in_mm(
     kind: str, model: nn.Module, image: Tensor
 ) -> tuple[Tensor, ...]:
-    """Predict for an image (3, H, W), 8 bits, BGR, without resizing it.
-
-    Its outputs are those of the graph, without masks.
-    """
+    """The outputs of a graph, without masks, by mm, for a BGR image."""
     shape = tuple(image.shape[1:])
     meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
-    module = import_module(f'{SCOPES[kind]}.structures')
-    sample = getattr(module, SAMPLES[SCOPES[kind]])(metainfo=meta)
-    (found,) = model.test_step(dict(inputs=[image], data_samples=[sample]))
+    library, name = LIBRARIES[kind]
+    sample = getattr(import_module(f'{library}.structures'), name)
+    data = dict(inputs=[image], data_samples=[sample(metainfo=meta)])
+    (found,) = model.test_step(data)
     if kind == 'classification':
         return (found.pred_score[None],)
     if kind == 'segmentation':

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from glob import glob
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -25,63 +25,56 @@ from .videos import VIDEOS, Video, is_video, is_webcam, writing
 # first two for images. Those of TOGETHER are one file for all images.
 FORMATS = 'json', 'labels', 'coco', 'csv'
 TOGETHER = {'coco', 'csv'}
+# Format -> the kinds of models for which it is, if not all.
+KINDS = dict(labels=['segmentation'], coco=['detection', 'instances'])
 # What results add to a name: pictures, labels of pixels, and data.
 SUFFIXES = (
     *('.png', '.mp4', '_labels', '_labels.png'),
     *records.SUFFIXES.values(),
 )
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+IMAGES = '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'
+SHOWN = IMAGES + VIDEOS
 
 
-def find_images(places: Sequence[str], videos: bool = False) -> list[Path]:
-    """Find the images in files, folders and patterns, without duplicates.
+def find_images(places: Sequence[str]) -> list[Path]:
+    """Find images and videos, without duplicates.
 
     Args:
-        places (Sequence[str]): Files, folders (without their subfolders) and
-            patterns such as ``'data/*.jpg'``.
-        videos (bool): Find videos, too, and take numbers of webcams. Defaults
-            to False.
+        places (Sequence[str]): Files, folders (without their subfolders),
+            patterns such as ``'data/*.jpg'``, and numbers of webcams.
 
     Raises:
         FileNotFoundError: If one of the places has no image.
     """
-    found = (_find(place, videos) for place in places)
-    return list(dict.fromkeys(chain.from_iterable(found)))
-
-
-def _find(place: str, videos: bool) -> list[Path]:
-    path = Path(os.path.expanduser(place))  # also of an unknown user
-    if path.is_file() or (videos and is_webcam(path)):
-        return [path]
-    suffixes = EXTENSIONS + (VIDEOS if videos else ())
-    inside = (
-        path.iterdir() if path.is_dir() else glob(str(path), recursive=True)
-    )
-    files = [file for file in sorted(map(Path, inside)) if file.is_file()]
-    images = [file for file in files if file.suffix.lower() in suffixes]
-    if not images:
-        raise FileNotFoundError(
-            f'no image at {place}: give files, folders or patterns of '
-            f'{", ".join(suffixes)}'
+    found: list[Path] = []
+    for place in places:
+        path = Path(os.path.expanduser(place))  # also of an unknown user
+        if path.is_file() or is_webcam(path):
+            found.append(path)
+            continue
+        inside = (
+            path.iterdir()
+            if path.is_dir()
+            else glob(str(path), recursive=True)
         )
-    others = set(files).difference(images)
-    if others:
-        kinds = Counter(file.suffix or 'without a suffix' for file in others)
-        named = ', '.join(f'{n} {kind}' for kind, n in kinds.most_common(4))
-        print(
-            f'{place}: other files are left out ({named}): to use one of '
-            'them, give its name',
-            file=sys.stderr,
-        )
-    return images
+        files = [each for each in sorted(map(Path, inside)) if each.is_file()]
+        images = [each for each in files if each.suffix.lower() in SHOWN]
+        if not images:
+            raise FileNotFoundError(
+                f'no image at {place}: give files, folders or patterns of '
+                f'{", ".join(SHOWN)}'
+            )
+        if others := len(files) - len(images):
+            print(f'{place}: {others} other files left out', file=sys.stderr)
+        found += images
+    return list(dict.fromkeys(found))
 
 
 def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
-    """Find a name for the results of each image.
+    """Find a name for the results of each image: ``<stem>``, ``<stem>_2``, ...
 
-    It is ``<stem>``, or ``<stem>_2`` and so on if a result, which is name +
-    SUFFIXES in ``out_dir``, would have the name of an image or of another
-    result.
+    No result, which is name + SUFFIXES in ``out_dir``, has the name of an
+    image or of another result.
     """
     taken = {path.resolve() for path in paths}
     for path in paths:
@@ -101,11 +94,9 @@ def unique_names(paths: Sequence[Path], out_dir: Path) -> Iterator[str]:
 def summarize(result: dict) -> str:
     """Write the objects, or the likeliest or largest classes, in a line."""
     if 'objects' in result:
-        names = [found['name'] for found in result['objects']]
-        counts = [
-            f'{names.count(name)} {name}' for name in dict.fromkeys(names)
-        ]
-        return ', '.join(counts) or 'nothing'
+        counts = Counter(found['name'] for found in result['objects'])
+        named = (f'{number} {name}' for name, number in counts.items())
+        return ', '.join(named) or 'nothing'
     return ', '.join(map(caption, result['classes'][:3]))
 
 
@@ -124,7 +115,7 @@ def predict_all(
         load (Callable): Loads the model, once the images are found; returns a
             function that predicts like :meth:`OnnxModel.predict`, and
             ``kind`` and ``classes`` as in :attr:`OnnxModel.metadata`.
-        places (Sequence[str]): As for :func:`find_images`, with videos.
+        places (Sequence[str]): As for :func:`find_images`.
         out_dir (Path): The folder for the results; created if absent.
         overwrite (bool): Replace results that exist. Defaults to False.
         formats (Collection[str]): Some of ``FORMATS``. Defaults to (), JSON,
@@ -138,29 +129,35 @@ def predict_all(
         OSError: If a place has no image, or ``out_dir`` is a file.
         ValueError: If the model has no output for one of the formats.
     """
-    paths = find_images(places, videos=True)
+    paths = find_images(places)
     # The last name is that of the files for all images.
     *names, last = unique_names([*paths, Path('predictions')], out_dir)
     together = TOGETHER.intersection(formats)
     targets = [f'{name}{suffix}' for name in names for suffix in SUFFIXES]
     targets += [f'{last}{records.SUFFIXES[each]}' for each in together]
-    existing = (
-        out_dir / each for each in targets if (out_dir / each).exists()
-    )
-    if (found := next(existing, None)) and not overwrite:
+    found = [each for each in targets if (out_dir / each).exists()]
+    if found and not overwrite:
         raise FileExistsError(
-            f'{found} exists: choose another --out-dir, or give --overwrite'
+            f'{out_dir / found[0]} exists: choose another --out-dir, or give '
+            '--overwrite'
         )
     check_folder(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     predict, metadata = load()
-    _check_formats(formats, metadata['kind'])
+    for name in KINDS.keys() & formats:
+        if metadata['kind'] not in KINDS[name]:
+            raise ValueError(
+                f'--format {name} is for {" or ".join(KINDS[name])}, not for '
+                f'{metadata["kind"]}'
+            )
     skipped = 0
     progress = _progress(paths, 'file')
     say = getattr(progress, 'write', print)
     with recording('image', out_dir / last, metadata, together) as images:
         for path, name in zip(progress, names, strict=True):
-            shown = _printable(path)
+            # With escapes for control characters and invalid text.
+            text = str(path)
+            shown = text if text.isprintable() else repr(text)[1:-1]
             try:
                 if is_video(path):
                     args = path, out_dir / name, metadata, formats
@@ -179,24 +176,13 @@ def predict_all(
             if together:
                 # OpenCV may not read it.
                 shape = getattr(decode(path), 'shape', (0, 0))
-                images.append((str(path), shape, prediction[0]))
+                images.append((text, shape, prediction[0]))
             say(f'{shown}: {summarize(prediction[0])}')
     count = len(paths) - skipped
     print(f'{count} result{"s" * (count != 1)} in {out_dir}')
     if skipped:
         return f'{skipped} of {len(paths)} files were skipped'
     return None
-
-
-def _check_formats(formats: Collection[str], kind: str) -> None:
-    for name, kinds in (
-        ('labels', ['segmentation']),
-        ('coco', ['detection', 'instances']),
-    ):
-        if name in formats and kind not in kinds:
-            raise ValueError(
-                f'--format {name} is for {" or ".join(kinds)}, not for {kind}'
-            )
 
 
 def _predict_video(
@@ -239,12 +225,6 @@ def _save_image(
     if 'json' in formats:
         with replacing(f'{target}.json') as part:
             part.write_text(to_json(dict(image=str(path), **result)), 'utf-8')
-
-
-def _printable(path: Path) -> str:
-    """Write a name with escapes for control characters and invalid text."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _paint(labels: np.ndarray, classes: Sequence[dict]) -> Image.Image:

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from ..runtime import OnnxModel
 from ..runtime.arrays import prepare
 from ..runtime.images import read_image
 
@@ -40,9 +41,8 @@ def to_float16(path: str | os.PathLike) -> None:
 def to_int8(path: str | os.PathLike, images: Iterator[np.ndarray]) -> None:
     """Convert convolutions and products of a file to integers of 8 bits.
 
-    Weights use 7 of the bits and have one scale per channel. Activations have
-    one scale per tensor, which spans the values that occur with the images of
-    :func:`read_images`.
+    Activations have one scale per tensor, which spans the values that occur
+    with the images of :func:`read_images`.
     """
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -51,10 +51,11 @@ def to_int8(path: str | os.PathLike, images: Iterator[np.ndarray]) -> None:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    inputs = map(OnnxModel(path).make_inputs, images)
+
     class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
-            found = next(images, None)
-            return None if found is None else dict(images=found)
+            return next(inputs, None)
 
     with TemporaryDirectory() as folder:
         prepared = Path(folder, 'prepared.onnx')

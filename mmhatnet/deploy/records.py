@@ -57,12 +57,12 @@ def _make_json(key: str, metadata: dict, found: list[tuple]) -> str:
 
 
 def _make_coco(key: str, metadata: dict, found: list[tuple]) -> str:
-    images: list[dict] = []
     annotations: list[dict] = []
-    for number, (name, shape, result) in enumerate(found):
-        height, width = shape[:2]
-        image = dict(id=number, file_name=str(name))
-        images.append(dict(image, height=height, width=width))
+    images = [
+        dict(id=number, file_name=str(name), height=shape[0], width=shape[1])
+        for number, (name, shape, _) in enumerate(found)
+    ]
+    for number, (*_, result) in enumerate(found):
         for each in result['objects']:
             left, top, right, bottom = each['bbox']
             annotation = dict(

@@ -46,12 +46,7 @@ def verify(
 def compare(
     kind: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Compare the outputs of a kind of graph with those that are expected.
-
-    Returns:
-        dict[str, float]: ``error``, and ``objects`` if it finds some; as from
-        :func:`verify`.
-    """
+    """Compare outputs with expected ones; a row of :func:`verify`."""
     if has_batches(kind):
         errors = list(map(_relative_error, found, expected))
         return dict(error=float(np.max(errors)))  # max() would lose NaN
@@ -83,11 +78,6 @@ def objects_error(
     lack a counterpart. The order may change where scores are equal, and the
     last objects may differ, since their number is capped.
 
-    Args:
-        found (Sequence[ndarray]): Boxes (K, 4), scores (K,), labels (K,), and
-            masks (K, side, side), if the graph finds some.
-        expected (Sequence[ndarray]): Those of PyTorch.
-
     Returns:
         tuple[float, int]: The difference of scores, of boxes relative to the
         largest coordinate, or of masks in the mean; and the number of objects
@@ -117,16 +107,11 @@ def objects_error(
 
 
 def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference, relative to the largest value or to 1.
-
-    Of labels, which may differ where logits are equal within the tolerance, it
-    is the share of pixels with another one.
-    """
+    """The largest difference, relative to the largest value or to 1."""
     if found.shape != expected.shape:
         return float('inf')
-    if not found.size:
-        return 0.0
     if expected.dtype.kind in 'iu':
+        # Labels may differ where logits are equal within the tolerance.
         return float((found != expected).mean())
     largest = max(1.0, float(np.abs(expected).max()))
     return float(np.abs(found - expected).max()) / largest

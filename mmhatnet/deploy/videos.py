@@ -21,6 +21,10 @@ VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
 # What is wrong with a file is said by an error. FFmpeg reads this only once.
 os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
 RATE = 25.0  # frames per second, where a video or a webcam tells none
+PROPERTIES = (
+    *(cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT),
+    *(cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT),
+)
 
 
 def is_webcam(path: Path) -> bool:
@@ -42,27 +46,23 @@ class Video:
     Raises:
         ValueError: If it cannot be read, or has too many pixels.
 
-    Attributes:
-        live (bool): Whether it is a webcam.
-        rate (float): Frames per second.
-        frames (int | None): Their number as the file tells it, if it does.
+    It has a ``rate`` in frames per second, the number of its ``frames``, if
+    the file tells it, and whether it is ``live``, a webcam.
     """
 
     def __init__(self, path: Path) -> None:
         self.live = is_webcam(path)
         cv2.setLogLevel(0)
-        place = int(str(path)) if self.live else _as_text(path)
-        self._capture = cv2.VideoCapture(place)
+        name = str(path)
+        name.encode()  # raises for invalid text, for which OpenCV crashes
+        self._capture = cv2.VideoCapture(int(name) if self.live else name)
         if not self._capture.isOpened():
             raise ValueError(
                 'there is no such webcam, or another program uses it'
                 if self.live
                 else 'it is no video, is damaged, or OpenCV lacks its codec'
             )
-        get = self._capture.get
-        width = get(cv2.CAP_PROP_FRAME_WIDTH)
-        height = get(cv2.CAP_PROP_FRAME_HEIGHT)
-        rate, frames = get(cv2.CAP_PROP_FPS), get(cv2.CAP_PROP_FRAME_COUNT)
+        width, height, rate, frames = map(self._capture.get, PROPERTIES)
         if width * height > max_pixels():
             raise ValueError(
                 f'{width:.0f}x{height:.0f} pixels: frames of up to '
@@ -73,7 +73,7 @@ class Video:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         try:
-            while not (self.live and _is_typed('q')):
+            while not (self.live and _is_ended()):
                 found, frame = self._capture.read()
                 if not found:
                     break
@@ -88,9 +88,8 @@ def writing(
 ) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
     """Write an MP4 file, which is complete also after Ctrl-C or an error.
 
-    There is none if nothing was written. The rate is that of the video. From a
-    webcam, a picture is repeated while the next one is computed, so that time
-    is real.
+    There is none if nothing was written. From a webcam, a picture is repeated
+    while the next one is computed, so that time is real.
 
     Yields:
         Callable: Writes a picture, RGB, in the size of the first frame, for
@@ -109,7 +108,7 @@ def writing(
             if not written:
                 code = cv2.VideoWriter.fourcc(*'mp4v')
                 size = frame.shape[1::-1]
-                if not writer.open(_as_text(part), code, video.rate, size):
+                if not writer.open(str(part), code, video.rate, size):
                     raise ValueError('OpenCV cannot write MP4 files here')
             shown = cv2.cvtColor(cv2.resize(picture, size), cv2.COLOR_RGB2BGR)
             passed = time.monotonic() - start if video.live else 0
@@ -125,18 +124,9 @@ def writing(
                 part.replace(path)
 
 
-def _as_text(path: Path) -> str:
-    """Get the name of a file; OpenCV crashes if it is not valid text."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise ValueError('rename it: its name is not valid text') from None
-    return str(path)
-
-
-def _is_typed(key: str) -> bool:
-    """Whether a line with a key waits in the terminal."""
+def _is_ended() -> bool:
+    """Whether a line with q waits in the terminal."""
     if not sys.stdin or not sys.stdin.isatty():
         return False
     waits = select.select([sys.stdin], [], [], 0)[0]
-    return bool(waits) and sys.stdin.readline().strip().lower() == key
+    return bool(waits) and sys.stdin.readline().strip().lower() == 'q'

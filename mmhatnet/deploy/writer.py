@@ -1,9 +1,8 @@
-"""Write verified files, several with one file of weights.
+"""Write verified files.
 
 ``tools/deployment/export.py`` is a command over this module.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from ..models.archs import complete_grids
+from ..models.archs import Grids, as_integers
 from ..runtime import OnnxModel
+from ..runtime.grids import INPUTS
 from ..runtime.metadata import METADATA
 from ..utils.hashes import sha256_of
 from .base_graph import Graph
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 ONNX = 'onnx', 'onnxruntime', 'onnxscript'
+# With which a file whose G1 and G2 are inputs is compared, too.
+OTHER_GRIDS: tuple[Grids, ...] = (((5, 3, 64), (3, 7, 1)),)
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 
 
@@ -38,37 +40,30 @@ def export_files(
     cfg: Config,
     checkpoint: str,
     out: Path,
-    settings: Sequence[tuple] = ((None, None),),
+    free_grids: bool = False,
     precision: str = 'float32',
     calibration: Sequence[Path] = (),
-    report: Callable[[str, list[dict]], None] | None = None,
-) -> list[Path]:
-    """Write and verify one file for each pair of G1 and G2.
-
-    Files are moved to their places when all of them are verified.
+    report: Callable[[Grids, list[dict]], None] | None = None,
+) -> None:
+    """Write a file that is verified, or none.
 
     Args:
-        graph (Graph): The graph; its G1 and G2 are changed.
+        graph (Graph): The graph.
         cfg (Config): The config of its model.
         checkpoint (str): The source of its weights.
-        out (Path): The file, ``*.onnx`` or ``*.pt2``. If there are several
-            settings, they are part of the names, and the weights are in
-            ``*.data``, with the start of their hash in the name. Beside each
-            ONNX file is ``*.onnx.sha256``, for ``sha256sum --check``.
-        settings (Sequence[tuple]): Pairs of G1 and G2; None is the configured
-            value. Defaults to that alone.
+        out (Path): The file, ``*.onnx`` or ``*.pt2``. Beside an ONNX file is
+            ``*.onnx.sha256``, for ``sha256sum --check``.
+        free_grids (bool): Make G1 and G2 inputs of an ONNX file. Those of the
+            graph are then the first ones of ``OnnxModel``. Defaults to False.
         precision (str): A key of TOLERANCES. Defaults to 'float32'.
         calibration (Sequence[Path]): Images for 'int8'.
-        report (Callable, optional): Called with the name of each file and
-            the rows of :func:`~mmhatnet.deploy.verification.verify`.
-
-    Returns:
-        list[Path]: The files.
+        report (Callable, optional): Called with G1, G2, and the rows of
+            :func:`~mmhatnet.deploy.verification.verify`.
 
     Raises:
         ImportError: If a package for ONNX files is missing.
-        ValueError: If a setting is not valid, there are several for
-            ``*.pt2``, or a file differs from PyTorch.
+        ValueError: If G1 and G2 cannot be inputs, or the file differs from
+            PyTorch.
     """
     missing = [name for name in ONNX if not find_spec(name)]
     if missing and out.suffix == '.onnx':
@@ -76,47 +71,35 @@ def export_files(
             f'ONNX files need {", ".join(missing)}: pip install '
             f'{" ".join(missing)}'
         )
-    backbone = graph.model.backbone
-    settings = complete_grids(backbone, settings)
-    if len(settings) > 1 and out.suffix != '.onnx':
-        raise ValueError(
-            'only ONNX files can share their weights between several G1 or G2'
-        )
     for _ in read_images(calibration, describe(graph, cfg)):
         pass  # raises if one cannot be read, before the minutes of an export
+    backbone = graph.model.backbone
+    configured = backbone.grid_sizes, backbone.ds_ratios
+    settings = [configured, *OTHER_GRIDS] if free_grids else [configured]
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix='.part', dir=out.parent) as folder:
-        parts = []
-        for setting in settings:
-            backbone.set_grids(*setting)
-            name = out.name
-            if len(settings) > 1:
-                g1, g2 = ('-'.join(map(str, sizes)) for sizes in setting)
-                name = f'{out.stem}_g1-{g1}_g2-{g2}{out.suffix}'
-            metadata = describe(graph, cfg, checkpoint, precision)
-            part = Path(folder, name)
-            save(export_program(graph), metadata, part, calibration)
-            parts.append(part)
-        shared = [share_weights(parts, out.stem)] if len(parts) > 1 else []
-        for part, setting in zip(parts, settings, strict=True):
-            backbone.set_grids(*setting)
-            rows = verify(graph, _load(part))
-            if report:
-                report(part.name, rows)
-            check_errors(rows, precision)
-        records = [
-            write_hashes([part, *shared])
-            for part in parts
-            if out.suffix == '.onnx'
-        ]
-        # A file that is replaced has no hash until all are in place, so that
-        # none differs from its hash after a kill.
-        for record in records:
+        part = Path(folder, out.name)
+        metadata = describe(graph, cfg, checkpoint, precision)
+        program = export_program(graph, free_grids)
+        save(program, metadata, part, calibration)
+        try:
+            for setting in settings:
+                backbone.set_grids(*setting)
+                rows = verify(graph, _load(part, setting))
+                if report:
+                    report(setting, rows)
+                check_errors(rows, precision)
+        finally:
+            backbone.set_grids(*configured)
+        if out.suffix == '.onnx':
+            record = write_hashes([part])
+            # A file that is replaced has no hash until the new one is in
+            # place, so that none differs from its hash after a kill.
             out.with_name(record.name).unlink(missing_ok=True)
-        files = shared + parts
-        for file in files + records:
-            file.replace(out.with_name(file.name))
-        return [out.with_name(file.name) for file in files]
+            part.replace(out)
+            record.replace(out.with_name(record.name))
+        else:
+            part.replace(out)
 
 
 def save(
@@ -145,11 +128,16 @@ def save(
         to_int8(path, read_images(calibration, metadata))
 
 
-def _load(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+def _load(
+    path: Path, setting: Grids
+) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Load a file as a function from images to the list of outputs."""
-    if path.suffix == '.onnx':
-        return OnnxModel(path).run
-    return as_arrays(torch.export.load(path).module())
+    if path.suffix != '.onnx':
+        return as_arrays(torch.export.load(path).module())
+    model = OnnxModel(path)
+    if model.has_free_grids:
+        model.set_grids(*map(as_integers, setting))
+    return model.run
 
 
 def save_onnx(
@@ -160,7 +148,7 @@ def save_onnx(
 
     made = torch.onnx.export(
         program,
-        input_names=['images'],
+        input_names=['images', *INPUTS],
         output_names=metadata['outputs'],
         dynamo=True,
         verbose=False,
@@ -183,40 +171,3 @@ def write_hashes(files: Sequence[Path]) -> Path:
     lines = [f'{sha256_of(file)}  {file.name}\n' for file in files]
     record.write_text(''.join(lines), 'utf-8', newline='\n')
     return record
-
-
-def share_weights(paths: Sequence[Path], name: str) -> Path:
-    """Move the weights of ONNX files to one file, without duplicates.
-
-    Args:
-        paths (Sequence[Path]): The files, in one folder; changed in place.
-        name (str): The start of the name of the file of the weights.
-
-    Returns:
-        Path: ``NAME-HASH8.data``, in the same folder. Its hash keeps it from
-        replacing the weights of other files.
-    """
-    import onnx
-
-    protos = [onnx.load(path) for path in paths]
-    places, size = {}, 0
-    for tensor in (
-        each for proto in protos for each in proto.graph.initializer
-    ):
-        # onnx keeps small ones inside, too.
-        if len(tensor.raw_data) >= 1024 and tensor.raw_data not in places:
-            places[tensor.raw_data] = size
-            size += len(tensor.raw_data)
-    digest = hashlib.sha256(b''.join(places)).hexdigest()[:8]
-    data = paths[0].with_name(f'{name}-{digest}.data')
-    data.write_bytes(b''.join(places))
-    for path, proto in zip(paths, protos, strict=True):
-        for tensor in proto.graph.initializer:
-            values = tensor.raw_data
-            if values in places:
-                onnx.external_data_helper.set_external_data(
-                    tensor, data.name, places[values], len(values)
-                )
-                tensor.ClearField('raw_data')
-        onnx.save(proto, path)
-    return data

@@ -61,11 +61,7 @@ def install_operators() -> None:
 
 
 def describe_operators() -> str:
-    """Say which operators ``mmcv.ops`` uses, or would use.
-
-    Returns:
-        str: 'torchvision', 'mmcv' or 'none'.
-    """
+    """Say which operators mmcv.ops uses: 'torchvision', 'mmcv' or 'none'."""
     try:
         spec = find_spec(NAME)
     except ModuleNotFoundError:  # no mmcv at all

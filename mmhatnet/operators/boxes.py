@@ -14,11 +14,7 @@ from .common import float32, widen
 def nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int
 ) -> Tensor:
-    """Suppress boxes that overlap better ones by more than a threshold.
-
-    Returns:
-        Tensor: Indices of the boxes that are kept, best first.
-    """
+    """Find the boxes that overlap no better one by more than a threshold."""
     (boxes,) = widen(boxes)
     # torchvision would order equal scores, and those of another dtype, in
     # another way than mmcv.
@@ -66,10 +62,7 @@ def softnms(
     ``method`` is 0 to suppress, 1 for linear weights, both from an overlap of
     iou_threshold on, and 2 for gaussian weights of width sigma. Boxes below
     min_score are dropped. ``dets``, (N, 5), gets the kept boxes with their new
-    scores.
-
-    Returns:
-        Tensor: Indices of the boxes in dets.
+    scores; their indices are returned.
     """
     wide = widen(boxes)[0]
     rows = torch.cat([wide, scores[:, None].to(wide)], dim=1).numpy().copy()
@@ -107,11 +100,7 @@ def softnms(
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Group boxes with scores (N, 5) by the one that suppresses them.
-
-    Returns:
-        list[list[int]]: Indices, the suppressing box first.
-    """
+    """Group boxes (N, 5) by the first of each, which suppresses the others."""
     rows = widen(dets)[0].numpy()
     order = dets[:, 4].sort(dim=0, descending=True)[1].numpy()
     groups = []

@@ -26,11 +26,7 @@ def widen(*tensors: Tensor) -> list[Tensor]:
 
 
 def raise_missing(name: str) -> NoReturn:
-    """Refuse what only mmcv's compiled operators have.
-
-    Raises:
-        ImportError: Always. It says what to do.
-    """
+    """Refuse what only mmcv's compiled operators have, and say what to do."""
     raise ImportError(
         f"{name} needs mmcv's compiled operators: run tools/setup_env.sh "
         '--compiled, and do not set MMHATNET_OPERATORS=torchvision'

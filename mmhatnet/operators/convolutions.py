@@ -20,12 +20,6 @@ SETTINGS = (
 )
 
 
-def _settings(given: dict[str, int]) -> list[int]:
-    """Stride, padding, dilation and groups, as torchvision orders them."""
-    names = next(names for names in SETTINGS if names[0] in given)
-    return [given[name] for name in (*names, 'group', 'deformable_group')]
-
-
 def _arguments(
     input: Tensor,
     weight: Tensor,
@@ -39,7 +33,9 @@ def _arguments(
     mask = mask if has_mask else input.new_zeros(len(input), 1)
     bias = input.new_zeros(len(weight)) if bias is None else bias
     tensors = widen(input, weight, offset, mask, bias)
-    return [*tensors, *_settings(given), has_mask]
+    names = next(names for names in SETTINGS if names[0] in given)
+    groups = given['group'], given['deformable_group']
+    return [*tensors, *(given[name] for name in names), *groups, has_mask]
 
 
 def _forward(*arguments: Any) -> Tensor:
@@ -63,7 +59,7 @@ def _backward(
         found = torch.ops.torchvision._deform_conv2d_backward(
             *widen(grad), *arguments
         )
-    inside = _inside(arguments[2], weight, _settings(given))
+    inside = _inside(arguments[2], weight, arguments[5:11])
     return (*found[:2], found[2] * inside, *found[3:])
 
 
@@ -78,12 +74,14 @@ def _inside(offset: Tensor, weight: Tensor, settings: list[int]) -> Tensor:
     )
     valid = torch.ones_like(places[:, :, :, :, 0], dtype=torch.bool)
     for axis in (0, 1):
-        stride, padding, dilation = settings[axis:6:2]
-        taps = torch.arange(weight.shape[2 + axis], device=offset.device)
-        steps = torch.arange(offset.shape[2 + axis], device=offset.device)
-        taps = taps.view((-1, 1, 1, 1) if axis == 0 else (-1, 1, 1))
-        steps = steps[:, None] if axis == 0 else steps
-        start = steps * stride - padding + taps * dilation
+        stride, padding, dilation = settings[axis::2]
+        taps, steps = (
+            torch.arange(x.shape[2 + axis], device=x.device)
+            for x in (weight, offset)
+        )
+        start = taps[:, None] * dilation + steps * stride - padding
+        # (h, w, H', W'), of which the other two sides are 1.
+        start = start[:, None, :, None] if axis == 0 else start[:, None]
         valid &= start + places[:, :, :, :, axis] > -1
     return valid[:, :, :, :, None].expand_as(places).reshape(offset.shape)
 

@@ -40,8 +40,6 @@ from mmhatnet.operators.convolutions import (  # noqa: F401
 from mmhatnet.operators.gathering import (  # noqa: F401
     carafe_backward,
     carafe_forward,
-    carafe_naive_backward,
-    carafe_naive_forward,
     ms_deform_attn_backward,
     ms_deform_attn_forward,
     psamask_backward,

@@ -25,9 +25,12 @@ def _split(upsampled: Tensor, groups: int, scale: int) -> Tensor:
     return upsampled.reshape(n, groups, c // groups, *size)
 
 
-def carafe_naive_forward(
+def carafe_forward(
     features: Tensor,
     masks: Tensor,
+    rfeatures: Tensor,
+    routput: Tensor,
+    rmasks: Tensor,
     output: Tensor,
     kernel_size: int,
     group_size: int,
@@ -36,8 +39,10 @@ def carafe_naive_forward(
     """Upsample (N, C, H, W) to (N, C, s H, s W) by sums of neighbours.
 
     Their weights are ``masks``, (N, group_size * kernel_size^2, s H, s W), for
-    each of group_size groups of channels; s is scale_factor.
+    each of group_size groups of channels; s is scale_factor. ``rfeatures``
+    keeps the features for the gradients.
     """
+    rfeatures.copy_(features)
     wide, weights = widen(features, masks)
     # In mixed precision, einsum would round its arguments.
     with torch.autocast(features.device.type, enabled=False):
@@ -47,54 +52,6 @@ def carafe_naive_forward(
             _split(weights, group_size, scale_factor),
         )
     output.copy_(sums.reshape(output.shape))
-
-
-def carafe_naive_backward(
-    top_grad: Tensor,
-    features: Tensor,
-    masks: Tensor,
-    bottom_grad: Tensor,
-    mask_grad: Tensor,
-    kernel_size: int,
-    group_size: int,
-    scale_factor: int,
-) -> None:
-    """Compute the gradients of features and masks from that of output."""
-    grad, wide, weights = widen(top_grad, features, masks)
-    grad = _split(grad, group_size, scale_factor)
-    with torch.autocast(features.device.type, enabled=False):
-        values = torch.einsum(
-            'ngkhiwj,ngchiwj->ngckhw',
-            _split(weights, group_size, scale_factor),
-            grad,
-        )
-        found = torch.einsum(
-            'ngckhw,ngchiwj->ngkhiwj',
-            _neighbours(wide, kernel_size, group_size),
-            grad,
-        )
-    folded = F.fold(
-        values.reshape(len(features), -1, features[0, 0].numel()),
-        features.shape[2:],
-        kernel_size,
-        padding=kernel_size // 2,
-    )
-    bottom_grad.copy_(folded)
-    mask_grad.copy_(found.reshape(masks.shape))
-
-
-def carafe_forward(
-    features: Tensor,
-    masks: Tensor,
-    rfeatures: Tensor,
-    routput: Tensor,
-    rmasks: Tensor,
-    output: Tensor,
-    **sizes: int,
-) -> None:
-    """Compute :func:`carafe_naive_forward`, and keep the features."""
-    rfeatures.copy_(features)
-    carafe_naive_forward(features, masks, output, **sizes)
 
 
 def carafe_backward(
@@ -107,12 +64,32 @@ def carafe_backward(
     rmask_grad: Tensor,
     bottom_grad: Tensor,
     mask_grad: Tensor,
-    **sizes: int,
+    kernel_size: int,
+    group_size: int,
+    scale_factor: int,
 ) -> None:
-    """Compute :func:`carafe_naive_backward`."""
-    carafe_naive_backward(
-        top_grad, rfeatures, masks, bottom_grad, mask_grad, **sizes
+    """Compute the gradients of features and masks from that of output."""
+    grad, wide, weights = widen(top_grad, rfeatures, masks)
+    grad = _split(grad, group_size, scale_factor)
+    with torch.autocast(grad.device.type, enabled=False):
+        values = torch.einsum(
+            'ngkhiwj,ngchiwj->ngckhw',
+            _split(weights, group_size, scale_factor),
+            grad,
+        )
+        found = torch.einsum(
+            'ngckhw,ngchiwj->ngkhiwj',
+            _neighbours(wide, kernel_size, group_size),
+            grad,
+        )
+    folded = F.fold(
+        values.reshape(len(wide), -1, wide[0, 0].numel()),
+        wide.shape[2:],
+        kernel_size,
+        padding=kernel_size // 2,
     )
+    bottom_grad.copy_(folded)
+    mask_grad.copy_(found.reshape(masks.shape))
 
 
 def _psa_places(
@@ -129,23 +106,14 @@ def _psa_places(
     Channels and pixels of the first, rows and columns of the second.
     ``psa_type`` is 0 to collect weights, and 1 to distribute them.
     """
-    y, x, rows, columns = (
-        torch.arange(count, device=like.device)
-        for count in (h_feature, w_feature, h_mask, w_mask)
-    )
-    # (rows, columns, height, width)
-    rows = rows[:, None, None, None]
-    columns = columns[:, None, None]
-    y_near = y[:, None] + rows - (h_mask - 1) // 2
-    x_near = x + columns - (w_mask - 1) // 2
-    inside = (y_near >= 0) & (y_near < h_feature)
-    inside = inside & (x_near >= 0) & (x_near < w_feature)
-    places = (
-        rows * w_mask + columns,
-        y[:, None] * w_feature + x,
-        y_near * w_feature + x_near,
-    )
-    channel, pixel, near = (x.expand_as(inside)[inside] for x in places)
+    numbers = torch.arange(h_feature * w_feature, device=like.device)
+    numbers = numbers.view(1, 1, h_feature, w_feature).double()
+    top, left = (h_mask - 1) // 2, (w_mask - 1) // 2
+    sides = left, w_mask - 1 - left, top, h_mask - 1 - top
+    # The pixel that is the neighbour of each, (neighbours, pixels).
+    places = F.unfold(F.pad(numbers, sides, value=-1), (h_mask, w_mask))[0]
+    channel, pixel = (places >= 0).nonzero(as_tuple=True)
+    near = places[channel, pixel].long()
     pair = (near, pixel) if psa_type == 0 else (pixel, near)
     return channel, pixel, *pair
 

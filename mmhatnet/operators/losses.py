@@ -14,21 +14,26 @@ from .common import widen
 SMALLEST = torch.finfo(torch.float32).tiny  # mmcv's FLT_MIN
 
 
-def _factors(weight: Tensor, target: Tensor) -> Tensor:
+def _weigh(weight: Tensor, target: Tensor) -> Tensor:
     """The weight of each target; that of the background is 1."""
     if not len(weight):
         return torch.ones_like(target, dtype=weight.dtype)
     return F.pad(weight, (0, 1), value=1)[target]
 
 
-def _balance(
+def _sigmoid_parts(
     input: Tensor, target: Tensor, weight: Tensor, alpha: float
-) -> tuple[Tensor, Tensor]:
-    """Which scores are of the target's class, and the factor of each."""
+) -> tuple[Tensor, ...]:
+    """Which scores are of the target's class, the factor of each, and logits.
+
+    These are positive where the score is right.
+    """
+    input, weight = widen(input, weight)
     classes = torch.arange(input.shape[1], device=input.device)
     positive = target[:, None] == classes
     factors = torch.where(positive, -alpha, alpha - 1).to(input)
-    return positive, factors * _factors(weight, target)[:, None]
+    factors = factors * _weigh(weight, target)[:, None]
+    return positive, factors, torch.where(positive, input, -input)
 
 
 def sigmoid_focal_loss_forward(
@@ -45,9 +50,7 @@ def sigmoid_focal_loss_forward(
     the number of classes is the background. ``weight`` has the classes'
     weights, or is empty; ``alpha`` is the weight of positive scores.
     """
-    input, weight = widen(input, weight)
-    positive, factors = _balance(input, target, weight, alpha)
-    right = torch.where(positive, input, -input)
+    _, factors, right = _sigmoid_parts(input, target, weight, alpha)
     wrong = (-right).sigmoid()
     output.copy_(factors * wrong.pow(gamma) * F.logsigmoid(right))
 
@@ -61,15 +64,24 @@ def sigmoid_focal_loss_backward(
     alpha: float,
 ) -> None:
     """Compute the derivative of each loss."""
-    input, weight = widen(input, weight)
-    positive, factors = _balance(input, target, weight, alpha)
-    right = torch.where(positive, input, -input)
+    positive, factors, right = _sigmoid_parts(input, target, weight, alpha)
     wrong = (-right).sigmoid()
     # 0 times the logarithm is 0 for an infinite logit, too.
     log = F.logsigmoid(right).clamp(min=torch.finfo(right.dtype).min)
     slope = wrong - gamma * right.sigmoid() * log
     slope = wrong.pow(gamma) * slope
     grad_input.copy_(factors * torch.where(positive, slope, -slope))
+
+
+def _softmax_parts(
+    input: Tensor, target: Tensor, weight: Tensor, alpha: float
+) -> tuple[Tensor, ...]:
+    """The label of each row, its probability, and the factor of its loss."""
+    input, weight = widen(input, weight)
+    label = target.clamp(min=0)
+    p = input.gather(1, label[:, None])[:, 0]
+    factors = alpha * _weigh(weight, label)
+    return label, p, torch.where(target < 0, 0.0, factors)
 
 
 def softmax_focal_loss_forward(
@@ -84,16 +96,9 @@ def softmax_focal_loss_forward(
 
     Input is (N, classes), probabilities; negative targets have no loss.
     """
-    input, weight = widen(input, weight)
-    label = target.clamp(min=0)
-    p = input.gather(1, label[:, None])[:, 0]
-    loss = (
-        -alpha
-        * (1 - p).pow(gamma)
-        * p.clamp(min=SMALLEST).log()
-        * _factors(weight, label)
-    )
-    output.copy_(torch.where(target < 0, 0.0, loss))
+    _, p, factors = _softmax_parts(input, target, weight, alpha)
+    log = p.clamp(min=SMALLEST).log()
+    output.copy_(-factors * (1 - p).pow(gamma) * log)
 
 
 def softmax_focal_loss_backward(
@@ -109,16 +114,9 @@ def softmax_focal_loss_backward(
 
     ``buff``, (N,), gets what the derivatives of a row share.
     """
-    input, weight = widen(input, weight)
-    label = target.clamp(min=0)
-    p = input.gather(1, label[:, None])[:, 0]
-    q = 1 - p
-    slope = gamma * q.pow(gamma - 1) * p * p.clamp(min=SMALLEST).log() - q.pow(
-        gamma
-    )
-    shared = alpha * slope * _factors(weight, label)
-    shared = torch.where(target < 0, 0.0, shared)
+    label, p, factors = _softmax_parts(input, target, weight, alpha)
+    q, log = 1 - p, p.clamp(min=SMALLEST).log()
+    shared = factors * (gamma * q.pow(gamma - 1) * p * log - q.pow(gamma))
     buff.copy_(shared)
-    classes = torch.arange(input.shape[1], device=input.device)
-    onehot = (label[:, None] == classes).to(input)
-    grad_input.copy_(shared[:, None] * (onehot - input))
+    onehot = F.one_hot(label, input.shape[1]).to(shared)
+    grad_input.copy_(shared[:, None] * (onehot - input.to(shared)))

@@ -15,11 +15,7 @@ INTERPOLATION = dict(
 
 
 def check_size(h: int, w: int) -> None:
-    """Check the height and the width of images.
-
-    Raises:
-        ValueError: If one is smaller than 32 pixels.
-    """
+    """Check that no side of an image is too small; raises ValueError."""
     if min(h, w) < SMALLEST:
         raise ValueError(
             f'HATNet needs images of at least {SMALLEST}x{SMALLEST} pixels, '
@@ -28,17 +24,13 @@ def check_size(h: int, w: int) -> None:
 
 
 def best_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Find the class of each pixel after a change of size.
-
-    One class after the other, since all of a large image need gigabytes.
+    """Find the class of each pixel, (height, width), after a change of size.
 
     Args:
         logits (ndarray): (classes, H, W).
         size (tuple[int, int]): Width and height of the result.
-
-    Returns:
-        ndarray: (height, width).
     """
+    # One class after the other, since all of a large image need gigabytes.
     best = np.full(size[::-1], -np.inf, np.float32)
     labels = np.zeros(size[::-1], np.int64)
     for label, values in enumerate(logits):
@@ -49,14 +41,7 @@ def best_class(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
-    """Apply a step of the metadata to an image.
-
-    Args:
-        image (ndarray): (H, W, 3), 8 bits.
-        step (dict): As :func:`~.metadata.check_step` accepts it.
-
-    Returns:
-        ndarray: The image.
+    """Apply a step of the metadata to an image, (H, W, 3), 8 bits.
 
     Raises:
         ValueError: If it would have more than LARGEST pixels.
@@ -66,20 +51,14 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
         size = step['size']
         top, left = (max(0, round((side - size) / 2)) for side in (h, w))
         return image[top : top + size, left : left + size]
+    scale = step['scale']
     if step['step'] == 'resize_short_edge':
-        scale = step['scale']
-        size = (
-            (scale, int(scale * h / w))
-            if w < h
-            else (int(scale * w / h), scale)
-        )
+        size = [int(scale * side / min(h, w)) for side in (w, h)]
     elif step['keep_ratio']:
-        factor = min(
-            max(step['scale']) / max(h, w), min(step['scale']) / min(h, w)
-        )
-        size = tuple(max(1, int(side * factor + 0.5)) for side in (w, h))
+        factor = min(max(scale) / max(h, w), min(scale) / min(h, w))
+        size = [max(1, int(side * factor + 0.5)) for side in (w, h)]
     else:
-        size = tuple(step['scale'])
+        size = scale
     if size[0] * size[1] > LARGEST:
         raise ValueError(
             f'{w}x{h} pixels would become {size[0]}x{size[1]}: crop the image '
@@ -117,15 +96,12 @@ def prepare(image: np.ndarray, metadata: dict) -> np.ndarray:
 def paste(
     mask: np.ndarray, box: np.ndarray, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Paste a mask of probabilities (side, side) into an image.
+    """Paste a mask into an image, (H, W), bool.
 
     Args:
-        mask (ndarray): The mask.
+        mask (ndarray): Probabilities inside the box, (side, side).
         box (ndarray): (4,), left, top, right and bottom in pixels.
         shape (tuple[int, int]): Height and width of the image.
-
-    Returns:
-        ndarray: (H, W), bool.
     """
     left, top, right, bottom = box
     sides = np.maximum([right - left, bottom - top], 1e-6)

@@ -23,12 +23,9 @@ FORMATS = (
 def read_image(
     path: str | os.PathLike, limit: int | None = None
 ) -> np.ndarray:
-    """Read an image, (H, W, 3), BGR, 8 bits.
+    """Read an image, (H, W, 3), BGR, 8 bits; raises ValueError if it cannot.
 
     ``limit`` is that of :func:`open_image`.
-
-    Raises:
-        ValueError: If it cannot be read.
     """
     reason = unreadable(path, limit, channels=())
     image = None if reason else decode(path)
@@ -38,12 +35,9 @@ def read_image(
 
 
 def decode(path: str | os.PathLike) -> np.ndarray | None:
-    """Read (H, W, 3), BGR, of an image that :func:`unreadable` has checked.
-
-    It is None if OpenCV cannot. The name of the file may not be valid text,
-    for which OpenCV's own ``imread`` crashes.
-    """
+    """Read (H, W, 3), BGR, after :func:`unreadable`; None if OpenCV cannot."""
     try:
+        # OpenCV's imread crashes for a name that is not valid text.
         contents = np.fromfile(path, np.uint8)
         return cv2.imdecode(contents, cv2.IMREAD_COLOR)
     except cv2.error:
@@ -55,7 +49,7 @@ def unreadable(
     limit: int | None = None,
     channels: Collection[str] = CHANNELS,
 ) -> str | None:
-    """Find the reason why a file cannot be read as an image.
+    """Find the reason, if any, why a file cannot be read as an image.
 
     OpenCV does not report it: for a truncated file it returns the first part.
 
@@ -63,11 +57,7 @@ def unreadable(
         path (str | PathLike): The file.
         limit (int, optional): As for :func:`open_image`.
         channels (Collection[str]): Suffixes of files that other libraries may
-            read. Defaults to CHANNELS.
-
-    Returns:
-        str, optional: The reason; None if the image can be read, or if only
-        other libraries may read it.
+            read, for which there is no reason either. Defaults to CHANNELS.
     """
     if not os.path.exists(path):
         return 'there is no such file'
@@ -81,11 +71,8 @@ def unreadable(
             known = file.read(4) in (b'II*\0', b'MM\0*', b'II+\0', b'\x93NUM')
         other = known and Path(path).suffix.lower() in channels
         return None if other else str(error)
-    except (
-        OSError,
-        SyntaxError,  # of damaged PNG files
-        ValueError,
-    ) as error:
+    # Pillow raises SyntaxError for damaged PNG files.
+    except (OSError, SyntaxError, ValueError) as error:
         return str(error)
     return None
 
@@ -93,15 +80,12 @@ def unreadable(
 def open_image(
     path: str | os.PathLike, limit: int | None = None
 ) -> Image.Image:
-    """Read the header of an image, and refuse one with too many pixels.
+    """Open an image without decoding it, and refuse too many pixels.
 
     Args:
         path (str | PathLike): The file.
         limit (int, optional): The largest number of pixels. Defaults to None,
-            ``$MMHATNET_MAX_PIXELS`` or, without it, 89 million.
-
-    Returns:
-        Image: Pillow's image, which is not decoded yet.
+            that of :func:`max_pixels`.
 
     Raises:
         OSError: If Pillow does not know the format.
@@ -127,11 +111,7 @@ def open_image(
 
 
 def max_pixels() -> int:
-    """Get the largest number of pixels: $MMHATNET_MAX_PIXELS or 89 million.
-
-    Raises:
-        ValueError: If the variable is not a positive integer.
-    """
+    """Get the largest number of pixels: $MMHATNET_MAX_PIXELS or 89 million."""
     text = os.environ.get(LIMIT) or str(PIXELS)
     if not text.isdecimal() or not int(text):
         raise ValueError(f'{LIMIT}={text:.20} is not a number of pixels')

@@ -17,6 +17,7 @@ OUTPUTS = dict(
 LARGEST = 8192  # pixels of a side
 LONGEST = 1000  # characters of the name of a class
 MOST_STEPS = 8  # before a model
+MOST_ROWS = 1000  # of a curve
 # The arguments of the steps before a model, with an example of each.
 STEPS: dict[str, dict[str, object]] = dict(
     center_crop=dict(size=1),
@@ -28,11 +29,8 @@ METHODS = dict(
     pillow=set(map(str.lower, Image.Resampling.__members__)),
 )
 BAD_METADATA = (
-    AttributeError,
-    KeyError,
-    RecursionError,
-    TypeError,
-    ValueError,
+    *(AttributeError, KeyError, RecursionError),
+    *(TypeError, ValueError),
 )
 
 
@@ -63,24 +61,35 @@ def read_metadata(text: str) -> dict:
             raise ValueError(f'the class {name[:20]!r}')
     for step in steps:
         check_step(step)
-    palette = found.get('palette')
-    if not isinstance(palette, list):
-        palette = []
-    for colour in palette:
+    for colour in found.setdefault('palette', []):
         if [type(value) for value in colour] != [int] * 3 or not (
             0 <= min(colour) <= max(colour) <= 255
         ):
             raise ValueError(f'the colour {colour}')
-    return found | dict(palette=palette)
+    check_curve(found.get('curve', {}))
+    return found
+
+
+def check_curve(curve: dict) -> None:
+    """Check what was measured with several sizes, G1 and G2.
+
+    Raises:
+        BAD_METADATA: If a part is missing or impossible.
+    """
+    rows = curve.get('rows', [])
+    if len(rows) > MOST_ROWS:
+        raise ValueError(f'a curve of {len(rows)} rows')
+    for row in rows:
+        for name, most in (('factor', 16), ('metric', 1e6), ('ms', 1e9)):
+            if not 0 < float(row[name]) + (name == 'metric') <= most:
+                raise ValueError(f'{name} {row[name]!r:.20} in the curve')
 
 
 def check_step(step: dict) -> None:
     """Check that a step of the metadata is known and has its arguments.
 
     Raises:
-        KeyError: If an argument is missing.
-        TypeError: If it is not a dict, or an argument has another type.
-        ValueError: If the step is unknown, or has an impossible argument.
+        BAD_METADATA: If not.
     """
     name = step['step']
     if name not in STEPS:

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .arrays import best_class, check_size, paste, prepare
-from .budget import choose_size
+from .budget import choose
+from .grids import INPUTS, check_setting, grid_inputs
 from .images import read_image
 from .metadata import (
     BAD_METADATA,
@@ -19,7 +20,7 @@ from .metadata import (
 )
 from .results import Result, classification, detection, segmentation
 
-CPU = 'CPUExecutionProvider'
+PROVIDERS = 'CUDAExecutionProvider', 'CPUExecutionProvider'
 
 
 class OnnxModel:
@@ -31,9 +32,10 @@ class OnnxModel:
         threads (int, optional): Number of CPU threads. Defaults to None, which
             leaves the choice to onnxruntime.
         budget_ms (float, optional): Time of the graph for one image, in
-            milliseconds: the largest size of images that keeps it here is
-            measured at the start, in seconds, and used. Defaults to None, the
-            size of the file.
+            milliseconds. The largest size of images that keeps it here is
+            measured at the start, in seconds, and used; if the file has a
+            curve, it is the best size, G1 and G2 of the curve. Defaults to
+            None, the size of the file.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -41,11 +43,11 @@ class OnnxModel:
         ValueError: If it is not such a file, or no size is within the budget.
 
     Attributes:
-        metadata (dict): What the file says about itself: ``kind``,
-            ``channels``, ``steps`` (what happens to an image first),
-            ``classes``, ``palette``, ``G1``, ``G2``, ``precision``,
-            ``mean``, ``std`` and padding (which happen inside the file),
-            ``checkpoint_sha256``, ``versions``.
+        metadata (dict): What the file says about itself, such as ``kind``,
+            ``steps`` (what happens to an image first), ``classes``, ``G1``,
+            ``G2``, and perhaps ``curve``, what was measured with several
+            sizes, G1 and G2.
+        has_free_grids (bool): Whether :meth:`set_grids` can change G1 and G2.
     """
 
     def __init__(
@@ -68,16 +70,12 @@ class OnnxModel:
         options.log_severity_level = 4  # errors are raised
         if threads:
             options.intra_op_num_threads = threads
+        # Not TensorRT, which builds an engine for each size.
+        known = onnxruntime.get_available_providers()
+        providers = [name for name in PROVIDERS if name in known]
         try:
             self.session = onnxruntime.InferenceSession(
-                str(path),
-                options,
-                # Not TensorRT, which builds an engine for each size.
-                providers=[
-                    name
-                    for name in ('CUDAExecutionProvider', CPU)
-                    if name in onnxruntime.get_available_providers()
-                ],
+                str(path), options, providers=providers
             )
         except Exception as error:  # onnxruntime has no common base
             reason = str(error).strip().rpartition('\n')[2]
@@ -98,15 +96,45 @@ class OnnxModel:
         try:
             self.metadata = read_metadata(found[METADATA])
             self._check_outputs()
+            names = tuple(each.name for each in self.session.get_inputs())
+            self.has_free_grids = names[1:] == INPUTS
+            if self.has_free_grids:
+                self.set_grids()
         except BAD_METADATA as error:
             raise ValueError(
                 f'{path} has invalid metadata: {type(error).__name__}, {error}'
             ) from error
         if budget_ms is not None:
-            steps, _ = choose_size(self.run, self.metadata, budget_ms)
-            self.metadata['steps'] = steps
+            choose(self, budget_ms)
+
+    def set_grids(
+        self,
+        grid_sizes: Sequence[int] | None = None,
+        ds_ratios: Sequence[int] | None = None,
+    ) -> None:
+        """Change G1 and G2, as ``HATNet.set_grids``.
+
+        Args:
+            grid_sizes (Sequence[int], optional): G1 of the stages 0 to 2.
+                Defaults to None, no change.
+            ds_ratios (Sequence[int], optional): G2 of the stages 0 to 2.
+                Defaults to None, no change.
+
+        Raises:
+            ValueError: If they are fixed in the file, or not valid. Then
+                nothing is changed.
+        """
+        if not self.has_free_grids:
+            raise ValueError(
+                'G1 and G2 are fixed in this file: export it with --free-grids'
+            )
+        found = self.metadata
+        g1 = check_setting(grid_sizes or found['G1'])
+        g2 = check_setting(ds_ratios or found['G2'])
+        found.update(G1=g1, G2=g2)
 
     def _check_outputs(self) -> None:
+        """Check that the metadata describe the outputs of the graph."""
         outputs = self.session.get_outputs()
         names = tuple(output.name for output in outputs)
         kind, classes = self.metadata['kind'], self.metadata['classes']
@@ -134,7 +162,15 @@ class OnnxModel:
         if len(images) > 1 and not has_batches(self.metadata['kind']):
             raise ValueError('a detector takes one image at a time')
         check_size(*images.shape[2:])
-        return self.session.run(list(names) or None, dict(images=images))
+        return self.session.run(list(names) or None, self.make_inputs(images))
+
+    def make_inputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Make the inputs of the graph: images, and G1 and G2 if they are."""
+        inputs = dict(images=images)
+        if self.has_free_grids:
+            g1, g2 = self.metadata['G1'], self.metadata['G2']
+            inputs |= grid_inputs(g1, g2, images.shape[2:])
+        return inputs
 
     def predict(
         self,
@@ -152,9 +188,8 @@ class OnnxModel:
             top (int): Number of classes of a classifier. Defaults to 5.
 
         Returns:
-            tuple[dict, ndarray, ndarray | None]: As from
-            ``mmhatnet.apis.predict``: the result, ready for JSON; its picture,
-            RGB; and for a segmentor the label of each pixel, (H, W).
+            Result: As from ``mmhatnet.apis.predict``: a dict, ready for JSON;
+            its picture, RGB; and for a segmentor the labels, (H, W).
 
         Raises:
             ValueError: If the image cannot be read, or is too small.
@@ -170,60 +205,33 @@ def predict_with(
     score_thr: float = 0.3,
     top: int = 5,
 ) -> Result:
-    """Predict for one image with a function that runs a graph.
-
-    Args:
-        run (Callable): As :meth:`OnnxModel.run`.
-        metadata (dict): As :attr:`OnnxModel.metadata`.
-        image (ndarray): (H, W, 3), BGR, 8 bits.
-        score_thr (float): As for :meth:`OnnxModel.predict`.
-        top (int): As for :meth:`OnnxModel.predict`.
-
-    Returns:
-        tuple[dict, ndarray, ndarray | None]: As from
-        :meth:`OnnxModel.predict`.
-    """
+    """Predict as :meth:`OnnxModel.predict`, with a function as its ``run``."""
     images = prepare(image, metadata)
+    (h, w), seen = image.shape[:2], images.shape[2:]
     names = metadata['classes'], metadata['palette']
     if metadata['kind'] == 'classification':
         ((scores,),) = run(images)
         return classification(image, scores.tolist(), names[0], top)
     if metadata['kind'] == 'segmentation':
-        return segmentation(image, _labels(run, image, images), *names)
-    objects = _objects(run, image, images, score_thr)
-    return detection(image, *objects, *names)
-
-
-def _labels(
-    run: Callable, image: np.ndarray, images: np.ndarray
-) -> np.ndarray:
-    if image.shape[:2] == images.shape[2:]:
-        ((labels,),) = run(images, ['labels'])
-        return labels
-    ((logits,),) = run(images, ['logits'])
-    return best_class(logits, image.shape[1::-1])
-
-
-def _objects(
-    run: Callable, image: np.ndarray, images: np.ndarray, score_thr: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Iterator[np.ndarray] | None]:
+        same = (h, w) == seen
+        ((values,),) = run(images, ['labels' if same else 'logits'])
+        labels = values if same else best_class(values, (w, h))
+        return segmentation(image, labels, *names)
     boxes, scores, labels, *masks = run(images)
-    h, w = image.shape[:2]
-    ratio = np.array([w / images.shape[3], h / images.shape[2]] * 2)
     shown = scores >= score_thr
+    ratio = np.array([w / seen[1], h / seen[0]] * 2)
     boxes = (boxes[shown] * ratio).clip(0, [w, h, w, h])
     pasted = None
     if masks:
         # One by one, since all of a large image need gigabytes.
         pairs = zip(masks[0][shown], boxes, strict=True)
         pasted = (paste(mask, box, (h, w)) for mask, box in pairs)
-    return boxes, scores[shown], labels[shown], pasted
+    found = boxes, scores[shown], labels[shown], pasted
+    return detection(image, *found, *names)
 
 
 def check_hashes(path: str | os.PathLike) -> None:
-    """Compare an ONNX file and its weights with the hashes beside it.
-
-    These are in ``<path>.sha256``, as ``sha256sum`` writes it, if it exists.
+    """Compare a file and its weights with ``<path>.sha256``, if that exists.
 
     Raises:
         ValueError: If a file is missing or has another hash.

@@ -2,13 +2,11 @@
 
 The functions for the tasks take an image (H, W, 3), BGR, 8 bits, or None for
 no picture, and the names and the colours, RGB, of the classes, which may be
-empty. They return what :meth:`OnnxModel.predict` does.
+empty. They return the result, the picture and, for a segmentor, the labels.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,17 +25,7 @@ def classification(
     classes: Sequence[str],
     top: int = 5,
 ) -> Result:
-    """Build the result of a classifier.
-
-    Args:
-        image (ndarray, optional): The image.
-        scores (Sequence[float]): The score of each class.
-        classes (Sequence[str]): Their names.
-        top (int): Number of classes in the result. Defaults to 5.
-
-    Returns:
-        tuple[dict, ndarray | None, None]: Result and picture.
-    """
+    """Build the result of a classifier: the ``top`` best of its classes."""
     best = sorted(range(len(scores)), key=lambda i: -scores[i])[:top]
     found = [_entry(i, classes, score=float(scores[i])) for i in best]
     picture = None
@@ -54,41 +42,19 @@ def segmentation(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
 ) -> Result:
-    """Build the result of a segmentor.
-
-    Args:
-        image (ndarray, optional): The image.
-        labels (ndarray): (H, W), the label of each pixel.
-        classes (Sequence[str]): The names of the labels.
-        palette (Sequence[Sequence[int]]): Their colours.
-
-    Returns:
-        tuple[dict, ndarray | None, ndarray]: Result, picture and labels.
-    """
+    """Build the result of a segmentor from the label of each pixel, (H, W)."""
     labels = labels.astype(np.uint8 if labels.max() < 256 else np.uint16)
     found, counts = np.unique(labels, return_counts=True)
     shares = sorted(zip(counts / labels.size, found, strict=True))
-    entries = [
-        _entry(
-            label,
-            classes,
-            share=float(share),
-            color=list(_colour(label, palette)),
-        )
-        for share, label in reversed(shares)
-    ]
+    entries, colours = [], np.zeros((int(labels.max()) + 1, 3), np.uint8)
+    for share, label in reversed(shares):
+        colours[label] = colour = _colour(label, palette)
+        values = dict(share=float(share), color=list(colour))
+        entries.append(_entry(label, classes, **values))
     picture = None
     if image is not None and image.shape[:2] == labels.shape:
-        colours = np.zeros((int(labels.max()) + 1, 3), np.uint8)
-        for entry in entries:
-            colours[entry['label']] = entry['color']
-        mixed = cv2.addWeighted(
-            image,
-            0.4,
-            np.ascontiguousarray(colours[labels][..., ::-1]),
-            0.6,
-            0,
-        )
+        painted = np.ascontiguousarray(colours[labels][..., ::-1])
+        mixed = cv2.addWeighted(image, 0.4, painted, 0.6, 0)
         lines = [(caption(x), tuple(x['color'])) for x in entries]
         picture = _write_legend(_enlarge(mixed)[0], lines)
     return dict(classes=entries), picture, labels
@@ -105,17 +71,8 @@ def detection(
 ) -> Result:
     """Build the result of a detector.
 
-    Args:
-        image (ndarray, optional): The image.
-        boxes (ndarray): (objects, 4), left, top, right and bottom in pixels.
-        scores (ndarray): (objects,).
-        labels (ndarray): (objects,).
-        masks (Iterator[ndarray], optional): (H, W), bool, of each object.
-        classes (Sequence[str]): The names of the labels.
-        palette (Sequence[Sequence[int]]): Their colours.
-
-    Returns:
-        tuple[dict, ndarray | None, None]: Result and picture.
+    Boxes are (objects, 4), left, top, right and bottom in pixels; scores and
+    labels (objects,). Masks, if there are some, are (H, W), bool.
     """
     colours = [_colour(label, palette) for label in labels]
     drawn = None if image is None else image.copy()
@@ -193,11 +150,10 @@ def _font(
     if not text.isascii():  # which Pillow's own font lacks
         with suppress(OSError):
             return ImageFont.truetype('DejaVuSans.ttf', size)
-        found = find_spec('matplotlib')
-        if found and found.origin:
-            fonts = Path(found.origin).parent / 'mpl-data' / 'fonts' / 'ttf'
-            with suppress(OSError):
-                return ImageFont.truetype(fonts / 'DejaVuSans.ttf', size)
+        with suppress(ImportError, OSError):
+            from matplotlib.font_manager import findfont
+
+            return ImageFont.truetype(findfont('DejaVu Sans'), size)
     return ImageFont.load_default(size)
 
 
@@ -216,8 +172,7 @@ def _write_label(
 
 def _contrast(colour: Colour) -> str:
     """Black or white, whichever is readable on a colour."""
-    red, green, blue = colour
-    luminance = 0.299 * red + 0.587 * green + 0.114 * blue
+    luminance = np.dot(colour, (0.299, 0.587, 0.114))
     return 'black' if luminance > 140 else 'white'
 
 

@@ -58,9 +58,8 @@ def test_captions_have_contrast():
 def test_label_255():
     """It is the largest of 8 bits, and one more overflows."""
     labels = np.full(GREY.shape[:2], 255, np.uint8)
-    result, picture, found = segmentation(GREY, labels, NAMES, PALETTE)
+    result, _, found = segmentation(GREY, labels, NAMES, PALETTE)
     assert result['classes'][0]['name'] == '255'
-    assert picture.shape == GREY.shape
     assert (found == 255).all()
 
 
@@ -72,7 +71,6 @@ def test_masks():
     result, picture, _ = detection(GREY, *found, NAMES, PALETTE)
     assert picture[125, 125].tolist() == [145, 45, 45]
     assert [x['name'] for x in result['objects']] == ['tree', '7']
-    assert result['objects'][0]['mask']['size'] == [400, 500]
 
 
 def test_accents_are_written():

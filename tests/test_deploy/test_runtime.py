@@ -30,6 +30,7 @@ GOOD = dict(kind='detection', channels='RGB', classes=['tree'], steps=[RESIZE])
 @pytest.mark.parametrize(
     'change',
     [
+        *('', '[]', '1', '{}', 100000 * '['),
         *(dict(kind='poem'), dict(kind=[]), dict(classes='tree')),
         *(dict(classes=[name]) for name in (1, '\x1b[2J', 10**4 * 'a')),
         *(
@@ -52,15 +53,12 @@ GOOD = dict(kind='detection', channels='RGB', classes=['tree'], steps=[RESIZE])
 )
 def test_metadata_of_strangers(change):
     assert read_metadata(json.dumps(GOOD))['palette'] == []
+    text = change if isinstance(change, str) else json.dumps(GOOD | change)
     with pytest.raises(BAD_METADATA):
-        read_metadata(json.dumps(GOOD | change))
+        read_metadata(text)
 
 
-@pytest.mark.parametrize(
-    ('budget', 'size'),
-    [(1000, (512, 384)), (30, (256, 192)), (9, (128, 96))],
-)
-def test_size_for_a_budget(budget, size, monkeypatch):
+def test_size_for_a_budget(monkeypatch):
     """The largest size within a budget, at 10,000 pixels in 6 ms."""
     clock = [0.0]
     monkeypatch.setattr(runtime.budget, 'perf_counter', lambda: clock[0])
@@ -69,35 +67,20 @@ def test_size_for_a_budget(budget, size, monkeypatch):
         clock[0] += images[0, 0].size * 6e-7
 
     metadata = GOOD | dict(steps=[RESIZE | dict(scale=[512, 512])])
-    steps, ms = choose_size(run, metadata, budget)
-    images = prepare(
-        np.zeros((480, 640, 3), np.uint8), dict(GOOD, steps=steps)
-    )
-    assert images.shape[:1:-1] == size
-    assert ms == pytest.approx(size[0] * size[1] * 6e-4)
-    assert ms <= budget
-
-
-@pytest.mark.parametrize(
-    ('steps', 'message'),
-    [([], 'at their own size'), ([RESIZE], 'the fastest takes 7.0 ms')],
-)
-def test_no_size_for_a_budget(steps, message, monkeypatch):
-    times = iter(np.arange(0, 1, 0.007))
-    monkeypatch.setattr(runtime.budget, 'perf_counter', lambda: next(times))
-    with pytest.raises(ValueError, match=message):
-        choose_size(lambda images: None, GOOD | dict(steps=steps), 1)
-
-
-@pytest.mark.parametrize('text', ['', '[]', '1', '{}', 100000 * '['])
-def test_no_metadata(text):
-    with pytest.raises(BAD_METADATA):
-        read_metadata(text)
+    for budget, size in (1000, (512, 384)), (30, (256, 192)), (9, (128, 96)):
+        steps, ms = choose_size(run, metadata, budget)
+        photo = np.zeros((480, 640, 3), np.uint8)
+        images = prepare(photo, GOOD | dict(steps=steps))
+        assert images.shape[:1:-1] == size
+        assert ms == pytest.approx(size[0] * size[1] * 6e-4)
+    with pytest.raises(ValueError, match='the fastest takes 7.4 ms'):
+        choose_size(run, metadata, 1)
+    with pytest.raises(ValueError, match='at their own size'):
+        choose_size(run, GOOD | dict(steps=[]), 1)
 
 
 def test_nan_in_results():
     """JSON has no NaN."""
-    assert json.loads(to_json(dict(score=0.5))) == dict(score=0.5)
     with pytest.raises(ValueError, match='are its weights damaged'):
         to_json(dict(score=float('nan')))
 
@@ -110,15 +93,13 @@ class TestHashes:
         files = [tmp_path / name for name in ('a.onnx', 'a-0.data')]
         for file in files:
             file.write_bytes(bytes(99))
+        check_hashes(files[0])  # there are none
         return files
 
     def test_of_sha256sum(self, files):
         record = write_hashes(files)
-        assert record.name == 'a.onnx.sha256'
-        command = 'sha256sum', '--check', '--strict', record.name
+        command = 'sha256sum', '--check', '--strict', 'a.onnx.sha256'
         subprocess.run(command, cwd=record.parent, check=True)
-        check_hashes(files[0])
-        record.unlink()
         check_hashes(files[0])
 
     @pytest.mark.parametrize('name', ['a.onnx', 'a-0.data'])
@@ -127,9 +108,8 @@ class TestHashes:
         record = write_hashes(files)
         file = record.with_name(name)
         file.unlink() if change is None else file.write_bytes(change)
-        with pytest.raises(ValueError, match=f'{name} is missing or was') as e:
+        with pytest.raises(ValueError, match=f'{name} is missing or was'):
             check_hashes(files[0])
-        assert '\n' not in str(e.value)
 
     @pytest.mark.parametrize(
         'text', [b'', b'\xff\0', b'0  a.onnx', b'\n\n', b'0  ../../b']

@@ -13,102 +13,95 @@ from mmhatnet.engine.provenance import KEYS
 STORE = TOOLS / 'pages' / 'reproductions.py'
 
 
-def measured(row, box, mask=0.4155):
+def measured(name, box, mask=0.4155):
     """The part of a result that a test measures."""
-    values = {'coco/bbox_mAP': box, 'coco/segm_mAP': mask}
-    metrics = compare(find_experiment(row).printed, values)
-    return dict(metrics=metrics, all_metrics=values)
-
-
-class TestResultsOfOthers:
-    @pytest.fixture
-    def result(self):
-        row = find_experiment(TABLE_6)
-        found = measured(TABLE_6, 0.4512)
-        values = found['all_metrics']
-        return dict(
-            row=row.name,
-            table='Table 4',
-            model=row.model,
-            options={},
-            smoke=False,
-            seconds=3600,
-            metrics=found['metrics'],
-            all_metrics=values | {'coco/bbox_mAP_50': 0.6},
-            test_images=5000,
-            curve=[dict(step=1, loss=0.5), {'step': 1, **values}],
-            training=[dict.fromkeys(KEYS, 0)],
-            sha256=dict(config='a' * 64, checkpoint='0' * 64, pretrained=None),
-            commit='1',
-            changes=None,
-            machine='8 GPUs',
-            versions={},
-            gpus=8,
-        )
-
-    def store(self, result, folder, code=0):
-        path = folder / 'result.json'
-        path.write_text(json.dumps(result))
-        return call_tool(STORE, path, '--out', folder / 'stored', code=code)
-
-    def test_stored(self, result, tmp_path):
-        self.store(result, tmp_path)
-        stored = tmp_path / 'stored' / f'{TABLE_6}.json'
-        assert json.loads(stored.read_text()) == result
-
-    @pytest.mark.parametrize(
-        ('change', 'message'),
-        [
-            (dict(smoke=True), 'of a smoke test'),
-            (dict(row='x'), "no row 'x'"),
-            (dict(metrics={}), 'do not fit'),
-            (dict(metrics=[1]), 'do not fit'),
-            (dict(all_metrics={'coco/bbox_mAP': 0.5}), 'do not fit'),
-            (dict(all_metrics={'coco/bbox_mAP': '1'}), 'do not fit'),
-            (measured(TABLE_6, -0.01), 'do not fit'),
-            (measured(TABLE_6, 1.01), 'do not fit'),
-            (dict(model='hatnet-tiny'), "model is 'hatnet-tiny' and not"),
-            (dict(options=dict(a=1)), "options is {'a': 1} and not"),
-        ],
+    row, values = find_experiment(name), {'coco/segm_mAP': mask}
+    values['coco/bbox_mAP'] = box
+    return dict(
+        row=name,
+        table=row.table,
+        options=row.options,
+        metrics=compare(row.printed, values),
+        all_metrics=values,
     )
-    def test_refused(self, change, message, result, tmp_path):
-        assert message in self.store({**result, **change}, tmp_path, code=1)
 
-    def test_incomplete(self, result, tmp_path):
-        result['all_metrics']['x'] = float('inf')
-        assert 'not JSON compliant' in self.store(result, tmp_path, code=1)
-        del result['commit'], result['machine']
-        output = self.store(result, tmp_path, code=1)
-        assert 'result.json lacks commit, machine' in output
-        assert not (tmp_path / 'stored').exists()
 
-    @pytest.mark.parametrize('content', ['3', '[1]', 'null', '{', ''])
-    def test_no_result(self, content, tmp_path):
-        (tmp_path / 'x.json').write_text(content)
-        output = call_tool(STORE, tmp_path / 'x.json', code=1)
+@pytest.fixture
+def result():
+    return dict(
+        **measured(TABLE_6, 0.4512),
+        model=TABLE_6,
+        smoke=False,
+        seconds=3600,
+        test_images=5000,
+        curve=[dict(step=1, loss=0.5)],
+        training=[dict.fromkeys(KEYS, 0)],
+        sha256=dict(config='a' * 64, checkpoint='0' * 64, pretrained=None),
+        commit='1',
+        changes=None,
+        machine='8 GPUs',
+        versions={},
+        gpus=8,
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Function that stores a result, or a text, in a folder."""
+
+    def run(result, code=0):
+        text = result if isinstance(result, str) else json.dumps(result)
+        (tmp_path / 'result.json').write_text(text)
+        command = STORE, tmp_path / 'result.json', '--out', tmp_path / 'out'
+        return call_tool(*command, code=code)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(smoke=True), 'of a smoke test'),
+        (dict(row='x'), "no row 'x'"),
+        (dict(metrics={}), 'do not fit'),
+        (dict(all_metrics={'coco/bbox_mAP': 0.5}), 'do not fit'),
+        (dict(all_metrics={'coco/bbox_mAP': '1'}), 'do not fit'),
+        (measured(TABLE_6, 1.01), 'do not fit'),
+        (dict(model='hatnet-tiny'), "model is 'hatnet-tiny' and not"),
+        (dict(seconds=float('inf')), 'not JSON compliant'),
+    ],
+)
+def test_refused(change, message, result, store, tmp_path):
+    assert message in store({**result, **change}, code=1)
+    assert not list(tmp_path.glob('out/*'))
+
+
+def test_incomplete(result, store):
+    del result['commit'], result['machine']
+    assert 'result.json lacks commit, machine' in store(result, code=1)
+    for text in '3', '{', '':
+        output = store(text, code=1)
         assert output.startswith('reproductions.py: error: ')
         assert len(output.splitlines()) == 1
 
-    def test_in_the_zoo(self, result, tmp_path, monkeypatch):
-        """Beside the number of the paper, never typed."""
-        self.store(result, tmp_path)
-        zoo = import_page('model_zoo')
-        monkeypatch.setattr(zoo, 'RESULTS', tmp_path / 'stored')
-        metafile = ROOT / 'configs' / 'mask_rcnn' / 'metafile.yml'
-        content = yaml.safe_load(metafile.read_text())
-        content['Models'] = [
-            x for x in content['Models'] if x['Name'] == TABLE_6
-        ]
-        text = zoo.update(yaml.safe_dump(content))
-        (tmp_path / 'metafile.yml').write_text(text)
-        table = zoo.table(tmp_path / 'metafile.yml', '')
-        assert 'box AP, measured' in table
-        assert '| 45.2\\* | 45.12 |' in table
-        (tmp_path / 'stored' / f'{TABLE_6}.json').unlink()
-        assert '45.12' not in zoo.update(text)
-        name = 'table6_g1-4-4-4_g2-16-8-4_tested'
-        row = find_experiment(name)
-        result.update(row=name, table=row.table, options=row.options)
-        result.update(measured(name, 0.4499))
-        self.store(result, tmp_path)
-        assert f'| {name} | 45.1\\*; 44.99 |' in zoo.settings()
+
+def test_in_the_zoo(result, store, tmp_path, monkeypatch):
+    """Beside the number of the paper, never typed."""
+    store(result)
+    stored = tmp_path / 'out' / f'{TABLE_6}.json'
+    assert json.loads(stored.read_text()) == result
+    zoo = import_page('model_zoo')
+    monkeypatch.setattr(zoo, 'RESULTS', tmp_path / 'out')
+    metafile = ROOT / 'configs' / 'mask_rcnn' / 'metafile.yml'
+    content = yaml.safe_load(metafile.read_text())
+    content['Models'] = [x for x in content['Models'] if x['Name'] == TABLE_6]
+    text = zoo.update(yaml.safe_dump(content))
+    (tmp_path / 'metafile.yml').write_text(text)
+    table = zoo.table(tmp_path / 'metafile.yml', '')
+    assert 'box AP, measured' in table
+    assert '| 45.2\\* | 45.12 |' in table
+    stored.unlink()
+    assert '45.12' not in zoo.update(text)
+    name = 'table6_g1-4-4-4_g2-16-8-4_tested'
+    store(result | measured(name, 0.4499))
+    assert f'| {name} | 45.1\\*; 44.99 |' in zoo.settings()

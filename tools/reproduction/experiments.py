@@ -8,6 +8,8 @@ from mmengine.config import Config
 
 from mmhatnet.apis.zoo import find_model, load_model_config, model_entries
 
+from .smoke import shrink
+
 # Name of a metric in the metafiles -> in mm's evaluation, its factor, and the
 # difference between two trainings that is to be expected. The last is an
 # assumption from what the libraries and papers report for seeds.
@@ -40,42 +42,36 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Experiment:
-    """A row of a table of the paper.
-
-    Attributes:
-        name (str): The name of the row.
-        table (str): The table or section.
-        model (str): The name of the model in the zoo.
-        printed (dict[str, float]): The published metrics, by the names of the
-            metafiles.
-        options (dict): Settings that differ from the model's config.
-        trained_as (str): The row whose checkpoint is tested; empty if the row
-            has a training of its own.
-    """
+    """A row of a table of the paper."""
 
     name: str
-    table: str
-    model: str
-    printed: dict[str, float]
-    options: dict = field(default_factory=dict)
-    trained_as: str = ''
+    table: str  # or section
+    model: str  # name in the zoo
+    printed: dict[str, float]  # the metrics, by the names of the metafiles
+    options: dict = field(default_factory=dict)  # beside the model's config
+    trained_as: str = ''  # row whose checkpoint is tested, if not its own
 
     @property
     def entry(self) -> dict:
         """The entry of the model in its metafile."""
         return find_model(self.model)
 
-    def config(self) -> Config:
-        """Read the config, with the options of the row."""
+    @property
+    def trained_on(self) -> str:
+        """The data set of the training."""
+        return self.entry['Metadata']['Training Data']
+
+    def config(self, smoke: bool = False) -> Config:
+        """Read the config, with the options of the row, or its smoke test."""
         cfg = load_model_config(self.model)
         cfg.merge_from_dict(self.options)
-        return cfg
+        return shrink(cfg) if smoke else cfg
 
     def count_images(self) -> int:
         """Count the images that the training sees."""
         metadata = self.entry['Metadata']
         if 'Epochs' in metadata:
-            return metadata['Epochs'] * IMAGES[metadata['Training Data']]
+            return metadata['Epochs'] * IMAGES[self.trained_on]
         return metadata['Iterations'] * metadata['Batch Size']
 
 
@@ -85,7 +81,7 @@ def list_experiments() -> dict[str, Experiment]:
     The paper does not say whether the rows of Table 6 were trained, or only
     tested, with their G1 and G2. Each is therefore listed twice.
     """
-    found = []
+    found = {}
     for name, entry in model_entries().items():
         printed = {
             metric.removesuffix('*'): value
@@ -96,19 +92,17 @@ def list_experiments() -> dict[str, Experiment]:
         table = TABLES.get(Path(entry['Config']).parent.name)
         if printed and table:
             table = 'Table 5' if 'design' in name else table
-            found.append(Experiment(name, table, name, printed))
+            found[name] = Experiment(name, table, name, printed)
     for g1, g2, box, mask in SETTINGS:
         grids = f'g1-{"-".join(map(str, g1))}_g2-{"-".join(map(str, g2))}'
-        options = {
-            'model.backbone.grid_sizes': g1,
-            'model.backbone.ds_ratios': g2,
-        }
+        keys = 'model.backbone.grid_sizes', 'model.backbone.ds_ratios'
+        options = dict(zip(keys, (g1, g2), strict=True))
         printed = {'box AP': box, 'mask AP': mask}
         for end, trained_as in ('trained', ''), ('tested', TABLE_6):
             name = f'table6_{grids}_{end}'
-            row = (name, 'Table 6', TABLE_6, printed, options, trained_as)
-            found.append(Experiment(*row))
-    return {experiment.name: experiment for experiment in found}
+            row = name, 'Table 6', TABLE_6, printed, options, trained_as
+            found[name] = Experiment(*row)
+    return found
 
 
 def find_experiment(name: str) -> Experiment:

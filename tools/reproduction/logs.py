@@ -36,10 +36,8 @@ def read_training_config(work_dir: Path) -> Config:
 def read_logs(work_dir: Path) -> tuple[dict[int, dict], dict[int, dict]]:
     """Read what a training logged, over its resumed parts.
 
-    Returns:
-        tuple[dict[int, dict], dict[int, dict]]: What the validations found,
-        by iterations or, if the training counts epochs, by epochs; and the
-        losses, by iterations.
+    It is what the validations found, by iterations or, if the training counts
+    epochs, by epochs; and the losses, by iterations.
     """
     validations: dict[int, dict] = {}
     losses: dict[int, dict] = {}
@@ -56,21 +54,13 @@ def read_logs(work_dir: Path) -> tuple[dict[int, dict], dict[int, dict]]:
 
 
 def read_curve(work_dir: Path) -> list[dict]:
-    """Read the curve of a training, as numbers.
-
-    Returns:
-        list[dict]: ``step`` and the metrics of each validation, then ``step``,
-        ``loss``, ``lr`` and ``epoch``, if there are epochs, of some steps. A
-        step is as in :func:`read_logs`.
-    """
+    """Read the metrics of each validation, then the losses of some steps."""
     validations, losses = read_logs(work_dir)
     every = max(1, -(-len(losses) // MAX_LOSSES))
-    some = sorted(losses)[::-every][::-1]  # with the last
-    shown = {
-        step: {key: losses[step].get(key) for key in ('loss', 'lr', 'epoch')}
-        for step in some
-    }
-    points = [*sorted(validations.items()), *shown.items()]
+    points = sorted(validations.items())
+    for step in sorted(losses)[::-every][::-1]:  # with the last
+        shown = {key: losses[step].get(key) for key in ('loss', 'lr', 'epoch')}
+        points.append((step, shown))
     return [dict(step=step, **keep_numbers(point)) for step, point in points]
 
 
@@ -86,7 +76,6 @@ def keep_numbers(entry: dict) -> dict[str, float]:
     return {
         key: value
         for key, value in entry.items()
-        if isinstance(value, int | float)
-        and isfinite(value)
-        and 'time' not in key
+        if isinstance(value, int | float) and isfinite(value)
+        if 'time' not in key
     }

@@ -22,18 +22,9 @@ PROGRESS = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
 def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
     """Summarize a training from its provenance and the logs that mm keeps.
 
-    Args:
-        work_dir (str | Path): The folder; all resumed parts count.
-        shape (tuple[int, int]): Height and width of an image in pixels, for
-            the operations.
-
-    Returns:
-        dict: ``parameters``, ``operations`` (multiply-accumulates),
-        ``kept_memory`` (of the backbone for one image in float32, in bytes),
-        ``curve`` (for each validation the ``images`` seen so far, the
-        ``seconds`` of training and the metrics), the number of ``starts``,
-        and the settings of the first one, as in ``provenance.json``. If later
-        ones differ in these, ``training`` has them all.
+    Operations and the memory that is kept for the gradients are those of one
+    image (height, width) in float32. The settings are those of the first
+    start; if later ones differ in these, ``training`` has them all.
 
     Raises:
         FileNotFoundError: If there is no config or no log.

@@ -24,17 +24,7 @@ def read_result(path: Path) -> dict:
 def compare(
     printed: dict[str, float], measured: dict[str, float]
 ) -> dict[str, dict]:
-    """Compare metrics with the published ones.
-
-    Args:
-        printed (dict[str, float]): By the names of the metafiles.
-        measured (dict[str, float]): By mm's names.
-
-    Returns:
-        dict[str, dict]: For each metric ``printed``, ``measured``,
-        ``difference``, the assumed ``spread`` of trainings, and whether the
-        difference is ``within`` it.
-    """
+    """Compare metrics, by mm's names, with the published ones."""
     table = {}
     for name, value in printed.items():
         key, factor, spread = METRICS[name]
@@ -53,12 +43,7 @@ def compare(
 
 
 def check_result(result: dict, experiment: Experiment, source: Path) -> None:
-    """Check a ``result.json`` that others may have sent.
-
-    Raises:
-        ValueError: If it is not of this row, or of a smoke test, or if its
-            numbers do not fit each other.
-    """
+    """Check a ``result.json`` of others; a ValueError says what is wrong."""
     if result.get('smoke') is not False:
         raise ValueError(f'{source} is of a smoke test')
     missing = REQUIRED - result.keys()

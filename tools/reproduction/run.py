@@ -29,7 +29,6 @@ from mmhatnet.weights.files import read_checkpoint
 from .experiments import Experiment, find_experiment
 from .logs import read_curve, read_metrics, read_seconds, read_training_config
 from .result import compare, read_result
-from .smoke import shrink
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -42,37 +41,24 @@ def reproduce(
     checkpoint: str | None = None,
     smoke: bool = False,
 ) -> dict:
-    """Train, test and compare a row of the paper.
+    """Train, test and compare a row of the paper; return ``result.json``.
 
-    Args:
-        experiment (Experiment): The row.
-        folder (Path): The folder for ``result.json``, the training and the
-            test. A second call continues there.
-        gpus (int): Number of processes. Defaults to 8.
-        work_dir (Path, optional): A finished training. Defaults to
-            None: train in ``folder/train``.
-        checkpoint (str, optional): Weights to test instead of a training.
-            Defaults to None.
-        smoke (bool): Use the demo data and a few steps. Defaults to False.
-
-    Returns:
-        dict: The content of ``result.json``.
-
-    Raises:
-        ValueError: If something is missing; the message lists everything.
+    It is in the folder, with the training and the test. A second call
+    continues there. Instead of a training, there may be the ``work_dir`` of a
+    finished one, or a checkpoint. A ``ValueError`` lists all that is missing.
     """
     if experiment.trained_as and not work_dir and not checkpoint:
         base = find_experiment(experiment.trained_as)
         at = folder.with_name(folder.name.replace(experiment.name, base.name))
         reproduce(base, at, gpus, smoke=smoke)
         work_dir = at / 'train'
-    cfg = make_config(experiment, smoke)
+    cfg = experiment.config(smoke)
     last = checkpoint or last_checkpoint(cfg, work_dir or folder / 'train')
     train = not last and not work_dir
     obstacles = find_obstacles(cfg, 0 if smoke else gpus, checkpoint, train)
     if work_dir:
         row = find_experiment(experiment.trained_as or experiment.name)
-        obstacles += check_training(make_config(row, smoke), work_dir)
+        obstacles += check_training(row.config(smoke), work_dir)
     if obstacles:
         raise ValueError('; '.join(obstacles))
     config = folder / 'config.py'
@@ -80,18 +66,20 @@ def reproduce(
         part.write_text(cfg.pretty_text, 'utf-8')
     work_dir = work_dir or folder / 'train'
     if train:
-        scale = [] if smoke else ['--auto-scale-lr']
-        resume = '--work-dir', work_dir, '--resume', *scale
-        launch('dist_train.sh', config, gpus, *resume)
+        options = ['--resume'] if smoke else ['--resume', '--auto-scale-lr']
+        place = '--work-dir', work_dir
+        launch('dist_train.sh', config, gpus, *place, *options)
         last = last_checkpoint(cfg, work_dir)
     if not last:
         raise ValueError(f'the training in {work_dir} has no checkpoint')
     starts = [] if checkpoint else read_provenance(work_dir)
     weights = describe_weights(str(last))
+    whole = starts and not starts[0]['step']
+    began = starts[0]['weights'] if whole else []
     sha256 = dict(
         config=sha256_of(config),
         checkpoint=weights['sha256'],
-        pretrained=find_pretrained(starts),
+        pretrained=next((each['sha256'] for each in began), None),
     )
     local = Path(last).exists()
     source = os.path.relpath(last, folder) if local else weights['name']
@@ -123,12 +111,6 @@ def reproduce(
     with replacing(folder / 'result.json') as part:
         part.write_text(json.dumps(result, indent=1), 'utf-8')
     return result
-
-
-def make_config(experiment: Experiment, smoke: bool) -> Config:
-    """Make the config of an experiment, or of its smoke test."""
-    cfg = experiment.config()
-    return shrink(cfg) if smoke else cfg
 
 
 def last_checkpoint(cfg: Config, work_dir: Path) -> Path | None:
@@ -169,19 +151,17 @@ def find_obstacles(
 
 
 def check_training(cfg: Config, work_dir: Path) -> list[str]:
-    """Check that a training has ended and is of the model of a config.
-
-    Where the pretrained weights came from does not count.
-    """
+    """Check that a training has ended and is of the model of a config."""
     if not last_checkpoint(cfg, work_dir):
         return [f'{work_dir} has no checkpoint of a complete training']
     models = []
     for each in cfg, read_training_config(work_dir):
         model = each.model.to_dict()
-        model['backbone'].pop('init_cfg', None)
+        model['backbone'].pop('init_cfg', None)  # another place is fine
         models.append(json.dumps(model, sort_keys=True, default=str))
-    same = models[0] == models[1]
-    return [] if same else [f'the model in {work_dir} is not that of the row']
+    if models[0] != models[1]:
+        return [f'the model in {work_dir} is not that of the row']
+    return []
 
 
 def launch(script: str, *arguments: str | int | Path) -> None:
@@ -198,13 +178,6 @@ def launch(script: str, *arguments: str | int | Path) -> None:
         raise KeyboardInterrupt
     if status:
         raise ValueError(f'{shlex.join(command)} ended with status {status}')
-
-
-def find_pretrained(starts: list[dict]) -> str | None:
-    """Find the SHA-256 of the weights with which a training began."""
-    if not starts or starts[0]['step']:
-        return None
-    return next((each['sha256'] for each in starts[0]['weights']), None)
 
 
 def count_test_images(cfg: Config) -> int:
