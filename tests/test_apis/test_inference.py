@@ -64,8 +64,7 @@ def test_predictions_of_the_libraries_inferencers(
     inferencer = get_inferencer(task)
     assert type(inferencer).__module__ == LIBRARIES[task]
     expected = torch.load(trained(DEMOS[task]))['state_dict']
-    for key, value in inferencer.model.state_dict().items():
-        assert torch.equal(value, expected[key])
+    torch.testing.assert_close(inferencer.model.state_dict(), expected)
     before = current_scope()
     result, picture, labels = predict(inferencer, image, score_thr=0.0, top=3)
     assert current_scope() == before

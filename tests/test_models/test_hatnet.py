@@ -28,15 +28,15 @@ from mmhatnet.models import HATNet
         *(
             ({name: value}, rf'{name} .*three positive integers below 2')
             for name in ('grid_sizes', 'ds_ratios')
-            for value in ((8, 0, 8), (8, 8), (8, 8, 8.0), '842', [2**70] * 3)
+            for value in ((8, 0, 8), (8, 8), (True, 1, 1), '842', [2**70] * 3)
         ),
         *((dict(out_indices=x), 'from 0 to 3') for x in ((0, 4), (), (2, 1))),
         (dict(attn_types='window'), 'three times'),
         (dict(attn_types=([], {}, ())), 'three times'),
         (dict(frozen_stages=5), 'frozen_stages'),
         (dict(frozen_stages=3, out_indices=(0, 1)), 'up to 2'),
-        (dict(in_channels=0), 'in_channels'),
-        *((dict(stem_stride=x), '2 or 4') for x in (1, 8, '4', True)),
+        *((dict(in_channels=x), 'in_channels') for x in (0, '3')),
+        *((dict(stem_stride=x), '2 or 4') for x in (1, '4', 2.0)),
         *(
             ({name: rate}, f'{name} needs 0 <= {name} < 1')
             for name in ('drop_rate', 'drop_path_rate')
