@@ -16,7 +16,7 @@ from helpers import (
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from mmhatnet.models import HATNet, fast, forms, hatnet, windows
+from mmhatnet.models import HATNet, fast, forms
 
 
 def twins(**kwargs):
@@ -60,46 +60,21 @@ class TestTwins:
                 assert type(module) in (nn.Conv2d, nn.GroupNorm)
 
 
-class TestAttention:
-    def test_heads_are_split_without_copies(self):
-        """Their gradients, laid out by tokens, are joined with one copy."""
-        x = torch.rand(2, 24, 3, 5).to(memory_format=torch.channels_last)
-        parts = hatnet.split_heads(x.requires_grad_(), 3, 2)
-        for part in parts:
-            assert part.shape == (2, 2, 15, 4)
-            assert part.data_ptr() - x.data_ptr() < x[0, :, 0, 0].nbytes
-        grads = [torch.rand(2, 15, 2, 4).transpose(1, 2) for _ in parts]
-        (grad,) = torch.autograd.grad(parts, x, grads)
-        assert grad.is_contiguous(memory_format=torch.channels_last)
-
-    def test_many_windows(self, monkeypatch):
-        """CUDA's kernels take 65,535 at once; more of them are split."""
-        spy = Mock(side_effect=F.scaled_dot_product_attention)
-        monkeypatch.setattr(F, 'scaled_dot_product_attention', spy)
-        model, plain = twins()
-        x = random_images()
-        with torch.no_grad():
-            expected = plain(x)
-            assert_features_close(model(x), expected, rtol=1e-4, atol=1e-5)
-            whole = max(len(call.args[0]) for call in spy.call_args_list)
-            spy.reset_mock()
-            monkeypatch.setattr(fast, 'MAX_WINDOWS', 5)
-            assert_features_close(model(x), expected, rtol=1e-4, atol=1e-5)
-        most = max(len(call.args[0]) for call in spy.call_args_list)
-        assert most == 5 < whole
-
-    def test_masks_are_made_once_per_stage(self, monkeypatch):
-        arch = {**SMALL_ARCH, 'depths': (2, 3, 2, 2)}
-        for kwargs, per_stage in ({}, 1), (dict(attn_types=['window'] * 3), 2):
-            model = HATNet(arch, **kwargs).eval()
-            spy = Mock(side_effect=windows.window_mask)
-            monkeypatch.setattr(hatnet, 'window_mask', spy)
-            with torch.no_grad():
-                model(random_images())
-            sizes = [call.args[0].shape[2:] for call in spy.call_args_list]
-            # These maps have partial windows.
-            for size in ((19, 26), (10, 13)):
-                assert sizes.count(size) == per_stage
+def test_many_windows(monkeypatch):
+    """CUDA's kernels take 65,535 at once; more of them are split."""
+    spy = Mock(side_effect=F.scaled_dot_product_attention)
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', spy)
+    model, plain = twins()
+    x = random_images()
+    with torch.no_grad():
+        expected = plain(x)
+        assert_features_close(model(x), expected, rtol=1e-4, atol=1e-5)
+        whole = max(len(call.args[0]) for call in spy.call_args_list)
+        spy.reset_mock()
+        monkeypatch.setattr(fast, 'MAX_WINDOWS', 5)
+        assert_features_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    most = max(len(call.args[0]) for call in spy.call_args_list)
+    assert most == 5 < whole
 
 
 def test_forms_name_operations():
