@@ -166,11 +166,9 @@ def test_without_test_data(task, image, trained, get_inferencer):
     """The validation's pipeline is used; a model needs none."""
     expected, *_ = predict(get_inferencer(task), image)
     cfg = load_model_config(DEMOS[task])
-    cfg.test_dataloader = None
-    datasets = [cfg.val_dataloader.dataset] * 2
-    cfg.val_dataloader.dataset = ConfigDict(
-        type='ConcatDataset', datasets=datasets
-    )
+    cfg.test_dataloader, loader = None, cfg.val_dataloader
+    wrapped = dict(type='ConcatDataset', datasets=[loader.dataset] * 2)
+    loader.dataset = ConfigDict(wrapped)
     checkpoint = trained(DEMOS[task])
     inferencer = mmhatnet.get_inferencer(cfg, checkpoint, 'cpu')
     assert predict(inferencer, image)[0] == expected
@@ -196,13 +194,11 @@ def test_other_channels(channels, task, image, tmp_path):
     for key in ('to_rgb', 'bgr_to_rgb'):
         if key in preprocessor:
             preprocessor[key] = False
-    model = mmhatnet.get_model(cfg)
-    torch.save(model.state_dict(), tmp_path / 'random.pth')
+    weights = str(tmp_path / 'random.pth')
+    torch.save(mmhatnet.get_model(cfg).state_dict(), weights)
     with Image.open(image) as opened:
         opened.convert(mode).save(tmp_path / 'image.png')
-    inferencer = mmhatnet.get_inferencer(
-        cfg, str(tmp_path / 'random.pth'), 'cpu'
-    )
+    inferencer = mmhatnet.get_inferencer(cfg, weights, 'cpu')
     result, picture, labels = predict(inferencer, tmp_path / 'image.png', 0)
     assert result
     assert picture.shape[2] == 3
