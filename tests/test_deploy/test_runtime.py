@@ -11,11 +11,11 @@ from mmengine.config import Config
 
 from mmhatnet import runtime
 from mmhatnet.deploy.predict_files import to_json
-from mmhatnet.deploy.writer import write_hashes
+from mmhatnet.deploy.writer import write_hash
 from mmhatnet.runtime.arrays import apply_step, encode, paste, prepare
-from mmhatnet.runtime.budget import choose_size
+from mmhatnet.runtime.budget import choose
 from mmhatnet.runtime.metadata import BAD_METADATA, check_step, read_metadata
-from mmhatnet.runtime.model import check_hashes
+from mmhatnet.runtime.model import check_hash
 
 RESIZE = dict(
     step='resize',
@@ -58,25 +58,60 @@ def test_metadata_of_strangers(change):
         read_metadata(text)
 
 
-def test_size_for_a_budget(monkeypatch):
-    """The largest size within a budget, at 10,000 pixels in 6 ms."""
-    clock = [0.0]
-    monkeypatch.setattr(runtime.budget, 'perf_counter', lambda: clock[0])
+class Slow:
+    """A model that takes 6 ms for 10,000 pixels, and more for a small G2."""
 
-    def run(images):
-        clock[0] += images[0, 0].size * 6e-7
+    def __init__(self, clock, **metadata):
+        self.clock, self.metadata = clock, GOOD | metadata
 
-    metadata = GOOD | dict(steps=[RESIZE | dict(scale=[512, 512])])
+    def set_grids(self, g1, g2):
+        self.metadata.update(G1=g1, G2=g2)
+
+    def run(self, images):
+        slow = self.metadata.get('G2') == [4, 2, 1]
+        self.clock[0] += images[0, 0].size * 6e-7 * (1 + slow)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = [0.0]
+    monkeypatch.setattr(runtime.budget, 'perf_counter', lambda: found[0])
+    return found
+
+
+def test_size_for_a_budget(clock):
+    """The largest size within a budget."""
+    steps = [RESIZE | dict(scale=[512, 512])]
     for budget, size in (1000, (512, 384)), (30, (256, 192)), (9, (128, 96)):
-        steps, ms = choose_size(run, metadata, budget)
-        photo = np.zeros((480, 640, 3), np.uint8)
-        images = prepare(photo, GOOD | dict(steps=steps))
+        model = Slow(clock, steps=steps)
+        ms = choose(model, budget)
+        images = prepare(np.zeros((480, 640, 3), np.uint8), model.metadata)
         assert images.shape[:1:-1] == size
         assert ms == pytest.approx(size[0] * size[1] * 6e-4)
     with pytest.raises(ValueError, match='the fastest takes 7.4 ms'):
-        choose_size(run, metadata, 1)
+        choose(Slow(clock, steps=steps), 1)
     with pytest.raises(ValueError, match='at their own size'):
-        choose_size(run, GOOD | dict(steps=[]), 1)
+        choose(Slow(clock, steps=[]), 1)
+
+
+def test_setting_for_a_budget(clock):
+    """The best setting of a curve, whose times are of another machine."""
+    rows = [
+        dict(G1=[8, 8, 8], G2=g2, factor=factor, metric=metric, ms=ms)
+        for g2, factor, metric, ms in (
+            ([8, 4, 2], 1, 80, 10),
+            ([4, 2, 1], 1, 82, 20),
+            ([8, 4, 2], 0.5, 70, 2.5),
+            ([4, 2, 1], 0.5, 71, 5),
+        )
+    ]
+    steps = [RESIZE | dict(scale=[512, 512])]
+    for budget, row in (300, 1), (200, 0), (60, 3), (30, 2):
+        model = Slow(clock, steps=steps, curve=dict(rows=rows))
+        assert choose(model, budget) <= budget
+        assert model.metadata['G2'] == rows[row]['G2']
+        scale = model.metadata['steps'][0]['scale']
+        assert scale == [512 * rows[row]['factor']] * 2
 
 
 def test_nan_in_results():
@@ -89,35 +124,30 @@ class TestHashes:
     """Beside a file, as sha256sum writes them."""
 
     @pytest.fixture
-    def files(self, tmp_path):
-        files = [tmp_path / name for name in ('a.onnx', 'a-0.data')]
-        for file in files:
-            file.write_bytes(bytes(99))
-        check_hashes(files[0])  # there are none
-        return files
+    def file(self, tmp_path):
+        file = tmp_path / 'a.onnx'
+        file.write_bytes(bytes(99))
+        check_hash(file)  # there is none
+        return file
 
-    def test_of_sha256sum(self, files):
-        record = write_hashes(files)
+    def test_of_sha256sum(self, file):
+        record = write_hash(file)
         command = 'sha256sum', '--check', '--strict', 'a.onnx.sha256'
         subprocess.run(command, cwd=record.parent, check=True)
-        check_hashes(files[0])
+        check_hash(file)
 
-    @pytest.mark.parametrize('name', ['a.onnx', 'a-0.data'])
-    @pytest.mark.parametrize('change', [b'', bytes(98) + b'1', None])
-    def test_changes(self, name, change, files):
-        record = write_hashes(files)
-        file = record.with_name(name)
-        file.unlink() if change is None else file.write_bytes(change)
-        with pytest.raises(ValueError, match=f'{name} is missing or was'):
-            check_hashes(files[0])
+    @pytest.mark.parametrize('change', [b'', bytes(98) + b'1'])
+    def test_changes(self, change, file):
+        write_hash(file)
+        file.write_bytes(change)
+        with pytest.raises(ValueError, match=r'a.onnx was changed after'):
+            check_hash(file)
 
-    @pytest.mark.parametrize(
-        'text', [b'', b'\xff\0', b'0  a.onnx', b'\n\n', b'0  ../../b']
-    )
-    def test_records_of_a_stranger(self, text, files):
-        (files[0].with_name('a.onnx.sha256')).write_bytes(text)
-        with pytest.raises(ValueError, match='is missing or was changed'):
-            check_hashes(files[0])
+    @pytest.mark.parametrize('text', [b'', b'\xff\0', b'0  a.onnx', b'\n\n'])
+    def test_records_of_a_stranger(self, text, file):
+        (file.with_name('a.onnx.sha256')).write_bytes(text)
+        with pytest.raises(ValueError, match='was changed after its export'):
+            check_hash(file)
 
 
 class TestRuntime:
