@@ -57,8 +57,8 @@ def describe_gains() -> str:
         "exist. Outputs and gradients equal\n  those of the authors' code "
         'wherever that code runs ([test](tests/test_models/test_parity.py)).\n'
         '- **One file for all sizes.** An [exported](docs/deployment.md) ONNX '
-        'file takes images of\n  any size, from pixels to boxes, and needs no '
-        'torch.\n'
+        'file takes images of\n  any size, with any G1 and G2, from pixels to '
+        'boxes, and needs no torch.\n'
         '- **A dial.** G1 and G2 can be changed on a trained model. At '
         '1536x1536, HAT-Net-Small with\n  G2 of 32, 16, 8 takes '
         f'{few["operations"] / many["operations"]:.2f} times the operations '
