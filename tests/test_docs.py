@@ -154,8 +154,12 @@ def test_data_of_a_config(name, shown, monkeypatch):
 @pytest.mark.default_stack
 def test_tools_and_options_exist():
     shared_options = ''.join(
-        (ROOT / 'mmhatnet' / path).read_text()
-        for path in ('engine/cli.py', 'deploy/predict_files.py')
+        (ROOT / path).read_text()
+        for path in (
+            'mmhatnet/engine/cli.py',
+            'mmhatnet/deploy/predict_files.py',
+            'tools/pages/common.py',
+        )
     )
     checked = 0
     for command in COMMANDS:

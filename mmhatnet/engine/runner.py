@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
@@ -105,6 +106,26 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     if NAME in sys.modules:  # the model, or its data, need them
         runner.logger.info(f'operators of mmcv.ops: {describe_operators()}')
     return runner
+
+
+def train_steps(cfg: Config, steps: int, hook: Hook) -> None:
+    """Train for some steps to measure them, and save nothing.
+
+    Args:
+        cfg (Config): The config, whose ``work_dir`` gets a log; changed in
+            place.
+        steps (int): Number of steps.
+        hook (Hook): What measures.
+    """
+    for key in cfg:
+        if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
+            cfg[key] = None
+    cfg.default_hooks.checkpoint = None
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps)
+    cfg.update(launcher='none', resume=False)
+    runner = build_runner(cfg, ('train',))
+    runner.register_hook(hook)
+    runner.train()
 
 
 def _guard_checkpoints(cfg: Config) -> None:

@@ -51,7 +51,7 @@ def main() -> None:
             row['configured'] = (row['G1'], row['G2']) == grids
         write_json(DATA, curve)
     curve = read_json(DATA)
-    fill_page(DOCS / 'grids.md', dict(curve=lambda: show_curve(curve)))
+    fill_page(DOCS / 'grids.md', dict(curve=show_curve(curve)))
 
 
 if __name__ == '__main__':
