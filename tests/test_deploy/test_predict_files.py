@@ -299,6 +299,9 @@ def test_one_file_for_all_images(photos, out):
     )
     with pytest.raises(FileExistsError, match='predictions.csv exists'):
         predict_all(None, [__file__], out, False, ['csv'])
+    for name, metadata in ('coco', SEGMENTOR), ('labels', DETECTOR):
+        with pytest.raises(ValueError, match=f'--format {name} is for'):
+            predicting(photos, out, name, metadata=metadata)
 
 
 @pytest.mark.parametrize('kind', ['video', 'photos'])
@@ -318,11 +321,3 @@ def test_interruption(kind, video, photos, out):
     assert len((out / f'{name}.csv').read_text().splitlines()) == 2
     if kind == 'video':
         assert len(read_video(out / video.name)[0]) == 1
-
-
-@pytest.mark.parametrize(
-    ('name', 'metadata'), [('coco', SEGMENTOR), ('labels', DETECTOR)]
-)
-def test_formats_of_another_task(name, metadata, photos, out):
-    with pytest.raises(ValueError, match=f'--format {name} is for'):
-        predicting(photos, out, name, metadata=metadata)
