@@ -230,17 +230,6 @@ def test_gains_of_the_readme():
 
 
 @pytest.mark.default_stack
-def test_layout_is_complete():
-    """The plan names each module of the package, or the folder it is in."""
-    text = (ROOT / 'docs' / 'architecture.md').read_text()
-    for file in (ROOT / 'mmhatnet').rglob('[!_]*.py'):
-        path = file.relative_to(ROOT)
-        names = f'`{path}`', f'`{path.parent}/`', f'`{path.name}`'
-        named = any(name in text for name in names)
-        assert named or file.stem == 'version' or '.mim' in str(path), path
-
-
-@pytest.mark.default_stack
 def test_messages_exist():
     """The package has the messages that troubleshooting.md explains."""
     values = (

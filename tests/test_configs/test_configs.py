@@ -161,17 +161,15 @@ def test_classes_become_names():
     class Mine(RetinaNet):
         pass
 
-    path = f'{__name__}.test_classes_become_names.<locals>.Mine'
     other = dict(type='mmhatnet.HATNet', to_numpy=np.array)
     for kind, expected in (
         (RetinaNet, 'RetinaNet'),
         (LazyObject('mmdet.models', 'RetinaNet'), 'RetinaNet'),
         ('mmdet.models.detectors.retinanet.RetinaNet', 'RetinaNet'),
-        (Mine, path),
+        (Mine, f'{__name__}.{Mine.__qualname__}'),
     ):
         model = dict(type=kind, backbone=dict(type=HATNet))
-        model['norms'] = [dict(type=torch.nn.GroupNorm)]
-        model['test_cfg'] = dict(nms=dict(type=nms))
+        model.update(norms=[dict(type=torch.nn.GroupNorm)], nms=dict(type=nms))
         step = (dict(type=LoadAnnotations),)
         cfg = Config(dict(model=model, step=step, other=other))
         name_types(cfg)
@@ -180,7 +178,7 @@ def test_classes_become_names():
             type=expected,
             backbone=dict(type='mmhatnet.HATNet'),
             norms=[dict(type='GN')],
-            test_cfg=dict(nms=dict(type='nms')),
+            nms=dict(type='nms'),
         )
         assert cfg.step[0].type == 'mmseg.LoadAnnotations'
         assert cfg.other == other
