@@ -58,9 +58,8 @@ def store(tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
+def test_refused(result, store, tmp_path):
+    for change, message in (
         (dict(smoke=True), 'of a smoke test'),
         (dict(row='x'), "no row 'x'"),
         (dict(metrics={}), 'do not fit'),
@@ -69,20 +68,14 @@ def store(tmp_path):
         (measured(TABLE_6, 1.01), 'do not fit'),
         (dict(model='hatnet-tiny'), "model is 'hatnet-tiny' and not"),
         (dict(seconds=float('inf')), 'not JSON compliant'),
-    ],
-)
-def test_refused(change, message, result, store, tmp_path):
-    assert message in store({**result, **change}, code=1)
-    assert not list(tmp_path.glob('out/*'))
-
-
-def test_incomplete(result, store):
+    ):
+        assert message in store(result | change, code=1)
     del result['commit'], result['machine']
-    assert 'result.json lacks commit, machine' in store(result, code=1)
-    for text in '3', '{', '':
-        output = store(text, code=1)
+    for content in result, '3', '{', '':
+        output = store(content, code=1)
         assert output.startswith('reproductions.py: error: ')
         assert len(output.splitlines()) == 1
+    assert not list(tmp_path.glob('out/*'))
 
 
 def test_in_the_zoo(result, store, tmp_path, monkeypatch):
