@@ -15,7 +15,7 @@ FILES = '.pth', '.pt', '.ckpt', '.bin', '.safetensors'
 def parse_args(exported: bool) -> argparse.Namespace:
     from mmhatnet.deploy.predict_files import FORMATS
     from mmhatnet.runtime.images import LIMIT, PIXELS
-    from mmhatnet.utils.arguments import fraction, positive
+    from mmhatnet.utils.arguments import fraction, positive, sizes
 
     parser = argparse.ArgumentParser(
         description='Predict for images, videos or a webcam with a model of '
@@ -88,8 +88,16 @@ def parse_args(exported: bool) -> argparse.Namespace:
             '--budget-ms',
             type=positive,
             help='time of the model for one image in milliseconds; larger '
-            'images are made smaller, as far as this machine needs',
+            'images are made smaller, as far as this machine needs, or G1 and '
+            'G2 are changed, if the file has a curve',
         )
+        for name in ('--g1', '--g2'):
+            parser.add_argument(
+                name,
+                type=sizes,
+                metavar='A,B,C',
+                help=f'{name[2:].upper()}, if it is an input of the file',
+            )
     else:
         from mmhatnet.engine.cli import add_cfg_options
 
@@ -133,6 +141,8 @@ def load(args: argparse.Namespace) -> tuple[Callable[..., tuple], dict]:
         from mmhatnet.runtime import OnnxModel
 
         model = OnnxModel(args.model, budget_ms=args.budget_ms)
+        if args.g1 or args.g2:
+            model.set_grids(args.g1, args.g2)
         return partial(model.predict, **options), model.metadata
     from mmhatnet.apis.inference import get_inferencer, predict
     from mmhatnet.apis.zoo import find_weights, load_model_config

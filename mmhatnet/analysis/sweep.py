@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import product
 from operator import truediv
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,7 @@ from ..apis.zoo import load_backbone_config
 from ..engine.provenance import describe_machine
 from ..engine.runner import build_runner
 from ..models import HATNet
-from ..models.archs import Grids, Ratio, complete_grids
+from ..models.archs import Grids, Ratio, as_integers, complete_grids
 from ..utils.hashes import sha256_of
 from ..weights.releases import locate_weights
 from .complexity import measure_complexity
@@ -126,6 +127,23 @@ def build_hatnet(cfg: Config) -> HATNet:
             'G1 and G2'
         )
     return backbone
+
+
+def nearby_grids(backbone: HATNet) -> list[Grids]:
+    """List all pairs of half, once and twice the G1 and G2 of a backbone.
+
+    G2 stays as it is if it is 'auto'.
+    """
+
+    def scaled(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [
+            tuple(max(1, round(side * factor)) for side in sides)
+            for factor in (0.5, 1, 2)
+        ]
+
+    numbers = as_integers(backbone.ds_ratios)
+    ratios = scaled(numbers) if numbers else [backbone.ds_ratios]
+    return list(product(scaled(backbone.grid_sizes), ratios))
 
 
 def read_rows(

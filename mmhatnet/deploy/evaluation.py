@@ -18,13 +18,13 @@ from .graphs import LIBRARIES
 
 
 def evaluate_exported(
-    cfg: Config, path: str | os.PathLike
+    cfg: Config, path: str | os.PathLike | OnnxModel
 ) -> dict[str, float]:
     """Test an exported file as ``tools/test.py`` tests a checkpoint.
 
     Args:
         cfg (Config): The config of the file, with a ``work_dir``.
-        path (str | PathLike): The ONNX file.
+        path (str | PathLike | OnnxModel): The ONNX file.
 
     Returns:
         dict[str, float]: The metrics.
@@ -34,7 +34,7 @@ def evaluate_exported(
         ValueError: If the file cannot be read, does another task, or has
             other classes.
     """
-    exported = OnnxModel(path)
+    exported = path if isinstance(path, OnnxModel) else OnnxModel(path)
     kind = exported.metadata['kind']
     if LIBRARIES[kind][0] != cfg.default_scope:
         raise ValueError(

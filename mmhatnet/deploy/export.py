@@ -6,13 +6,16 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.config import Config
+from torch import Tensor, nn
 
 from ..apis.zoo import find_test_dataset
+from ..models.archs import as_integers
 from ..runtime.arrays import SMALLEST
+from ..runtime.grids import INPUTS
 from ..runtime.metadata import LARGEST, OUTPUTS, has_batches
 from ..utils.hashes import sha256_of
 from ..utils.stack import describe_versions
@@ -28,19 +31,54 @@ MOST = 256  # images of a batch
 # example, such as one window and one image, are always equal. Here, none are
 # equal.
 EXAMPLE = (7, 353, 613)
+EXAMPLE_GRIDS = (9, 6, 5, 10, 7, 3)  # G1 and G2, where they are inputs
 
 
-def export_program(graph: Graph) -> 'ExportedProgram':
+class FreeGrids(nn.Module):
+    """A graph whose G1 and G2 are the lengths of more inputs."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.inner = graph  # a program has a graph of its own
+
+    def forward(self, images: Tensor, lengths: list[Tensor]) -> Any:
+        """Compute the outputs of the graph; ``lengths`` are as INPUTS."""
+        grids = [each.shape[0] for each in lengths]
+        half = len(grids) // 2
+        self.inner.model.backbone.assign_grids(grids[:half], grids[half:])
+        return self.inner(images)
+
+
+def export_program(
+    graph: Graph, free_grids: bool = False
+) -> 'ExportedProgram':
     """Export a graph for images of any legal size.
 
     N is dynamic, too, unless the graph is that of a detector, which takes one
     image.
 
+    Args:
+        graph (Graph): The graph.
+        free_grids (bool): Make G1 and G2 inputs of the program. Defaults to
+            False.
+
     Raises:
         ImportError: If torch is older than 2.8.
+        ValueError: If G1 and G2 cannot be inputs of this graph.
     """
+    backbone = graph.model.backbone
+    configured = backbone.grid_sizes, backbone.ds_ratios
+    dim = torch.export.Dim
+    inputs: list[Any] = []
+    shapes: list[Any] = []
+    if free_grids:
+        numbers = as_integers(backbone.ds_ratios)
+        check_exportable(numbers, "G2 'auto', if it is an input,")
+        shifted = any(getattr(x, 'shifted', False) for x in graph.modules())
+        check_exportable(not shifted, 'shifted windows whose G1 is an input')
+        inputs = [[torch.zeros(length) for length in EXAMPLE_GRIDS]]
+        shapes = [[{0: dim(x, min=1, max=LARGEST)} for x in INPUTS]]
     with torch.no_grad(), sizes_of_one():
-        dim = torch.export.Dim
         dims = {
             0: dim('batch', min=1, max=MOST),
             2: dim('height', min=SMALLEST, max=LARGEST),
@@ -50,12 +88,15 @@ def export_program(graph: Graph) -> 'ExportedProgram':
         if not has_batches(graph.kind):
             count = 1
             del dims[0]
-        return torch.export.export(
-            graph,
-            (torch.zeros(count, 3, *sides),),
-            dynamic_shapes=(dims,),
-            strict=False,
-        )
+        try:
+            return torch.export.export(
+                FreeGrids(graph) if free_grids else graph,
+                (torch.zeros(count, 3, *sides), *inputs),
+                dynamic_shapes=(dims, *shapes),
+                strict=False,
+            )
+        finally:
+            backbone.set_grids(*configured)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from ..runtime import OnnxModel
 from ..runtime.arrays import prepare
 from ..runtime.images import read_image
 
@@ -50,9 +51,11 @@ def to_int8(path: str | os.PathLike, images: Iterator[np.ndarray]) -> None:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    inputs = map(OnnxModel(path).make_inputs, images)
+
     class Reader(CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
-            return next((dict(images=found) for found in images), None)
+            return next(inputs, None)
 
     with TemporaryDirectory() as folder:
         prepared = Path(folder, 'prepared.onnx')

@@ -25,6 +25,7 @@ from .plan import Plan, choose, fit_to_budget, schedule
 from .recipe import write_config
 from .samples import Found
 from .training import INTERRUPTED, quietly, search_lr, train, try_steps
+from .tuning import tune_grids
 
 EXPORT = 150  # seconds that tests, pictures and the export may take
 PLAN = 'plan.json'
@@ -82,13 +83,20 @@ def _run(
     left = inf if args.iters else max(1.0, end - time.monotonic())
     config = args.work_dir / 'config.py'
     steps, why = train(plan, config, left, terminal)
+    weights = results.write_weights(args.work_dir)
+    free = not any('backbone' in key for key in plan.cfg_options)
+    if why != INTERRUPTED and free and not args.g1 and not args.g2:
+        say('trying other G1 and G2')
+        chosen = tune_grids(plan, config, weights, args.budget / 20)
+        plan.reasons['G1, G2'] = chosen
+        say(f'  G1, G2: {chosen}')
     result = results.finish(
         found, plan, args.work_dir, say, not args.no_export
     )
     result |= dict(
         steps=steps,
         ended=why,
-        finished=why != INTERRUPTED,
+        finished=INTERRUPTED not in (why, result['export']),
         plan=asdict(plan),
         **describe_run(),
     )
@@ -122,12 +130,15 @@ def _read_plan(work_dir: Path, record: dict) -> Plan | None:
             f'{work_dir} has a config.py that this command has not written: '
             'choose another --work-dir'
         ) from error
-    for key in ('data', 'options'):
-        if earlier[key] != record[key]:
-            raise ValueError(
-                f'{work_dir} was started with other {key}: give the same, '
-                'choose another --work-dir, or delete it'
-            )
+    before, now = earlier['options'], record['options']
+    changed = [f'--{x}' for x in now if now[x] != before.get(x)]
+    other = ['data'] * (earlier['data'] != record['data'])
+    if changed or other:
+        raise ValueError(
+            f'{work_dir} was started with other '
+            f'{", ".join(other + changed).replace("_", "-")}: give the same, '
+            'choose another --work-dir, or delete it'
+        )
     return plan
 
 

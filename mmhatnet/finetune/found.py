@@ -12,7 +12,7 @@ from .layouts.label_maps import read_label_maps
 from .layouts.tables import read_tables
 from .layouts.voc import read_voc
 from .layouts.yolo import read_yolo
-from .samples import Found, Oddities
+from .samples import Found, Oddities, counted
 from .splits import drop_unreadable, make_splits
 
 # In the order in which they are tried.
@@ -73,6 +73,9 @@ def _read(files: Files) -> Found:
     for read in READERS:
         found = read(files)
         if found:
+            for image in files.images if files.named else ():
+                if image not in files.named:
+                    files.odd.add('unlabelled', image)
             return found
     raise ValueError(
         f'{len(files.images)} images without labels: give {LAYOUTS}'
@@ -122,23 +125,31 @@ def _check(found: Found, odd: Oddities) -> None:
                 f'{len(classes)} classes, but only {images} images: give '
                 f'two or more of each, or, if these are none, {LAYOUTS}'
             )
+    total = count_labels(found)
     same: dict[str, str] = {}
-    for name in classes:
+    for label, name in enumerate(classes):
+        if total[label] == 1:
+            odd.add('rare', name)
         other = same.setdefault(name.casefold().strip(), name)
         if other != name:
             odd.add('case', f"'{other}' and '{name}'")
 
 
+def count_labels(found: Found) -> Counter:
+    """Count the images or objects of each label; empty for label maps."""
+    boxes = (box for sample in found.samples for box in sample.boxes)
+    total = Counter(box.label for box in boxes if not box.crowd)
+    labels = (sample.label for sample in found.samples)
+    return total + Counter(x for x in labels if x is not None)
+
+
 def describe(found: Found) -> str:
     """Say what was found: task, classes with counts, splits and notes."""
-    total: Counter = Counter()
-    sizes = []
+    total, sizes = count_labels(found), []
     for split, samples in found.splits.items():
         boxes = [box for sample in samples for box in sample.boxes]
-        total.update(box.label for box in boxes if not box.crowd)
-        total.update(s.label for s in samples if s.label is not None)
-        objects = f' with {len(boxes)} objects' if boxes else ''
-        sizes.append(f'{split} {len(samples)} images{objects}')
+        objects = f' with {counted(len(boxes), "object")}' if boxes else ''
+        sizes.append(f'{split} {counted(len(samples), "image")}{objects}')
     names = [
         f'{name} ({total[label]})' if total else name
         for label, name in enumerate(found.classes)

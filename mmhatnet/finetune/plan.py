@@ -7,9 +7,10 @@ from math import ceil, sqrt
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
+from ..models.archs import Ratio
 from ..models.windows import cell_side
 from ..weights.releases import RELEASES, locate_weights
-from .samples import Found
+from .samples import Found, counted
 
 
 class Task(NamedTuple):
@@ -71,7 +72,7 @@ class Plan:
     batch_size: int
     lr: float = 0.0  # at its peak
     grid_sizes: tuple[int, ...] = (8, 8, 8)
-    ds_ratios: tuple[int, ...] = (8, 4, 2)
+    ds_ratios: tuple[Ratio, ...] = (8, 4, 2)
     iters: int = SHORTEST
     evaluations: int = 1  # during the training
     step: float = 0.0  # seconds, as measured here
@@ -88,6 +89,12 @@ class Plan:
     def small(self) -> bool:
         """Whether the images are as small as those of CIFAR-10."""
         return self.task == 'classification' and self.size <= SMALL
+
+    @property
+    def evaluation(self) -> float:
+        """Seconds of an evaluation, as far as it can be known before."""
+        # A second passes first, then an image takes as long as in a step.
+        return 1 + self.step / self.batch_size * self.evaluated
 
     @property
     def detects(self) -> bool:
@@ -136,7 +143,7 @@ def choose(found: Found, options: Mapping) -> Plan:
     def why(option: str, reason: str) -> str:
         return 'as asked' if options.get(option) else reason
 
-    why_batch = why('batch_size', f'for {images} images')
+    why_batch = why('batch_size', f'for {counted(images, "image")}')
     why_lr = why('lr', 'the default for this batch size')
     plan.reasons = {
         'model': f'{plan.about.model}, classes: {len(plan.classes)}',
@@ -274,8 +281,7 @@ def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
     """Choose the number of steps, unless the user has, and evaluations."""
     many = plan.about.epochs[1] * plan.images / plan.batch_size
     most = round(max(SHORTEST * 10, many))
-    # An image takes about as long as in a step, and a second passes before.
-    each = 1 + plan.step / plan.batch_size * plan.evaluated
+    each = plan.evaluation
     plan.evaluations = int(max(1, min(10, 0.2 * seconds / each)))
     left = max(seconds / 2, seconds - plan.evaluations * each)
     allowed = max(1, round(0.9 * left / plan.step))

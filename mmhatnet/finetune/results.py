@@ -23,10 +23,10 @@ from ..utils.atomic import replacing
 from ..weights.files import read_checkpoint, strip_checkpoint
 from .pictures import choose_examples, draw_grid, draw_labels, save_figure
 from .plan import TASKS, Plan
-from .samples import Found
-from .training import prepare
+from .samples import Found, counted
+from .training import INTERRUPTED, prepare
 
-RESULT = 'result.json'
+RESULT, WEIGHTS = 'result.json', 'model.pth'
 SHOWN = 6  # images in the picture of predictions
 READABLE = 20  # classes whose numbers are written into a confusion matrix
 
@@ -61,6 +61,18 @@ class Confusion(BaseMetric):
         return {}
 
 
+def write_weights(work_dir: Path) -> Path:
+    """Write the best weights, without the state of the training.
+
+    FileNotFoundError if there is no checkpoint.
+    """
+    weights = work_dir / WEIGHTS
+    with replacing(weights) as part:
+        best = read_checkpoint(_find_best(work_dir))
+        torch.save(strip_checkpoint(best), part)
+    return weights
+
+
 def finish(
     found: Found,
     plan: Plan,
@@ -68,14 +80,8 @@ def finish(
     say: Callable[[str], None],
     exports: bool = True,
 ) -> dict:
-    """Evaluate the best weights, draw, export; what belongs into the result.
-
-    FileNotFoundError if there is no checkpoint.
-    """
-    checkpoint = _find_best(work_dir)
-    weights, config = work_dir / 'model.pth', work_dir / 'config.py'
-    with replacing(weights) as part:
-        torch.save(strip_checkpoint(read_checkpoint(checkpoint)), part)
+    """Evaluate the weights, draw, export; what belongs into the result."""
+    weights, config = work_dir / WEIGHTS, work_dir / 'config.py'
     say('evaluating, and drawing predictions')
     metrics, baseline, chart = _evaluate(plan, config, weights)
     split = [*found.splits][-1]
@@ -101,7 +107,7 @@ def finish(
         metric=metrics.get(plan.about.metric, 0.0),  # absent without a box
         baseline=baseline,
         metrics=metrics,
-        checkpoint=checkpoint.name,
+        checkpoint=_find_best(work_dir).name,
         chart=chart,
         export=why,
         split=split,
@@ -150,7 +156,10 @@ def _find_best(work_dir: Path) -> Path:
 
 
 def constant_answer(task: str, counts: np.ndarray) -> float:
-    """Compute the accuracy or mIoU (%) of always the commonest class."""
+    """Compute the accuracy or mIoU (%) of always the commonest class.
+
+    It is that of the tested images, so that no constant answer is better.
+    """
     truth = counts.sum(1)
     share = 100 * truth.max() / max(1, truth.sum())
     # The IoU of every other class that there is would be 0.
@@ -220,6 +229,8 @@ def _export(config: Path, weights: Path) -> str:
             export_files(graph, cfg, str(weights), path)
     except (ImportError, ValueError) as error:
         return f'{error!s:.300}'
+    except KeyboardInterrupt:  # all other results are there
+        return INTERRUPTED
     return ''
 
 
@@ -235,10 +246,10 @@ def read_result(work_dir: Path) -> dict:
 def describe(result: dict, work_dir: Path) -> Iterator[str]:
     """Say what came out, in the lines of the last screen."""
     about = TASKS[result['task']]
-    count = f'{result["images"][result["split"]]} images'
+    images = counted(result['images'][result['split']], 'image')
     if result['split'] == 'val':
-        count += ', which also chose the checkpoint'
-    yield f'{about.title} on {count}: {result["metric"]:.3g}'
+        images += ', which also chose the checkpoint'
+    yield f'{about.title} on {images}: {result["metric"]:.3g}'
     yield f'for comparison, {about.trivial}: {result["baseline"]:.3g}'
     for key in ('coco/bbox_mAP_50', 'coco/segm_mAP_50'):
         if key in result['metrics']:
@@ -249,9 +260,9 @@ def describe(result: dict, work_dir: Path) -> Iterator[str]:
         yield f'the training ended after {steps}: {result["ended"]}'
     yield f'predictions beside the truth: {work_dir / "predictions.png"}'
     yield f'{about.chart}: {work_dir / result["chart"]}'
-    yield f'weights: {work_dir / "model.pth"}; numbers: {work_dir / RESULT}'
+    yield f'weights: {work_dir / WEIGHTS}; numbers: {work_dir / RESULT}'
     config, weights = (
-        quote(str(work_dir / name)) for name in ('config.py', 'model.pth')
+        quote(str(work_dir / name)) for name in ('config.py', WEIGHTS)
     )
     if result['export']:
         yield f'there is no ONNX file: {result["export"]}'

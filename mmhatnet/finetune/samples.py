@@ -21,11 +21,14 @@ NOTES = dict(
     double='images or labels of the same name, of which the first counts',
     size='images of another size than their labels, left out; relabel them',
     incomplete='objects or lines that are incomplete, left out',
+    pixels='lines in pixels, left out; YOLO has shares of width and height',
     invisible='boxes of less than a pixel in their image, left out',
     beyond='boxes that go beyond their image, cut',
     masks='masks of some objects only, which are not used',
     unused='classes without objects, left out',
     unlearned='classes without training images; add some',
+    rare='classes with one image or object; add some, or leave them out',
+    hollow='empty folders',
     soft='values of label maps up to 255, used as classes; if they are soft '
     'edges, save the maps with 0 and 255 only',
     columns='tables without a column named label, left out',
@@ -89,6 +92,11 @@ class Found:
         """The samples of 'train', 'val' and perhaps 'test'."""
         names = [x for x in SPLITS if any(s.split == x for s in self.samples)]
         return {x: [s for s in self.samples if s.split == x] for x in names}
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things, such as '1 image'."""
+    return f'{number} {noun}{"" if number == 1 else "s"}'
 
 
 class Oddities(defaultdict[str, list[str]]):

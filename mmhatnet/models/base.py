@@ -106,7 +106,16 @@ class BackboneBase(BaseModule):
         g1 = self.grid_sizes if grid_sizes is None else grid_sizes
         g2 = self.ds_ratios if ds_ratios is None else ds_ratios
         g1, g2 = check_grids('grid_sizes (G1)', g1), check_ratios(g2)
-        self.grid_sizes, self.ds_ratios = g1, g2
+        self.assign_grids(g1, g2)
+
+    def assign_grids(self, g1: Sequence, g2: Sequence) -> None:
+        """Change G1 and G2 without a check, as graphs in which they vary do.
+
+        Args:
+            g1 (Sequence): G1 of the stages 0 to 2.
+            g2 (Sequence): G2 of the stages 0 to 2.
+        """
+        self.grid_sizes, self.ds_ratios = tuple(g1), tuple(g2)
         for stage, grid_size, ds_ratio in zip(
             self.stages, g1, g2, strict=False
         ):

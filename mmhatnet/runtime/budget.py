@@ -1,65 +1,90 @@
-"""The size of the images with which a model keeps a budget of time."""
+"""The size of images, G1 and G2 with which a model keeps a budget of time."""
 
-from collections.abc import Callable
 from statistics import median
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .arrays import prepare
 
+if TYPE_CHECKING:
+    from .model import OnnxModel
+
 FACTORS = [2 ** (-i / 4) for i in range(9)]  # of the sides, down to a quarter
 PHOTO = 480, 640, 3  # for which a size is chosen
 ROUNDS = 5
+SKIPPED = 1.5  # a setting is not tried if it probably takes longer, by this
 
 
-def choose_size(
-    run: Callable[[np.ndarray], object], metadata: dict, budget_ms: float
-) -> tuple[list[dict], float]:
-    """Choose the largest images with which a model keeps a budget.
+def choose(model: 'OnnxModel', budget_ms: float) -> float:
+    """Choose the best images, G1 and G2 with which a model keeps a budget.
 
-    The size of the file is tried first, then smaller ones, with an image of
-    640x480 pixels, on which ``run`` runs the graph.
+    If the file has a curve, its settings are tried, that with the best metric
+    first. Else the size of the file is tried first, then smaller ones. They
+    are timed with an image of 640x480 pixels.
+
+    Args:
+        model (OnnxModel): Its ``metadata['steps']``, G1 and G2 are changed.
+        budget_ms (float): The time of the graph for one image, milliseconds.
 
     Returns:
-        tuple[list[dict], float]: The steps before the model with the new size,
-        and the time that was measured with it, in milliseconds.
+        float: The time that was measured with what was chosen, milliseconds.
 
     Raises:
-        ValueError: If the file leaves the size of images as it is, or no size
+        ValueError: If the file leaves the size of images as it is, or nothing
             is within the budget.
     """
-    if not metadata['steps']:
+    whole = model.metadata['steps']
+    if not whole:
         raise ValueError(
             'this model takes images at their own size, so no size can be '
             'chosen for a budget: resize the images'
         )
-    lowest = float('inf')
-    for factor in FACTORS:
-        steps = [_scale(step, factor) for step in metadata['steps']]
+    rows = model.metadata.get('curve', {}).get('rows')
+    rows = rows or [dict(factor=factor) for factor in FACTORS]
+    lowest, slower = float('inf'), 0.0
+    for row in sorted(rows, key=lambda x: -x.get('metric', 0)):
+        if slower * row.get('ms', 0) > SKIPPED * budget_ms:
+            continue
+        model.metadata['steps'] = scale_steps(whole, row['factor'])
+        if 'G1' in row:
+            model.set_grids(row['G1'], row['G2'])
         try:
-            photo = np.zeros(PHOTO, np.uint8)
-            images = prepare(photo, metadata | dict(steps=steps))
+            milliseconds = time_photo(model)
         except ValueError:  # too small for HAT-Net
-            break
-        times = [perf_counter()]
-        for _ in range(1 + ROUNDS):
-            run(images)
-            times.append(perf_counter())
-        # The first one of a size takes longer.
-        lowest = min(lowest, 1000 * median(np.diff(times)[1:]))
-        if lowest <= budget_ms:
-            return steps, lowest
+            continue
+        lowest = min(lowest, milliseconds)
+        if milliseconds <= budget_ms:
+            return milliseconds
+        slower = milliseconds / row.get('ms', float('inf'))
     raise ValueError(
         f'no size of images is within {budget_ms:g} ms: the fastest takes '
         f'{lowest:.1f} ms'
     )
 
 
-def _scale(step: dict, factor: float) -> dict:
-    """Scale the sizes of a step."""
-    sizes = {key: step[key] for key in step.keys() & {'scale', 'size'}}
-    for key, sides in sizes.items():
-        scaled = np.maximum(1, np.rint(np.multiply(sides, factor)))
-        sizes[key] = scaled.astype(int).tolist()
-    return step | sizes
+def time_photo(model: 'OnnxModel') -> float:
+    """Measure the milliseconds of the graph for an image of 640x480 pixels.
+
+    ValueError if the steps make it too small.
+    """
+    images = prepare(np.zeros(PHOTO, np.uint8), model.metadata)
+    times = [perf_counter()]
+    for _ in range(1 + ROUNDS):
+        model.run(images)
+        times.append(perf_counter())
+    # The first one of a size takes longer.
+    return 1000 * median(np.diff(times)[1:])
+
+
+def scale_steps(steps: list[dict], factor: float) -> list[dict]:
+    """Scale the sizes of the steps before a model."""
+    found = []
+    for step in steps:
+        sizes = {key: step[key] for key in step.keys() & {'scale', 'size'}}
+        for key, sides in sizes.items():
+            scaled = np.maximum(1, np.rint(np.multiply(sides, factor)))
+            sizes[key] = scaled.astype(int).tolist()
+        found.append(step | sizes)
+    return found

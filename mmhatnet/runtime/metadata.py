@@ -17,6 +17,7 @@ OUTPUTS = dict(
 LARGEST = 8192  # pixels of a side
 LONGEST = 1000  # characters of the name of a class
 MOST_STEPS = 8  # before a model
+MOST_ROWS = 1000  # of a curve
 # The arguments of the steps before a model, with an example of each.
 STEPS: dict[str, dict[str, object]] = dict(
     center_crop=dict(size=1),
@@ -65,7 +66,23 @@ def read_metadata(text: str) -> dict:
             0 <= min(colour) <= max(colour) <= 255
         ):
             raise ValueError(f'the colour {colour}')
+    check_curve(found.get('curve', {}))
     return found
+
+
+def check_curve(curve: dict) -> None:
+    """Check what was measured with several sizes, G1 and G2.
+
+    Raises:
+        BAD_METADATA: If a part is missing or impossible.
+    """
+    rows = curve.get('rows', [])
+    if len(rows) > MOST_ROWS:
+        raise ValueError(f'a curve of {len(rows)} rows')
+    for row in rows:
+        for name, most in (('factor', 16), ('metric', 1e6), ('ms', 1e9)):
+            if not 0 < float(row[name]) + (name == 'metric') <= most:
+                raise ValueError(f'{name} {row[name]!r:.20} in the curve')
 
 
 def check_step(step: dict) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import best_class, check_size, paste, prepare
-from .budget import choose_size
+from .budget import choose
+from .grids import INPUTS, check_setting, grid_inputs
 from .images import read_image
 from .metadata import (
     BAD_METADATA,
@@ -31,9 +32,10 @@ class OnnxModel:
         threads (int, optional): Number of CPU threads. Defaults to None, which
             leaves the choice to onnxruntime.
         budget_ms (float, optional): Time of the graph for one image, in
-            milliseconds: the largest size of images that keeps it here is
-            measured at the start, in seconds, and used. Defaults to None, the
-            size of the file.
+            milliseconds. The largest size of images that keeps it here is
+            measured at the start, in seconds, and used; if the file has a
+            curve, it is the best size, G1 and G2 of the curve. Defaults to
+            None, the size of the file.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -42,7 +44,10 @@ class OnnxModel:
 
     Attributes:
         metadata (dict): What the file says about itself, such as ``kind``,
-            ``steps`` (what happens to an image first) and ``classes``.
+            ``steps`` (what happens to an image first), ``classes``, ``G1``,
+            ``G2``, and perhaps ``curve``, what was measured with several
+            sizes, G1 and G2.
+        has_free_grids (bool): Whether :meth:`set_grids` can change G1 and G2.
     """
 
     def __init__(
@@ -91,13 +96,42 @@ class OnnxModel:
         try:
             self.metadata = read_metadata(found[METADATA])
             self._check_outputs()
+            names = tuple(each.name for each in self.session.get_inputs())
+            self.has_free_grids = names[1:] == INPUTS
+            if self.has_free_grids:
+                self.set_grids()
         except BAD_METADATA as error:
             raise ValueError(
                 f'{path} has invalid metadata: {type(error).__name__}, {error}'
             ) from error
         if budget_ms is not None:
-            fitting = choose_size(self.run, self.metadata, budget_ms)
-            self.metadata['steps'] = fitting[0]
+            choose(self, budget_ms)
+
+    def set_grids(
+        self,
+        grid_sizes: Sequence[int] | None = None,
+        ds_ratios: Sequence[int] | None = None,
+    ) -> None:
+        """Change G1 and G2, as ``HATNet.set_grids``.
+
+        Args:
+            grid_sizes (Sequence[int], optional): G1 of the stages 0 to 2.
+                Defaults to None, no change.
+            ds_ratios (Sequence[int], optional): G2 of the stages 0 to 2.
+                Defaults to None, no change.
+
+        Raises:
+            ValueError: If they are fixed in the file, or not valid. Then
+                nothing is changed.
+        """
+        if not self.has_free_grids:
+            raise ValueError(
+                'G1 and G2 are fixed in this file: export it with --free-grids'
+            )
+        found = self.metadata
+        g1 = check_setting(grid_sizes or found['G1'])
+        g2 = check_setting(ds_ratios or found['G2'])
+        found.update(G1=g1, G2=g2)
 
     def _check_outputs(self) -> None:
         """Check that the metadata describe the outputs of the graph."""
@@ -128,7 +162,15 @@ class OnnxModel:
         if len(images) > 1 and not has_batches(self.metadata['kind']):
             raise ValueError('a detector takes one image at a time')
         check_size(*images.shape[2:])
-        return self.session.run(list(names) or None, dict(images=images))
+        return self.session.run(list(names) or None, self.make_inputs(images))
+
+    def make_inputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Make the inputs of the graph: images, and G1 and G2 if they are."""
+        inputs = dict(images=images)
+        if self.has_free_grids:
+            g1, g2 = self.metadata['G1'], self.metadata['G2']
+            inputs |= grid_inputs(g1, g2, images.shape[2:])
+        return inputs
 
     def predict(
         self,

@@ -24,6 +24,11 @@ def fraction(text: str) -> float:
     return number
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """Read sizes of stages, such as 8,4,2; else ArgumentTypeError."""
+    return tuple(positive(part) for part in text.split(','))
+
+
 def duration(text: str) -> float:
     """Read seconds, such as 90s, 15m or 2h; else ArgumentTypeError."""
     match = re.fullmatch(r'(\d+(?:\.\d+)?)([smh])', text)

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import signal
 import time
 from functools import partial
@@ -16,8 +17,10 @@ from helpers import TOOLS, call_tool, needs_export, run_tool, start_tool
 from mmengine.config import Config
 from PIL import Image
 
-from mmhatnet.finetune import results
+from mmhatnet.finetune import results, tuning
 from mmhatnet.finetune.pictures import save_figure
+from mmhatnet.finetune.plan import Plan
+from mmhatnet.utils.config import read_config
 
 TOOL = TOOLS / 'finetune.py'
 FILES = (
@@ -94,6 +97,29 @@ class TestClassification:
         assert cfg.optim_wrapper.clip_grad.max_norm == 3.0
         assert cfg.train_cfg.max_iters == 30
 
+    @pytest.mark.parametrize(('gain', 'better'), [(0, False), (90, True)])
+    def test_grids(self, gain, better, work, tmp_path, monkeypatch):
+        config = tmp_path / 'config.py'
+        shutil.copy(work / 'config.py', config)
+        plan = Plan(**json.loads((work / 'plan.json').read_text())['plan'])
+        before, tried = [plan.grid_sizes, plan.ds_ratios], []
+
+        def evaluate(runner, grids):
+            tried.append(grids)
+            return {plan.about.metric: 5 + gain * (grids[1][0] == 4)}
+
+        monkeypatch.setattr(tuning, 'evaluate_grids', evaluate)
+        said = tuning.tune_grids(plan, config, work / 'model.pth', 60)
+        assert ('better by 90' in said) == better
+        assert tried[0] == (*map(tuple, before),)
+        backbone = read_config(config).model.backbone
+        assert backbone.grid_sizes == tuple(plan.grid_sizes)
+        assert backbone.ds_ratios == tuple(plan.ds_ratios)
+        assert (plan.ds_ratios[0] == 4) == better
+        if better:
+            again = tuning.tune_grids(plan, config, work / 'model.pth', 60)
+            assert again == 'as an earlier call found them'
+
     def test_train_reads_the_config(self, done, work):
         output = call_tool(
             *(TOOLS / 'train.py', work / 'config.py', '--work-dir', 'again'),
@@ -120,7 +146,7 @@ class TestClassification:
 
     def test_other_options(self, done):
         output = finetune('my photos', '--lr', 1, cwd=done[0], code=1)
-        assert 'was started with other options' in output
+        assert 'was started with other --budget, --lr, --iters' in output
 
     def test_other_data(self, done, work):
         made.folders(done[0] / 'more', count=3)

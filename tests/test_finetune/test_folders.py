@@ -125,6 +125,14 @@ def roboflow_maps(root):
     made.write(root / 'train' / '_classes.csv', names)
 
 
+def yolo_lists(root):
+    """Images in one folder, which lists share out."""
+    made.yolo(root, splits=('all',))
+    for split, numbers in dict(train=range(5), val=range(5, 8)).items():
+        names = [f'./all/images/{i}.png' for i in numbers]
+        made.write(root / f'{split}.txt', '\n'.join(names))
+
+
 def contest(root):
     """With a submission to fill."""
     made.table(root, lambda i: f'{i}.jpg,{i % 2}', 'id,label', 'train.csv')
@@ -238,6 +246,7 @@ LAYOUTS = {
     'COCO: detection: cat dog: 8 8 8': coco_splits,
     'YOLO: detection: cat dog: 8 8 0': made.yolo,
     'YOLO: instances: cat dog: 8 8 0': partial(made.yolo, polygons=True),
+    'YOLO: detection: cat dog: 5 3 0: lists': yolo_lists,
     'YOLO: detection: 0 1: 6 2 0': (
         partial(made.yolo, splits=('',), yaml=False)
     ),
@@ -316,6 +325,17 @@ NOTES = {
     '16: without objects: train/images/0.png': change(
         made.yolo, 'train/labels/0.txt', os.unlink
     ),
+    '8: images without labels, left out: more/x0.png': change(
+        *(made.coco, 'more'),
+        partial(made.pictures, count=1, start=900, pattern='x{}.png'),
+    ),
+    '16: lines in pixels, left out.*: train/labels/0.txt': change(
+        made.yolo, 'train/labels/0.txt', write('0 40 50 20 30')
+    ),
+    '19: classes with one image.*: examples': change(
+        made.folders, 'examples', partial(made.pictures, count=1, start=900)
+    ),
+    '18: empty folders: white': change(made.folders, 'white', Path.mkdir),
     '7: labels without their image, left out: masks/0.png': change(
         made.label_maps, 'images/0.png', os.unlink
     ),

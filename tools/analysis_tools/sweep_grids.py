@@ -18,6 +18,7 @@ from mmhatnet.analysis.sweep import (
     build_hatnet,
     main_metric,
     name_sizes,
+    nearby_grids,
     setting_of,
     shape_of,
     sweep_grids,
@@ -31,8 +32,7 @@ from mmhatnet.engine.cli import (
     one_line_errors,
     positive,
 )
-from mmhatnet.models import HATNet
-from mmhatnet.models.archs import Grids, as_integers, complete_grids
+from mmhatnet.models.archs import Grids, complete_grids
 from mmhatnet.utils.atomic import replacing
 from mmhatnet.weights.releases import locate_weights
 
@@ -195,20 +195,6 @@ def cells_of(row: dict, metric: str | None) -> dict[str, str]:
         cells['memory (MiB)'] = f'{row["memory"] / 2**20:.0f}'
     cells[''] = 'configured' if row['configured'] else ''
     return cells
-
-
-def nearby_grids(backbone: HATNet) -> list[Grids]:
-    """All pairs of half, once and twice G1 and G2, unless it is 'auto'."""
-
-    def scaled(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
-        return [
-            tuple(max(1, round(side * factor)) for side in sides)
-            for factor in (0.5, 1, 2)
-        ]
-
-    numbers = as_integers(backbone.ds_ratios)
-    ratios = scaled(numbers) if numbers else [backbone.ds_ratios]
-    return list(product(scaled(backbone.grid_sizes), ratios))
 
 
 def comparable_rows(

@@ -4,10 +4,10 @@ import logging
 import signal
 import sys
 import warnings
-from itertools import product
 from pathlib import Path
 
 from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.sweep import name_sizes
 from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
 from mmhatnet.deploy.graphs import make_graph
 from mmhatnet.deploy.predict_files import find_images
@@ -15,10 +15,12 @@ from mmhatnet.deploy.verification import TOLERANCES
 from mmhatnet.deploy.writer import SUFFIXES, export_files
 from mmhatnet.engine.cli import (
     add_cfg_options,
-    add_grids,
     apply_options,
+    ds_ratios,
+    grid_sizes,
     one_line_errors,
 )
+from mmhatnet.models.archs import Grids
 from mmhatnet.utils.atomic import check_folder
 
 
@@ -60,15 +62,32 @@ def parse_args() -> argparse.Namespace:
         help='images, folders or patterns for --precision int8: some dozens '
         'of images like those that the model will see',
     )
-    add_grids(parser)
+    add(
+        '--free-grids',
+        action='store_true',
+        help='make G1 and G2 inputs of the ONNX file, which OnnxModel can '
+        'change between two images; --g1 and --g2 are the first ones',
+    )
+    add(
+        '--g1',
+        type=grid_sizes,
+        metavar='A,B,C',
+        help='G1 (default: as configured)',
+    )
+    add(
+        '--g2',
+        type=ds_ratios,
+        metavar='A,B,C',
+        help="G2, or 'auto' (default: as configured)",
+    )
     add_cfg_options(parser)
     args = parser.parse_args()
     if args.precision != 'float32' and args.format != 'onnx':
         parser.error('--precision is for --format onnx')
     if (args.precision == 'int8') != bool(args.calibrate):
         parser.error('--precision int8 and --calibrate need each other')
-    if args.format != 'onnx' and len(args.g1) * len(args.g2) > 1:
-        parser.error('several G1 or G2 are for --format onnx')
+    if args.format != 'onnx' and args.free_grids:
+        parser.error('--free-grids is for --format onnx')
     args.calibration = find_images(args.calibrate or ())
     suffix = SUFFIXES[args.format]
     args.out = args.out or Path('exports', Path(args.model).stem + suffix)
@@ -80,7 +99,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def report(name: str, rows: list[dict]) -> None:
+def report(setting: Grids, rows: list[dict]) -> None:
     table = [
         {
             'images': str(row['images']),
@@ -89,7 +108,8 @@ def report(name: str, rows: list[dict]) -> None:
         }
         for row in rows
     ]
-    print(f'{name}:\n{markdown_table(table)}')
+    g1, g2 = map(name_sizes, setting)
+    print(f'G1 {g1}; G2 {g2}:\n{markdown_table(table)}')
     if not any(row.get('objects', 1) for row in rows):
         print('nothing was found in random images, so no box was compared')
 
@@ -105,23 +125,19 @@ def main() -> None:
     apply_options(cfg, args)
     checkpoint = args.checkpoint or find_weights(args.model)
     graph = make_graph(get_model(cfg, checkpoint))
-    settings = list(product(args.g1, args.g2))
-    print(
-        f'exporting (one to five minutes for each of {len(settings)})',
-        flush=True,
-    )
-    files = export_files(
+    graph.model.backbone.set_grids(args.g1, args.g2)
+    print('exporting (one to five minutes)', flush=True)
+    export_files(
         graph,
         cfg,
         checkpoint,
         args.out,
-        settings,
+        args.free_grids,
         args.precision,
         args.calibration,
         report,
     )
-    for path in files:
-        print(f'{path}, {path.stat().st_size / 2**20:.1f} MiB')
+    print(f'{args.out}, {args.out.stat().st_size / 2**20:.1f} MiB')
 
 
 if __name__ == '__main__':

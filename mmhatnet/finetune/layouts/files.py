@@ -43,12 +43,14 @@ ERRORS = OSError, ValueError, SyntaxError, Image.DecompressionBombError
 class Files:
     """The files of a folder, relative to it.
 
-    Links are followed, hidden files are not read. ``odd`` gets what is odd.
+    Links are followed, hidden files are not read. ``odd`` gets what is odd,
+    ``named`` the images that labels name.
     """
 
     def __init__(self, root: Path):
         self.root, self.odd = root, Oddities()
         self.images: list[Path] = []
+        self.named: set[Path] = set()
         self.others: dict[str, list[Path]] = defaultdict(list)
         self._named: dict[str, list[Path]] = defaultdict(list)
         self.size = cache(self._size)
@@ -63,6 +65,8 @@ class Files:
                 folders.clear()
                 continue
             seen.add(real)
+            if not folders and not names:
+                self.odd.add('hollow', os.path.relpath(place, root))
             folders[:] = sorted(x for x in folders if x[0] not in '._')
             for name in sorted(names):
                 if name[0] != '.' and name != 'Thumbs.db':
@@ -123,7 +127,9 @@ class Files:
         found = sorted(self.with_name(name), key=fit)
         if len(found) > 1 and fit(found[-1]) == fit(found[-2]):
             self.odd.add('ambiguous', name)
+            self.named.update(found)
             return None
+        self.named.update(found[-1:])
         return found[-1] if found else None
 
     def _size(self, path: Path) -> tuple[int, int] | None:

@@ -30,9 +30,6 @@ def read_voc(files: Files) -> Found | None:
             samples[sample.image] = sample
     if all(tree is None for tree in trees.values()):
         return None
-    for image in files.images:
-        if files.root / image not in samples and files.size(image):
-            files.odd.add('unlabelled', image)
     found = [*samples.values()]
     return Found(files.root, 'Pascal VOC', 'detection', found, [])
 

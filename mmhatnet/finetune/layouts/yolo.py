@@ -8,10 +8,11 @@ import numpy as np
 import yaml
 
 from ..samples import Box, Found
-from .files import Files
+from .files import Files, split_of
 
 # Class, and x and y of the centre, width and height, in shares of the image.
 LINE = re.compile(r'(?i)\d+(\.0*)?(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*')
+PIXELS = 2  # larger numbers are no shares of an image
 
 
 def read_yolo(files: Files) -> Found | None:
@@ -27,12 +28,13 @@ def read_yolo(files: Files) -> Found | None:
     if not texts:
         return None
     names = _read_names(files) or files.names()
+    splits = _read_lists(files)
     samples = []
     for image in files.images:
         path = texts.pop(_place(image), None)
         if not path:
             files.odd.add('empty', image)
-        sample = files.sample(image, None, str(image))
+        sample = files.sample(image, splits.get(image), str(image))
         if sample:
             size = np.array(sample.size)
             lines = _read_lines(path, size, names, files) if path else ()
@@ -41,6 +43,19 @@ def read_yolo(files: Files) -> Found | None:
     for path in texts.values():
         files.odd.add('alone', path)
     return Found(files.root, 'YOLO', 'detection', samples, names)
+
+
+def _read_lists(files: Files) -> dict[Path, str]:
+    """Read the splits of images from lists of them, such as train.txt."""
+    found: dict[Path, str] = {}
+    for path in files.others['.txt']:
+        split = split_of(path.stem, strict=False)
+        lines = files.text(path).splitlines() if split else []
+        if split and lines and files.with_name(lines[0]):
+            samples = (files.sample(path, split, x) for x in lines if x)
+            listed = (sample.image for sample in samples if sample)
+            found |= {x.relative_to(files.root): split for x in listed}
+    return found
 
 
 def _place(path: Path) -> Path:
@@ -71,6 +86,9 @@ def _read_lines(
             label = names[int(number)]
         elif names:
             files.odd.add('numbers', label)
+        if max(map(abs, values)) > PIXELS:
+            files.odd.add('pixels', path)
+            continue
         if len(values) >= 6 and len(values) % 2 == 0:
             points = np.reshape(values, (-1, 2)) * size
             mask = [points.ravel().tolist()]

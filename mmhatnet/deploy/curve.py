@@ -1,0 +1,127 @@
+"""The curve of an exported file: metric and time of sizes, G1 and G2.
+
+``tools/deployment/measure_curve.py`` is a command over this module.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from tqdm import tqdm
+
+from ..engine.checks import iter_datasets
+from ..engine.provenance import describe_machine
+from ..models.archs import Grids
+from ..runtime import OnnxModel
+from ..runtime.budget import scale_steps, time_photo
+from ..runtime.metadata import METADATA
+from ..utils.atomic import replacing
+from .evaluation import evaluate_exported
+from .writer import write_hashes
+
+
+def measure_curve(
+    cfg: Config,
+    path: Path,
+    grids: Sequence[Grids],
+    factors: Sequence[float],
+    metric: str | None = None,
+) -> dict:
+    """Measure an exported file with several sizes of images, G1 and G2.
+
+    The metric is that of the test data of the config, whose images are resized
+    by each factor. The time is that of the graph for an image of 640x480
+    pixels after the steps in the file.
+
+    Args:
+        cfg (Config): The config of the file, with a ``work_dir``.
+        path (Path): The ONNX file; with several settings, one whose G1 and G2
+            are inputs.
+        grids (Sequence[Grids]): Pairs of G1 and G2; None instead of either
+            means that of the file.
+        factors (Sequence[float]): Of the sizes in the file, such as 0.5.
+        metric (str, optional): Name of the metric. Defaults to None, that
+            which selects the best checkpoint of the config, or the first.
+
+    Returns:
+        dict: ``metric``, ``machine``, and ``rows`` of ``G1``, ``G2``,
+        ``factor``, ``metric`` and ``ms``.
+
+    Raises:
+        FileNotFoundError: If the data or the file do not exist.
+        ValueError: If the file does not fit, or an image becomes too small.
+    """
+    model = OnnxModel(path)
+    whole, rows = model.metadata['steps'], []
+    if not whole and set(factors) != {1}:
+        raise ValueError(
+            f'{path} takes images at their own size: give --factors 1'
+        )
+    todo = [(factor, *pair) for factor in factors for pair in grids]
+    for factor, g1, g2 in tqdm(todo, unit='setting'):
+        model.metadata['steps'] = scale_steps(whole, factor)
+        if g1 or g2:
+            model.set_grids(g1, g2)
+        found = evaluate_exported(scale_tests(cfg, factor), model)
+        checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
+        metric = metric or checkpoint.get('save_best')
+        metric = metric if metric in found else next(iter(found))
+        rows.append(
+            dict(
+                G1=list(model.metadata['G1']),
+                G2=list(model.metadata['G2']),
+                factor=factor,
+                metric=found[metric],
+                ms=round(time_photo(model), 3),
+            )
+        )
+    return dict(metric=metric, machine=describe_machine('cpu'), rows=rows)
+
+
+def scale_tests(cfg: Config, factor: float) -> Config:
+    """Copy a config whose test pipeline resizes images by one more factor."""
+    cfg = copy.deepcopy(cfg)
+    for dataset in iter_datasets(cfg.test_dataloader.dataset):
+        for step in dataset.pipeline:
+            sizes = {k: step[k] for k in ('scale', 'crop_size') if k in step}
+            for key, value in sizes.items():
+                (scaled,) = scale_steps([dict(scale=value)], factor)
+                size = scaled['scale']
+                step[key] = tuple(size) if isinstance(size, list) else size
+    return cfg
+
+
+def write_curve(path: Path, curve: dict) -> None:
+    """Write a curve into the metadata of an ONNX file, and its new hash."""
+    import onnx
+
+    proto = onnx.load(path)
+    for entry in proto.metadata_props:
+        if entry.key == METADATA:
+            metadata = json.loads(entry.value) | dict(curve=curve)
+            entry.value = json.dumps(metadata)
+    record = path.with_name(f'{path.name}.sha256')
+    record.unlink(missing_ok=True)  # none differs from its hash after a kill
+    with replacing(path) as part:
+        onnx.save(proto, part)
+    write_hashes([path])
+
+
+def draw_curve(curve: dict) -> Figure:
+    """Draw the metric against the time, a line for each G1 and G2."""
+    figure = Figure((7, 4.2), layout='constrained', dpi=120)
+    axes = figure.subplots()
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in curve['rows']:
+        g1, g2 = (', '.join(map(str, row[name])) for name in ('G1', 'G2'))
+        point = row['ms'], row['metric']
+        lines.setdefault(f'G1 {g1}; G2 {g2}', []).append(point)
+    for label, points in lines.items():
+        axes.plot(*zip(*sorted(points), strict=True), 'o-', label=label)
+    axes.set(xlabel='time of the graph (ms)', ylabel=curve['metric'])
+    axes.grid(alpha=0.3)
+    figure.legend(loc='outside right upper', fontsize=8)
+    return figure
