@@ -12,7 +12,7 @@ from pkgutil import resolve_name
 import numpy as np
 import pytest
 import torch
-from helpers import DEMOS, ROOT, call_tool, import_page, write_video
+from helpers import DEMOS, ROOT, call_tool, import_page, run_tool, write_video
 from mmengine.registry import (
     DATASETS,
     DefaultScope,
@@ -267,3 +267,45 @@ def test_names_exist():
         for name in re.findall(r'`(\w+)`', names):
             resolve_name(f'{module}.{name}')
     assert checked > 20
+
+
+@pytest.mark.slow
+@pytest.mark.default_stack
+def test_notebook(tmp_path):
+    """It runs from its first cell to its last."""
+    nbclient = pytest.importorskip('nbclient')
+    nbformat = pytest.importorskip('nbformat')
+    notebook = nbformat.read(ROOT / 'docs' / 'tour.ipynb', as_version=4)
+    assert not any(cell.get('outputs') for cell in notebook.cells)
+    place = dict(metadata=dict(path=str(tmp_path)))
+    nbclient.NotebookClient(notebook, timeout=600, resources=place).execute()
+    outputs = [out for c in notebook.cells for out in c.get('outputs', ())]
+    printed = ''.join(
+        out.text for out in outputs if out.get('name') == 'stdout'
+    )
+    assert re.search(r'^cat 0\.\d+$', printed, re.M)
+    assert printed.count('M multiply-accumulates') == 3
+    assert "'mIoU': " in printed
+    assert sum('image/png' in out.get('data', {}) for out in outputs) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.default_stack
+def test_site(tmp_path):
+    """Without a warning; with the README, the API and links that lead on."""
+    pytest.importorskip('mkdocs')
+    site = 'https://github.com/me/it'
+    command = '-m', 'mkdocs', 'build', '-q', '-d', tmp_path
+    run_tool(*command, REPOSITORY_URL=site)
+    home = (tmp_path / 'index.html').read_text()
+    assert 'href="inference/"' in home
+    colab = 'https://colab.research.google.com/github/me/it/blob/main/docs/'
+    assert f'href="{colab}tour.ipynb"' in home
+    assert '../' not in home.partition('<article')[2].partition('</article')[0]
+    # It makes the tables of models fit.
+    assert '"../site.css"' in (tmp_path / 'model_zoo/index.html').read_text()
+    assert (tmp_path / 'site.css').exists()
+    api = tmp_path / 'api' / 'mmhatnet.models.hatnet' / 'index.html'
+    assert 'grid_sizes' in api.read_text()
+    assert ':class:' not in api.read_text()
+    assert (tmp_path / 'search' / 'search_index.json').stat().st_size > 1e5

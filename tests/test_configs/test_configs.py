@@ -8,7 +8,7 @@ import mmengine
 import numpy as np
 import pytest
 import torch
-from helpers import CONFIGS, ROOT, call_tool, golden_image, open_config
+from helpers import CONFIGS, ROOT, call_tool, open_config
 from mmengine.config import Config
 from mmengine.config.lazy import LazyObject
 from mmengine.optim import build_optim_wrapper
@@ -95,7 +95,7 @@ def test_layer_decay():
 
 
 def test_mmpretrain_sees_the_layers():
-    """Layer-wise lr decay and feature extraction of mmpretrain."""
+    """The layer-wise decay of mmpretrain is ours, too."""
     cfg = open_config(CLASSIFIER)
     adapt_to_cpu(cfg)
     cfg.optim_wrapper.constructor = 'LearningRateDecayOptimWrapperConstructor'
@@ -106,9 +106,6 @@ def test_mmpretrain_sees_the_layers():
     assert groups['backbone.stages.3.2.mlp.fc1.weight']['lr'] == 5e-4
     rate = groups['backbone.stem.0.weight']['lr']
     assert rate == 1e-3 * 0.5 ** (depth + 1)
-    model = mmhatnet.get_model(cfg)
-    features = model.extract_feat(golden_image(64, 64), stage='backbone')
-    assert features[0].shape == (2, 384, 2, 2)
 
 
 def test_test_command_with_an_official_file(official_file, tmp_path):

@@ -158,7 +158,7 @@ def test_masks_are_pasted_as_in_mmdet(box):
         [dict(type='Resize', scale=(96, 64), keep_ratio=True)],
         [dict(type='Resize', scale=64, interpolation='bicubic')],
         [
-            dict(type='ResizeEdge', scale=64, backend='pillow'),
+            dict(type='ResizeEdge', scale=65, backend='pillow'),
             dict(type='CenterCrop', crop_size=56),
         ],
     ],
