@@ -20,7 +20,7 @@ from ..runtime.budget import scale_steps, time_photo
 from ..runtime.metadata import METADATA
 from ..utils.atomic import replacing
 from .evaluation import evaluate_exported
-from .writer import write_hashes
+from .writer import write_hash
 
 
 def measure_curve(
@@ -107,7 +107,7 @@ def write_curve(path: Path, curve: dict) -> None:
     record.unlink(missing_ok=True)  # none differs from its hash after a kill
     with replacing(path) as part:
         onnx.save(proto, part)
-    write_hashes([path])
+    write_hash(path)
 
 
 def draw_curve(curve: dict) -> Figure:

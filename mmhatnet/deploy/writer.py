@@ -92,7 +92,7 @@ def export_files(
         finally:
             backbone.set_grids(*configured)
         if out.suffix == '.onnx':
-            record = write_hashes([part])
+            record = write_hash(part)
             # A file that is replaced has no hash until the new one is in
             # place, so that none differs from its hash after a kill.
             out.with_name(record.name).unlink(missing_ok=True)
@@ -165,9 +165,9 @@ def save_onnx(
     onnx.save(proto, path)
 
 
-def write_hashes(files: Sequence[Path]) -> Path:
-    """Write ``<first file>.sha256`` for files, as ``sha256sum`` does."""
-    record = files[0].with_name(f'{files[0].name}.sha256')
-    lines = [f'{sha256_of(file)}  {file.name}\n' for file in files]
-    record.write_text(''.join(lines), 'utf-8', newline='\n')
+def write_hash(file: Path) -> Path:
+    """Write ``<file>.sha256``, as ``sha256sum`` does."""
+    record = file.with_name(f'{file.name}.sha256')
+    text = f'{sha256_of(file)}  {file.name}\n'
+    record.write_text(text, 'utf-8', newline='\n')
     return record

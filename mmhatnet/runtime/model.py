@@ -64,7 +64,7 @@ class OnnxModel:
             ) from error
         if not Path(path).is_file():
             raise FileNotFoundError(f'no model at {path}')
-        check_hashes(path)  # before onnxruntime reads them
+        check_hash(path)  # before onnxruntime reads it
         onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are raised
@@ -79,11 +79,6 @@ class OnnxModel:
             )
         except Exception as error:  # onnxruntime has no common base
             reason = str(error).strip().rpartition('\n')[2]
-            if 'external ' in reason.lower():
-                raise ValueError(
-                    f'{path} needs its complete file of weights, *.data, '
-                    'in the same folder, and not as a link'
-                ) from error
             raise ValueError(
                 f'{path} is not an ONNX model, or is damaged: {reason}'
             ) from error
@@ -230,25 +225,19 @@ def predict_with(
     return detection(image, *found, *names)
 
 
-def check_hashes(path: str | os.PathLike) -> None:
-    """Compare a file and its weights with ``<path>.sha256``, if that exists.
+def check_hash(path: str | os.PathLike) -> None:
+    """Compare a file with its hash in ``<path>.sha256``, if that exists.
 
     Raises:
-        ValueError: If a file is missing or has another hash.
+        ValueError: If it has another hash.
     """
     path = Path(path)
     record = path.with_name(f'{path.name}.sha256')
     if not record.is_file():
         return
-    hashes = {path.name: ''}
-    for line in record.read_text('utf-8', 'replace').splitlines():
-        digest, _, name = line.partition('  ')
-        hashes[Path(name).name] = digest  # in this folder alone
-    for name, digest in hashes.items():
-        file = path.parent / name
-        contents = file.read_bytes() if file.is_file() else b''
-        if hashlib.sha256(contents).hexdigest() != digest:
-            raise ValueError(
-                f'{file} is missing or was changed after its export: export '
-                f'it again, or delete {record.name} if the change is yours'
-            )
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if record.read_bytes().split(b' ')[0] != found.encode():
+        raise ValueError(
+            f'{path} was changed after its export: export it again, or '
+            f'delete {record.name} if the change is yours'
+        )

@@ -23,20 +23,21 @@ from helpers import (
 import mmhatnet
 from mmhatnet.apis.inference import get_inferencer, predict
 from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.deploy.graphs import make_graph
 from mmhatnet.deploy.quantization import (
     PRODUCTS,
     read_images,
     to_float16,
     to_int8,
 )
-from mmhatnet.deploy.verification import objects_error
-from mmhatnet.deploy.writer import share_weights, write_hashes
+from mmhatnet.deploy.verification import as_arrays, objects_error
 from mmhatnet.runtime import OnnxModel
 from mmhatnet.runtime.metadata import METADATA
 
 EXPORT = TOOLS / 'deployment' / 'export.py'
 INFER = TOOLS / 'infer.py'
 EVALUATE = TOOLS / 'deployment' / 'evaluate.py'
+CURVE = TOOLS / 'deployment' / 'measure_curve.py'
 METRIC = re.compile(r'(?:mIoU|segm_mAP|top1): +([\d.]+)')
 
 
@@ -66,8 +67,9 @@ def exported(tmp_path_factory):
                 scale_predictions(model)
             weights, path = folder / f'{kind}.pth', folder / f'{kind}.onnx'
             torch.save(dict(state_dict=model.state_dict()), weights)
+            free = ['--free-grids'] * (kind == 'segmentation')
             output = call_tool(
-                EXPORT, EXPORTABLE[kind], weights, '--out', path
+                EXPORT, EXPORTABLE[kind], weights, *free, '--out', path
             )
             assert '| 97x353 |' in output
             assert 'no box was compared' not in output
@@ -210,29 +212,55 @@ class TestOnnx:
         users = {n.op_type for n in graph.node if values & {*n.input}}
         assert {'Conv', 'MatMul'} <= users <= {*PRODUCTS, 'Cast'}
 
-    def test_shared_weights(self, exported, image, tmp_path):
-        path = exported('segmentation')[2]
-        expected = OnnxModel(path).predict(image)[2]
-        files = [shutil.copy(path, tmp_path / f'{i}.onnx') for i in range(2)]
-        data = share_weights(files, 'seg')
-        assert re.fullmatch(r'seg-[0-9a-f]{8}\.data', data.name)
-        sizes = [each.stat().st_size for each in tmp_path.iterdir()]
-        assert sum(sizes) < 1.5 * path.stat().st_size
-        for file in files:
-            found = OnnxModel(file).predict(image)[2]
-            assert (found == expected).all()
-        record = write_hashes([file, data])
-        OnnxModel(file)
-        # Weights that onnxruntime would still load.
-        data.write_bytes(data.stat().st_size * b'\xff')
-        with pytest.raises(ValueError, match='data is missing or was changed'):
-            OnnxModel(file)
-        record.unlink()
-        OnnxModel(file)
-        for damage in lambda: data.write_bytes(b'weights'), data.unlink:
-            damage()
-            with pytest.raises(ValueError, match='needs its complete file of'):
-                OnnxModel(file)
+    @pytest.mark.parametrize(
+        ('g1', 'g2'), [((8, 8, 8), (8, 4, 2)), ((3, 99, 1), (16, 5, 99))]
+    )
+    def test_free_grids(self, g1, g2, exported):
+        cfg, weights, path = exported('segmentation')
+        model = OnnxModel(path)
+        model.set_grids(g1, g2)
+        graph = make_graph(mmhatnet.get_model(cfg, weights))
+        graph.model.backbone.set_grids(g1, g2)
+        images = np.random.default_rng(0).random((2, 3, 97, 161)) * 255
+        images = images.astype(np.float32)
+        expected = as_arrays(graph)(images)[1]
+        errors = np.abs(model.run(images)[1] - expected)
+        assert errors.max() < 1e-4 * np.abs(expected).max()
+
+    def test_wrong_grids(self, exported, classifier):
+        model = OnnxModel(exported('segmentation')[2])
+        for g1 in (8, 8), (8, 8, 0), (8, 8, 8.0), (8, 8, 10**6):
+            with pytest.raises(ValueError, match='are three integers from 1'):
+                model.set_grids(g1)
+        with pytest.raises(ValueError, match='are fixed in this file'):
+            OnnxModel(classifier).set_grids((8, 8, 8))
+
+    def test_curve(self, exported, image, demo_folder, tmp_path):
+        path = tmp_path / 'dial.onnx'
+        shutil.copy(exported('segmentation')[2], path)
+        arguments = (
+            *(EXPORTABLE['segmentation'], path, '--g2', '8,4,2', '16,8,4'),
+            *('--factors', 1, '--work-dir', 'work_dirs/exported'),
+        )
+        output = call_tool(CURVE, *arguments, cwd=demo_folder)
+        assert '| 8, 8, 8 | 16, 8, 4 | x 1 |' in output
+        assert (tmp_path / 'dial.png').stat().st_size > 5000
+        curve = OnnxModel(path).metadata['curve']
+        assert curve['metric'] == 'mIoU'
+        assert [row['G2'] for row in curve['rows']] == [[8, 4, 2], [16, 8, 4]]
+        assert min(row['ms'] for row in curve['rows']) > 0
+        arguments = *arguments[:-3], 0.5
+        output = call_tool(CURVE, *arguments, cwd=demo_folder, code=1)
+        assert 'give --factors 1' in output.splitlines()[-1]
+        arguments = (
+            path,
+            image,
+            '--g2',
+            '16,8,4',
+            '--out-dir',
+            tmp_path / 'out',
+        )
+        assert '1 result' in call_tool(INFER, *arguments)
 
     def test_data_of_another_model(self, classifier, demo_folder, tmp_path):
         changed = dict(classes=list('abcdef'))

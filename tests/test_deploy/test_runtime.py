@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from itertools import product
 
 import cv2
 import numpy as np
@@ -14,11 +13,11 @@ from mmengine.registry import TRANSFORMS
 from mmhatnet import runtime
 from mmhatnet.deploy.export import describe_steps
 from mmhatnet.deploy.predict_files import summarize, to_json
-from mmhatnet.deploy.writer import write_hashes
+from mmhatnet.deploy.writer import write_hash
 from mmhatnet.runtime.arrays import apply_step, encode, paste, prepare
-from mmhatnet.runtime.budget import choose_size
+from mmhatnet.runtime.budget import choose
 from mmhatnet.runtime.metadata import BAD_METADATA, check_step, read_metadata
-from mmhatnet.runtime.model import check_hashes
+from mmhatnet.runtime.model import check_hash
 from mmhatnet.runtime.results import (
     _font,
     classification,
@@ -67,25 +66,60 @@ def test_metadata_of_strangers(change):
         read_metadata(text)
 
 
-def test_size_for_a_budget(monkeypatch):
-    """The largest size within a budget, at 10,000 pixels in 6 ms."""
-    clock = [0.0]
-    monkeypatch.setattr(runtime.budget, 'perf_counter', lambda: clock[0])
+class Slow:
+    """A model that takes 6 ms for 10,000 pixels, and more for a small G2."""
 
-    def run(images):
-        clock[0] += images[0, 0].size * 6e-7
+    def __init__(self, clock, **metadata):
+        self.clock, self.metadata = clock, GOOD | metadata
 
-    metadata = GOOD | dict(steps=[RESIZE | dict(scale=[512, 512])])
+    def set_grids(self, g1, g2):
+        self.metadata.update(G1=g1, G2=g2)
+
+    def run(self, images):
+        slow = self.metadata.get('G2') == [4, 2, 1]
+        self.clock[0] += images[0, 0].size * 6e-7 * (1 + slow)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = [0.0]
+    monkeypatch.setattr(runtime.budget, 'perf_counter', lambda: found[0])
+    return found
+
+
+def test_size_for_a_budget(clock):
+    """The largest size within a budget."""
+    steps = [RESIZE | dict(scale=[512, 512])]
     for budget, size in (1000, (512, 384)), (30, (256, 192)), (9, (128, 96)):
-        steps, ms = choose_size(run, metadata, budget)
-        photo = np.zeros((480, 640, 3), np.uint8)
-        images = prepare(photo, GOOD | dict(steps=steps))
+        model = Slow(clock, steps=steps)
+        ms = choose(model, budget)
+        images = prepare(np.zeros((480, 640, 3), np.uint8), model.metadata)
         assert images.shape[:1:-1] == size
         assert ms == pytest.approx(size[0] * size[1] * 6e-4)
     with pytest.raises(ValueError, match='the fastest takes 7.4 ms'):
-        choose_size(run, metadata, 1)
+        choose(Slow(clock, steps=steps), 1)
     with pytest.raises(ValueError, match='at their own size'):
-        choose_size(run, GOOD | dict(steps=[]), 1)
+        choose(Slow(clock, steps=[]), 1)
+
+
+def test_setting_for_a_budget(clock):
+    """The best setting of a curve, whose times are of another machine."""
+    rows = [
+        dict(G1=[8, 8, 8], G2=g2, factor=factor, metric=metric, ms=ms)
+        for g2, factor, metric, ms in (
+            ([8, 4, 2], 1, 80, 10),
+            ([4, 2, 1], 1, 82, 20),
+            ([8, 4, 2], 0.5, 70, 2.5),
+            ([4, 2, 1], 0.5, 71, 5),
+        )
+    ]
+    steps = [RESIZE | dict(scale=[512, 512])]
+    for budget, row in (300, 1), (200, 0), (60, 3), (30, 2):
+        model = Slow(clock, steps=steps, curve=dict(rows=rows))
+        assert choose(model, budget) <= budget
+        assert model.metadata['G2'] == rows[row]['G2']
+        scale = model.metadata['steps'][0]['scale']
+        assert scale == [512 * rows[row]['factor']] * 2
 
 
 def test_nan_in_results():
@@ -95,35 +129,33 @@ def test_nan_in_results():
 
 
 @pytest.fixture
-def files(tmp_path):
-    files = [tmp_path / name for name in ('a.onnx', 'a-0.data')]
-    for file in files:
-        file.write_bytes(bytes(99))
-    check_hashes(files[0])  # there are none
-    return files
+def file(tmp_path):
+    file = tmp_path / 'a.onnx'
+    file.write_bytes(bytes(99))
+    check_hash(file)  # there is none
+    return file
 
 
-def test_hashes_of_sha256sum(files):
-    record = write_hashes(files)
+def test_hash_of_sha256sum(file):
+    record = write_hash(file)
     command = 'sha256sum', '--check', '--strict', 'a.onnx.sha256'
     subprocess.run(command, cwd=record.parent, check=True)
-    check_hashes(files[0])
+    check_hash(file)
 
 
 @pytest.mark.parametrize(
-    ('name', 'content'),
+    ('suffix', 'content'),
     [
-        *product(('a.onnx', 'a-0.data'), (b'', bytes(98) + b'1', None)),
+        *(('.onnx', x) for x in (b'', bytes(98) + b'1')),
         # Of a stranger.
-        *(('a.onnx.sha256', x) for x in (b'', b'\xff\0', b'0  ../../b')),
+        *(('.onnx.sha256', x) for x in (b'', b'\xff\0', b'0  a.onnx')),
     ],
 )
-def test_hashes_of_other_files(name, content, files):
-    record = write_hashes(files)
-    file = record.with_name(name)
-    file.unlink() if content is None else file.write_bytes(content)
-    with pytest.raises(ValueError, match='is missing or was changed'):
-        check_hashes(files[0])
+def test_hash_of_another_file(suffix, content, file):
+    write_hash(file)
+    file.with_suffix(suffix).write_bytes(content)
+    with pytest.raises(ValueError, match='was changed after its export'):
+        check_hash(file)
 
 
 @pytest.mark.parametrize('density', [0, 0.01, 0.5, 0.99, 1])
