@@ -225,12 +225,15 @@ def test_results_as_people_read_them():
     assert bytes(font.getmask('é')) != bytes(font.getmask('ü'))
 
 
-def test_picture_of_masks():
+def test_pictures():
     image = np.full((400, 500, 3), 90, np.uint8)
     masks = np.zeros((2, 400, 500), bool)
     masks[0, 100:150, 100:150] = True
     boxes = np.array([[100.0, 100, 150, 150], [0, 0, 10, 10]])
     found = boxes, [0.9, 0.8], [0, 7], iter(masks)
-    result, picture, _ = detection(image, *found, ['tree'], [(200, 0, 0)])
+    names, palette = ['tree'], [(200, 0, 0)]
+    _, picture, _ = segmentation(image, ~masks[0], names, palette)
+    assert picture[125, 125].tolist() == [156, 36, 36]
+    result, picture, _ = detection(image, *found, names, palette)
     assert picture[125, 125].tolist() == [145, 45, 45]
     assert [x['name'] for x in result['objects']] == ['tree', '7']
