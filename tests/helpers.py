@@ -47,9 +47,6 @@ SMALL_ARCH = dict(
 
 # Length of the trainings that are compared with each other.
 ITERS = 6
-# Photographs with annotations, which are not part of the repository.
-TINYCOCO = ROOT.parent / 'shared' / 'data' / 'tinycoco'
-
 # The configs, relative to configs/.
 CONFIGS = sorted(
     str(path.relative_to(ROOT / 'configs'))
@@ -281,9 +278,10 @@ def golden_image(height=224, width=224):
     return torch.from_numpy(image)
 
 
-def pretrained(checkpoint, **kwargs):
+def pretrained(checkpoint, prefix=None, stem='adapt', **kwargs):
     """A backbone with the weights of a checkpoint."""
     init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+    init_cfg.update(prefix=prefix, stem=stem)
     model = HATNet('tiny', **CLS_GRIDS, init_cfg=init_cfg, **kwargs).eval()
     model.init_weights()
     return model

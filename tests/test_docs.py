@@ -151,8 +151,12 @@ def test_data_of_a_config(name, shown, monkeypatch):
 def test_commands_exist():
     """Their programs, options and configs; no comment became a command."""
     shared_options = ''.join(
-        (ROOT / 'mmhatnet' / path).read_text()
-        for path in ('engine/cli.py', 'deploy/predict_files.py')
+        (ROOT / path).read_text()
+        for path in (
+            'mmhatnet/engine/cli.py',
+            'mmhatnet/deploy/predict_files.py',
+            'tools/pages/common.py',
+        )
     )
     tools = 0
     for command in COMMANDS:

@@ -21,10 +21,9 @@ from PIL import Image
 
 from mmhatnet.datasets import coco_to_semantic
 from mmhatnet.datasets.coco import check_coco
-from mmhatnet.datasets.inspection import read_size
 from mmhatnet.engine.cli import add_cfg_options
 from mmhatnet.models import HATNet
-from mmhatnet.runtime.images import unreadable
+from mmhatnet.runtime.images import read_size, unreadable
 
 fuzz = settings(
     max_examples=int(os.environ.get('MMHATNET_FUZZ', 25)),

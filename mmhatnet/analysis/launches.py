@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
-from torch._ops import HigherOrderOperator
 from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -39,21 +38,13 @@ IDLE = {
     'new_empty',
     'new_empty_strided',
 }
-# Operators that launch several kernels.
-KERNELS = {
-    'native_group_norm': 3,
-    'native_group_norm_backward': 5,
-    'native_layer_norm_backward': 3,
-    '_scaled_dot_product_flash_attention_backward': 3,
-    '_scaled_dot_product_efficient_attention_backward': 3,
-}
-# How often the kernels of norms read their maps.
-PASSES = {
-    'native_group_norm': 2,
-    'native_group_norm_backward': 2,
-    'native_layer_norm_backward': 2,
-    'single_group_norm': 2,
-    'single_group_norm_backward': 2,
+# Operators that read their maps twice.
+NORMS = {
+    'native_group_norm',
+    'native_group_norm_backward',
+    'native_layer_norm_backward',
+    'single_group_norm',
+    'single_group_norm_backward',
 }
 # Operators that do not read their first argument, but write it.
 WRITING = {'copy_', 'fill_', 'zero_', '_foreach_copy_'}
@@ -64,17 +55,13 @@ class Launches:
     """What a step of a model asks of a GPU.
 
     Attributes:
-        kernels (int): Kernels, as far as it is known how torch computes.
-        read (int): Bytes that the operators read.
-        written (int): Bytes that the operators write.
+        moved (int): Bytes that the operators read and write.
         kept (int): Bytes that are kept for the backward pass, without the
             parameters. 0 in inference.
         names (Counter): Operators that launch kernels, by name.
     """
 
-    kernels: int = 0
-    read: int = 0
-    written: int = 0
+    moved: int = 0
     kept: int = 0
     names: Counter[str] = field(default_factory=Counter)
 
@@ -91,7 +78,7 @@ def count_launches(
     train: bool = False,
     amp: str | None = None,
 ) -> Launches:
-    """Count the operators, kernels and bytes of a backbone on a GPU.
+    """Count the operators of a backbone on a GPU, and the bytes they move.
 
     Paths are not dropped. In training, the last map has a gradient.
 
@@ -245,9 +232,7 @@ def _cast(x: Tensor) -> Tensor:
 
 
 class Recorder(TorchDispatchMode):
-    """Counts operators, kernels and bytes."""
-
-    supports_higher_order_operators = True
+    """Counts operators and bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,9 +241,6 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if isinstance(func, HigherOrderOperator):  # one kernel of Triton
-            self.counts.kernels += 1
-            return out
         name = func.overloadpacket.__name__
         if func.is_view or name in IDLE:
             return out
@@ -267,26 +249,10 @@ class Recorder(TorchDispatchMode):
         mutable = func._schema.is_mutable
         written = _bytes(args[:1] if mutable else [out])
         if written:
-            counts = self.counts
-            counts.names[name] += 1
-            counts.written += written
-            counts.read += PASSES.get(name, 1) * _read(name, args, kwargs)
-            counts.kernels += _kernels(func, args, kwargs)
+            passes = 2 if name in NORMS else 1
+            self.counts.names[name] += 1
+            self.counts.moved += written + passes * _read(name, args, kwargs)
         return out
-
-
-def _kernels(func: Any, args: Sequence, kwargs: Mapping) -> int:
-    name = func.overloadpacket.__name__
-    if name == 'convolution_backward':
-        return sum(args[-1])
-    if func.namespace != 'mmhatnet':
-        return KERNELS.get(name, 1)
-    from torch._library.custom_ops import OPDEFS  # since torch 2.4
-
-    inside = Recorder()
-    with inside:
-        OPDEFS[func.name()]._abstract_fn(*args, **kwargs)
-    return inside.counts.kernels
 
 
 def _read(name: str, args: Sequence, kwargs: Mapping) -> int:

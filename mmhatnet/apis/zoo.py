@@ -83,8 +83,8 @@ def find_model(name: str) -> dict:
         similar = get_close_matches(name, model_entries(), 3, 0.3)
         raise ValueError(
             f"no model '{name}' and no config file of this name; similar "
-            f'names: {", ".join(similar) or "none"}. For all names, see '
-            'mmhatnet.list_models()'
+            f'names: {", ".join(similar) or "none"}. mmhatnet.list_models() '
+            'lists all names'
         )
     return model_entries()[name]
 

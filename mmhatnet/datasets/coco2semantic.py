@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .coco import KEYS, WRONG_TYPE, check_lists, quote
+from .coco import WRONG_TYPE, quote
 
 IGNORED = 255
-# Boxes and areas are not needed.
-NEEDED = KEYS | dict(annotations=('id', 'image_id', 'category_id'))
+# No library can read an image with more pixels.
+MAX_PIXELS = 2**30
 
 
 def encode_mask(segmentation: Any, height: int, width: int) -> dict:
@@ -58,6 +58,10 @@ def _label_map(
     from pycocotools import mask as mask_utils
 
     height, width = int(image['height']), int(image['width'])
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(
+            f'{image["file_name"]:.200} has {width}x{height} pixels'
+        )
     objects = []
     for annotation in annotations:
         try:
@@ -107,13 +111,15 @@ def coco_to_semantic(
     try:
         # As bytes, because json detects their encoding.
         data = json.loads(Path(ann_file).read_bytes())
-        check_lists(data, NEEDED)
         categories = sorted(data['categories'], key=lambda item: item['id'])
         classes = ('background', *(item['name'] for item in categories))
         labels = {item['id']: n for n, item in enumerate(categories, 1)}
         of_image: dict[int | str, list] = {
             image['id']: [] for image in data['images']
         }
+        for found, name in (of_image, 'images'), (labels, 'categories'):
+            if len(found) < len(data[name]):
+                raise ValueError(f'two {name} have the same id')
         for annotation in data['annotations']:
             of_image[annotation['image_id']].append(annotation)
         names = defaultdict(list)

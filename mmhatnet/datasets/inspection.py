@@ -6,7 +6,6 @@ than seconds also run before every training.
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,26 +17,19 @@ from mmengine.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 from tqdm.contrib.concurrent import process_map
 
-from ..runtime.images import CHANNELS, unreadable
+from ..runtime.images import read_size, unreadable
 from .coco import check_coco
 
 IGNORED = 255  # label of ignored pixels
-EXIF_ORIENTATION = 0x0112
-# A larger JSON takes more than seconds to read.
-QUICK_BYTES = 100_000_000
-# The number of label maps that can be read in seconds.
-QUICK_MAPS = 20
+# A larger JSON, or more samples, take more than seconds to read.
+QUICK_BYTES, QUICK_SAMPLES = 100_000_000, 20
 
 
 @dataclass
 class Inspection:
-    """What was found in a data set.
+    """The number of images, and a line for each problem and each note.
 
-    Attributes:
-        images (int): Number of images.
-        problems (list[str]): Errors that stop or falsify a training, one line
-            each.
-        notes (list[str]): Findings that may be intended, one line each.
+    Problems stop or falsify a training; notes may be intended.
     """
 
     images: int = 0
@@ -45,25 +37,8 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Sample:
-    """What was found in an image and its label map."""
-
-    problems: list[str] = field(default_factory=list)
-    values: set[int] = field(default_factory=set)  # in the label map
-    turned: str = ''  # the image, if reading rotates it alone
-
-
 def build_dataset(cfg: ConfigDict, scope: str | None) -> BaseDataset:
-    """Build a data set, without a pipeline and without reading its files.
-
-    Args:
-        cfg (ConfigDict): The config of a data set, not of a wrapper.
-        scope (str, optional): The library.
-
-    Returns:
-        BaseDataset: The data set; ``full_init`` reads its list of samples.
-    """
+    """Build a data set of a library, which has no pipeline and no list yet."""
     lazy = dict(pipeline=[], lazy_init=True, serialize_data=False)
     with DATASETS.switch_scope_and_registry(scope) as registry:
         return registry.build(dict(cfg, **lazy))
@@ -83,149 +58,140 @@ def inspect_dataset(
 
     Args:
         dataset (BaseDataset): As from :func:`build_dataset`.
-        quick (bool): Read only what takes seconds, however many files there
-            are: a JSON of up to 100 MB, and some of the label maps. Defaults
-            to False.
+        quick (bool): Read only what takes seconds: 20 images with label maps,
+            or with boxes in a JSON of up to 100 MB. Defaults to False.
         workers (int): Number of processes. Defaults to 1.
-
-    Returns:
-        Inspection: What was found.
     """
     found = Inspection()
     if not is_local(dataset):
         found.notes.append('its files are not local, and are not read')
-        return found
-    has_maps = hasattr(dataset, 'reduce_zero_label')  # those of mmseg
-    try:
-        if _is_coco(dataset):
-            _check_json(dataset, quick)
-        if quick and not has_maps:
-            return found  # the list of images may be long
-        dataset.full_init()
-        samples = [dataset.get_data_info(i) for i in range(len(dataset))]
-    except Exception as error:  # of any data set's own code
-        kind = '' if isinstance(error, ValueError) else type(error).__name__
-        found.problems.append(f'{kind and kind + ": "}{error!s:.500}')
-        return found
-    found.images = len(samples)
-    if not samples:  # mmengine's sampler would wait for a sample forever
+    elif not quick or _is_quick(dataset):
+        try:
+            _read_list(dataset)
+            _read_samples(dataset, quick, workers, found)
+        except Exception as error:  # of any data set's own code
+            place = dataset.ann_file or dataset.data_prefix.get('img_path')
+            kind = f'{type(error).__name__}: '.removeprefix('ValueError: ')
+            found.problems.append(f'{place!s:.300}: {kind}{error!s:.500}')
+    return found
+
+
+def _is_coco(dataset: BaseDataset) -> bool:
+    """Whether mmdet's CocoDataset reads its JSON; that of LVIS differs."""
+    reader = type(dataset).load_data_list.__qualname__
+    return reader == 'CocoDataset.load_data_list'
+
+
+def _is_quick(dataset: BaseDataset) -> bool:
+    """Whether its list of samples can be read in seconds."""
+    if _is_coco(dataset):
+        return os.path.getsize(dataset.ann_file) <= QUICK_BYTES
+    return hasattr(dataset, 'reduce_zero_label')  # one of mmseg
+
+
+def _read_list(dataset: BaseDataset) -> None:
+    """Read the list of samples; ValueError if the classes do not fit."""
+    if _is_coco(dataset):
+        content = json.loads(Path(dataset.ann_file).read_bytes())
+        check_coco(content, dataset.metainfo.get('classes') or ())
+    dataset.full_init()
+    if not len(dataset):  # mmengine's sampler would wait for one forever
         suffix = getattr(dataset, 'img_suffix', '')
-        named = f' *{suffix} (img_suffix of the data set)' if suffix else ''
-        folder = dataset.data_prefix.get('img_path') or dataset.data_prefix
-        found.problems.append(f'no images{named} in {folder}')
-    classes: Sequence[str] = dataset.metainfo.get('classes') or ()
-    mapping = _map_labels(dataset) if has_maps else None
-    read = partial(_read_sample, classes=len(classes), mapping=mapping)
+        wanted = f'*{suffix} (img_suffix of the data set)' if suffix else ''
+        raise ValueError(f'no images {wanted or "with labels"}')
+
+
+def _read_samples(
+    dataset: BaseDataset, quick: bool, workers: int, found: Inspection
+) -> None:
+    """Read samples, and add what is wrong to what was found."""
+    found.images = len(dataset)
+    classes = dataset.metainfo.get('classes') or ()
+    values = range(256 if hasattr(dataset, 'reduce_zero_label') else 0)
+    labels = {value: _label_of(value, dataset) for value in values}
+    read = partial(_read_sample, classes=len(classes), labels=labels)
+    step = max(1, found.images // QUICK_SAMPLES) if quick else 1
+    samples = [dataset.get_data_info(i) for i in range(0, len(dataset), step)]
     if quick:
-        step = max(1, len(samples) // QUICK_MAPS)
-        results = [read(each) for each in samples[::step][:QUICK_MAPS]]
+        results = [read(sample) for sample in samples[:QUICK_SAMPLES]]
     else:
         results = process_map(
             read, samples, max_workers=workers, chunksize=16, leave=False
         )
-    found.problems += [line for each in results for line in each.problems]
-    values = set().union(*(each.values for each in results))
-    if values == {0, IGNORED} and len(classes) > 1:
+    found.problems += [problem for problem, _, _ in results if problem]
+    seen = {value for _, inside, _ in results for value in inside}
+    if seen == {0, IGNORED} and len(classes) > 1:
         found.problems.append(
             f'the label maps in {dataset.data_prefix["seg_map_path"]} have '
             'only the values 0 and 255, of which 255 is ignored: write '
-            f'another value than 255 for {classes[1]:.60}'
+            f'another value than 255 for {list(classes)[1]:.60}'
         )
-    turned = [each.turned for each in results if each.turned]
+    turned = [path for _, _, path in results if path]
     if turned:
         found.notes.append(
             f'{len(turned)} images are rotated when they are read, because of '
             'their EXIF orientation, but their label maps or boxes are not: '
             f'check whether they fit, for example those of {turned[0]:.200}'
         )
-    return found
 
 
-def _is_coco(dataset: BaseDataset) -> bool:
-    """Whether mmdet's CocoDataset reads it; LVIS and panoptic ones differ."""
-    methods = 'load_data_list', 'parse_data_info'
-    return all(
-        getattr(dataset, name).__qualname__.startswith('CocoDataset.')
-        for name in methods
-    )
-
-
-def _check_json(dataset: BaseDataset, quick: bool) -> None:
-    """Check a JSON; ValueError if it does not fit its data set."""
-    path, folder = dataset.ann_file, dataset.data_prefix.get('img') or ''
-    if quick and os.path.getsize(path) > QUICK_BYTES:
-        return
-    # Tests and semi-supervised trainings can do without annotations.
-    labelled = (dataset.filter_cfg or {}).get('filter_empty_gt', False)
-    try:
-        content = json.loads(Path(path).read_bytes())
-        check_coco(content, dataset.metainfo.get('classes', ()), labelled)
-        images = content['images']
-        for image in images[:: max(1, len(images) // 1000)]:
-            name = os.path.join(folder, image['file_name'])
-            if not os.path.exists(name):
-                raise ValueError(f'there is no {name:.300}, one of its images')
-    except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f'{path}: {error!s:.800}') from error
-
-
-def _map_labels(dataset: BaseDataset) -> np.ndarray:
-    """Value in a label map -> label, as in mmseg's LoadAnnotations."""
-    labels: np.ndarray = np.arange(IGNORED + 1)
+def _label_of(value: int, dataset: BaseDataset) -> int:
+    """The label of a value in a label map, as in mmseg's LoadAnnotations."""
     if dataset.reduce_zero_label:
-        labels = np.where(np.isin(labels, (0, IGNORED)), IGNORED, labels - 1)
-    chosen = dataset.label_map or {}
-    labels = np.array([chosen.get(label, label) for label in labels])
-    return np.where(labels == dataset.ignore_index, IGNORED, labels)
+        value = IGNORED if value in (0, IGNORED) else value - 1
+    value = (dataset.label_map or {}).get(value, value)
+    return IGNORED if value == dataset.ignore_index else value
 
 
 def _read_sample(
-    info: dict, classes: int, mapping: np.ndarray | None
-) -> _Sample:
-    """Read the image and the label map of a sample, and check the labels."""
-    found, size, turned = _Sample(), None, False
-    image, label_map = info.get('img_path'), info.get('seg_map_path')
-    labels = set(np.atleast_1d(info.get('gt_label', [])).tolist())
-    path = image
+    info: dict, classes: int, labels: dict[int, int]
+) -> tuple[str, set[int], str]:
+    """Check the files of a sample.
+
+    Get the problem, the values in the label map, and the image if it is
+    rotated when it is read, but not its labels.
+    """
+    path, label_map = info.get('img_path'), info.get('seg_map_path')
+    found = {*np.atleast_1d(info.get('gt_label', [])).tolist()}
+    values, size, turned = set(), None, ''
     try:
-        if isinstance(image, str):
-            size, turned = _check_image(image, info)
-        if label_map and mapping is not None:
+        if isinstance(path, str):
+            _check_readable(path)
+            size, rotated = read_size(path)
+            if rotated and (label_map or info.get('instances')):
+                turned = path
+            stated = info.get('width'), info.get('height')
+            _compare(size, stated, 'the annotations say')
+        if label_map and labels:
             path = label_map
-            found.values = _read_values(label_map, size)
-            labels |= set(mapping[list(found.values)].tolist()) - {IGNORED}
-        wrong = sorted(labels - set(range(classes)))
+            values = _read_values(path, size)
+            found |= {labels[value] for value in values} - {IGNORED}
+        wrong = sorted(found.difference(range(classes)))
         if wrong and classes:
             raise ValueError(
                 f'labels {wrong!s:.60}, but there are {classes} classes'
             )
     except ValueError as error:
-        found.problems.append(f'{path!s:.300}: {error!s:.300}')
-    if turned and (label_map or info.get('instances')):
-        found.turned = str(image)
-    return found
+        return f'{path!s:.300}: {error!s:.300}', values, turned
+    return '', values, turned
 
 
-def _check_image(path: str, info: dict) -> tuple[tuple | None, bool]:
-    """Check an image; get its size, and whether it is rotated."""
-    reason = unreadable(path)
-    if reason:
+def _check_readable(path: str) -> None:
+    if reason := unreadable(path):
         raise ValueError(reason)
-    size, turned = read_size(path)
-    stated = info.get('width'), info.get('height')
-    if size and None not in stated and size != stated:
+
+
+def _compare(size: tuple | None, other: tuple | None, source: str) -> None:
+    """Compare width and height in pixels, if both are known."""
+    if size and other and None not in other and size != other:
         raise ValueError(
-            f'{size[0]}x{size[1]} pixels, but {stated[0]}x{stated[1]} in the '
-            'annotations'
+            f'{size[0]}x{size[1]} pixels, but {source} {other[0]}x{other[1]}'
         )
-    return size, turned
 
 
-def _read_values(path: str, size: tuple[int, int] | None) -> set[int]:
+def _read_values(path: str, size: tuple | None) -> set[int]:
     """Get the values in the label map of an image."""
-    reason = unreadable(path)
-    if reason:
-        raise ValueError(reason)
+    _check_readable(path)
     try:
         image = Image.open(path)
     except UnidentifiedImageError:
@@ -236,36 +202,5 @@ def _read_values(path: str, size: tuple[int, int] | None) -> set[int]:
                 'a label map has one channel of 8 bits, and this image has '
                 f"Pillow's mode {image.mode}"
             )
-        if size and image.size != size:
-            raise ValueError(
-                f'{image.width}x{image.height} pixels, but the image has '
-                f'{size[0]}x{size[1]}'
-            )
-        return set(np.unique(np.asarray(image, np.uint8)).tolist())
-
-
-def read_size(
-    path: str | os.PathLike,
-) -> tuple[tuple[int, int] | None, bool]:
-    """Get the size of an image as the libraries see it.
-
-    They rotate it as its EXIF data say, but not its annotations.
-
-    Args:
-        path (str | PathLike): The file.
-
-    Returns:
-        tuple[tuple[int, int] | None, bool]: Width and height in pixels (None
-        for files that may have any number of channels), and whether it is
-        rotated in a way that its size does not show.
-    """
-    if Path(path).suffix.lower() in CHANNELS:
-        return None, False  # Pillow takes channels for pages
-    with Image.open(path) as image:
-        # PNG's own method would decode the image.
-        exif = Image.Image.getexif(image)
-        orientation = exif.get(EXIF_ORIENTATION, 1)
-        width, height = image.size
-    if orientation in range(5, 9):  # these exchange width and height
-        return (height, width), width == height
-    return (width, height), orientation in range(2, 5)
+        _compare(image.size, size, 'the image has')
+        return {*np.unique(np.asarray(image, np.uint8)).tolist()}

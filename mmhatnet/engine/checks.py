@@ -1,11 +1,10 @@
 """Checks of a config's data sets, and of settings that must agree."""
 
-import filecmp
 import os
 from collections.abc import Iterator, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
@@ -30,92 +29,76 @@ DATA_SOURCES = {
     'python tools/dataset_converters/tree_crowns.py deepforest-*.whl',
     'data/demo': 'run: python tools/dataset_converters/make_demo_data.py',
 }
-# Parts of models whose classes are not those of the data set.
-OPEN_CLASSES = {'language_model', 'tracker'}
-# Heads whose classes are not those of the objects.
-OTHER_HEADS = ('backbone', 'rpn_head', 'semantic_head')
-OTHER_TYPES = ('STDCHead',)
-# Metrics that read the annotations again; others read other files.
-READERS = ('CocoMetric', 'CocoPanopticMetric', 'CrowdHumanMetric')
-
-
-class _Part(NamedTuple):
-    """A data set of a split, which has read no files."""
-
-    split: str
-    cfg: ConfigDict
-    dataset: BaseDataset
+# Heads of the libraries' models whose classes are those of the data set.
+HEADS = 'head', 'decode_head', 'roi_head', 'bbox_head', 'mask_head'
+# A split, the config of one of its data sets, and this, without its files.
+Part = tuple[str, ConfigDict, BaseDataset]
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
     """Run the checks of the data sets that take only seconds, before a run.
 
-    With ``check_data=False`` at the top of the config, it only looks for
-    files.
+    With ``check_data=False`` in the config, it only looks for files.
 
     Args:
         cfg (Config): The config.
-        splits (Sequence[str]): The splits to check: 'train', 'val' or 'test'.
+        splits (Sequence[str]): Of 'train', 'val' and 'test'.
 
     Returns:
         list[str]: Notes for the user.
 
     Raises:
-        FileNotFoundError: If a file or folder is missing. The message tells
-            where it is expected and how to get it.
-        ValueError: If the files do not fit the data set, or two settings
-            contradict each other.
+        FileNotFoundError: If a file or folder is missing; how to get it.
+        ValueError: If files or settings do not fit each other.
     """
-    parts, _ = _build_parts(cfg, splits)
-    for part in parts:
-        _check_places(part)
+    for part in _build_parts(cfg, splits)[0]:
+        _check_places(*part)
     if not cfg.get('check_data', True):
         return []
-    problems = list(_find_disagreements(cfg, parts))
-    for part in _without_copies(parts):
-        problems += inspect_dataset(part.dataset, quick=True).problems
+    found = inspect_data(cfg, splits, quick=True).values()
+    problems = [line for each in found for line in each.problems]
     if problems:
         raise ValueError(
             f'{problems[0]:.1000} (check_data=False in the config disables '
             'this check)'
         )
-    return list(_find_shared_data(parts))
+    return [line for each in found for line in each.notes]
 
 
 def inspect_data(
-    cfg: Config, splits: Sequence[str], workers: int = 1
+    cfg: Config, splits: Sequence[str], workers: int = 1, quick: bool = False
 ) -> dict[str, Inspection]:
-    """Read all files of the data sets.
+    """Check the settings and the files of the data sets.
 
     Args:
         cfg (Config): The config of a model.
         splits (Sequence[str]): Of 'train', 'val' and 'test'.
-        workers (int): Number of processes. Defaults to 1.
+        workers (int): As for :func:`inspect_dataset`, like ``quick``.
+        quick (bool): Defaults to False.
 
     Returns:
         dict[str, Inspection]: What was found, by the names of the data sets.
     """
     parts, errors = _build_parts(cfg, splits)
-    found = {}
-    for number, part in enumerate(_without_copies(parts), 1):
-        name = f'{number}. {part.split}: {part.cfg.type}'
+    found: dict[str, Inspection] = {}
+    for number, (split, settings, dataset) in enumerate(parts):
+        if settings in [earlier for _, earlier, _ in parts[:number]]:
+            continue
+        name = f'{len(found) + 1}. {split}: {settings.type}'
         try:
-            _check_places(part)
-            found[name] = inspect_dataset(part.dataset, workers=workers)
+            _check_places(split, settings, dataset)
+            found[name] = inspect_dataset(dataset, quick, workers)
         except FileNotFoundError as error:
             found[name] = Inspection(problems=[str(error)])
-    settings = Inspection(
-        problems=errors + list(_find_disagreements(cfg, parts)),
-        notes=list(_find_shared_data(parts)),
-    )
-    if settings.problems or settings.notes:
-        found['settings'] = settings
+    # A training itself raises the errors of data sets that it cannot build.
+    problems = [*_find_disagreements(cfg, parts), *([] if quick else errors)]
+    found['settings'] = Inspection(0, problems, [*_find_notes(cfg, parts)])
     return found
 
 
 def _build_parts(
     cfg: Config, splits: Sequence[str]
-) -> tuple[list[_Part], list[str]]:
+) -> tuple[list[Part], list[str]]:
     """Build data sets, and get the errors of those that cannot be built."""
     parts, errors = [], []
     for split in splits:
@@ -123,22 +106,14 @@ def _build_parts(
         for settings in iter_datasets(loader.get('dataset')):
             try:
                 dataset = build_dataset(settings, cfg.get('default_scope'))
-                parts.append(_Part(split, settings, dataset))
+                parts.append((split, settings, dataset))
             except Exception as error:  # of any data set's own code
                 errors.append(f'{split}_dataloader: {error!s:.300}')
     return parts, errors
 
 
 def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
-    """Iterate over the data sets inside wrappers such as ConcatDataset.
-
-    Args:
-        dataset (ConfigDict | list, optional): The config of a data set, or of
-            several.
-
-    Yields:
-        ConfigDict: The config of a data set that reads files itself.
-    """
+    """Iterate over configs of data sets inside wrappers like ConcatDataset."""
     if isinstance(dataset, list):
         for part in dataset:
             yield from iter_datasets(part)
@@ -149,70 +124,59 @@ def iter_datasets(dataset: ConfigDict | list | None) -> Iterator[ConfigDict]:
         yield dataset
 
 
-def _without_copies(parts: Sequence[_Part]) -> list[_Part]:
-    """Leave out data sets that an earlier split reads, too."""
-    kept: list[_Part] = []
-    for part in parts:
-        if part.cfg not in [earlier.cfg for earlier in kept]:
-            kept.append(part)
-    return kept
-
-
-def _check_places(part: _Part) -> None:
+def _check_places(
+    split: str, settings: ConfigDict, dataset: BaseDataset
+) -> None:
     """Check that the files and folders of a data set exist."""
-    dataset = part.dataset
     # mmpretrain downloads some data sets itself, such as CIFAR-10.
     downloads = 'download' in signature(type(dataset)).parameters
-    if not is_local(dataset) or downloads and part.cfg.get('download', True):
+    if not is_local(dataset) or downloads and settings.get('download', True):
         return
     root = dataset.data_root or ''
+    remedy = f' (data_root of {split}_dataloader.dataset)'
+    for folder, source in DATA_SOURCES.items():
+        if Path(root).is_relative_to(folder):
+            remedy = f': {source}'
     for place in root, dataset.ann_file, *dataset.data_prefix.values():
         if place and not os.path.exists(place):
-            remedy = next(
-                (
-                    f': {source}'
-                    for folder, source in DATA_SOURCES.items()
-                    if Path(root).is_relative_to(folder)
-                ),
-                f' (data_root of {part.split}_dataloader.dataset)',
-            )
             raise FileNotFoundError(f'no data at {place}{remedy}')
 
 
-def _find_disagreements(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
-    """Find settings that contradict each other."""
-    if not OPEN_CLASSES & cfg.model.keys():
-        yield from _compare_heads(cfg, parts)
-        yield from _compare_splits(parts)
-    yield from _compare_files(cfg, parts)
-
-
-def _compare_heads(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
-    """Compare the classes of the data sets and the heads of a model."""
-    counts = list(_iter_class_counts(cfg.model, 'model'))
+def _find_disagreements(cfg: Config, parts: Sequence[Part]) -> Iterator[str]:
+    """Compare the classes of the heads of a model and of all data sets."""
+    if {'language_model', 'tracker'} & cfg.model.keys():
+        return  # these models have their own classes
+    heads = dict(_class_counts(cfg.model, 'model'))
+    first: dict[int, tuple[str, str]] = {}
     for split, _, dataset in parts:
         classes = _class_names(dataset)
-        things = dataset.metainfo.get('thing_classes') or classes
-        for name, number in counts if classes else ():
-            if number not in (len(classes), len(things)):
+        counts = {len(dataset.metainfo.get('thing_classes', ())), len(classes)}
+        for head, number in heads.items() if classes else ():
+            if number not in counts:
                 yield (
-                    f'{name} is {number}, and the data set of '
+                    f'{head} is {number}, and the data set of '
                     f'{split}_dataloader has {len(classes)} classes'
                 )
+        for number, name in enumerate(classes):
+            where, expected = first.setdefault(number, (split, name))
+            if name != expected:
+                yield (
+                    f'class {number} is {expected!r:.60} in '
+                    f'{where}_dataloader, and {name!r:.60} in '
+                    f'{split}_dataloader'
+                )
+                break
 
 
-def _iter_class_counts(cfg: object, name: str) -> Iterator[tuple[str, int]]:
+def _class_counts(cfg: Any, name: str) -> Iterator[tuple[str, int]]:
     """Iterate over ``num_classes`` of the heads in a model's config."""
-    if isinstance(cfg, list | tuple):
-        for number, part in enumerate(cfg):
-            yield from _iter_class_counts(part, f'{name}[{number}]')
-    if not isinstance(cfg, dict) or cfg.get('type') in OTHER_TYPES:
-        return
-    for key, value in cfg.items():
-        if key == 'num_classes' and isinstance(value, int):
-            yield f'{name}.{key}', value
-        elif key not in OTHER_HEADS:
-            yield from _iter_class_counts(value, f'{name}.{key}')
+    if isinstance(cfg, list):
+        cfg = dict(enumerate(cfg))
+    for key, part in cfg.items() if isinstance(cfg, dict) else ():
+        if key == 'num_classes' and isinstance(part, int):
+            yield f'{name}.{key}', part
+        elif key in HEADS or isinstance(key, int):
+            yield from _class_counts(part, f'{name}.{key}')
 
 
 def _class_names(dataset: BaseDataset) -> list[str]:
@@ -225,67 +189,27 @@ def _class_names(dataset: BaseDataset) -> list[str]:
     return list(classes)
 
 
-def _compare_splits(parts: Sequence[_Part]) -> Iterator[str]:
-    """Compare what the data sets of all splits must have in common."""
-    first: dict[str, tuple[str, object]] = {}
-    for split, _, dataset in parts:
-        values: dict[str, object] = {
-            f'class {number}': name
-            for number, name in enumerate(_class_names(dataset))
-        }
-        if hasattr(dataset, 'reduce_zero_label'):
-            values['reduce_zero_label'] = dataset.reduce_zero_label
-        for key, value in values.items():
-            where, expected = first.setdefault(key, (split, value))
-            if value != expected:
-                yield (
-                    f'{key} is {expected!r:.60} in {where}_dataloader, and '
-                    f'{value!r:.60} in {split}_dataloader'
-                )
-                break
-
-
-def _compare_files(cfg: Config, parts: Sequence[_Part]) -> Iterator[str]:
-    """Compare the annotations that a data set and its metric read."""
-    splits = [part.split for part in parts]
-    for split, _, dataset in parts:
-        if split == 'train' or splits.count(split) > 1:
-            continue  # a metric may read joined files
-        metrics = cfg.get(f'{split}_evaluator') or []
-        for metric in metrics if isinstance(metrics, list) else [metrics]:
-            found = metric.get('ann_file') or dataset.ann_file
-            reads = str(metric.get('type')).endswith(READERS)
-            if reads and _differ(found, dataset.ann_file):
-                yield (
-                    f'{split}_evaluator reads {found}, and '
-                    f'{split}_dataloader {dataset.ann_file}'
-                )
-
-
-def _differ(first: str, second: str) -> bool:
-    """Whether two names stand for files with different contents."""
-    return (
-        os.path.isfile(first)
-        and os.path.isfile(second)
-        and not os.path.samefile(first, second)
-        and not filecmp.cmp(first, second, shallow=False)
-    )
-
-
-def _find_shared_data(parts: Sequence[_Part]) -> Iterator[str]:
-    """Find data with which a model is trained and evaluated."""
-    trained = set()
+def _find_notes(cfg: Config, parts: Sequence[Part]) -> Iterator[str]:
+    """Find data with which a model is trained and evaluated, or only one."""
+    trained = []
     for split, settings, dataset in parts:
-        prefix = dataset.data_prefix
-        images = prefix.get('img_path') or prefix.get('img') or ''
-        place = dataset.ann_file or images
-        # These settings choose a part of the files.
-        chosen = [str(settings.get(key)) for key in ('split', 'indices')]
-        key = (*map(os.path.realpath, (dataset.ann_file, images)), *chosen)
+        read = [dataset.data_root, dataset.ann_file, dataset.data_prefix]
+        # These choose a part of the files.
+        read += [settings.get('split'), settings.get('indices')]
         if split == 'train':
-            trained.add(key)
-        elif place and key in trained:
+            trained.append(read)
+        elif read in trained and any(read[:2]):
             yield (
-                f'{split}_dataloader reads {place}, with which the model is '
-                'trained: the results say nothing about other images'
+                f'{split}_dataloader reads {read[1] or read[0]}, with which '
+                'the model is trained: the results say nothing about other '
+                'images'
+            )
+        metrics = cfg.get(f'{split}_evaluator') or []
+        metrics = metrics if isinstance(metrics, list) else [metrics]
+        names = [each.ann_file for each in metrics if each.get('ann_file')]
+        paths = map(os.path.realpath, names)
+        if names and os.path.realpath(dataset.ann_file) not in paths:
+            yield (
+                f'{split}_evaluator reads {names[0]}, and {split}_dataloader '
+                f'{dataset.ann_file}'
             )

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import ENOSPC
 from functools import reduce
@@ -100,14 +100,15 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
     """
     given = args.cfg_options or {}
     options = {
-        key: _in_containers_of(_find_setting(cfg, key, given), value)
+        key: _in_containers_of(_find_setting(cfg, key), value)
         for key, value in given.items()
     }
     try:
         cfg.merge_from_dict(options)
-    except (AttributeError, TypeError):
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
-            f'--cfg-options contradict each other: {", ".join(options)[:200]}'
+            f'--cfg-options {", ".join(options):.200} do not fit the config: '
+            f'{error!s:.200}'
         ) from None
     check_keys(cfg, options)
 
@@ -135,30 +136,14 @@ def inherit_options(
             reduce(getitem, parts, config)[name] = value
 
 
-def _find_setting(cfg: Config, key: str, options: Iterable[str]) -> object:
+def _find_setting(cfg: Config, key: str) -> Any:
     """The value that an option replaces; None if it is a new one."""
-    names, part = key.split('.'), cfg
-    for number, name in enumerate(names):
-        where = '.'.join(names[:number])
-        if f'{where}._delete_' in options:
-            return None
-        if isinstance(part, Config | dict):
-            if name not in part:
-                return None
-            part = part[name]
-        elif not isinstance(part, list):
-            raise ValueError(
-                f'--cfg-options {key}: {where} is {str(part)[:60]}, which has '
-                'no settings: set it as a whole'
-            )
-        elif name.isdigit() and int(name) < len(part):
-            part = part[int(name)]
-        else:
-            raise ValueError(
-                f'--cfg-options {key}: {where} is a list of {len(part)}, '
-                f"numbered from 0, and has no '{name}'"
-            )
-    return part
+    found: Any = cfg
+    for name in key.split('.'):
+        if isinstance(found, list):
+            found = {str(i): part for i, part in enumerate(found)}
+        found = found.get(name) if isinstance(found, Config | dict) else None
+    return found
 
 
 def _in_containers_of(old: object, new: object) -> object:

@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist, is_distributed
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
@@ -35,7 +36,6 @@ NEEDED = dict(
     train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
     test=('test_dataloader', 'test_cfg', 'test_evaluator'),
 )
-PRETRAINED = 'Pretrained', "PretrainedInit'>"  # also as a class
 SYNC_BN = 'SyncBN', 'MMSyncBN', 'torch.nn.modules.batchnorm.SyncBatchNorm'
 # Launcher -> the variables with the number of a process: among all, and on its
 # machine, from which mmengine takes the GPU.
@@ -108,6 +108,26 @@ def build_runner(cfg: Config, splits: tuple[str, ...]) -> Runner:
     return runner
 
 
+def train_steps(cfg: Config, steps: int, hook: Hook) -> None:
+    """Train for some steps to measure them, and save nothing.
+
+    Args:
+        cfg (Config): The config, whose ``work_dir`` gets a log; changed in
+            place.
+        steps (int): Number of steps.
+        hook (Hook): What measures.
+    """
+    for key in cfg:
+        if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
+            cfg[key] = None
+    cfg.default_hooks.checkpoint = None
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps)
+    cfg.update(launcher='none', resume=False)
+    runner = build_runner(cfg, ('train',))
+    runner.register_hook(hook)
+    runner.train()
+
+
 def _guard_checkpoints(cfg: Config) -> None:
     """Use our hook instead of mmengine's CheckpointHook."""
     hooks = cfg.setdefault('default_hooks', ConfigDict())
@@ -137,7 +157,7 @@ def _move_pretrained(cfg: Config) -> None:
     if (
         isinstance(init_cfg, dict)
         and 'checkpoint' in init_cfg
-        and str(init_cfg.get('type')).rpartition('.')[2] in PRETRAINED
+        and str(init_cfg.get('type')).endswith('Pretrained')
         and not init_cfg.get('prefix')
         and not cfg.get('load_from')
         and not cfg.get('resume')
@@ -192,7 +212,10 @@ def adapt_to_cpu(cfg: Config) -> list[str]:
         )
         cfg.setdefault('model_wrapper_cfg', wrapper)
         # In a single process mmengine does this itself.
-        if _replace_sync_bn(cfg.model):
+        parts = [x for x in iter_dicts(cfg.model) if x.get('type') in SYNC_BN]
+        for part in parts:
+            part['type'] = 'BN'
+        if parts:
             notes.append('no GPU: SyncBN became BN, statistics per process')
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('type') == 'AmpOptimWrapper':
@@ -242,14 +265,6 @@ def stop_distributed() -> None:
     if is_distributed():
         torch.distributed.destroy_process_group()
         gc.collect()
-
-
-def _replace_sync_bn(cfg: object) -> bool:
-    """Turn each SyncBN in the config of a model into BN, if there is any."""
-    found = [part for part in iter_dicts(cfg) if part.get('type') in SYNC_BN]
-    for part in found:
-        part['type'] = 'BN'
-    return bool(found)
 
 
 def lacks_bfloat16(cfg: Config) -> bool:

@@ -13,6 +13,7 @@ CHANNELS = {'.npy', '.tif', '.tiff'}
 # The environment variable with the largest number of pixels of an image, and
 # its default. Small files can have many pixels, which need gigabytes.
 LIMIT, PIXELS = 'MMHATNET_MAX_PIXELS', 89_000_000
+EXIF_ORIENTATION = 0x0112
 # What OpenCV reads as well. Pillow runs another program for some formats.
 FORMATS = (
     *('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO'),
@@ -108,6 +109,26 @@ def open_image(
             f'{size} pixels: images of up to {most:,} are read{remedy}'
         )
     return image
+
+
+def read_size(
+    path: str | os.PathLike,
+) -> tuple[tuple[int, int] | None, bool]:
+    """Get width and height of an image in pixels as the libraries see it.
+
+    They rotate it as its EXIF data say, but not its annotations; the second
+    value is whether they do so in a way that the size does not show. The size
+    is None for files that may have any number of channels.
+    """
+    if Path(path).suffix.lower() in CHANNELS:
+        return None, False  # Pillow takes channels for pages
+    with Image.open(path) as image:
+        # PNG's own method would decode the image.
+        orientation = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)
+        width, height = image.size
+    if orientation in range(5, 9):  # these exchange width and height
+        return (height, width), width == height
+    return (width, height), orientation in range(2, 5)
 
 
 def max_pixels() -> int:

@@ -72,13 +72,10 @@ def check_state_dict(
     )
 
 
-def _kind(dtype: torch.dtype) -> str:
-    """The kind of values; what torch cannot compute with is its own kind."""
-    if dtype.is_floating_point and not str(dtype).startswith('torch.float4'):
-        return 'real'
-    if dtype.is_complex or dtype.is_floating_point or dtype == torch.bool:
-        return str(dtype)
-    return 'integer'
+def _kind(dtype: torch.dtype) -> tuple[bool, ...]:
+    """The kind of values; torch cannot compute with float4, another one."""
+    real, other = dtype.is_floating_point, dtype.is_complex
+    return real, other, dtype == torch.bool, 'float4' in str(dtype)
 
 
 def check_finite(state_dict: Mapping[str, Tensor], source: str) -> None:

@@ -89,20 +89,27 @@ def test_intermediates(indices, stages, model, image):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2), (-2,)])
-def test_features(out_indices, image):
+@pytest.mark.parametrize(
+    ('out_indices', 'options'),
+    [
+        ((0, 1, 2, 3), dict(feature_cls='hook')),  # by names of modules
+        ((0, 1, 2, 3), {}),
+        ((1, 2), {}),
+        ((-2,), {}),
+    ],
+)
+def test_features(out_indices, options, image):
     model = timm.create_model(
-        TINY, features_only=True, out_indices=out_indices
+        TINY, features_only=True, out_indices=out_indices, **options
     ).eval()
     backbone = HATNet('tiny', out_indices=out_indices).eval()
-    backbone.load_state_dict(model.model.backbone.state_dict())
+    inner = model.body if options else model.model
+    backbone.load_state_dict(inner.backbone.state_dict())
     found, expected = model(image), backbone(image)
     torch.testing.assert_close(tuple(found), expected)
     assert model.feature_info.channels() == [x.shape[1] for x in expected]
-    for reduction, x in zip(
-        model.feature_info.reduction(), found, strict=True
-    ):
-        assert x.shape[2] == -(-image.shape[2] // reduction)
+    heights = [-(-65 // stride) for stride in model.feature_info.reduction()]
+    assert heights == [x.shape[2] for x in expected]
 
 
 @torch.no_grad()
@@ -152,47 +159,17 @@ def test_layer_decay(model):
         for group in param_groups_layer_decay(model, layer_decay=0.5)
         for parameter in group['params']
     }
-    order = [
-        scales[f'{prefix}.weight']
-        for prefix in (
-            'backbone.stem.0',
-            'backbone.stages.0.1.mlp.fc1',
-            'backbone.downsamples.0.0',
-            'backbone.stages.1.0.mlp.fc1',
-            'backbone.stages.3.2.mlp.fc1',
-        )
-    ]
+    names = 'stem.0', 'stages.0.1.mlp.fc1', 'downsamples.0.0'
+    names += 'stages.1.0.mlp.fc1', 'stages.3.2.mlp.fc1'
+    order = [scales[f'backbone.{name}.weight'] for name in names]
     assert order == sorted(set(order))
     assert scales['head.fc.weight'] == 1
 
 
-@pytest.mark.parametrize('kind', ['Unet', 'FPN'])
-def test_segmentation_models(kind):
-    smp = pytest.importorskip('segmentation_models_pytorch')
-    model = getattr(smp, kind)(
-        f'tu-{TINY}', encoder_weights=None, classes=4
-    ).eval()
-    with torch.no_grad():
-        assert model(torch.randn(1, 3, 64, 96)).shape == (1, 4, 64, 96)
-
-
-@torch.no_grad()
-def test_features_by_hooks(image):
-    """timm's features by the names in feature_info."""
-    model = timm.create_model(TINY, features_only=True, feature_cls='hook')
-    backbone = HATNet('tiny').eval()
-    weights = model.eval().body.backbone.state_dict()
-    backbone.load_state_dict(weights)
-    torch.testing.assert_close(tuple(model(image)), backbone(image))
-
-
-def test_output_stride():
-    assert timm.create_model(TINY, output_stride=32)
+def test_options():
+    """A class is a caller's own layer, which no file can hold."""
+    options = dict(act_cfg=dict(type=torch.nn.Mish), output_stride=32)
+    model = timm.create_model(TINY, **options)
+    assert isinstance(model.backbone.stem[2], torch.nn.Mish)
     with pytest.raises(ValueError, match='no output_stride=16: use 32'):
         timm.create_model(TINY, output_stride=16)
-
-
-def test_own_layers():
-    """A class is a caller's own, which no file can hold."""
-    model = timm.create_model(TINY, act_cfg=dict(type=torch.nn.Mish))
-    assert isinstance(model.backbone.stem[2], torch.nn.Mish)

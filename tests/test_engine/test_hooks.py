@@ -1,20 +1,26 @@
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers import ITERS, TOOLS, call_tool, recorded, run_tool
+from mmengine.config import Config
 from mmengine.fileio import LocalBackend
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
+from torch import nn
 
 from mmhatnet.engine.hooks import (
     AtomicCheckpointHook,
     FiniteLossHook,
+    MatchingKeysHook,
     PatientStoppingHook,
     _image_files,
 )
 from mmhatnet.engine.resuming import find_checkpoints, is_intact
+from mmhatnet.utils.config import read_config
 
 
 @pytest.mark.slow
@@ -130,3 +136,69 @@ class TestLossThatIsNotFinite:
         assert 'the loss is nan in iteration' in line
         assert 'data/demo' in line
         call_tool(*args, 'check_loss=False', cwd=demo_folder, RECORD='nan2')
+
+
+class TestForeignCheckpoint:
+    """A file that shares no key with the model is an error."""
+
+    def last_line(self, config, checkpoint, folder):
+        output = call_tool(
+            TOOLS / 'test.py', config, checkpoint, cwd=folder, code=1
+        )
+        return output.splitlines()[-1]
+
+    def test_official_in_a_segmentor(
+        self, demo_folder, small_config, official_file
+    ):
+        file = official_file()
+        line = self.last_line(small_config, file, demo_folder)
+        assert f'error: {file} does not fit' in line
+        assert 'init_cfg' in line
+
+    @pytest.fixture
+    def weights(self, small_config):
+        cfg = read_config(small_config)
+        init_default_scope('mmseg')
+        return MODELS.build(cfg.model).state_dict()
+
+    @pytest.mark.parametrize(
+        ('change', 'message'),
+        [
+            (lambda w: w.pop('decode_head.conv_seg.bias'), 'missing: decode'),
+            (
+                lambda w: w['decode_head.conv_seg.bias'].fill_(torch.nan),
+                'conv_seg.bias has values that are not finite',
+            ),
+            (
+                lambda w: (w.clear(), w.update(conv1=torch.ones(1))),
+                'does not fit the model: it has conv1.*backbone.stem',
+            ),
+        ],
+    )
+    def test_tests_are_strict(
+        self, change, message, weights, demo_folder, small_config
+    ):
+        """One key that differs would give wrong metrics."""
+        change(weights)
+        torch.save(dict(state_dict=weights), demo_folder / 'changed.pth')
+        line = self.last_line(small_config, 'changed.pth', demo_folder)
+        assert re.search(message, line)
+
+    def test_trainings_may_change_the_head(self, weights):
+        """But not the backbone."""
+        runner = SimpleNamespace(
+            model=nn.Module(), cfg=Config(dict(load_from='file'))
+        )
+        runner.model.state_dict = lambda: weights
+        checkpoint = dict(state_dict=dict(weights))
+        head = checkpoint['state_dict']
+        head['decode_head.conv_seg.bias'] = torch.ones(9)
+        hook = MatchingKeysHook(strict=False)
+        hook.after_load_checkpoint(runner, checkpoint)
+        with pytest.raises(ValueError, match='wrong shape'):
+            MatchingKeysHook(strict=True).after_load_checkpoint(
+                runner, checkpoint
+            )
+        del head['backbone.stages.0.1.attn.qkv.weight']
+        with pytest.raises(ValueError, match=r'missing: backbone\.stages'):
+            hook.after_load_checkpoint(runner, checkpoint)

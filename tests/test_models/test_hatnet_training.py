@@ -22,10 +22,8 @@ class TestTraining:
         'kwargs',
         [
             {},
-            dict(attn_types=('window',) * 3),
             dict(attn_types=('window',) * 3, grid_sizes=(1, 1, 1)),
-            dict(dw_conv=False),
-            dict(out_indices=(0, 1)),
+            dict(dw_conv=False, out_indices=(0, 1)),
             dict(out_indices=(1, 2), out_norm_cfg=BN),
         ],
     )
@@ -37,43 +35,21 @@ class TestTraining:
             assert gradient.isfinite().all(), name
             assert gradient.abs().sum() > 0, name
 
-    def test_ddp_without_find_unused_parameters(self, tmp_path):
-        torch.distributed.init_process_group(
-            'gloo',
-            init_method=f'file://{tmp_path}/store',
-            rank=0,
-            world_size=1,
-        )
-        try:
-            model = nn.parallel.DistributedDataParallel(
-                HATNet(SMALL_ARCH, out_indices=(0, 2), out_norm_cfg=BN)
-            )
-            for _ in range(2):  # a second step fails on unused parameters
-                gradients(model, random_images())
-        finally:
-            torch.distributed.destroy_process_group()
-
     @pytest.mark.parametrize('drop_rate', [0, 0.1])
     def test_checkpointed_gradients(self, drop_rate):
+        """They are the same although the blocks are computed twice."""
         kwargs = dict(drop_rate=drop_rate, drop_path_rate=0.3)
         plain = HATNet(SMALL_ARCH, **kwargs)
         with_cp = HATNet(SMALL_ARCH, **kwargs, with_cp=True)
         with_cp.load_state_dict(plain.state_dict())
-        x = random_images()
-        torch.manual_seed(1)
-        expected = gradients(plain, x)
-        torch.manual_seed(1)
-        for name, gradient in gradients(with_cp, x).items():
-            torch.testing.assert_close(gradient, expected[name])
-
-    def test_checkpointing_recomputes_the_blocks(self):
-        model = HATNet(SMALL_ARCH, with_cp=True)
-        calls = []
-        model.stages[1][0].mlp.fc1.register_forward_hook(
-            lambda *args: calls.append(1)
-        )
-        gradients(model, random_images())
-        assert len(calls) == 2
+        x, found, calls = random_images(), [], []
+        for model in plain, with_cp:
+            fc1 = model.stages[1][0].mlp.fc1
+            fc1.register_forward_hook(lambda *_: calls.append(1))
+            torch.manual_seed(1)
+            found.append(gradients(model, x))
+        torch.testing.assert_close(*found)
+        assert len(calls) == 3
 
     def test_drop_path_grows_linearly(self):
         model = HATNet(SMALL_ARCH, drop_path_rate=0.5)
@@ -84,12 +60,24 @@ class TestTraining:
         ]
         assert rates == pytest.approx([0.5 * i / 5 for i in range(6)])
 
-    def test_dropout_acts_in_training_only(self):
-        model = HATNet(SMALL_ARCH, drop_rate=0.5)
-        x = random_images()
-        assert not torch.equal(model(x)[3], model(x)[3])
+    def test_dropout(self, monkeypatch):
+        """Both of an MLP act if it trains, as in Monte Carlo dropout."""
+        model, forward = (
+            HATNet(SMALL_ARCH, drop_rate=0.5),
+            nn.Dropout2d.forward,
+        )
+        x, calls = random_images(), []
+
+        def record(drop, x):  # a hook would keep the layers from being fused
+            calls.append(drop.training)
+            return forward(drop, x)
+
+        monkeypatch.setattr(nn.Dropout2d, 'forward', record)
         model.eval()
-        assert torch.equal(model(x)[3], model(x)[3])
+        assert torch.equal(model(x)[0], model(x)[0])
+        model.stages[0][0].mlp.drop.train()
+        assert not torch.equal(model(x)[0], model(x)[0])
+        assert sum(calls) == 4
 
     @pytest.mark.parametrize('frozen_stages', range(-1, 5))
     def test_frozen_stages(self, frozen_stages):
@@ -165,16 +153,3 @@ def test_gradients_behind_frozen_stages(frozen_stages, layout, fast):
             torch.testing.assert_close(
                 found[name], expected[name], rtol=1e-3, atol=1e-5
             )
-
-
-def test_dropout_in_evaluation():
-    """As in Monte Carlo dropout: only the dropout is in training mode."""
-    model = HATNet(SMALL_ARCH, drop_rate=0.5).eval()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout2d):
-            module.train()
-    x, calls = random_images(), []
-    mlp = model.stages[0][0].mlp
-    mlp.drop.register_forward_hook(lambda *_: calls.append(1))
-    model(x)
-    assert len(calls) == 2

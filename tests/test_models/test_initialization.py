@@ -1,56 +1,23 @@
-"""The initial weights, and the signal that they let through."""
-
-from itertools import chain, repeat
+"""The initial weights."""
 
 import pytest
-import torch
 from helpers import SMALL_ARCH
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmhatnet import get_model
 from mmhatnet.models import HATNet
-from mmhatnet.models.archs import ARCHS
 from mmhatnet.models.hatnet import MLP
 from mmhatnet.models.initialization import BOUND, MLP_LAYERS, STD, FanOutInit
 
 FAN_OUT = dict(type='mmhatnet.FanOutInit')
 
 
-@torch.no_grad()
-def signals(model):
-    """Standard deviations behind the layers of all MLPs, of normal maps."""
-    found = []
-    for mlp in model.modules():
-        if isinstance(mlp, MLP):
-            x = torch.randn(1, mlp.fc1.in_channels, 16, 16)
-            found.append([])
-            for name in MLP_LAYERS:
-                x = getattr(mlp, name)(x)
-                found[-1].append(x.std())
-                x = mlp.act(x)
-    return torch.tensor(found)
-
-
 def is_drawn_by_fan_out(model):
-    return signals(model)[:, 2].min() > 0.5
-
-
-@pytest.mark.parametrize('arch', [name for name in ARCHS if len(name) > 1])
-def test_signal_in_mlps(arch):
-    """With the authors' weights, the activations are linear at the start."""
-    torch.manual_seed(0)
-    found = signals(HATNet(arch, init_cfg=FAN_OUT))
-    settings = zip(
-        ARCHS[arch]['expansions'], ARCHS[arch]['depths'], strict=True
-    )
-    expansions = chain(*(repeat(e, depth) for e, depth in settings))
-    # C inputs of variance 1, with weights of variance 2 / (E * C)
-    expected = torch.tensor([(2 / e) ** 0.5 for e in expansions])
-    torch.testing.assert_close(found[:, 0], expected, rtol=0.05, atol=0)
-    assert 0.33 < found[:, 1].min() < found[:, 1].max() < 0.57
-    assert 0.7 < found[:, 2].min() < found[:, 2].max() < 0.93
-    assert signals(HATNet(arch))[:, 1:].max() < 0.02
+    """Whether the weights of the MLPs are larger than the authors'."""
+    mlps = [m for m in model.modules() if isinstance(m, MLP)]
+    layers = [x for m in mlps for x in (m.fc1, m.dw_conv, m.fc2)]
+    return all(layer.weight.std() > 1.5 * STD for layer in layers)
 
 
 @pytest.mark.parametrize('init_cfg', [None, FAN_OUT])
@@ -99,18 +66,3 @@ def test_of_a_model():
     assert is_drawn_by_fan_out(
         get_model('hatnet-tiny_8xb128_in1k', backbone=dict(init_cfg=FAN_OUT))
     )
-
-
-@pytest.mark.parametrize('stem_stride', [2, 4])
-@pytest.mark.parametrize('size', [(32, 32), (37, 50)])
-def test_stem_stride(stem_stride, size):
-    model = HATNet(SMALL_ARCH, stem_stride=stem_stride).eval()
-    with torch.no_grad():
-        found = model(torch.rand(1, 3, *size))
-    for i, out in enumerate(found):
-        stride = stem_stride * 2**i
-        assert out.shape[2:] == tuple(-(-side // stride) for side in size)
-    with pytest.raises(ValueError, match=f'at least {8 * stem_stride}x'):
-        model(torch.rand(1, 3, 8 * stem_stride - 1, 64))
-    state_dict = HATNet(SMALL_ARCH).state_dict()
-    model.load_state_dict(state_dict)

@@ -53,7 +53,7 @@ def test_absent_operator_says_what_it_needs():
     assert not hasattr(ext, '__path__')
 
 
-HIDE = """
+WITHOUT = f"""
 import sys
 from importlib.machinery import PathFinder
 class Hidden(PathFinder):
@@ -61,32 +61,31 @@ class Hidden(PathFinder):
         if name != 'mmcv._ext':
             return PathFinder.find_spec(name, *args)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Hidden
-"""
 
-
-def test_operators_of_an_mmcv_without_any():
-    """They are found without being asked for, and can be refused."""
-    code = f"""{HIDE}
 import mmhatnet
 from mmhatnet.operators import describe_operators
 assert not {{'mmcv.ops', 'mmcv._ext', 'torchvision'}} & {{*sys.modules}}
 print(describe_operators())
-model = mmhatnet.get_model({DEMOS['Object Detection']!r})
-print('loaded' if 'mmcv._ext' in sys.modules else '')
-"""
-    lines = run_tool('-c', code).splitlines()
-    assert lines[0] == 'torchvision'
-    assert lines[-1] == 'loaded'
-    begin, end = code.split('model = ')
-    code = f"""{begin}
 try:
-    {end.splitlines()[0]}
+    mmhatnet.get_model({DEMOS['Object Detection']!r})
+    print('loaded' if 'mmcv._ext' in sys.modules else '')
 except ImportError as error:
     print(error)
 """
-    out = run_tool('-c', code, MMHATNET_OPERATORS='mmcv')
-    assert 'none' in out
-    assert 'run tools/setup_env.sh' in out
+
+
+@pytest.mark.parametrize(
+    ('choice', 'operators', 'result'),
+    [
+        ('', 'torchvision', 'loaded'),
+        ('mmcv', 'none', 'run tools/setup_env.sh'),
+    ],
+)
+def test_an_mmcv_without_operators(choice, operators, result):
+    """Ours are found without being asked for, and can be refused."""
+    lines = run_tool('-c', WITHOUT, MMHATNET_OPERATORS=choice).splitlines()
+    assert operators in lines
+    assert result in lines[-1]
 
 
 def test_program_that_imports_mmdet_first(tmp_path):
@@ -97,10 +96,6 @@ from mmcv.ops import get_compiler_version
 if __name__ == '__main__':
     print(sys.argv[1:], get_compiler_version())
 """)
-    out = run_tool(
-        '-m',
-        'mmhatnet.operators',
-        *(program, '--a'),
-        MMHATNET_OPERATORS='torchvision',
-    )
+    command = '-m', 'mmhatnet.operators', program, '--a'
+    out = run_tool(*command, MMHATNET_OPERATORS='torchvision')
     assert "['--a'] none (operators of torchvision" in out

@@ -75,6 +75,18 @@ def test_no_row_is_missing(source, committed):
             assert ('absent' in row.get('note', '')) == absent
 
 
+def test_hatnet_is_that_of_the_paper(pages, committed):
+    """Else the command fails, and tells what differs."""
+    assert not pages.find_misses(committed)
+    rows = [row for row in committed if row['model'] == 'HAT-Net-Small']
+    rows[0] |= dict(params=1.01 * rows[0]['params'])
+    rows[1] |= dict(params=1.01 * rows[1]['params'])
+    expected = [
+        f'HAT-Net-Small of Table {n} differs from the paper' for n in (2, 3)
+    ]
+    assert pages.find_misses(rows) == expected
+
+
 @pytest.mark.skipif(
     not PAPER.is_file(), reason="needs the paper's text in ../shared"
 )

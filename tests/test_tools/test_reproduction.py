@@ -242,13 +242,13 @@ def test_arguments(arguments, code, message, tmp_path):
     'command',
     [
         ('-m', 'mmhatnet', 'reproduce', 'zzz'),
-        (TOOLS / 'pages' / 'reproductions.py', __file__),
+        (TOOLS / 'pages' / 'model_zoo.py', '--add', __file__),
     ],
 )
 def test_finds_its_package(command, tmp_path):
     """As a tool of the installed package, and for a page."""
     output = run_tool(*command, cwd=tmp_path, code=1, PYTHONPATH=str(ROOT))
-    assert re.fullmatch(r'reproduc\w+\.py: error: .*\n', output)
+    assert re.fullmatch(r'(reproduce|model_zoo)\.py: error: .*\n', output)
 
 
 def test_record_of_a_training(tmp_path):

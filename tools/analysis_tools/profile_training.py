@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -20,7 +19,7 @@ from mmhatnet.engine.cli import (
     positive,
 )
 from mmhatnet.engine.provenance import describe_machine
-from mmhatnet.engine.runner import build_runner
+from mmhatnet.engine.runner import train_steps
 from mmhatnet.utils.atomic import replacing
 
 PAGE = """# Where the time of training goes
@@ -100,20 +99,6 @@ class StepHook(Hook):
             self.seconds[part].append(seconds)
 
 
-def profile_training(cfg: Config, steps: int, skip: int) -> StepHook:
-    """Train for some steps without validation; the config is changed."""
-    for key in cfg:
-        if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
-            cfg[key] = None
-    cfg.default_hooks.checkpoint = None
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=skip + steps)
-    cfg.launcher, hook = 'none', StepHook(skip)
-    runner = build_runner(cfg, ('train',))
-    runner.register_hook(hook)
-    runner.train()
-    return hook
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Train for some steps, and show the shares of the time '
@@ -134,7 +119,8 @@ def main() -> None:
             cfg = load_model_config(name)
             apply_options(cfg, args)
             cfg.work_dir = folder
-            found = profile_training(cfg, args.steps, args.skip)
+            found = StepHook(args.skip)
+            train_steps(cfg, args.skip + args.steps, found)
             total = sum(map(sum, found.seconds.values()))
             row = {
                 'config': f'`{Path(name).stem}`',

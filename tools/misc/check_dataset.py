@@ -4,13 +4,8 @@ import os
 import sys
 
 from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.engine import cli
 from mmhatnet.engine.checks import inspect_data
-from mmhatnet.engine.cli import (
-    add_cfg_options,
-    apply_options,
-    one_line_errors,
-    positive,
-)
 
 SPLITS = ('train', 'val', 'test')
 
@@ -24,27 +19,18 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add('config', help='name of a model, or config file')
-    add(
-        '--splits',
-        nargs='+',
-        choices=SPLITS,
-        default=SPLITS,
-        help='data sets to read (default: all)',
-    )
-    add(
-        '--workers',
-        type=positive,
-        default=os.cpu_count(),
-        help='number of processes (default: one for each core)',
-    )
-    add_cfg_options(parser)
+    what = 'data sets to read (default: all)'
+    add('--splits', nargs='+', choices=SPLITS, default=SPLITS, help=what)
+    what = 'number of processes (default: one for each core)'
+    add('--workers', type=cli.positive, default=os.cpu_count(), help=what)
+    cli.add_cfg_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     cfg = load_model_config(args.config)
-    apply_options(cfg, args)
+    cli.apply_options(cfg, args)
     problems = 0
     for name, found in inspect_data(cfg, args.splits, args.workers).items():
         print(f'{name}: {found.images} images' if found.images else name)
@@ -59,5 +45,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with one_line_errors():
+    with cli.one_line_errors():
         main()

@@ -1,15 +1,18 @@
-"""Helpers of the makers of pages: files, regions, plots and arguments."""
+"""What the makers of pages share: files, tables, plots and arguments."""
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
+from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
 from mmhatnet.utils.atomic import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,12 +20,50 @@ DOCS = ROOT / 'docs'
 sys.path.append(str(ROOT / 'tools'))  # has the package reproduction
 
 
+def wants_measuring(description: str) -> bool:
+    """Parse the arguments of a maker: ``--measure`` alone."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        '--measure',
+        action='store_true',
+        help='first measure what the stored data lack; if it is interrupted, '
+        'run it again to continue',
+    )
+    return parser.parse_args().measure
+
+
+def complete_table(
+    path: Path,
+    key: str,
+    todo: Iterable,
+    measure: Callable[[Any], Iterable[Mapping]],
+) -> list[dict]:
+    """Measure what a table lacks, and write the rows as soon as they exist.
+
+    Args:
+        path (Path): The table, a .csv file.
+        key (str): The column that tells what a row belongs to.
+        todo (Iterable): What to measure; ``str`` gives the cell of the column.
+        measure (Callable): Gets one of these, and makes its rows.
+
+    Returns:
+        list[dict]: All rows of the table.
+    """
+    rows = read_csv(path)
+    done = {str(row[key]) for row in rows}
+    missing = [each for each in todo if str(each) not in done]
+    for each in tqdm(missing, desc=path.stem, disable=not missing):
+        rows += measure(each)
+        write_csv(path, rows)
+    return rows
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text('utf-8'))
 
 
 def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=1) + '\n')
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
 
 
 def write_text(path: Path, text: str) -> None:
@@ -51,20 +92,39 @@ def fill_regions(text: str, name: str, make: Callable[..., str]) -> str:
     )
 
 
-def fill_page(
-    page: Path, regions: dict[str, Callable[[], str]], out: Path | None = None
-) -> None:
-    """Fill regions of a page, and write it to its place or to ``out``.
+def fill_page(page: Path, regions: Mapping[str, str]) -> None:
+    """Fill regions of a page.
 
     Raises:
         ValueError: If the page lacks a region.
     """
     text = page.read_text('utf-8')
-    for name, make in regions.items():
+    for name, content in regions.items():
         if f'<!-- {name} -->' not in text:
             raise ValueError(f'{page} has no region <!-- {name} -->')
-        text = fill_regions(text, name, make)
-    write_text(out or page, text)
+        text = fill_regions(text, name, lambda content=content: content)
+    write_text(page, text)
+
+
+def pivot(
+    rows: Iterable[Mapping], index: str, column: str, show: Callable
+) -> str:
+    """Make a table with a row for each value of a column of ``rows``.
+
+    Args:
+        rows (Iterable[Mapping]): The rows.
+        index (str): Their column that becomes the first one.
+        column (str): Their column whose values become titles.
+        show (Callable): Gets a row, and makes its cell.
+
+    Returns:
+        str: The table in Markdown.
+    """
+    table: dict[str, dict[str, str]] = {}
+    for row in rows:
+        cells = table.setdefault(row[index], {index: str(row[index])})
+        cells[str(row[column])] = show(row)
+    return markdown_table(list(table.values()))
 
 
 def span(values: Collection[float], form: str = '.4g') -> str:
@@ -75,7 +135,7 @@ def span(values: Collection[float], form: str = '.4g') -> str:
 
 def make_figure(
     *shape: int, size: tuple[float, float], dpi: int = 100, **kwargs
-) -> tuple:
+) -> tuple[Figure, Sequence[Axes]]:
     """Make a figure, and its panels with grids in a row-major list."""
     figure = Figure(figsize=size, layout='constrained', dpi=dpi)
     panels = figure.subplots(*shape, squeeze=False, **kwargs).ravel()
@@ -84,15 +144,28 @@ def make_figure(
     return figure, panels
 
 
+def plot_lines(
+    panel: Axes, lines: Iterable[tuple[str, Iterable, Iterable]]
+) -> None:
+    """Plot lines of (label, x, y); those of one label share a colour."""
+    colors: dict[str, str] = {}
+    for label, x, y in lines:
+        shown = label if label not in colors else None
+        color = colors.setdefault(label, f'C{len(colors)}')
+        panel.plot(list(x), list(y), '.-', color=color, label=shown)
+
+
+def add_legend(figure: Figure) -> None:
+    """Add the legend of the first panel below all."""
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(),
+        loc='outside lower center',
+        ncols=3,
+        fontsize='small',
+    )
+
+
 def save_figure(figure: Figure, path: Path, **options) -> None:
     """Write a figure completely or not at all."""
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:], **options)
-
-
-def page_path(text: str) -> Path:
-    """Parse the file of a page, which has a table or a figure beside it."""
-    path = Path(text)
-    if path.suffix != '.md':
-        raise argparse.ArgumentTypeError(f'{text} is not a .md file')
-    return path

@@ -5,10 +5,6 @@ The machine should be idle. The rows of a model are kept in a table in
 docs/deployment_costs as soon as they are measured.
 """
 
-import argparse
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,14 +13,12 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
-from common import DOCS, ROOT, fill_page
+from common import DOCS, complete_table, fill_page, wants_measuring
 from torch._inductor import aoti_compile_and_package, aoti_load_package
-from tqdm import tqdm
 
-from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
+from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import main_metric
 from mmhatnet.analysis.timing import time_in_turns
-from mmhatnet.apis.inference import get_inferencer, predict
 from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
 from mmhatnet.deploy.evaluation import evaluate_exported
 from mmhatnet.deploy.export import describe, export_program
@@ -44,7 +38,6 @@ from mmhatnet.weights.releases import list_shipped
 
 TABLES = DOCS / 'deployment_costs'
 ROUNDS = 15
-PHOTO = 'data/demo/ade/ADEChallengeData2016/images/validation/*1.jpg'
 # Model -> images of the calibration; they are not those of the test.
 CALIBRATION = {
     'cifar10-classifier': 'data/cifar10/train/*/*00.png',
@@ -60,42 +53,28 @@ SPEED = {
     'shape-segmentor': (256,),
 }
 # How the cells of a column are written; other numbers have one decimal.
-FORMATS = {'model': '`{}`', 'value': '{:.4g}', 'start (s)': '{:.2f}'}
+FORMATS = {'model': '`{}`', 'value': '{:.4g}'}
 
 
-def show_cell(title: str, value: object) -> str:
-    default = '{:.1f}' if isinstance(value, float) else '{}'
-    return FORMATS.get(title, default).format(value)
-
-
-def show_table(table: str) -> str:
+def show_table(rows: list[dict]) -> str:
     """Make a table of the page, with its machines above it."""
-    rows = read_csv(TABLES / f'{table}.csv')
     machines = sorted({row.pop('machine') for row in rows})
-    cells = [{k: show_cell(k, v) for k, v in row.items()} for row in rows]
+    cells = [
+        {
+            title: FORMATS.get(
+                title, '{:.1f}' if isinstance(value, float) else '{}'
+            ).format(value)
+            for title, value in row.items()
+        }
+        for row in rows
+    ]
     return f'Measured on {" and ".join(machines)}.\n\n{markdown_table(cells)}'
 
 
-def measure_table(table: str, folder: Path) -> None:
-    """Measure the models that a table lacks."""
-    path = TABLES / f'{table}.csv'
-    names, measure = MEASURES[table]
-    machine = f'{describe_machine()}, onnxruntime {onnxruntime.__version__}'
-    rows = read_csv(path)
-    for name in tqdm(names, desc=table):
-        if name not in {row['model'] for row in rows}:
-            rows += [
-                dict(model=name, **row, machine=machine)
-                for row in measure(name, folder)
-            ]
-            write_csv(path, rows)
-
-
-def precision_of(name: str, folder: Path) -> Iterator[dict]:
-    cfg = load_model_config(name)
-    checkpoint = find_weights(name)
+def precisions_of(name: str, folder: Path) -> Iterator[dict]:
+    """Size and accuracy of the files of a model, by precision."""
+    cfg, checkpoint = load_model_config(name), find_weights(name)
     graph = make_graph(get_model(cfg, checkpoint))
-    calibration = find_images([CALIBRATION[name]])
     cfg.work_dir = str(folder)
     for precision in TOLERANCES:
         (path,) = export_files(
@@ -104,7 +83,7 @@ def precision_of(name: str, folder: Path) -> Iterator[dict]:
             checkpoint,
             folder / f'{name}-{precision}.onnx',
             precision=precision,
-            calibration=calibration,
+            calibration=find_images([CALIBRATION[name]]),
         )
         found = evaluate_exported(cfg, path)
         metric = main_metric(cfg, [found])
@@ -139,72 +118,44 @@ def forms_of(name: str, folder: Path) -> dict[str, Callable]:
     }
 
 
-def speed_of(name: str, folder: Path) -> Iterator[dict]:
+def speeds_of(name: str, folder: Path) -> Iterator[dict]:
+    """Milliseconds of the forms of a model, by size."""
     forms = forms_of(name, folder)
     for side in SPEED[name]:
         images = torch.randint(256, (1, 3, side, side)).float()
         steps = {form: partial(run, images) for form, run in forms.items()}
         with torch.no_grad():
             seconds = time_in_turns(steps, ROUNDS)
-        yield {
-            'size': f'{side}x{side}',
-            **{form: 1000 * median(times) for form, times in seconds.items()},
-        }
-
-
-def start_of(name: str, folder: Path) -> Iterator[dict]:
-    photo = find_images([PHOTO])[0]
-    cfg, checkpoint = load_model_config(name), find_weights(name)
-    graph = make_graph(get_model(cfg, checkpoint))
-    (file,) = export_files(graph, cfg, checkpoint, folder / 'start.onnx')
-    exported = OnnxModel(file, torch.get_num_threads())
-    inferencer = get_inferencer(name, device='cpu')
-    steps = {
-        'checkpoint': partial(predict, inferencer, photo),
-        'onnxruntime': partial(exported.predict, photo),
-    }
-    seconds = time_in_turns(steps, ROUNDS)
-    for form, model in zip(steps, (name, file), strict=True):
-        command = [sys.executable, ROOT / 'tools' / 'infer.py', model, photo]
-        command += ['--out-dir', folder / 'results', '--overwrite']
-        starts = []
-        for _ in tqdm(range(3), desc=f'start of {form}'):
-            start = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
-            starts.append(time.perf_counter() - start)
-        yield {
-            'form': form,
-            'start (s)': median(starts),
-            'next image (ms)': 1000 * median(seconds[form]),
-        }
+        medians = {form: 1e3 * median(x) for form, x in seconds.items()}
+        yield {'size': f'{side}x{side}', **medians}
 
 
 # Table -> its models, and what gives the rows of a model.
 MEASURES = {
-    'precision': (list(list_shipped()), precision_of),
-    'speed': (list(SPEED), speed_of),
-    'start': (['shape-segmentor'], start_of),
+    'precision': (list(list_shipped()), precisions_of),
+    'speed': (list(SPEED), speeds_of),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill docs/deployment_costs.md: precision, speed and '
-        'start of exported files.'
+    measuring = wants_measuring(
+        'Fill docs/deployment_costs.md: precision and speed of exported files.'
     )
-    parser.add_argument(
-        '--measure',
-        action='store_true',
-        help='first measure the models that the tables lack',
-    )
-    if parser.parse_args().measure:
-        with TemporaryDirectory() as folder:
-            for table in MEASURES:
-                measure_table(table, Path(folder))
-    fill_page(
-        DOCS / 'deployment_costs.md',
-        {table: partial(show_table, table) for table in MEASURES},
-    )
+    machine = f'{describe_machine()}, onnxruntime {onnxruntime.__version__}'
+    regions = {}
+    with TemporaryDirectory() as folder:
+        for table, (names, measure) in MEASURES.items():
+            rows = complete_table(
+                TABLES / f'{table}.csv',
+                'model',
+                names if measuring else (),
+                lambda name, measure=measure: [
+                    dict(model=name, **row, machine=machine)
+                    for row in measure(name, Path(folder))
+                ],
+            )
+            regions[table] = show_table(rows)
+    fill_page(DOCS / 'deployment_costs.md', regions)
 
 
 if __name__ == '__main__':

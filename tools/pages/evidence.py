@@ -4,20 +4,20 @@
 import argparse
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
 from math import inf
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from common import (
     DOCS,
     ROOT,
+    add_legend,
     fill_page,
     make_figure,
+    plot_lines,
     read_json,
     save_figure,
     span,
@@ -29,30 +29,22 @@ from reproduction.record import record_training
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.engine.runner import build_runner
+from mmhatnet.engine.runner import train_steps
 from mmhatnet.utils.config import read_config
 
 CONFIGS = ROOT / 'configs' / 'evidence'
+FOLDER = DOCS / 'evidence'
 
 
-@dataclass(frozen=True)
-class Goal:
-    """A value of the metric to reach in all trainings of a config."""
-
-    config: str
-    value: float
-    cpu_minutes: float = inf
-
-
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Trainings that are compared."""
 
     metric: str  # mm's name
     shape: tuple[int, int]  # height and width of the images in pixels
     base: str  # the config with which the others are compared
-    goals: tuple[Goal, ...] = ()
-    shared: str = ''  # records of another group that belong here, too
+    # Config -> a value for all of its trainings, within these CPU minutes.
+    goals: Mapping[str, tuple[float, float]] = {}
+    shared: str = 'none'  # records of another group that belong here, too
 
 
 MICRO = 'hatnet-micro_1xb256-10e_cifar10'
@@ -63,47 +55,33 @@ DETECTOR = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees'
 # Names of regions of the page.
 GROUPS = {
     'cifar10': Group(
-        'accuracy/top1',
-        (32, 32),
-        MICRO,
-        (Goal(MICRO, 84, 60), Goal(LONG, 91, 240)),
+        *('accuracy/top1', (32, 32), MICRO),
+        {MICRO: (84, 60), LONG: (91, 240)},
     ),
     'search': Group('accuracy/top1', (32, 32), MICRO),
     'trees': Group(
-        'coco/bbox_mAP_50', (400, 400), DETECTOR, (Goal(DETECTOR, 0.4),)
+        'coco/bbox_mAP_50', (400, 400), DETECTOR, {DETECTOR: (0.4, inf)}
     ),
     'fpn': Group(
-        'mIoU',
-        (160, 192),
-        SEGMENTOR,
-        (Goal(SEGMENTOR, 80),),
+        *('mIoU', (160, 192), SEGMENTOR, {SEGMENTOR: (80, inf)}),
         'ablation_scratch*.json',
     ),
     'ablation': Group('mIoU', (160, 192), SCRATCH),
 }
-SEARCH = """
-### Search
-
-Trainings of two epochs instead of ten, with one seed. They show the \
-effect of another learning rate or another setting.
-
-"""
 # Settings that define a training, without those that depend on the machine.
 COMPARED = (
     *('model', 'optim_wrapper', 'param_scheduler', 'train_cfg'),
     *('train_dataloader', 'test_dataloader', 'custom_hooks'),
 )
 IGNORED = 'optim_wrapper.type', 'optim_wrapper.dtype', 'train_cfg.val_interval'
-# Settings that a search lists in a column, or changes in all trainings.
-LENGTH = 'param_scheduler', 'train_cfg'
-LR = 'optim_wrapper.optimizer.lr'
+# Changed in all trainings of the search, or a column of its own there.
+NOT_LISTED = 'param_scheduler', 'train_cfg', 'optim_wrapper.optimizer.lr'
 
 
-def read_records(folder: Path, group: str) -> list[dict]:
-    shared = GROUPS[group].shared
-    paths = sorted(folder.glob(f'{group}_*.json'))
-    paths += sorted(folder.glob(shared)) if shared else []
-    return sorted(map(read_json, paths), key=lambda record: record['seed'])
+def read_records(folder: Path, name: str) -> list[dict]:
+    patterns = f'{name}_*.json', GROUPS[name].shared
+    records = [read_json(x) for each in patterns for x in folder.glob(each)]
+    return sorted(records, key=lambda record: record['name'])
 
 
 def flatten(cfg: object, prefix: str = '') -> Iterator[tuple[str, Any]]:
@@ -142,43 +120,33 @@ class StepClock(Hook):
         self.seconds.append(time.process_time() - self.start)
 
 
-def time_steps(cfg: Config, steps: int = 12) -> float:
+def time_steps(cfg: Config) -> float:
     """Measure the CPU seconds of a training step; the config is changed.
 
     The training may have shared the machine, which slows its own log down.
     """
-    for key in cfg:
-        if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
-            cfg[key] = None
-    cfg.default_hooks.checkpoint = None
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps)
     clock = StepClock()
-    with TemporaryDirectory() as folder:
-        cfg.update(work_dir=folder, resume=False)
-        runner = build_runner(cfg, ('train',))
-        runner.register_hook(clock)
-        runner.train()
+    with TemporaryDirectory() as cfg.work_dir:
+        train_steps(cfg, 12, clock)
     return median(clock.seconds)
 
 
-def add_training(folder: Path, group: str, work_dir: str) -> None:
-    """Store the record of a training.
+def add_training(folder: Path, name: str, work_dir: str) -> None:
+    """Store the record of a training in a group.
 
     Raises:
         FileNotFoundError: If its config is not in ``configs/evidence``.
         ValueError: If the page could not show it, or not beside the others.
     """
-    if group not in GROUPS:
-        raise ValueError(
-            f"no group '{group}': choose from {', '.join(GROUPS)}"
-        )
-    metric = GROUPS[group].metric
-    record = record_training(work_dir, GROUPS[group].shape)
+    if name not in GROUPS:
+        raise ValueError(f"no group '{name}': choose from {', '.join(GROUPS)}")
+    metric = GROUPS[name].metric
+    record = record_training(work_dir, GROUPS[name].shape)
     config = CONFIGS / f'{record["config"]}.py'
     if not config.exists():
         raise FileNotFoundError(f'{record["config"]} is not in {CONFIGS}')
     record['options'] = find_options(Path(work_dir), config)
-    if record['options'] and group != 'search':
+    if record['options'] and name != 'search':
         raise ValueError(
             f'{work_dir} was trained with other settings than {config.name}: '
             f'{", ".join(record["options"])}'
@@ -192,7 +160,7 @@ def add_training(folder: Path, group: str, work_dir: str) -> None:
         for point in record['curve']:
             steps = point['images'] / record['batch_size']
             point['seconds'] = round(steps * step, 1)
-    write_json(folder / f'{group}_{record["name"]}.json', record)
+    write_json(folder / f'{name}_{record["name"]}.json', record)
 
 
 def results(records: list[dict], metric: str) -> dict[str, dict[int, float]]:
@@ -211,7 +179,7 @@ def results(records: list[dict], metric: str) -> dict[str, dict[int, float]]:
 
 def pairs(found: dict, base: str, other: str) -> list[float]:
     """How far the base is ahead of another config, seed by seed."""
-    mine = found.get(base, {})
+    mine = found.get(base, {}) if other != base else {}
     return [mine[k] - v for k, v in found[other].items() if k in mine]
 
 
@@ -220,81 +188,25 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
     found = results(records, group.metric)
     for config, values in found.items():
         here = [record for record in records if record['config'] == config]
-        first = here[0]
-        seconds = [record['curve'][-1]['seconds'] for record in here]
+        seconds = mean(record['curve'][-1]['seconds'] for record in here)
         ahead = pairs(found, group.base, config)
-        several = len(values) > 1
         yield {
             'config': f'`{config}`',
-            'parameters (M)': f'{first["parameters"] / 1e6:.2f}',
-            'operations (M)': f'{first["operations"] / 1e6:.0f}',
-            'kept (MiB)': f'{first["kept_memory"] / 2**20:.1f}',
-            'precision': ', '.join(
-                dict.fromkeys(x['precision'] for x in here)
-            ),
-            'lr': ', '.join(dict.fromkeys(f'{x["lr"]:.2g}' for x in here)),
-            'images seen': f'{first["curve"][-1]["images"]}',
-            'minutes': f'{mean(seconds) / 60:.3g}',
+            'parameters (M)': f'{here[0]["parameters"] / 1e6:.2f}',
+            'operations (M)': f'{here[0]["operations"] / 1e6:.0f}',
+            'kept (MiB)': f'{here[0]["kept_memory"] / 2**20:.1f}',
+            'minutes': f'{seconds / 60:.3g}',
             'seeds': ', '.join(map(str, values)),
             group.metric: ', '.join(f'{v:.4g}' for v in values.values()),
             'mean': f'{mean(values.values()):.4g}',
-            'deviation': f'{stdev(values.values()):.2g}' if several else '',
-            'base ahead by': (
-                f'{mean(ahead):.3g} ({span(ahead)})'
-                if ahead and config != group.base
-                else ''
-            ),
+            'base ahead by': f'{mean(ahead):.3g} ({span(ahead)})'
+            if ahead
+            else '',
         }
 
 
-def search_section(records: list[dict], metric: str) -> str:
-    """A row for each training, and the best learning rate of each config."""
-    rows, rates = [], {}
-    for record in records:
-        changed = [
-            f'`{key.removeprefix("optim_wrapper.").removeprefix("model.")}='
-            f'{value}`'
-            for key, value in record['options'].items()
-            if not key.startswith(LENGTH) and key != LR
-        ]
-        config, value = f'`{record["config"]}`', record['curve'][-1][metric]
-        if not changed:
-            rates.setdefault(config, []).append((value, record['lr']))
-        rows.append(
-            {
-                'config': config,
-                'changed': ', '.join(changed),
-                'lr': f'{record["lr"]:.2g}',
-                metric: f'{value:.4g}',
-            }
-        )
-    order = 'config', 'changed', 'lr'
-    rows.sort(key=lambda row: [row[key] for key in order])
-    best = [
-        f'- The best learning rate of {config} is {max(found)[1]:.2g}.'
-        for config, found in sorted(rates.items())
-        if len(found) > 1
-    ]
-    return '\n'.join([SEARCH + markdown_table(rows), '', *best]).rstrip()
-
-
-def cpu_minutes(record: dict) -> float:
-    """CPU time of all threads and processes; infinite with a GPU."""
-    if record['machine'].split()[1] != 'CPU':
-        return inf
-    minutes = record['curve'][-1]['seconds'] / 60
-    return minutes * record.get('processes', 1)
-
-
-def judge_goal(goal: Goal, values: list[float], spent: float) -> str:
-    met = min(values) >= goal.value and spent <= goal.cpu_minutes
-    limited = goal.cpu_minutes < inf
-    within = f' in {goal.cpu_minutes:g} CPU minutes' if limited else ''
-    return (
-        f'The goal of {goal.value:g}{within} for `{goal.config}` is '
-        f'{"met" if met else "missed"}: {span(values)}'
-        + (f' in {spent:.0f} CPU minutes.' if spent < inf else '.')
-    )
+def within(minutes: float) -> str:
+    return f' in {minutes:.0f} CPU minutes' if minutes < inf else ''
 
 
 def judge_pairs(ahead: list[float]) -> str:
@@ -312,75 +224,88 @@ def judge_pairs(ahead: list[float]) -> str:
     )
 
 
+def cpu_minutes(record: dict) -> float:
+    """CPU time of all threads and processes; infinite with a GPU."""
+    if record['machine'].split()[1] != 'CPU':
+        return inf
+    return record['curve'][-1]['seconds'] / 60 * record.get('processes', 1)
+
+
 def judge(records: list[dict], group: Group) -> Iterator[str]:
     """What the trainings show, in sentences."""
     found = results(records, group.metric)
-    spreads = [max(v.values()) - min(v.values()) for v in found.values()]
-    if any(len(values) > 1 for values in found.values()):
-        yield (
-            f'The seeds of one config differ by up to {max(spreads):.2g} in '
-            f'{group.metric}.'
-        )
-    for goal in group.goals:
-        if goal.config in found:
-            here = [x for x in records if x['config'] == goal.config]
-            values = list(found[goal.config].values())
-            yield judge_goal(goal, values, max(map(cpu_minutes, here)))
+    for config, (goal, limit) in group.goals.items():
+        here = [x for x in records if x['config'] == config]
+        if here:
+            values = found[config].values()
+            spent = max(map(cpu_minutes, here))
+            met = min(values) >= goal and spent <= limit
+            yield (
+                f'The goal of {goal:g}{within(limit)} for `{config}` is '
+                f'{"met" if met else "missed"}: {span(values)}{within(spent)}.'
+            )
     for config in found:
         ahead = pairs(found, group.base, config)
-        if ahead and config != group.base:
+        if ahead:
             yield f'`{config}` against `{group.base}`: {judge_pairs(ahead)}.'
 
 
 def plot_trainings(records: list[dict], metric: str, path: Path) -> None:
-    figure, panels = make_figure(1, 3, size=(12, 4), sharey=True)
-    # The seeds of a config share a colour and an entry of the legend.
-    configs = list(dict.fromkeys(record['config'] for record in records))
-    for number, config in enumerate(configs):
-        label = config
-        for record in (x for x in records if x['config'] == config):
-            curve = record['curve']
-            values = [point[metric] for point in curve]
-            images = [point['images'] for point in curve]
-            # The backward pass has two products for each of the forward pass.
-            operations = [3e-12 * n * record['operations'] for n in images]
-            minutes = [point['seconds'] / 60 for point in curve]
-            for panel, costs in zip(
-                panels, (images, operations, minutes), strict=True
-            ):
-                panel.plot(costs, values, f'C{number}.-', label=label)
-            label = None
-    panels[0].set(xlabel='images seen', ylabel=metric)
-    panels[1].set(xlabel='3 x operations x images seen (T)')
-    panels[2].set(xlabel='minutes of training')
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc='outside lower center',
-        ncols=3,
-        fontsize='small',
-    )
+    figure, panels = make_figure(1, 2, size=(12, 5), sharey=True)
+    operations, minutes = [], []
+    for record in records:
+        config, curve = record['config'], record['curve']
+        values = [point[metric] for point in curve]
+        # The backward pass has two products for each of the forward pass.
+        of_image = 3e-12 * record['operations']
+        x = [of_image * point['images'] for point in curve]
+        operations.append((config, x, values))
+        minutes.append((config, [p['seconds'] / 60 for p in curve], values))
+    plot_lines(panels[0], operations)
+    plot_lines(panels[1], minutes)
+    panels[0].set(xlabel='3 x operations x images seen (T)', ylabel=metric)
+    panels[1].set(xlabel='minutes of training')
+    add_legend(figure)
     save_figure(figure, path)
 
 
 def training_section(records: list[dict], group: Group, picture: Path) -> str:
-    """Compare trainings; the figure is for a page beside its folder."""
+    """Compare trainings in a table, sentences and a figure."""
     plot_trainings(records, group.metric, picture)
     machines = ', '.join(dict.fromkeys(x['machine'] for x in records))
     height, width = group.shape
     parts = [
-        '*operations* are multiply-accumulates with the configured G1 and '
-        'G2, and *kept* is the memory that the backbone keeps for the '
-        f'backward pass in float32, for one image of {height}x{width}. '
-        '*minutes* are computed from the number of images and the CPU time '
-        f'of a step, on {machines}. *base* is `{group.base}`; the last column '
-        'is the mean (and the smallest to the largest) of its lead in pairs '
-        'of seeds.',
+        f'Images of {height}x{width}, {machines}. *base* is `{group.base}`.',
         markdown_table(list(training_rows(records, group))),
         '\n'.join(f'- {text}' for text in judge(records, group)),
-        f'![{group.metric} over images, operations and time]'
+        f'![{group.metric} over operations and time]'
         f'({picture.parent.name}/{picture.name})',
     ]
     return '\n\n'.join(filter(None, parts))
+
+
+def search_section(records: list[dict], metric: str) -> str:
+    """A row for each training, and the best learning rate of each config."""
+    rows, rates = [], {}
+    for record in records:
+        config, value = f'`{record["config"]}`', record['curve'][-1][metric]
+        changed = ', '.join(
+            f'`{key.removeprefix("optim_wrapper.").removeprefix("model.")}='
+            f'{value}`'
+            for key, value in record['options'].items()
+            if not key.startswith(NOT_LISTED)
+        )
+        if not changed:
+            rates.setdefault(config, []).append((value, record['lr']))
+        row = dict(config=config, changed=changed, lr=f'{record["lr"]:.2g}')
+        rows.append(row | {metric: f'{value:.4g}'})
+    rows.sort(key=lambda row: list(row.values())[:3])
+    best = (
+        f'- The best learning rate of {config} is {max(found)[1]:.2g}.'
+        for config, found in sorted(rates.items())
+        if len(found) > 1
+    )
+    return '\n'.join([markdown_table(rows), '', *best]).rstrip()
 
 
 def make_section(folder: Path, name: str) -> str:
@@ -404,21 +329,11 @@ def main() -> None:
         metavar=('GROUP', 'WORK_DIR'),
         help=f'add a training first; GROUP is one of {", ".join(GROUPS)}',
     )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=DOCS / 'evidence',
-        help='folder of the trainings; the page is beside it (default: '
-        'docs/evidence)',
-    )
-    args = parser.parse_args()
-    if args.add:
-        add_training(args.out, *args.add)
-    fill_page(
-        DOCS / 'evidence.md',
-        {name: partial(make_section, args.out, name) for name in GROUPS},
-        args.out.with_suffix('.md'),
-    )
+    added = parser.parse_args().add
+    if added:
+        add_training(FOLDER, *added)
+    sections = {name: make_section(FOLDER, name) for name in GROUPS}
+    fill_page(DOCS / 'evidence.md', sections)
 
 
 if __name__ == '__main__':

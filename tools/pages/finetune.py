@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
-from common import DOCS, ROOT, fill_page, read_json, write_json
+from common import DOCS, ROOT, fill_page, read_json, write_json, write_text
 from PIL import Image
 
 from mmhatnet.analysis.report import markdown_table
@@ -80,49 +79,50 @@ def textures(out: Path) -> None:
                 save(tile, out / split / name / f'{y}_{x}.png')
 
 
-def boxes_of(path: Path) -> tuple[list[dict], dict[int, list]]:
-    """Images of a COCO file, and the boxes of each."""
-    content = read_json(path)
-    boxes: dict[int, list] = {x['id']: [] for x in content['images']}
-    for object_ in content['annotations']:
-        boxes[object_['image_id']].append(object_['bbox'])
-    return content['images'], boxes
+def voc(image: dict, boxes: list) -> str:
+    objects = (
+        f'<object><name>tree</name><bndbox><xmin>{x:.0f}</xmin>'
+        f'<ymin>{y:.0f}</ymin><xmax>{x + w:.0f}</xmax>'
+        f'<ymax>{y + h:.0f}</ymax></bndbox></object>'
+        for x, y, w, h in boxes
+    )
+    name = f'<filename>{image["file_name"]}</filename>'
+    return f'<annotation>{name}{"".join(objects)}</annotation>'
+
+
+def yolo(image: dict, boxes: list) -> str:
+    width, height = image['width'], image['height']
+    return ''.join(
+        f'0 {(x + w / 2) / width:.6f} {(y + h / 2) / height:.6f} '
+        f'{w / width:.6f} {h / height:.6f}\n'
+        for x, y, w, h in boxes
+    )
+
+
+def crowns(
+    out: Path, images: str, labels: str, suffix: str, write: Callable
+) -> None:
+    """Tree crowns with a file of labels for each image."""
+    for split in ('train', 'test'):
+        shutil.copytree(CROWNS / split, out / split / images)
+        content = read_json(CROWNS / 'annotations' / f'{split}.json')
+        boxes: dict[int, list] = {}
+        for tree in content['annotations']:
+            boxes.setdefault(tree['image_id'], []).append(tree['bbox'])
+        for image in content['images']:
+            path = (out / split / labels / image['file_name']).with_suffix(
+                suffix
+            )
+            write_text(path, write(image, boxes.get(image['id'], [])))
 
 
 def crowns_voc(out: Path) -> None:
-    for split in ('train', 'test'):
-        shutil.copytree(CROWNS / split, out / split)
-        images, boxes = boxes_of(CROWNS / 'annotations' / f'{split}.json')
-        for image in images:
-            root = ElementTree.Element('annotation')
-            ElementTree.SubElement(root, 'filename').text = image['file_name']
-            for x, y, width, height in boxes[image['id']]:
-                object_ = ElementTree.SubElement(root, 'object')
-                ElementTree.SubElement(object_, 'name').text = 'tree'
-                box = ElementTree.SubElement(object_, 'bndbox')
-                sides = dict(xmin=x, ymin=y, xmax=x + width, ymax=y + height)
-                for name, value in sides.items():
-                    ElementTree.SubElement(box, name).text = f'{value:.0f}'
-            path = (out / split / image['file_name']).with_suffix('.xml')
-            ElementTree.ElementTree(root).write(path)
+    crowns(out, '', '', '.xml', voc)
 
 
 def crowns_yolo(out: Path) -> None:
-    for split in ('train', 'test'):
-        shutil.copytree(CROWNS / split, out / split / 'images')
-        images, boxes = boxes_of(CROWNS / 'annotations' / f'{split}.json')
-        labels = out / split / 'labels'
-        labels.mkdir()
-        for image in images:
-            size = image['width'], image['height']
-            rows = [
-                f'0 {(x + w / 2) / size[0]:.6f} {(y + h / 2) / size[1]:.6f} '
-                f'{w / size[0]:.6f} {h / size[1]:.6f}\n'
-                for x, y, w, h in boxes[image['id']]
-            ]
-            name = Path(image['file_name']).with_suffix('.txt')
-            (labels / name).write_text(''.join(rows), 'utf-8')
-    (out / 'data.yaml').write_text('nc: 1\nnames: [tree]\n', 'utf-8')
+    crowns(out, 'images', 'labels', '.txt', yolo)
+    write_text(out / 'data.yaml', 'nc: 1\nnames: [tree]\n')
 
 
 def shapes_roboflow(out: Path) -> None:
@@ -134,30 +134,36 @@ def shapes_roboflow(out: Path) -> None:
         )
 
 
-def copy(source: Path, out: Path) -> None:
-    shutil.copytree(source, out)
-
-
 CLASSES, MAPS, BOXES, MASKS = NAMES
 SETS = {
     'cifar10-test': Data(
         'test images of CIFAR-10',
-        *(partial(copy, CIFAR10 / 'test'), 'folders', CLASSES, True),
+        partial(shutil.copytree, CIFAR10 / 'test'),
+        'folders',
+        CLASSES,
+        small=True,
     ),
     'digits': Data(
-        'scikit-learn, `load_digits`', digits, 'folders', CLASSES, True
+        'scikit-learn, `load_digits`', digits, 'folders', CLASSES, small=True
     ),
-    'faces': Data('scikit-image, `lfw_subset`', faces, 'CSV', CLASSES, True),
+    'faces': Data(
+        'scikit-image, `lfw_subset`', faces, 'CSV', CLASSES, small=True
+    ),
     'textures': Data(
         'scikit-image, `brick`, `grass`, `gravel`',
-        *(textures, 'folders in `train` and `val`', CLASSES),
+        textures,
+        'folders in `train` and `val`',
+        CLASSES,
     ),
     'shapes': Data(
         'demo data',
-        *(partial(copy, DEMO / 'ade' / 'ADEChallengeData2016'), 'label maps'),
+        partial(shutil.copytree, DEMO / 'ade' / 'ADEChallengeData2016'),
+        'label maps',
         MAPS,
     ),
-    'crowns-coco': Data('tree crowns', partial(copy, CROWNS), 'COCO', BOXES),
+    'crowns-coco': Data(
+        'tree crowns', partial(shutil.copytree, CROWNS), 'COCO', BOXES
+    ),
     'crowns-voc': Data('tree crowns', crowns_voc, 'Pascal VOC', BOXES),
     'crowns-yolo': Data('tree crowns', crowns_yolo, 'YOLO', BOXES),
     'shapes-roboflow': Data(
@@ -185,41 +191,27 @@ HEADS = {
 HEADS[MASKS] = HEADS[BOXES]
 
 
-def start(name: str, folder: Path, work_dir: Path, *options: str) -> Popen:
-    """Start the command with one thread."""
-    return Popen(
-        [
-            *(sys.executable, ROOT / 'tools' / 'finetune.py', folder / name),
-            *('--work-dir', work_dir, *options),
-        ],
-        env=os.environ | dict(OMP_NUM_THREADS='1'),
-    )
-
-
 def run(name: str, folder: Path, budget: str, out: Path) -> None:
     """Train both models at the same time, and record what came out.
 
     Raises:
         RuntimeError: If one of the commands failed.
     """
-    data = SETS[name]
+    data, record = SETS[name], dict(budget=budget)
     if not (folder / name).exists():
         data.make(folder / name)
-    options = SMALL_RESNET if data.small else RESNET
-    options = tuple(f'model.{x}' for x in options + HEADS[data.task])
-    sides = {
-        'hatnet': ('--budget', budget),
-        'resnet18': (
-            *('--budget', budget, '--weights', 'none', '--no-export'),
-            *('--cfg-options', *options),
-        ),
-    }
-    record: dict = dict(budget=budget)
+    settings = (SMALL_RESNET if data.small else RESNET) + HEADS[data.task]
+    options = '--weights', 'none', '--no-export', '--cfg-options'
+    options += tuple(f'model.{x}' for x in settings)
     started = time.monotonic()
-    runs = {
-        side: start(name, folder, folder / f'{name}-{side}', *options)
-        for side, options in sides.items()
-    }
+    runs = {}
+    for side, more in dict(hatnet=(), resnet18=options).items():
+        command = sys.executable, ROOT / 'tools' / 'finetune.py', folder / name
+        work_dir = '--work-dir', folder / f'{name}-{side}'
+        runs[side] = Popen(
+            [*command, *work_dir, '--budget', budget, *more],
+            env=os.environ | dict(OMP_NUM_THREADS='1'),
+        )
     for side, process in runs.items():
         if process.wait():
             raise RuntimeError(f'{name}: the command of {side} failed')
@@ -229,28 +221,18 @@ def run(name: str, folder: Path, budget: str, out: Path) -> None:
     write_json(out / f'{name}.json', record)
 
 
-def make_table(folder: Path) -> str:
-    """One row for each data set that was tried."""
-    rows = []
-    for name, data in SETS.items():
-        if not (folder / f'{name}.json').exists():
-            continue
-        record = read_json(folder / f'{name}.json')
-        ours, other = record['hatnet'], record['resnet18']
-        count = ours['images']
-        rows.append(
-            {
-                'data': data.source,
-                'layout': data.layout,
-                'images': ' + '.join(map(str, count.values())),
-                'metric': TASKS[data.task].title,
-                'trivial': f'{ours["baseline"]:.3g}',
-                'ResNet-18': f'{other["metric"]:.3g}',
-                'HAT-Net': f'{ours["metric"]:.3g}',
-                'minutes': f'{ours["seconds"] / 60:.1f}',
-            }
-        )
-    return markdown_table(rows)
+def make_row(data: Data, record: dict) -> dict[str, str]:
+    ours, other = record['hatnet'], record['resnet18']
+    return {
+        'data': data.source,
+        'layout': data.layout,
+        'images': ' + '.join(map(str, ours['images'].values())),
+        'metric': TASKS[data.task].title,
+        'trivial': f'{ours["baseline"]:.3g}',
+        'ResNet-18': f'{other["metric"]:.3g}',
+        'HAT-Net': f'{ours["metric"]:.3g}',
+        'minutes': f'{ours["seconds"] / 60:.1f}',
+    }
 
 
 def main() -> None:
@@ -258,26 +240,19 @@ def main() -> None:
         description='Fill the table of docs/custom_data.md with what '
         'tools/finetune.py reached on some data sets, beside ResNet-18.'
     )
-    parser.add_argument(
-        '--run',
-        nargs='+',
-        default=(),
-        choices=SETS,
-        metavar='NAME',
-        help=f'train on these first: {", ".join(SETS)}',
-    )
-    parser.add_argument('--budget', default='15m', help='default: 15m')
-    parser.add_argument(
-        '--folder',
-        type=Path,
-        default=ROOT / 'work_dirs' / 'finetune',
-        help='folder of data sets and results (default: work_dirs/finetune)',
-    )
+    add = parser.add_argument
+    names = ', '.join(SETS)
+    add('--run', nargs='+', default=(), help=f'train on these first: {names}')
+    add('--budget', default='5m', help='default: 5m')
     args = parser.parse_args()
+    out, folder = DOCS / 'finetune', ROOT / 'work_dirs' / 'finetune'
     for name in args.run:
-        run(name, args.folder, args.budget, DOCS / 'finetune')
-    table = partial(make_table, DOCS / 'finetune')
-    fill_page(DOCS / 'custom_data.md', dict(finetune=table))
+        run(name, folder, args.budget, out)
+    rows = [
+        make_row(data, read_json(out / f'{name}.json'))
+        for name, data in SETS.items()
+    ]
+    fill_page(DOCS / 'custom_data.md', dict(finetune=markdown_table(rows)))
 
 
 if __name__ == '__main__':

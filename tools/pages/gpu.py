@@ -1,16 +1,18 @@
 #!/usr/bin/env python
 """Fills docs/gpu.md from the reports of GPUs and the counts in docs/gpu."""
 
-import argparse
-from functools import partial
 from itertools import groupby
-from operator import itemgetter
 
 import torch
-from common import DOCS, fill_page, read_json, span, write_json
+from common import (
+    DOCS,
+    complete_table,
+    fill_page,
+    read_json,
+    wants_measuring,
+)
 from mmengine.config import ConfigDict
 
-from mmhatnet.analysis.benchmark import make_table
 from mmhatnet.analysis.launches import count_launches
 from mmhatnet.analysis.report import markdown_table, read_csv
 from mmhatnet.apis.zoo import load_backbone_config
@@ -19,9 +21,10 @@ from mmhatnet.models.kernels import select_kernels
 from mmhatnet.models.kernels.choice import HAS_TRITON
 
 FOLDER = DOCS / 'gpu'
-COUNTS = FOLDER / 'counts.json'
-BENCHMARK = FOLDER / 'benchmark.csv'  # if it was measured
+COUNTS = FOLDER / 'counts.csv'
+BEFORE = FOLDER / 'counts_before.csv'  # HAT-Net had kernels
 SMALL = 'HAT-Net-Small'
+EARLIER = f'{SMALL}, before'
 BASE = f'{SMALL}, fast=False'
 WITHOUT = f'{SMALL}, without Triton'
 CLASSIFIERS = {
@@ -37,29 +40,105 @@ DETECTORS = {
     ),
 }
 PVT = ConfigDict(type='mmpretrain.TIMMBackbone', model_name='pvt_v2_b2')
-# (configs, images, height and width, training, type for autocast)
-CASES = (
-    (CLASSIFIERS, 64, (224, 224), False, 'bfloat16'),
-    (CLASSIFIERS, 64, (224, 224), True, 'bfloat16'),
-    (DETECTORS, 2, (800, 1344), False, None),
-    (DETECTORS, 2, (800, 1344), True, 'bfloat16'),
-)
+# Case -> configs, height and width, images, training, type for autocast.
+CASES = {
+    'inference, 64 x 224x224, bfloat16': (
+        *(CLASSIFIERS, (224, 224), 64, False, 'bfloat16'),
+    ),
+    'training step, 64 x 224x224, bfloat16': (
+        *(CLASSIFIERS, (224, 224), 64, True, 'bfloat16'),
+    ),
+    'inference, 2 x 800x1344, float32': (
+        *(DETECTORS, (800, 1344), 2, False, None),
+    ),
+    'training step, 2 x 800x1344, bfloat16': (
+        *(DETECTORS, (800, 1344), 2, True, 'bfloat16'),
+    ),
+}
 
 
-def case(row: dict) -> str:
-    n, _, height, width = row['shape']
-    kind = 'training step' if row['train'] else 'inference'
-    return f'{kind}, {n} x {height}x{width}, {row["dtype"]}'
+def case_of(timing: dict) -> str:
+    n, _, height, width = timing['shape']
+    kind = 'training step' if timing['train'] else 'inference'
+    return f'{kind}, {n} x {height}x{width}, {timing["dtype"]}'
 
 
-def section(report: dict) -> str:
+def count_case(case: str) -> list[dict]:
+    """Count HAT-Net in three ways and its peers."""
+    if not HAS_TRITON:
+        raise ValueError('install Triton, whose kernels are counted')
+    configs, *settings = CASES[case]
+    ours, *peers = map(load_backbone_config, configs.values())
+    _, *names = configs
+    backbones = {
+        SMALL: (ours, ''),
+        WITHOUT: (ours, 'casts'),
+        BASE: (ours | dict(fast=False), 'none'),
+        **{name: (x, '') for name, x in zip(names, peers, strict=True)},
+        'PVTv2-B2': (PVT, ''),
+    }
+    rows = []
+    for name, (backbone, kernels) in backbones.items():
+        backbone = ConfigDict(backbone, init_cfg=None)
+        with select_kernels(kernels):
+            found = count_launches(backbone, *settings)
+        rows.append(
+            dict(
+                case=case,
+                backbone=name,
+                operators=found.operators,
+                gib=round(found.moved / 2**30, 2),
+                kept=round(found.kept / 2**30, 2),
+                torch=torch.__version__,
+            )
+        )
+    return rows
+
+
+def show_counts(rows: list[dict], timings: list[dict]) -> str:
+    """A table for each case, with times of the H100 where they compare."""
+    times = {
+        (case_of(row), row['backbone']): row['milliseconds'] for row in timings
+    }
+    parts = [f'Counted with torch {rows[0]["torch"]}.']
+    for case in CASES:
+        cells = []
+        for row in [*read_csv(BEFORE), *rows]:
+            if row['case'] == case:
+                name, kept = row['backbone'], row.get('kept')
+                # HAT-Net was timed before it had kernels.
+                timed = SMALL if name == EARLIER else name
+                time = times.get((case, timed)) if name != SMALL else None
+                cells.append(
+                    {
+                        'backbone': name,
+                        'operators': f'{row["operators"]}',
+                        'moved (GiB)': f'{row["gib"]:.1f}',
+                        'kept (GiB)': f'{kept:.1f}' if kept else '',
+                        'H100 (ms)': f'{time:.1f}' if time else '',
+                    }
+                )
+        parts += [f'**{case}**', markdown_table(cells)]
+    return '\n\n'.join(parts)
+
+
+def show_limits(reports: list[dict]) -> str:
+    """What the host and the GPU take, where it was measured."""
+    cells = [
+        {'GPU': report['machine'], **row}
+        for report in reports
+        for check in report['checks']
+        for row in check.get('times', ())
+    ]
+    return markdown_table(cells) if cells else 'Not measured yet.'
+
+
+def show_report(report: dict) -> str:
+    """The checks of a GPU, and the times of backbones."""
     titles = 'name', 'verdict', 'found'
     checks = [{k: check[k] for k in titles} for check in report['checks']]
-    parts = [f'### {report["machine"]}\n', markdown_table(checks)]
-    if 'timings' not in report:
-        return '\n'.join([*parts, ''])
-    parts.append('')
-    for title, group in groupby(report['timings'], case):
+    parts = [f'### {report["machine"]}', markdown_table(checks)]
+    for title, group in groupby(report.get('timings', ()), case_of):
         rows = list(group)
         base = next(row for row in rows if row['backbone'] == BASE)
         cells = [
@@ -72,188 +151,19 @@ def section(report: dict) -> str:
             }
             for row in rows
         ]
-        parts += [f'#### {title}\n', markdown_table(cells), '']
-    return '\n'.join(parts)
-
-
-def count_case(
-    configs: dict, batch: int, shape: tuple, train: bool, amp: str | None
-) -> list[dict]:
-    """Count HAT-Net in three ways and its peers."""
-    ours = load_backbone_config(configs[SMALL])
-    backbones = {
-        SMALL: (ours, ''),
-        WITHOUT: (ours, 'casts'),
-        BASE: (ours | dict(fast=False), 'none'),
-    }
-    for name, config in configs.items():
-        backbones.setdefault(name, (load_backbone_config(config), ''))
-    backbones['PVTv2-B2'] = PVT, ''
-    rows = []
-    for name, (backbone, kernels) in backbones.items():
-        backbone = ConfigDict(backbone, init_cfg=None)
-        with select_kernels(kernels):
-            found = count_launches(backbone, shape, batch, train, amp)
-        rows.append(
-            dict(
-                shape=[batch, 3, *shape],
-                train=train,
-                dtype=amp or 'float32',
-                backbone=name,
-                operators=found.operators,
-                kernels=found.kernels,
-                gib=round((found.read + found.written) / 2**30, 2),
-                kept=round(found.kept / 2**30, 2),
-            )
-        )
-    return rows
-
-
-def count() -> dict:
-    """Count all cases.
-
-    Raises:
-        ValueError: If there is no Triton.
-    """
-    if not HAS_TRITON:
-        raise ValueError('install Triton, whose kernels are counted')
-    rows = [row for each in CASES for row in count_case(*each)]
-    return dict(torch=torch.__version__, counts=rows)
-
-
-def make_counts(counted: list[dict], reports: list[dict]) -> str:
-    """A table for each case, with today's and earlier counts."""
-    times = {
-        (case(row), row['backbone']): row['milliseconds']
-        for report in reports
-        for row in report.get('timings', ())
-    }
-    parts = []
-    for title, group in groupby(counted, case):
-        rows = list(group)
-        cells = []
-        for row in [*earlier(rows[0]), *rows]:
-            name = row['backbone']
-            cell = {
-                'backbone': name,
-                'operators': f'{row["operators"]}',
-                'kernels': f'{row["kernels"]}',
-                'moved (GiB)': f'{row["gib"]:.1f}',
-            }
-            if row['train']:
-                kept = row.get('kept')
-                cell['kept (GiB)'] = '' if kept is None else f'{kept:.1f}'
-            # HAT-Net was another one then.
-            found = times.get((title, name.removesuffix(', before')))
-            if found and name not in (SMALL, WITHOUT):
-                cell['H100 (ms)'] = f'{found:.1f}'
-            cells.append(cell)
-        parts += [f'**{title}**\n', markdown_table(cells), '']
-    return '\n'.join(parts).rstrip()
-
-
-def earlier(row: dict) -> list[dict]:
-    """The row of a case before HAT-Net had kernels, by another name."""
-    return [
-        old | dict(backbone=f'{SMALL}, before')
-        for old in read_json(FOLDER / 'counts_before.json')['counts']
-        if old['backbone'] == SMALL and case(old) == case(row)
-    ]
-
-
-def make_limits(reports: list[dict]) -> str:
-    """What the host and the GPU take, where it was measured."""
-    cells = [
-        {'GPU': report['machine'], **row}
-        for report in reports
-        for check in report['checks']
-        for row in check.get('times', ())
-    ]
-    if cells:
-        return (
-            'Times in ms. Eager far above CUDA graph means that the host is '
-            'too slow; *kernels* is the sum of their times in the eager '
-            f'form.\n\n{markdown_table(cells)}'
-        )
-    return (
-        'How long HAT-Net takes eager, compiled and as CUDA graphs, and how '
-        'long its\nkernels take together, has not been measured yet; '
-        '`tools/gpu_check.sh -k limits`\nmeasures it.'
-    )
-
-
-def show_host(reports: list[dict]) -> str:
-    """Microseconds per operator in training, on a GPU before the kernels."""
-    old = read_json(FOLDER / 'counts_before.json')['counts']
-    counts = {(case(row), row['backbone']): row['operators'] for row in old}
-    found = {
-        row['backbone']: 1e3 * row['milliseconds'] / counts[key]
-        for report in reports
-        for row in report.get('timings', ())
-        if row['train'] and (key := (case(row), row['backbone'])) in counts
-    }
-    other = found.pop('ConvNeXt-T')
-    return (
-        'The table of the H100 below may show the host. Its training steps of '
-        f'64 images\nin bfloat16 took {span(found.values(), ".0f")} µs per '
-        f'operator ({other:.0f} for ConvNeXt-T), nearly the\nsame for '
-        'different networks.'
-    )
-
-
-def show_amp(reports: list[dict]) -> str:
-    """Times of HAT-Net in float32 and mixed precision."""
-    report = next(report for report in reports if 'timings' in report)
-    times = {
-        (row['train'], row['dtype']): f'{row["milliseconds"]:.1f}'
-        for row in report['timings']
-        if row['backbone'] == SMALL and row['shape'][0] == 64
-    }
-    training, inference = (
-        f'{times[train, "bfloat16"]} ms instead of {times[train, "float32"]}'
-        for train in (True, False)
-    )
-    return (
-        'Mixed precision saves memory. On the H100, before the kernels, it '
-        f'cost HAT-Net time\nin training, {training}, and saved little in '
-        f'inference,\n{inference}. Autocast adds operators, for which the '
-        'host\ntakes time.'
-    )
-
-
-def show_reports(reports: list[dict]) -> str:
-    """The checks of each GPU, and the benchmark if it was measured."""
-    parts = list(map(section, reports))
-    for title, rows in groupby(read_csv(BENCHMARK), itemgetter('case')):
-        parts.append(f'## Benchmark: {title}\n\n{make_table([*rows])}\n')
-    return '\n'.join(parts).rstrip()
+        parts += [f'#### {title}', markdown_table(cells)]
+    return '\n\n'.join(parts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill docs/gpu.md from the files in docs/gpu.'
-    )
-    parser.add_argument(
-        '--count',
-        action='store_true',
-        help='count launches and bytes again before, which takes minutes',
-    )
-    if parser.parse_args().count:
-        write_json(COUNTS, count())
-    files = map(read_json, sorted(FOLDER.glob('*.json')))
-    reports = [report for report in files if 'machine' in report]
-    counted = read_json(COUNTS)
+    todo = CASES if wants_measuring('Fill docs/gpu.md.') else ()
+    counts = complete_table(COUNTS, 'case', todo, count_case)
+    reports = list(map(read_json, sorted(FOLDER.glob('*.json'))))
+    timings = [row for report in reports for row in report.get('timings', ())]
     regions = {
-        'host': partial(show_host, reports),
-        'limits': partial(make_limits, reports),
-        'torch': lambda: (
-            '`python tools/pages/gpu.py --count` counted the tables below '
-            f'with torch\n{counted["torch"]}, on fake tensors, which needs '
-            'no GPU.'
-        ),
-        'counts': partial(make_counts, counted['counts'], reports),
-        'amp': partial(show_amp, reports),
-        'reports': partial(show_reports, reports),
+        'limits': show_limits(reports),
+        'counts': show_counts(counts, timings),
+        'reports': '\n\n'.join(map(show_report, reports)),
     }
     fill_page(DOCS / 'gpu.md', regions)
 

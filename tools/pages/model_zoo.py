@@ -6,9 +6,21 @@ import re
 from pathlib import Path
 
 import yaml
-from common import DOCS, ROOT, fill_regions, read_json, write_text
+from common import (
+    DOCS,
+    ROOT,
+    fill_regions,
+    read_json,
+    write_json,
+    write_text,
+)
 from mmengine.config import Config
-from reproduction.experiments import METRICS, list_experiments
+from reproduction.experiments import (
+    METRICS,
+    find_experiment,
+    list_experiments,
+)
+from reproduction.result import check_result, read_result
 from tqdm import tqdm
 
 from mmhatnet.analysis.complexity import measure_complexity
@@ -36,15 +48,6 @@ TITLES = dict(
 PAGES = ('README.md', 'docs/model_zoo.md')
 
 
-# mm's names for steps of the data and for samplers.
-TECHNIQUES = dict(
-    RandAugment='RandAugment',
-    RandomErasing='Random Erasing',
-    RepeatAugSampler='Repeated Augmentation',
-    PhotoMetricDistortion='Photometric Distortion',
-)
-
-
 def metafiles() -> list[Path]:
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text('utf-8'))
     return [ROOT / name for name in index['Import']]
@@ -54,8 +57,23 @@ def read_models(metafile: Path) -> list[dict]:
     return yaml.safe_load(metafile.read_text('utf-8'))['Models']
 
 
+def store(path: Path, folder: Path) -> Path:
+    """Check a result of tools/reproduce.py, and store it for the zoo.
+
+    Raises:
+        ValueError: If it is incomplete or does not fit its row.
+    """
+    result = read_result(path)
+    if not result:
+        raise ValueError(f'{path} is not a result')
+    row = find_experiment(str(result.get('row')))
+    check_result(result, row, path)
+    write_json(folder / f'{row.name}.json', result)
+    return folder / f'{row.name}.json'
+
+
 def reproduced(name: str) -> dict[str, dict]:
-    """Metrics that reproductions.py has stored, by their names."""
+    """Metrics of a stored result, by their names."""
     path = RESULTS / f'{name}.json'
     return read_json(path)['metrics'] if path.exists() else {}
 
@@ -68,7 +86,6 @@ def add_training(model: dict, cfg: Config) -> None:
     if record['precision'] != precision_of(cfg):
         options['optim_wrapper.type'] = 'AmpOptimWrapper'
         options['optim_wrapper.dtype'] = record['precision']
-        cfg.merge_from_dict(options)
     given = ' '.join(f'{key}={value}' for key, value in options.items())
     step = (
         f'epoch_{metadata["Epochs"]}'
@@ -88,12 +105,13 @@ def add_training(model: dict, cfg: Config) -> None:
         'SHA256': sha256_of(list_shipped()[model['Name']]),
     }
     last = record['curve'][-1]
+    measured = {
+        name: round(factor * last[key], 1)
+        for name, (key, factor, _) in METRICS.items()
+        if key in last
+    }
     for result in model['Results']:
-        result['Metrics'] = {
-            name: round(factor * last[key], 1)
-            for name, (key, factor, _) in METRICS.items()
-            if key in last
-        }
+        result['Metrics'] = dict(measured)
 
 
 def add_reproduction(model: dict) -> None:
@@ -121,37 +139,11 @@ def update(text: str) -> str:
         metadata['FLOPs'] = result.operations
         metadata['Parameters'] = result.params
         metadata['Batch Size'] = cfg.auto_scale_lr.base_batch_size
-        trained_here = 'Training Log' in metadata
-        if trained_here:
+        if 'Training Log' in metadata:
             add_training(model, cfg)
-        metadata['Training Techniques'] = techniques(cfg)
-        if not trained_here:
+        else:
             add_reproduction(model)
     return yaml.safe_dump(content, sort_keys=False, width=100)
-
-
-def techniques(cfg: Config) -> list[str]:
-    """Name what a recipe does, as mm's metafiles name it."""
-    wrapper, model = cfg.optim_wrapper, cfg.model
-    used = {
-        'EMA': 'EMAHook' in str(cfg.get('custom_hooks')),
-        'Gradient Clipping': wrapper.get('clip_grad'),
-        'Mixed Precision Training': wrapper.get('type') == 'AmpOptimWrapper',
-        'Layer-wise Learning Rate Decay': 'mmhatnet.LayerDecay'
-        in wrapper.get('constructor', ''),
-        'Stochastic Depth': model.backbone.get('drop_path_rate'),
-        'Activation Checkpointing': model.backbone.get('with_cp'),
-    }
-    found = [wrapper.optimizer.type.rpartition('.')[2], 'Weight Decay']
-    found += [name for name, is_used in used.items() if is_used]
-    augments = (model.get('train_cfg') or {}).get('augments', [])
-    found += [augment.type for augment in augments]
-    if 'LabelSmooth' in str(model.get('head', {}).get('loss')):
-        found.append('Label Smoothing')
-    loader = cfg.train_dataloader
-    steps = {step['type'] for step in loader.dataset.pipeline}
-    steps.add(loader.sampler.type)
-    return found + [name for key, name in TECHNIQUES.items() if key in steps]
 
 
 def readme(metafile: Path) -> str:
@@ -224,16 +216,14 @@ def table(metafile: Path, up: str) -> str:
 
 def settings() -> str:
     """Table of the rows of Table 6 that were reproduced."""
-    names = [x for x in list_experiments() if x.startswith('table6')]
-    rows = [
-        {'row': name}
-        | {
-            key: f'{metric["printed"]}\\*; {metric["measured"]}'
-            for key, metric in found.items()
-        }
-        for name in names
-        if (found := reproduced(name))
-    ]
+    rows = []
+    for name in list_experiments():
+        if name.startswith('table6') and (found := reproduced(name)):
+            pairs = {
+                key: f'{metric["printed"]}\\*; {metric["measured"]}'
+                for key, metric in found.items()
+            }
+            rows.append(dict(row=name) | pairs)
     return (
         markdown_table(rows) if rows else 'None of them has been reproduced.'
     )
@@ -265,7 +255,17 @@ def main() -> None:
         f'and update the model tables of {" and ".join(PAGES)} and of the '
         'README of each folder of configs.'
     )
-    parser.parse_args()
+    parser.add_argument(
+        '--add',
+        nargs='+',
+        type=Path,
+        default=(),
+        metavar='RESULT.json',
+        help='first check results of tools/reproduce.py, ours or yours, and '
+        'store them in docs/reproductions',
+    )
+    for path in parser.parse_args().add:
+        print(store(path, RESULTS))
     for metafile in tqdm(metafiles(), unit='metafile'):
         write_text(metafile, update(metafile.read_text('utf-8')))
         write_text(metafile.with_name('README.md'), readme(metafile))

@@ -9,8 +9,7 @@ from unicodedata import normalize
 
 from PIL import Image
 
-from ...datasets.inspection import read_size
-from ...runtime.images import open_image
+from ...runtime.images import open_image, read_size
 from ..samples import Oddities, Sample
 
 # What OpenCV reads in every version.
