@@ -49,7 +49,7 @@ def test_places(image, tmp_path, capsys):
     ):
         found = find_images([str(tmp_path / place) for place in places])
         assert found == [tmp_path / name for name in names]
-    assert capsys.readouterr().err == f'{tmp_path}: 1 other files left out\n'
+    assert capsys.readouterr().err == f'{tmp_path}: other files left out: 1\n'
     for place in ('no.png', 'no', '*.gif', '~nobody-has-this-name/a.png'):
         with pytest.raises(FileNotFoundError, match='no image at'):
             find_images([place])
