@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from math import inf
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -198,11 +198,17 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
             'minutes': f'{seconds / 60:.3g}',
             'seeds': ', '.join(map(str, values)),
             group.metric: ', '.join(f'{v:.4g}' for v in values.values()),
-            'mean': f'{mean(values.values()):.4g}',
+            'mean': show_mean([*values.values()]),
             'base ahead by': f'{mean(ahead):.3g} ({span(ahead)})'
             if ahead
             else '',
         }
+
+
+def show_mean(values: list[float]) -> str:
+    """Write the mean, and the standard deviation of several values."""
+    deviation = f' ± {stdev(values):.2g}' if len(values) > 1 else ''
+    return f'{mean(values):.4g}{deviation}'
 
 
 def within(minutes: float) -> str:
