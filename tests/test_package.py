@@ -23,19 +23,18 @@ LIBRARIES = ('mmpretrain', 'mmseg', 'mmdet')
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('library', [None, *LIBRARIES])
+@pytest.mark.parametrize('library', LIBRARIES)
 def test_import_on_demand(library):
     """Building the backbone in mm imports mmhatnet, and no other library."""
     if library == 'mmdet' and describe_operators() != 'mmcv':
         pytest.skip('mmdet needs operators before it is imported')
     code = f"""
 import importlib, sys
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 library = {library!r}
-if library:
-    importlib.import_module(library + '.models')
-    MODELS = importlib.import_module(library + '.registry').MODELS
-    init_default_scope(library)
+importlib.import_module(library + '.models')
+MODELS = importlib.import_module(library + '.registry').MODELS
+init_default_scope(library)
 before = set(sys.modules)
 assert 'mmhatnet' not in before
 model = MODELS.build(dict(type='mmhatnet.HATNet', arch='tiny'))
@@ -48,91 +47,50 @@ print('imported:', *sorted(new & {set(LIBRARIES)!r}))
 
 
 class TestVersions:
-    @pytest.fixture
-    def installed(self, monkeypatch):
-        """What is installed, as a dict to change: the oldest versions."""
-        versions = {'torch': stack.TORCH[1]}
-        for name, oldest, _ in stack.FAMILIES['onedl'].values():
-            versions[name] = oldest
+    @pytest.mark.parametrize(
+        ('changes', 'kind', 'message'),
+        [
+            ({}, None, ''),
+            # Libraries of tasks are optional, and mmcv-lite is enough.
+            ({'onedl-mmdetection': '', 'onedl-mmsegmentation': ''}, None, ''),
+            ({'onedl-mmcv': '', 'mmcv-lite': '2.2.0'}, None, ''),
+            ({'onedl-mmcv': '99.0'}, UserWarning, 'with onedl-mmcv up to'),
+            ({'mmcv': '2.1.0'}, UserWarning, 'overwrite each other'),
+            ({'onedl-mmcv': ''}, ImportError, 'onedl-mmcv>=.*--stack onedl'),
+            ({'onedl-mmcv': '2.3.0'}, ImportError, r'2\.3\.0 is installed'),
+            ({'onedl-mmdetection': '3.4.0'}, ImportError, 'mmdetection>='),
+            ({'torch': '2.0.1'}, ImportError, r'torch>=.*pytorch\.org'),
+            ({'torch': ''}, ImportError, r'torch>=.*pytorch\.org'),
+        ],
+    )
+    def test_installed(self, changes, kind, message, monkeypatch, recwarn):
+        """The oldest versions pass; changes may raise or warn."""
+        found = {
+            x: version for x, version, _ in stack.FAMILIES['onedl'].values()
+        }
+        found |= {'torch': stack.TORCH[1]} | changes
         monkeypatch.setattr(
             stack,
             '_installed',
-            lambda name: Version(versions[name]) if name in versions else None,
+            lambda name: Version(found[name]) if found.get(name) else None,
         )
-        return versions
-
-    @pytest.mark.parametrize(
-        'changes',
-        [
-            {},
-            {'onedl-mmdetection': None, 'onedl-mmsegmentation': None},
-            {'onedl-mmcv': None, 'mmcv-lite': '2.2.0'},
-        ],
-    )
-    def test_pass(self, changes, installed, recwarn):
-        installed |= changes
-        for name in [name for name, version in changes.items() if not version]:
-            del installed[name]
+        if kind is ImportError:
+            with pytest.raises(ImportError, match=message):
+                stack.check_versions()
+            return
         stack.check_versions()
-        assert not recwarn.list
+        assert len(recwarn) == bool(kind)
+        for warning in recwarn:
+            assert re.search(message, str(warning.message))
 
-    @pytest.mark.parametrize(
-        ('name', 'version', 'message'),
-        [
-            ('onedl-mmcv', None, '>=.*pip install "onedl-mmcv.*--stack onedl'),
-            ('onedl-mmcv', '2.3.0', r'>=.*2\.3\.0 is installed: pip install'),
-            ('onedl-mmdetection', '3.4.0', '>='),
-            ('torch', '2.0.1', r'>=.*pytorch\.org'),
-            ('torch', None, r'>=.*pytorch\.org'),
-        ],
-    )
-    def test_missing_or_too_old(self, name, version, message, installed):
-        del installed[name]
-        if version:
-            installed[name] = version
-        with pytest.raises(ImportError, match=f'needs {name}{message}'):
-            stack.check_versions()
-
-    def test_family_of_the_user_is_named(self, installed):
-        installed.clear()
-        installed.update(
-            torch=stack.TORCH[1], mmengine='0.10.7', mmdet='3.3.0'
-        )
-        message = 'needs mmcv>=.*--stack openmmlab'
-        with pytest.raises(ImportError, match=message):
-            stack.check_versions()
-
-    @pytest.mark.parametrize(
-        ('name', 'version', 'message'),
-        [
-            ('onedl-mmcv', '99.0', 'tested with onedl-mmcv up to'),
-            ('mmcv', '2.1.0', 'overwrite each other'),
-        ],
-    )
-    def test_only_warns(self, name, version, message, installed):
-        installed[name] = version
-        with pytest.warns(UserWarning, match=message):
-            stack.check_versions()
-
-    @pytest.mark.parametrize(
-        ('kind', 'name', 'message'),
-        [
-            (
-                ModuleNotFoundError,
-                'mmcv._ext',
-                'tools/setup_env.sh --compiled',
-            ),
-            (ImportError, 'mmcv._ext', 'set MMHATNET_OPERATORS=torchvision'),
-            (ImportError, 'other', '^undefined symbol$'),
-        ],
-    )
-    def test_absent_operators_name_the_remedy(self, kind, name, message):
-        error = kind('undefined symbol', name=name)
-        with (
-            pytest.raises(ImportError, match=message),
-            stack.explain_missing_operators(),
+    def test_absent_operators_name_the_remedy(self):
+        for name, message in (
+            ('mmcv._ext', 'set MMHATNET_OPERATORS=torchvision'),
+            ('other', '^undefined symbol$'),
         ):
-            raise error
+            wrapped = stack.explain_missing_operators()
+            with pytest.raises(ImportError, match=message), wrapped:
+                raise ImportError('undefined symbol', name=name)
 
     @pytest.mark.parametrize('family', stack.FAMILIES)
     def test_set_up_installs_what_is_tested(self, family):
@@ -144,9 +102,9 @@ class TestVersions:
         assert Version(oldest) <= Version(pins['torch']) <= Version(newest)
 
 
-@pytest.fixture(scope='module', params=['clone', 'sdist'])
-def wheel(request, tmp_path_factory):
-    """The wheel of a clean clone or its sdist, and the clone's files."""
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """The wheel of the sdist of a clean clone, and the clone's files."""
     if not (ROOT / '.git').exists() or not shutil.which('git'):
         pytest.skip('this is not a clone, and wheels are built from one')
     folder = tmp_path_factory.mktemp('wheel')
@@ -155,11 +113,9 @@ def wheel(request, tmp_path_factory):
         target = folder / 'clone' / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, target)
-    source = folder / 'clone'
-    if request.param == 'sdist':
-        code = 'import setuptools.build_meta as b; b.build_sdist("..")'
-        run_tool('-c', code, cwd=source)
-        (source,) = folder.glob('*.tar.gz')
+    code = 'import setuptools.build_meta as b; b.build_sdist("..")'
+    run_tool('-c', code, cwd=folder / 'clone')
+    (source,) = folder.glob('*.tar.gz')
     run_tool(
         *(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '-w', folder),
         *('--no-build-isolation', source),
@@ -208,7 +164,7 @@ def test_mim_finds_configs_of_an_editable_install():
 
 
 def test_clone_without_installation(tmp_path):
-    """PYTHONPATH is enough; if it is read only, all but inheritance works."""
+    """PYTHONPATH is enough, also for configs that inherit ours."""
     clone = tmp_path / 'clone'
     ignored = shutil.ignore_patterns('.mim', '__pycache__')
     for name in ('mmhatnet', 'configs', 'tools'):
@@ -216,22 +172,16 @@ def test_clone_without_installation(tmp_path):
     shutil.copy(ROOT / 'model-index.yml', clone)
     base = f"_base_ = 'mmhatnet::demo/{DEMOS['Semantic Segmentation']}.py'"
     (tmp_path / 'mine.py').write_text(base)
-    hook = tmp_path / 'sitecustomize.py'
-    hook.write_text(UNINSTALLED + READ_ONLY)
-    command = clone / 'tools' / 'analysis_tools' / 'get_flops.py', 'mine.py'
+    (tmp_path / 'sitecustomize.py').write_text(UNINSTALLED)
+    tool = clone / 'tools' / 'analysis_tools' / 'get_flops.py'
     env = dict(cwd=tmp_path, PYTHONPATH=f'{clone}:{tmp_path}')
-    output = run_tool(*command, code=1, **env)
-    assert output.splitlines()[-1].endswith('pip install -e .')
-    assert 'Traceback' not in output
-    hook.write_text(UNINSTALLED)
-    assert 'Norms, in addition' in run_tool(*command, **env)
+    assert 'Norms, in addition' in run_tool(tool, 'mine.py', **env)
     code = 'import mmhatnet; print(mmhatnet.__file__, mmhatnet.list_models())'
     output = run_tool('-c', code, **env)
     assert output.startswith(f'{clone}/mmhatnet/__init__.py [')
 
 
 UNINSTALLED = """
-import os
 import sys
 from importlib import metadata
 
@@ -247,13 +197,6 @@ def hidden(name):
 
 
 metadata.Distribution.from_name = hidden
-"""
-READ_ONLY = """
-def refuse(*args, **kwargs):
-    raise PermissionError
-
-
-os.symlink = refuse
 """
 
 
@@ -296,10 +239,6 @@ def test_dockerfiles():
     if not hadolint:
         pytest.skip('hadolint is not installed')
     run_tool(hadolint, *sorted((ROOT / 'docker').iterdir()))
-
-
-def test_version():
-    assert distribution('mmhatnet').version == mmhatnet.__version__
 
 
 def test_folders_import_downwards():

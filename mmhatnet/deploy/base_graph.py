@@ -32,20 +32,16 @@ class Graph(nn.Module):
             for name in ('to_rgb', 'channel_conversion', '_channel_conversion')
         )
         self.divisor = getattr(preprocessor, 'pad_size_divisor', 1)
-        check_exportable(
-            self.divisor <= 1 or not getattr(preprocessor, 'pad_value', 0),
-            'a pad_value other than 0',
-        )
+        usual = self.divisor <= 1 or not getattr(preprocessor, 'pad_value', 0)
+        check_exportable(usual, 'a pad_value other than 0')
         self.subsampled = _omit_subsampled_levels(model)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Normalize, then pad at the right and the bottom, as mm does."""
         images = (images - self.mean) / self.std
         if self.divisor > 1:
-            h, w = images.shape[2:]
-            images = F.pad(
-                images, (0, -w % self.divisor, 0, -h % self.divisor)
-            )
+            bottom, right = (-side % self.divisor for side in images.shape[2:])
+            images = F.pad(images, (0, right, 0, bottom))
         return images
 
     def extract(self, images: Tensor) -> list[Tensor]:

@@ -124,11 +124,7 @@ def describe(
 ) -> dict:
     """Describe an exported model by its metadata, ready for JSON.
 
-    Args:
-        graph (Graph): The graph.
-        cfg (Config): The config of the model.
-        checkpoint (str, optional): A file, URL or ``hatnet://NAME``.
-        precision (str): As for ``export_files``. Defaults to 'float32'.
+    Checkpoint and precision are as for ``export_files``.
 
     Raises:
         ValueError: If the test pipeline has an unknown step.

@@ -65,7 +65,7 @@ def find_images(places: Sequence[str]) -> list[Path]:
                 f'{", ".join(SHOWN)}'
             )
         if others := len(files) - len(images):
-            print(f'{place}: {others} other files left out', file=sys.stderr)
+            print(f'{place}: other files left out: {others}', file=sys.stderr)
         found += images
     return list(dict.fromkeys(found))
 

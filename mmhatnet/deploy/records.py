@@ -16,11 +16,8 @@ def recording(
 ) -> Iterator[list[tuple]]:
     """Write results when all are there, or after Ctrl-C or an error.
 
-    Args:
-        key (str): What they are of: ``'image'`` or ``'frame'``.
-        target (Path): The files, without their ``SUFFIXES``.
-        metadata (dict): ``kind`` and ``classes`` of the model.
-        formats (Collection[str]): Keys of ``SUFFIXES``; others are ignored.
+    They are those of each ``'image'`` or ``'frame'``, the key. The files are
+    named by the target and the ``SUFFIXES`` of the formats.
 
     Yields:
         list[tuple]: To be filled with names of files or numbers of frames,

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,10 +66,8 @@ def export_files(
     """
     missing = [name for name in ONNX if not find_spec(name)]
     if missing and out.suffix == '.onnx':
-        raise ImportError(
-            f'ONNX files need {", ".join(missing)}: pip install '
-            f'{" ".join(missing)}'
-        )
+        names = ' '.join(missing)
+        raise ImportError(f'ONNX files need {names}: pip install {names}')
     for _ in read_images(calibration, describe(graph, cfg)):
         pass  # raises if one cannot be read, before the minutes of an export
     backbone = graph.model.backbone
@@ -108,42 +105,14 @@ def save(
     path: Path,
     calibration: Sequence[Path] = (),
 ) -> None:
-    """Write a program in the format and precision of the file.
+    """Write a program as ``*.onnx`` or ``*.pt2``.
 
-    Args:
-        program (ExportedProgram): The program.
-        metadata (dict): As from :func:`~mmhatnet.deploy.export.describe`.
-        path (Path): The file, ``*.onnx`` or ``*.pt2``.
-        calibration (Sequence[Path]): Images for 'int8'.
+    Its metadata have the precision; the images of a calibration are for int8.
     """
+    text = json.dumps(metadata)
     if path.suffix == '.pt2':
-        torch.export.save(
-            program, path, extra_files={METADATA: json.dumps(metadata)}
-        )
+        torch.export.save(program, path, extra_files={METADATA: text})
         return
-    save_onnx(program, metadata, path)
-    if metadata['precision'] == 'float16':
-        to_float16(path)
-    elif metadata['precision'] == 'int8':
-        to_int8(path, read_images(calibration, metadata))
-
-
-def _load(
-    path: Path, setting: Grids
-) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Load a file as a function from images to the list of outputs."""
-    if path.suffix != '.onnx':
-        return as_arrays(torch.export.load(path).module())
-    model = OnnxModel(path)
-    if model.has_free_grids:
-        model.set_grids(*map(as_integers, setting))
-    return model.run
-
-
-def save_onnx(
-    program: 'ExportedProgram', metadata: dict, path: str | os.PathLike
-) -> None:
-    """Write a program as an ONNX file with its metadata."""
     import onnx
 
     made = torch.onnx.export(
@@ -160,9 +129,25 @@ def save_onnx(
         # of this machine.
         node.ClearField('metadata_props')
     entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA, json.dumps(metadata)
+    entry.key, entry.value = METADATA, text
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
+    if metadata['precision'] == 'float16':
+        to_float16(path)
+    elif metadata['precision'] == 'int8':
+        to_int8(path, read_images(calibration, metadata))
+
+
+def _load(
+    path: Path, setting: Grids
+) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Load a file as a function from images to the list of outputs."""
+    if path.suffix != '.onnx':
+        return as_arrays(torch.export.load(path).module())
+    model = OnnxModel(path)
+    if model.has_free_grids:
+        model.set_grids(*map(as_integers, setting))
+    return model.run
 
 
 def write_hash(file: Path) -> Path:

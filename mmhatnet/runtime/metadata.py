@@ -86,11 +86,7 @@ def check_curve(curve: dict) -> None:
 
 
 def check_step(step: dict) -> None:
-    """Check that a step of the metadata is known and has its arguments.
-
-    Raises:
-        BAD_METADATA: If not.
-    """
+    """Check that a step is known and has its arguments; else BAD_METADATA."""
     name = step['step']
     if name not in STEPS:
         raise ValueError(

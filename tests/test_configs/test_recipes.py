@@ -1,8 +1,9 @@
-"""The recipes are those of the paper, and beyond it those of the libraries.
+"""The recipes are those of the paper.
 
 What the paper prints is written here, with its section; where it is silent, it
-follows DeiT and PVT. Data, and the models beyond the paper, are compared with
-the libraries' own configs. Demos and experiments are our own choice.
+follows DeiT and PVT. Data are compared with the libraries' own configs, and so
+is the schedule of models beyond the paper. Demos and experiments are our own
+choice.
 """
 
 import re
@@ -42,7 +43,7 @@ def imagenet(lr, batch, epochs, drop_path=0.1, clip=None):
         wrapper='AmpOptimWrapper',
         clip=clip,
         lr=lr,
-        decay=lambda name, kind: 0.05 if kind == 'weight' else 0,
+        decay=lambda kind: 0.05 if kind == 'weight' else 0,
         batch=batch,
         length=epochs,
         epoch=10,  # iterations, to look at a few
@@ -58,7 +59,7 @@ DENSE = dict(
     wrapper='OptimWrapper',
     clip=None,
     lr=1e-4,
-    decay=lambda name, kind: 1e-4,
+    decay=lambda kind: 1e-4,
     batch=16,
 )
 # Sec. 4.2. PVT has 80k iterations at this batch size, a last rate of 0, and no
@@ -81,27 +82,14 @@ BOXES = dict(
     | {8000: 1e-5, 10999: 1e-5, 11000: 1e-6, 11999: 1e-6},
 )
 MASKS = dict(BOXES, library='mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
-# Beyond the paper, as with Swin-T: no decay of norms.
+# Beyond the paper, as with Swin-T.
 UPERNET = dict(
-    DENSE,
     library='mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-'
     + ADE20K,
-    drop_path=0.3,
-    lr=6e-5,
-    decay=lambda name, kind: 0 if kind == 'norm' else 0.01,
-    length=160000,
+    batch=16,
 )
 MASK2FORMER = dict(
-    UPERNET,
-    library='mmseg::mask2former/mask2former_swin-t_8xb2-' + ADE20K,
-    clip=dict(max_norm=0.01, norm_type=2),
-    lr=1e-4,
-    backbone_lr=1e-5,
-    decay=lambda name, kind: (
-        0
-        if kind == 'norm' or re.search('query_(embed|feat)|level_embed', name)
-        else 0.05
-    ),
+    library='mmseg::mask2former/mask2former_swin-t_8xb2-' + ADE20K, batch=16
 )
 # Patterns of the configs -> recipe. The first that fits counts.
 RECIPES = {
@@ -119,27 +107,19 @@ RECIPES = {
     'upernet/*': UPERNET,
     'mask2former/*': MASK2FORMER,
 }
+DEFAULTS = dict(begin=0, power=1.0)  # of schedulers
 OURS = 'demo/', 'evidence/', 'shipped/'
 open_library = cache(read_config)
-
-
-@pytest.fixture(params=[c for c in CONFIGS if not c.startswith(OURS)])
-def config(request):
-    return request.param
-
-
-@pytest.fixture
-def cfg(config):
-    return open_config(config)
 
 
 def find_recipe(config):
     return next(r for key, r in RECIPES.items() if fnmatch(config, key))
 
 
-@pytest.fixture
-def recipe(config):
-    return find_recipe(config)
+THEIRS = [config for config in CONFIGS if not config.startswith(OURS)]
+of_the_paper = pytest.mark.parametrize(
+    'config', [config for config in THEIRS if 'lr' in find_recipe(config)]
+)
 
 
 def plain(part):
@@ -161,15 +141,30 @@ def read_data(cfg):
     )
 
 
-def test_data(cfg, recipe):
-    expected = read_data(open_library(recipe['library']))
+@pytest.mark.parametrize('config', THEIRS)
+def test_data(config):
+    cfg, recipe = open_config(config), find_recipe(config)
+    library = open_library(recipe['library'])
+    expected = read_data(library)
     if 'mmpretrain' in recipe['library']:
         # DeiT's own code repeats augmentation.
         expected['sampler']['type'] = 'RepeatAugSampler'
     assert read_data(cfg) == expected
+    if 'lr' not in recipe:
+        found, theirs = (
+            [DEFAULTS | each for each in plain(x.param_scheduler)]
+            for x in (cfg, library)
+        )
+        assert found == theirs
+        assert cfg.train_cfg.max_iters == library.train_cfg.max_iters
+        ours, theirs = (x.optim_wrapper.optimizer for x in (cfg, library))
+        for key in ('lr', 'weight_decay'):
+            assert ours[key] == theirs[key]
 
 
-def test_model(config, cfg, recipe):
+@of_the_paper
+def test_model(config):
+    cfg, recipe = open_config(config), find_recipe(config)
     backbone = cfg.model.backbone
     arch = re.search('hatnet-(tiny|small|medium|large)', config)[1]
     assert backbone.arch == arch
@@ -184,8 +179,10 @@ def test_model(config, cfg, recipe):
         assert cfg.model.head.loss == theirs.head.loss
 
 
-def test_optimizer(config, cfg, recipe):
+@of_the_paper
+def test_optimizer(config):
     """Rate and decay of every parameter."""
+    cfg, recipe = open_config(config), find_recipe(config)
     assert cfg.optim_wrapper.type == recipe['wrapper']
     assert cfg.optim_wrapper.get('clip_grad') == recipe['clip']
     adapt_to_cpu(cfg)
@@ -201,52 +198,34 @@ def test_optimizer(config, cfg, recipe):
         for name, parameter in module.named_parameters(recurse=False):
             kind = 'norm' if isinstance(module, NORMS) else name
             name, group = f'{prefix}.{name}', groups[parameter]
-            assert group['weight_decay'] == recipe['decay'](name, kind), name
-            slow = name.startswith('backbone.') and 'backbone_lr' in recipe
-            lr = recipe['backbone_lr' if slow else 'lr']
-            if 'layer-decay' not in config:  # for which see test_configs.py
-                assert group['lr'] == pytest.approx(lr), name
+            assert group['weight_decay'] == recipe['decay'](kind), name
+            assert group['lr'] == pytest.approx(recipe['lr']), name
             seen += 1
     assert seen == len(groups) == len(list(model.parameters()))
 
 
-@cache
-def find_rates(open_one, name, epoch_length):
-    """The rate in every iteration of a config."""
-    cfg = open_one(name)
+@of_the_paper
+def test_schedule(config):
+    """The rate at the start, after the warm-up, in the middle, at the end."""
+    cfg, recipe = open_config(config), find_recipe(config)
+    length, epoch = recipe['length'], recipe.get('epoch', 1)
+    assert length in cfg.train_cfg.values()
     optimizer = OptimWrapper(
         torch.optim.SGD([torch.ones(1)], cfg.optim_wrapper.optimizer.lr)
     )
-    defaults = dict(optimizer=optimizer, epoch_length=epoch_length)
+    defaults = dict(optimizer=optimizer, epoch_length=epoch)
     schedulers = [
         PARAM_SCHEDULERS.build(settings, default_args=defaults)
         for settings in cfg.param_scheduler
     ]
-    length = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
     rates = []
-    for i in range(length * epoch_length):
+    for i in range(length * epoch):
         rates.append(optimizer.get_lr()['lr'][0])
         for scheduler in schedulers:
-            if not scheduler.by_epoch or (i + 1) % epoch_length == 0:
+            if not scheduler.by_epoch or (i + 1) % epoch == 0:
                 scheduler.step()
-    return rates
-
-
-def test_schedule(config, recipe):
-    """The rate at the start, after the warm-up, in the middle, at the end."""
-    epoch = recipe.get('epoch', 1)
-    rates = find_rates(open_config, config, epoch)
-    assert len(rates) == recipe['length'] * epoch
-    if 'rates' in recipe:
-        expected = recipe['rates']
-    else:  # beyond the paper
-        theirs = find_rates(open_library, recipe['library'], epoch)
-        assert len(rates) == len(theirs)
-        expected = {i: theirs[i] for i in (0, 1500, 80000, -1)}
-    for iteration, rate in expected.items():
-        assert rates[iteration] == pytest.approx(rate, rel=1e-3, abs=1e-15), (
-            iteration
-        )
+    found = {iteration: rates[iteration] for iteration in recipe['rates']}
+    assert found == pytest.approx(recipe['rates'], rel=1e-3, abs=1e-15)
 
 
 @pytest.mark.parametrize('config', CONFIGS)

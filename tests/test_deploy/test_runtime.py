@@ -8,14 +8,22 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
 
 from mmhatnet import runtime
-from mmhatnet.deploy.predict_files import to_json
+from mmhatnet.deploy.export import describe_steps
+from mmhatnet.deploy.predict_files import summarize, to_json
 from mmhatnet.deploy.writer import write_hash
 from mmhatnet.runtime.arrays import apply_step, encode, paste, prepare
 from mmhatnet.runtime.budget import choose
 from mmhatnet.runtime.metadata import BAD_METADATA, check_step, read_metadata
 from mmhatnet.runtime.model import check_hash
+from mmhatnet.runtime.results import (
+    _font,
+    classification,
+    detection,
+    segmentation,
+)
 
 RESIZE = dict(
     step='resize',
@@ -120,99 +128,112 @@ def test_nan_in_results():
         to_json(dict(score=float('nan')))
 
 
-class TestHashes:
-    """Beside a file, as sha256sum writes them."""
+@pytest.fixture
+def file(tmp_path):
+    file = tmp_path / 'a.onnx'
+    file.write_bytes(bytes(99))
+    check_hash(file)  # there is none
+    return file
 
-    @pytest.fixture
-    def file(self, tmp_path):
-        file = tmp_path / 'a.onnx'
-        file.write_bytes(bytes(99))
-        check_hash(file)  # there is none
-        return file
 
-    def test_of_sha256sum(self, file):
-        record = write_hash(file)
-        command = 'sha256sum', '--check', '--strict', 'a.onnx.sha256'
-        subprocess.run(command, cwd=record.parent, check=True)
+def test_hash_of_sha256sum(file):
+    record = write_hash(file)
+    command = 'sha256sum', '--check', '--strict', 'a.onnx.sha256'
+    subprocess.run(command, cwd=record.parent, check=True)
+    check_hash(file)
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'content'),
+    [
+        *(('.onnx', x) for x in (b'', bytes(98) + b'1')),
+        # Of a stranger.
+        *(('.onnx.sha256', x) for x in (b'', b'\xff\0', b'0  a.onnx')),
+    ],
+)
+def test_hash_of_another_file(suffix, content, file):
+    write_hash(file)
+    file.with_suffix(suffix).write_bytes(content)
+    with pytest.raises(ValueError, match='was changed after its export'):
         check_hash(file)
 
-    @pytest.mark.parametrize('change', [b'', bytes(98) + b'1'])
-    def test_changes(self, change, file):
-        write_hash(file)
-        file.write_bytes(change)
-        with pytest.raises(ValueError, match=r'a.onnx was changed after'):
-            check_hash(file)
 
-    @pytest.mark.parametrize('text', [b'', b'\xff\0', b'0  a.onnx', b'\n\n'])
-    def test_records_of_a_stranger(self, text, file):
-        (file.with_name('a.onnx.sha256')).write_bytes(text)
-        with pytest.raises(ValueError, match='was changed after its export'):
-            check_hash(file)
+@pytest.mark.parametrize('density', [0, 0.01, 0.5, 0.99, 1])
+def test_run_lengths(density):
+    coco = pytest.importorskip('pycocotools.mask')
+    mask = np.random.default_rng(0).random((37, 53)) < density
+    found = encode(mask)
+    expected = coco.encode(np.asfortranarray(mask, np.uint8))
+    assert found['size'] == list(expected['size'])
+    assert found['counts'].encode() == expected['counts']
 
 
-class TestRuntime:
-    """The parts that have no model, against the libraries'."""
-
-    @pytest.mark.parametrize('density', [0, 0.01, 0.5, 0.99, 1])
-    def test_run_lengths(self, density):
-        coco = pytest.importorskip('pycocotools.mask')
-        random = np.random.default_rng(0)
-        mask = random.random((37, 53)) < density
-        expected = coco.encode(np.asfortranarray(mask, np.uint8))
-        found = encode(mask)
-        assert found['size'] == list(expected['size'])
-        assert found['counts'].encode() == expected['counts']
-
-    @pytest.mark.parametrize(
-        'box', [(3.2, 4.7, 40.1, 30.9), (-5, -5, 70, 60), (10, 10, 10.5, 11)]
+@pytest.mark.parametrize(
+    'box', [(3.2, 4.7, 40.1, 30.9), (-5, -5, 70, 60), (10, 10, 10.5, 11)]
+)
+def test_masks_are_pasted_as_in_mmdet(box):
+    module = pytest.importorskip('mmdet.models.roi_heads.mask_heads')
+    mask = np.random.default_rng(0).random((28, 28), np.float32)
+    mask = cv2.GaussianBlur(mask, (0, 0), 3)
+    mask = (mask - mask.min()) / np.ptp(mask)
+    tensors = torch.from_numpy(mask)[None, None], torch.tensor([box])
+    expected, _ = module.fcn_mask_head._do_paste_mask(
+        *tensors, 48, 64, skip_empty=False
     )
-    def test_masks_are_pasted_as_in_mmdet(self, box):
-        pytest.importorskip('mmdet')
-        from mmdet.models.roi_heads.mask_heads.fcn_mask_head import (
-            _do_paste_mask,
-        )
+    found = paste(mask, np.array(box), (48, 64))
+    assert (found != (expected[0].numpy() >= 0.5)).mean() < 2e-3
 
-        mask = np.random.default_rng(0).random((28, 28), np.float32)
-        mask = cv2.GaussianBlur(mask, (0, 0), 3)
-        mask = (mask - mask.min()) / np.ptp(mask)
-        expected, _ = _do_paste_mask(
-            torch.from_numpy(mask)[None, None],
-            torch.tensor([box]),
-            48,
-            64,
-            skip_empty=False,
-        )
-        found = paste(mask, np.array(box), (48, 64))
-        assert (found != (expected[0].numpy() >= 0.5)).mean() < 2e-3
 
-    @pytest.mark.parametrize(
-        'steps',
+@pytest.mark.parametrize(
+    'steps',
+    [
+        [dict(type='Resize', scale=(96, 64), keep_ratio=True)],
+        [dict(type='Resize', scale=64, interpolation='bicubic')],
         [
-            [dict(type='Resize', scale=(96, 64), keep_ratio=True)],
-            [dict(type='Resize', scale=64, interpolation='bicubic')],
-            [
-                dict(type='ResizeEdge', scale=64, backend='pillow'),
-                dict(type='CenterCrop', crop_size=56),
-            ],
+            dict(type='ResizeEdge', scale=65, backend='pillow'),
+            dict(type='CenterCrop', crop_size=56),
         ],
-    )
-    def test_steps_are_those_of_mm(self, steps):
-        pytest.importorskip('mmpretrain')
-        from mmengine.registry import TRANSFORMS, DefaultScope
+    ],
+)
+def test_steps_are_those_of_mm(steps):
+    pytest.importorskip('mmpretrain')
+    data = dict(pipeline=[*steps, dict(type='PackInputs')])
+    cfg = Config(dict(test_dataloader=dict(dataset=data)))
+    image = np.random.default_rng(0).integers(0, 256, (75, 101, 3))
+    image = image.astype(np.uint8)
+    results = dict(img=image, img_shape=image.shape[:2])
+    with TRANSFORMS.switch_scope_and_registry('mmpretrain') as registry:
+        for step in steps:
+            results = registry.build(step)(results)
+    for step in describe_steps(cfg):
+        check_step(step)
+        image = apply_step(image, step)
+    assert (image == results['img']).all()
 
-        from mmhatnet.deploy.export import describe_steps
 
-        data = dict(pipeline=[*steps, dict(type='PackInputs')])
-        cfg = Config(dict(test_dataloader=dict(dataset=data)))
-        image = np.random.default_rng(0).integers(0, 256, (75, 101, 3))
-        image = expected = image.astype(np.uint8)
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            for step in steps:
-                results = TRANSFORMS.build(step)(
-                    dict(img=expected, img_shape=expected.shape[:2])
-                )
-                expected = results['img']
-        for step in describe_steps(cfg):
-            check_step(step)
-            image = apply_step(image, step)
-        assert (image == expected).all()
+def test_results_as_people_read_them():
+    names = ['tree', 'Größe']
+    result, *_ = classification(None, [0.612, 0.388], names)
+    assert summarize(result) == 'tree 0.61, Größe 0.39'
+    labels = np.array([[0, 1], [1, 1]] * 100)
+    labels[0, 0] = 255  # the largest of 8 bits
+    result, _, found = segmentation(None, labels, [], [])
+    assert summarize(result) == '1 75 %, 0 25 %, 255 <1 %'
+    assert (found == labels).all()
+    # Pillow's own font has one box for all letters beyond ASCII.
+    font = _font(100, 'é')
+    assert bytes(font.getmask('é')) != bytes(font.getmask('ü'))
+
+
+def test_pictures():
+    image = np.full((400, 500, 3), 90, np.uint8)
+    masks = np.zeros((2, 400, 500), bool)
+    masks[0, 100:150, 100:150] = True
+    boxes = np.array([[100.0, 100, 150, 150], [0, 0, 10, 10]])
+    found = boxes, [0.9, 0.8], [0, 7], iter(masks)
+    names, palette = ['tree'], [(200, 0, 0)]
+    _, picture, _ = segmentation(image, ~masks[0], names, palette)
+    assert picture[125, 125].tolist() == [156, 36, 36]
+    result, picture, _ = detection(image, *found, names, palette)
+    assert picture[125, 125].tolist() == [145, 45, 45]
+    assert [x['name'] for x in result['objects']] == ['tree', '7']

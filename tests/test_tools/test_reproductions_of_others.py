@@ -57,9 +57,8 @@ def store(tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
+def test_refused(result, store, tmp_path):
+    for change, message in (
         (dict(smoke=True), 'of a smoke test'),
         (dict(row='x'), "no row 'x'"),
         (dict(metrics={}), 'do not fit'),
@@ -68,15 +67,9 @@ def store(tmp_path):
         (measured(TABLE_6, 1.01), 'do not fit'),
         (dict(model='hatnet-tiny'), "model is 'hatnet-tiny' and not"),
         (dict(seconds=float('inf')), 'not JSON compliant'),
-    ],
-)
-def test_refused(change, message, result, store, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        store({**result, **change})
-    assert not list(tmp_path.glob('out/*'))
-
-
-def test_incomplete(result, store, tmp_path):
+    ):
+        with pytest.raises(ValueError, match=message):
+            store(result | change)
     del result['commit'], result['machine']
     with pytest.raises(ValueError, match='json lacks commit, machine'):
         store(result)
@@ -85,6 +78,7 @@ def test_incomplete(result, store, tmp_path):
         output = call_tool(ZOO, '--add', tmp_path / 'x.json', code=1)
         assert output.startswith('model_zoo.py: error: ')
         assert len(output.splitlines()) == 1
+    assert not list(tmp_path.glob('out/*'))
 
 
 def test_in_the_zoo(result, store, tmp_path, monkeypatch):
