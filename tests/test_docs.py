@@ -234,6 +234,21 @@ def test_gains_of_the_readme():
 
 
 @pytest.mark.default_stack
+def test_layout_is_complete():
+    """The plan names each module of the package, or the folder it is in."""
+    text = (ROOT / 'docs' / 'architecture.md').read_text()
+    text += ''.join(
+        f'`mmhatnet/models/{name}`'
+        for name in re.findall(r'`(\w+\.py)`', text)
+    )
+    for file in (ROOT / 'mmhatnet').rglob('[!_]*.py'):
+        path = file.relative_to(ROOT).as_posix()
+        folder = file.parent.relative_to(ROOT).as_posix()
+        named = f'`{path}`' in text or f'`{folder}/`' in text
+        assert named or file.stem == 'version' or '.mim' in path, path
+
+
+@pytest.mark.default_stack
 def test_messages_exist():
     """The package has the messages that troubleshooting.md explains."""
     values = (

@@ -1,5 +1,6 @@
 """Every config builds, trains a step and is tested by mm's own tool."""
 
+import ast
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -183,3 +184,30 @@ def test_classes_become_names():
     name_types(cfg)
     assert cfg.model.type == 'torch.nn.modules.linear.Bilinear'
     assert cfg.default_scope is None
+
+
+def depth(path):
+    """Levels of inheritance, with those of the libraries."""
+    tree = ast.parse(path.read_text())
+    found = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == '_base_'
+    ]
+    bases = found[0] if found else []
+    paths = []
+    for base in [bases] if isinstance(bases, str) else bases:
+        package, _, name = base.rpartition('::')
+        folder = path.parent
+        if package:
+            folder = Path(find_spec(package).origin).parent / '.mim/configs'
+        paths.append(folder / name)
+    return 1 + max(map(depth, paths), default=0)
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_inheritance_is_flat(config):
+    # Those that show an option, and experiments, inherit the config that they
+    # change.
+    option = re.search('-(amp|cp|compile)-|^evidence/|^shipped/', config)
+    assert depth(ROOT / 'configs' / config) <= (5 if option else 4)
