@@ -48,8 +48,10 @@ def parse_args() -> argparse.Namespace:
     add('--no-export', action='store_true', help='write no ONNX file')
     add_cfg_options(parser)
     args = parser.parse_args()
-    if args.size and args.size < 32:
-        parser.error(f'--size is at least 32, not {args.size}')
+    if args.size and not 32 <= args.size <= 4096:
+        parser.error(f'--size is from 32 to 4096, not {args.size}')
+    if not 0 <= args.seed < 2**32:
+        parser.error(f'--seed is from 0 to 2**32 - 1, not {args.seed}')
     if args.lr is not None and not args.lr > 0:
         parser.error(f'--lr is a positive number, not {args.lr}')
     args.work_dir = args.work_dir or Path(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
 from ..engine.checks import iter_datasets
@@ -56,10 +56,8 @@ def measure_curve(
     """
     model = OnnxModel(path)
     whole, rows = model.metadata['steps'], []
-    if not whole and set(factors) != {1}:
-        raise ValueError(
-            f'{path} takes images at their own size: give --factors 1'
-        )
+    if not model.has_free_grids and {*grids} != {(None, None)}:
+        raise ValueError(f'{path} has fixed G1 and G2: export --free-grids')
     todo = [(factor, *pair) for factor in factors for pair in grids]
     for factor, g1, g2 in tqdm(todo, unit='setting'):
         model.metadata['steps'] = scale_steps(whole, factor)
@@ -85,6 +83,9 @@ def scale_tests(cfg: Config, factor: float) -> Config:
     """Copy a config whose test pipeline resizes images by one more factor."""
     cfg = copy.deepcopy(cfg)
     for dataset in iter_datasets(cfg.test_dataloader.dataset):
+        if factor != 1 and not any('scale' in x for x in dataset.pipeline):
+            step = dict(type='Resize', scale_factor=factor, keep_ratio=True)
+            dataset.pipeline.insert(1, ConfigDict(step))
         for step in dataset.pipeline:
             sizes = {k: step[k] for k in ('scale', 'crop_size') if k in step}
             for key, value in sizes.items():

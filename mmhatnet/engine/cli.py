@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import ENOSPC
@@ -28,6 +29,8 @@ from ..utils.atomic import check_folder
 from ..utils.config import check_keys, read_config
 from ..utils.stack import explain_missing_operators
 
+REPEATED = 3  # seconds in which a second Ctrl-C is the same
+_interrupted = float('-inf')  # when Ctrl-C was pressed
 UNKNOWN_ARGUMENT = re.compile(
     r"HATNet\.__init__\(\) got an unexpected keyword argument '(\w+)'"
 )
@@ -256,7 +259,7 @@ def one_line_errors(*packages: str) -> Iterator[None]:
         # Characters that the terminal cannot show must not raise an error.
         sys.stdout.reconfigure(errors='backslashreplace')
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt_once)
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         with explain_missing_operators(), _hide_false_alarms():
             yield
@@ -280,7 +283,7 @@ def one_line_errors(*packages: str) -> Iterator[None]:
         where = f' (rank {rank})' if rank != '0' else ''
         sys.exit(f'{name}{where}: error: {message}')
     finally:
-        if signal.getsignal(signal.SIGINT) is _interrupt_once:
+        if signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -314,13 +317,16 @@ def _hide_false_alarms() -> Iterator[None]:
         mmengine.logging.print_log = print_log
 
 
-def _interrupt_once(*args: object) -> None:
-    """Handle Ctrl-C, and ignore it while the program ends.
+def _interrupt(*args: object) -> None:
+    """Handle Ctrl-C, but not a second one within seconds.
 
-    torchrun repeats the signal, which would interrupt the end.
+    torchrun repeats the signal, which would interrupt the end. A later one
+    counts, since Python loses an exception inside a destructor.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    global _interrupted
+    if time.monotonic() > _interrupted + REPEATED:
+        _interrupted = time.monotonic()
+        raise KeyboardInterrupt
 
 
 def _iter_chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -189,6 +190,21 @@ def _reading_safely() -> Iterator[None]:
         yield
     finally:
         CheckpointLoader._schemes = schemes
+
+
+def end_workers(runner: Runner) -> None:
+    """End the processes that load data, after a run.
+
+    Those that are left to the collector of garbage take 5 seconds, in which
+    Ctrl-C can be lost.
+    """
+    for name in ('train', 'val', 'test'):
+        loader = getattr(runner, f'_{name}_dataloader', None)
+        loop = getattr(runner, f'_{name}_loop', None)
+        for each in (loader, getattr(loop, 'dataloader', None)):
+            iterator: Any = getattr(each, '_iterator', None)
+            if hasattr(iterator, '_shutdown_workers'):
+                iterator._shutdown_workers()
 
 
 def adapt_to_cpu(cfg: Config) -> list[str]:

@@ -28,7 +28,7 @@ from .training import INTERRUPTED, quietly, search_lr, train, try_steps
 from .tuning import tune_grids
 
 EXPORT = 150  # seconds that tests, pictures and the export may take
-PLAN = 'plan.json'
+PLAN, LOG = 'plan.json', 'finetune.log'
 
 
 def finetune(args: Namespace) -> dict:
@@ -52,12 +52,14 @@ def finetune(args: Namespace) -> dict:
     found = recognize(args.path, args.seed)
     print(describe(found), flush=True)
     record = _fingerprint(found, args)
+    _check_ours(work_dir)
     plan = _read_plan(work_dir, record)
     result = results.read_result(work_dir)
-    if plan and result.get('finished'):
+    exported = result.get('export') != results.NOT_ASKED or args.no_export
+    if plan and result.get('finished') and exported:
         print(f'{work_dir} is finished; delete it to train again')
     else:
-        log = work_dir / 'finetune.log'
+        log = work_dir / LOG
         with closing(lock_work_dir(work_dir)), quietly(log) as terminal:
             try:
                 result = _run(found, plan, args, record, terminal)
@@ -87,11 +89,18 @@ def _run(
     free = not any('backbone' in key for key in plan.cfg_options)
     if why != INTERRUPTED and free and not args.g1 and not args.g2:
         say('trying other G1 and G2')
-        chosen = tune_grids(plan, config, weights, args.budget / 20)
+        try:
+            chosen = tune_grids(plan, config, weights, args.budget / 20)
+        except KeyboardInterrupt:
+            chosen = why = INTERRUPTED
         plan.reasons['G1, G2'] = chosen
         say(f'  G1, G2: {chosen}')
     result = results.finish(
-        found, plan, args.work_dir, say, not args.no_export
+        found,
+        plan,
+        args.work_dir,
+        say,
+        not args.no_export and why != INTERRUPTED,
     )
     result |= dict(
         steps=steps,
@@ -116,6 +125,15 @@ def _fingerprint(found: Found, args: Namespace) -> dict:
     free = 'path', 'work_dir', 'no_export'
     options = {x: y for x, y in vars(args).items() if x not in free}
     return json.loads(json.dumps(dict(data=data, options=options)))
+
+
+def _check_ours(work_dir: Path) -> None:
+    """Check that no file of something else would be replaced."""
+    names = {path.name for path in work_dir.glob('[!.]*')}
+    if names and LOG not in names:
+        raise ValueError(
+            f'{work_dir} has other files: choose another --work-dir'
+        )
 
 
 def _read_plan(work_dir: Path, record: dict) -> Plan | None:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..utils.atomic import creating
-from .layouts.label_maps import read_labels
+from .layouts.label_maps import COLOURED, read_labels, to_colour
 from .samples import Found, Sample
 
 MAPS = 'label_maps'
@@ -72,18 +72,18 @@ def check_apart(out_dir: Path, folder: Path) -> None:
     place, root = out_dir.resolve(), folder.resolve()
     if place.is_relative_to(root) or root.is_relative_to(place):
         raise ValueError(
-            'the results must not be in the folder of the images, nor it in '
-            f'theirs: give --work-dir, for example ../work_dirs/{root.name}'
+            'the results cannot be inside the folder of the images, or the '
+            f'reverse: give --work-dir, for example ../work_dirs/{root.name}'
         )
 
 
 def _check_place(out_dir: Path) -> None:
-    """Check that no file of the user can be replaced."""
+    """Check that no file of the user would be overwritten."""
     ours = (out_dir / MARKER).is_file() and not out_dir.is_symlink()
     empty = out_dir.is_dir() and not any(out_dir.iterdir())
     if os.path.lexists(out_dir) and not ours and not empty:
         raise FileExistsError(
-            f'{out_dir} has files of something else: choose another work_dir'
+            f'{out_dir} has other files: choose another --work-dir'
         )
 
 
@@ -95,7 +95,11 @@ def make_palette(found: Found) -> list[list[int]]:
     colours = hsv_to_rgb(np.stack([hues, 0.75 + 0 * hues, values], 1))
     if found.classes[0] == 'background':
         colours[0] = 0
-    return (255 * colours).round().astype(int).tolist()
+    palette = (255 * colours).round().astype(int)
+    for value, label in found.values.items():
+        if max(found.values) >= COLOURED:  # the user's own colours
+            palette[label] = to_colour(value)
+    return palette.tolist()
 
 
 def _write_labels(found: Found, named: dict[str, Sample], path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Recognize what is in a user's folder, and say it."""
+"""Recognize what is in a user's folder, and report it."""
 
 import os
 from collections import Counter
@@ -47,7 +47,9 @@ def recognize(root: str | os.PathLike, seed: int = 0) -> Found:
     if not root.exists():
         raise ValueError(f'there is no {root}')
     if not root.is_dir():
-        raise ValueError(f'{root} is a file: unpack it, and give the folder')
+        raise ValueError(
+            f'{root} is a file: give the folder that it is in, or unpack it'
+        )
     files = Files(root)
     try:
         found = _read(files)
@@ -78,7 +80,7 @@ def _read(files: Files) -> Found:
                     files.odd.add('unlabelled', image)
             return found
     raise ValueError(
-        f'{len(files.images)} images without labels: give {LAYOUTS}'
+        f'{counted(len(files.images), "image")} without labels: give {LAYOUTS}'
     )
 
 
@@ -117,8 +119,8 @@ def _check(found: Found, odd: Oddities) -> None:
         odd.pop('turned', None)
         if len(classes) < 2:
             raise ValueError(
-                f"all images are in the folder or class '{classes[0]}', and a "
-                f'classifier needs two or more: give {LAYOUTS}'
+                f"all images have the class '{classes[0]}', and a classifier "
+                f'needs two classes or more: give {LAYOUTS}'
             )
         if images < 2 * len(classes):
             raise ValueError(

@@ -131,7 +131,7 @@ def choose(found: Found, options: Mapping) -> Plan:
         start=start,
         size=options.get('size') or size,
         object_size=_small_objects(found),
-        batch_size=options.get('batch_size') or min(images, batch),
+        batch_size=min(images, options.get('batch_size') or batch),
         seed=options.get('seed') or 0,
         cfg_options=options.get('cfg_options') or {},
     )
@@ -195,7 +195,7 @@ def find_start(arch: str, weights: str | None = None) -> tuple[str, str]:
 
 
 def _choose_size(found: Found) -> tuple[int, str]:
-    """Choose the size of the images for the middle one; and say why."""
+    """Choose the size from the median image, and say why."""
     classifies = found.task == 'classification'
     name, side = ('shorter', min) if classifies else ('longer', max)
     sizes = [x.size for x in found.splits['train'] if any(x.size)]

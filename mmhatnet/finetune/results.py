@@ -17,7 +17,7 @@ from ..apis.zoo import get_model
 from ..deploy.graphs import make_graph
 from ..deploy.writer import export_files
 from ..engine.resuming import find_checkpoints, is_intact
-from ..engine.runner import build_runner
+from ..engine.runner import build_runner, end_workers
 from ..runtime.images import unreadable
 from ..utils.atomic import replacing
 from ..weights.files import read_checkpoint, strip_checkpoint
@@ -27,6 +27,8 @@ from .samples import Found, counted
 from .training import INTERRUPTED, prepare
 
 RESULT, WEIGHTS = 'result.json', 'model.pth'
+NOT_ASKED = '--no-export was given'
+SCORE = 0.3  # lowest of the objects in pictures
 SHOWN = 6  # images in the picture of predictions
 READABLE = 20  # classes whose numbers are written into a confusion matrix
 
@@ -92,12 +94,15 @@ def finish(
         # Not every image of a large data set was decoded before.
         damaged = unreadable(sample.image)
         prediction = (
-            None if damaged else predict(model, sample.image, top=3)[1]
+            None if damaged else predict(model, sample.image, SCORE, 3)[1]
         )
         pictures += [prediction, draw_labels(found, sample)]
-    grid = draw_grid(pictures, ['prediction', 'truth'])
+    shown = (
+        f'prediction, scores from {SCORE}' if plan.detects else 'prediction'
+    )
+    grid = draw_grid(pictures, [shown, 'truth'])
     save_figure(grid, work_dir / 'predictions.png')
-    why = '--no-export was given'
+    why = NOT_ASKED
     if exports:
         say('exporting to ONNX (one or two minutes)')
         why = _export(config, weights)
@@ -130,6 +135,7 @@ def _evaluate(
     if not plan.detects:
         runner.test_evaluator.metrics.append(confusion)
     metrics = {name: float(value) for name, value in runner.test().items()}
+    end_workers(runner)
     if plan.detects:
         kind = 'segm' if plan.task == 'instances' else 'bbox'
         truth = cfg.test_evaluator.ann_file
@@ -169,7 +175,9 @@ def constant_answer(task: str, counts: np.ndarray) -> float:
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """Draw counts of (truth, prediction), each row as shares of its class."""
-    percent = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
+    total = counts.sum(1, keepdims=True)
+    # Rows of classes without a tested image stay white.
+    percent = np.where(total, 100 * counts / np.maximum(1, total), np.nan)
     side = min(14, 3.5 + 0.45 * len(classes))
     figure = Figure((side, side), layout='constrained')
     axes = figure.subplots()
@@ -180,6 +188,8 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         axes.set_yticks(range(len(classes)), classes)
     if len(classes) <= READABLE:
         for (row, column), value in np.ndenumerate(percent):
+            if np.isnan(value):
+                continue
             text = axes.text(column, row, f'{value:.0f}', ha='center')
             text.set(va='center', color='white' if value > 50 else 'black')
     return figure

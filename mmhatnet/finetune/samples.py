@@ -21,7 +21,7 @@ NOTES = dict(
     double='images or labels of the same name, of which the first counts',
     size='images of another size than their labels, left out; relabel them',
     incomplete='objects or lines that are incomplete, left out',
-    pixels='lines in pixels, left out; YOLO has shares of width and height',
+    pixels='lines in pixels, left out; YOLO needs shares of width and height',
     invisible='boxes of less than a pixel in their image, left out',
     beyond='boxes that go beyond their image, cut',
     masks='masks of some objects only, which are not used',
@@ -29,6 +29,7 @@ NOTES = dict(
     unlearned='classes without training images; add some',
     rare='classes with one image or object; add some, or leave them out',
     hollow='empty folders',
+    quantity='many labels that are numbers; each is a class of its own',
     soft='values of label maps up to 255, used as classes; if they are soft '
     'edges, save the maps with 0 and 255 only',
     columns='tables without a column named label, left out',

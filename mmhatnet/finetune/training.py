@@ -1,5 +1,6 @@
 """Run a plan: time some steps, search the learning rate, train and resume."""
 
+import os
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 
 from ..engine.resuming import find_checkpoints
-from ..engine.runner import build_runner
+from ..engine.runner import build_runner, end_workers
 from ..utils.config import read_config
 from .plan import Plan
 from .recipe import write_config
@@ -92,7 +93,7 @@ def try_steps(
         runner = build_runner(cfg, ('train',))
         runner.register_hook(_TimeLimit(seconds))
         runner.train()
-        runner.train_dataloader._iterator = None  # ends its workers
+        end_workers(runner)
     times, losses = (
         runner.message_hub.get_scalar(f'train/{name}').data[0]
         for name in ('time', 'loss')
@@ -182,9 +183,11 @@ class ProgressHook(Hook):
 @contextmanager
 def ending_on_interrupt(hook: ProgressHook) -> Iterator[None]:
     """End the training well at the first Ctrl-C, the program at the second."""
+    program = os.getpid()
 
     def end(*_) -> None:
-        # Processes that load data inherit this and ignore the signal.
+        if os.getpid() != program:
+            return  # one that loads data, which the program ends
         signal.signal(signal.SIGINT, before)
         hook.reason = INTERRUPTED
         print(
@@ -221,5 +224,6 @@ def train(
         runner = build_runner(cfg, ('train', 'val'))
         runner.register_hook(hook, 'LOW')
         runner.train()
+    end_workers(runner)
     runner.work_dir_lock.close()
     return runner.iter, hook.reason

@@ -6,6 +6,7 @@ from math import sqrt
 from pathlib import Path
 
 from ..analysis.sweep import build_tester, evaluate_grids, nearby_grids
+from ..engine.runner import end_workers
 from ..models.archs import Grids
 from .plan import Plan
 from .training import prepare
@@ -46,11 +47,13 @@ def tune_grids(plan: Plan, config: Path, weights: Path, seconds: float) -> str:
 
     every = sorted(dict.fromkeys(nearby_grids(backbone)), key=changes)
     scores = _measure_in_time(every, measure, seconds)
+    end_workers(runner)
     best = max(scores, key=lambda grids: scores[grids])
     gain, others = scores[best] - scores[configured], len(scores) - 1
     if gain <= margin(plan):
         before = plan.reasons['G1, G2']
-        return f'{before}; {others} others were not clearly better'
+        why = f'none of {others} others was clearly better'
+        return f'{before}; {why if others else "no time for others"}'
     plan.grid_sizes, plan.ds_ratios = best
     with open(config, 'a', encoding='utf-8') as file:
         setting = f'grid_sizes={best[0]}, ds_ratios={best[1]}'

@@ -51,8 +51,10 @@ def apply_step(image: np.ndarray, step: dict) -> np.ndarray:
         size = step['size']
         top, left = (max(0, round((side - size) / 2)) for side in (h, w))
         return image[top : top + size, left : left + size]
-    scale = step['scale']
-    if step['step'] == 'resize_short_edge':
+    scale = step.get('scale', 1)
+    if step['step'] == 'resize_factor':
+        size = [max(1, int(side * step['factor'] + 0.5)) for side in (w, h)]
+    elif step['step'] == 'resize_short_edge':
         size = [int(scale * side / min(h, w)) for side in (w, h)]
     elif step['keep_ratio']:
         factor = min(max(scale) / max(h, w), min(scale) / min(h, w))

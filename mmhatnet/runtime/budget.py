@@ -32,15 +32,9 @@ def choose(model: 'OnnxModel', budget_ms: float) -> float:
         float: The time that was measured with what was chosen, milliseconds.
 
     Raises:
-        ValueError: If the file leaves the size of images as it is, or nothing
-            is within the budget.
+        ValueError: If nothing is within the budget.
     """
     whole = model.metadata['steps']
-    if not whole:
-        raise ValueError(
-            'this model takes images at their own size, so no size can be '
-            'chosen for a budget: resize the images'
-        )
     rows = model.metadata.get('curve', {}).get('rows')
     rows = rows or [dict(factor=factor) for factor in FACTORS]
     lowest, slower = float('inf'), 0.0
@@ -79,8 +73,11 @@ def time_photo(model: 'OnnxModel') -> float:
 
 
 def scale_steps(steps: list[dict], factor: float) -> list[dict]:
-    """Scale the sizes of the steps before a model."""
-    found = []
+    """Scale the sizes of the steps before a model, or of the image itself."""
+    found: list[dict] = []
+    if not steps and factor != 1:
+        method = dict(interpolation='bilinear', backend='cv2')
+        return [dict(method, step='resize_factor', factor=float(factor))]
     for step in steps:
         sizes = {key: step[key] for key in step.keys() & {'scale', 'size'}}
         for key, sides in sizes.items():

@@ -18,9 +18,11 @@ LARGEST = 8192  # pixels of a side
 LONGEST = 1000  # characters of the name of a class
 MOST_STEPS = 8  # before a model
 MOST_ROWS = 1000  # of a curve
+MOST_FACTOR = 16  # of sizes
 # The arguments of the steps before a model, with an example of each.
 STEPS: dict[str, dict[str, object]] = dict(
     center_crop=dict(size=1),
+    resize_factor=dict(factor=1.0, interpolation='', backend=''),
     resize_short_edge=dict(scale=1, interpolation='', backend=''),
     resize=dict(scale=[], keep_ratio=True, interpolation='', backend=''),
 )
@@ -80,9 +82,11 @@ def check_curve(curve: dict) -> None:
     if len(rows) > MOST_ROWS:
         raise ValueError(f'a curve of {len(rows)} rows')
     for row in rows:
-        for name, most in (('factor', 16), ('metric', 1e6), ('ms', 1e9)):
-            if not 0 < float(row[name]) + (name == 'metric') <= most:
-                raise ValueError(f'{name} {row[name]!r:.20} in the curve')
+        metric, ms = float(row['metric']), float(row['ms'])
+        if not (0 <= metric <= 1e6 and 0 < ms <= 1e9):
+            raise ValueError(f'{metric} or {ms} ms in the curve')
+        if not 0 < float(row['factor']) <= MOST_FACTOR:
+            raise ValueError(f'a factor of {row["factor"]!r:.20}')
 
 
 def check_step(step: dict) -> None:
@@ -95,7 +99,9 @@ def check_step(step: dict) -> None:
     for argument, example in STEPS[name].items():
         if type(step[argument]) is not type(example):
             raise TypeError(f'{argument} of the step {name}')
-    sizes = step.get('scale', step.get('size'))
+    if not 0 < step.get('factor', 1) <= MOST_FACTOR:
+        raise ValueError(f'a factor of {step["factor"]!r:.20}')
+    sizes = step.get('scale', step.get('size', 1))
     for size in sizes if isinstance(sizes, list) else [sizes]:
         if type(size) is not int or not 1 <= size <= LARGEST:
             raise ValueError(f'a size of {size!r:.20} in the step {name}')

@@ -160,7 +160,7 @@ class OnnxModel:
         return self.session.run(list(names) or None, self.make_inputs(images))
 
     def make_inputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Make the inputs of the graph: images, and G1 and G2 if they are."""
+        """Make the inputs of the graph, with G1 and G2 if these are free."""
         inputs = dict(images=images)
         if self.has_free_grids:
             g1, g2 = self.metadata['G1'], self.metadata['G2']

@@ -240,27 +240,20 @@ class TestOnnx:
         shutil.copy(exported('segmentation')[2], path)
         arguments = (
             *(EXPORTABLE['segmentation'], path, '--g2', '8,4,2', '16,8,4'),
-            *('--factors', 1, '--work-dir', 'work_dirs/exported'),
+            *('--factors', 0.5, 1, '--work-dir', 'work_dirs/exported'),
         )
         output = call_tool(CURVE, *arguments, cwd=demo_folder)
         assert '| 8, 8, 8 | 16, 8, 4 | x 1 |' in output
         assert (tmp_path / 'dial.png').stat().st_size > 5000
         curve = OnnxModel(path).metadata['curve']
         assert curve['metric'] == 'mIoU'
-        assert [row['G2'] for row in curve['rows']] == [[8, 4, 2], [16, 8, 4]]
+        settings = [(row['factor'], row['G2'][0]) for row in curve['rows']]
+        assert settings == [(0.5, 8), (0.5, 16), (1, 8), (1, 16)]
         assert min(row['ms'] for row in curve['rows']) > 0
-        arguments = *arguments[:-3], 0.5
-        output = call_tool(CURVE, *arguments, cwd=demo_folder, code=1)
-        assert 'give --factors 1' in output.splitlines()[-1]
-        arguments = (
-            path,
-            image,
-            '--g2',
-            '16,8,4',
-            '--out-dir',
-            tmp_path / 'out',
-        )
-        assert '1 result' in call_tool(INFER, *arguments)
+        out = tmp_path / 'out'
+        for option in ('--g2', '16,8,4'), ('--budget-ms', 10**5):
+            command = INFER, path, image, *option, '--out-dir', out
+            assert '1 result' in call_tool(*command, '--overwrite')
 
     def test_data_of_another_model(self, classifier, demo_folder, tmp_path):
         changed = dict(classes=list('abcdef'))

@@ -32,6 +32,9 @@ RESIZE = dict(
     interpolation='bilinear',
     backend='cv2',
 )
+FACTOR = dict(
+    step='resize_factor', factor=0.5, interpolation='area', backend='cv2'
+)
 GOOD = dict(kind='detection', channels='RGB', classes=['tree'], steps=[RESIZE])
 
 
@@ -52,6 +55,7 @@ GOOD = dict(kind='detection', channels='RGB', classes=['tree'], steps=[RESIZE])
                 *(dict(step='center_crop', size=x) for x in (0, True)),
                 *({**RESIZE, 'scale': x} for x in ([64], [64, '64'])),
                 {**RESIZE, 'scale': [64, 10**9]},
+                *({**FACTOR, 'factor': x} for x in (1, 0.0, 1e9, '1')),
                 {**RESIZE, 'interpolation': None},
                 {**RESIZE, 'interpolation': 'area', 'backend': 'pillow'},
                 {**RESIZE, 'backend': 'foo'},
@@ -98,8 +102,11 @@ def test_size_for_a_budget(clock):
         assert ms == pytest.approx(size[0] * size[1] * 6e-4)
     with pytest.raises(ValueError, match='the fastest takes 7.4 ms'):
         choose(Slow(clock, steps=steps), 1)
-    with pytest.raises(ValueError, match='at their own size'):
-        choose(Slow(clock, steps=[]), 1)
+    model = Slow(clock, steps=[])  # takes images at their own size
+    assert choose(model, 50) == pytest.approx(480 * 640 * 6e-4 / 4)
+    (step,) = model.metadata['steps']
+    assert step['factor'] == pytest.approx(0.5)
+    check_step(step)
 
 
 def test_setting_for_a_budget(clock):

@@ -161,10 +161,12 @@ class TestClassification:
         (['absent'], 'absent'),
         (['my photos', '--weights', 'absent.pth'], 'no checkpoint at'),
         (['my photos', '--work-dir', 'file'], 'has to be a folder'),
+        (['my photos', '--work-dir', 'folder'], 'has other files'),
     ],
 )
 def test_one_line(arguments, message, photos):
     (photos.parent / 'file').touch()
+    made.write(photos.parent / 'folder' / 'model.pth', 'mine')
     output = finetune(*arguments, cwd=photos.parent, code=1)
     assert message in output.splitlines()[-1]
     assert 'Traceback' not in output

@@ -267,8 +267,10 @@ LAYOUTS = {
 FAILS = {
     r'there are no images \(': Path.mkdir,
     'there is no ': lambda root: None,
-    'is a file: unpack it': lambda root: root.write_bytes(b'PK'),
-    "all images are in the folder or class 'red'": folders(classes=['red']),
+    'is a file: give the folder that it is in': lambda root: root.write_bytes(
+        b'PK'
+    ),
+    "all images have the class 'red'": folders(classes=['red']),
     'there is one image that': partial(made.coco, count=1),
     '8 images without labels: give folders of classes': made.pictures,
     'there are no images': partial(made.pictures, pattern='.{}.png'),
@@ -296,6 +298,7 @@ FAILS = {
     'images for val, but none for training': folders(splits=('val',)),
     'several labels in the CSV': table(lambda i: f'{i}.png,a\n{i}.png,b'),
     'the first line of labels.csv is no header': table('{0}.png,a'.format, ''),
+    'are quantities, such as 0.5, but': table(lambda i: f'{i}.png,{i}.5'),
     'without a column named label, left out: labels.csv': table(
         '{0}.png,1,0'.format, 'file,cat,dog'
     ),

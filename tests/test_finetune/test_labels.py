@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools.mask import area
 from test_folders import SIZES, check_converted, table, with_sizes
 
+from mmhatnet.finetune.converting import make_palette
 from mmhatnet.finetune.found import recognize
 from mmhatnet.finetune.layouts.label_maps import read_labels
 
@@ -106,13 +107,14 @@ def test_coloured_label_maps(line, tmp_path):
     made.label_maps(tmp_path)
     for path in (tmp_path / 'masks').iterdir():
         Image.fromarray(shown[np.asarray(Image.open(path))]).save(path)
-    assert recognize(tmp_path).classes == ['0', '#008000', '#400080']
+    assert recognize(tmp_path).classes == ['#000000', '#008000', '#400080']
     lines = [
         line.format(n=n, r=r, g=g, b=b) for n, (r, g, b) in colours.items()
     ]
     made.write(tmp_path / 'colours.txt', '\n'.join(['# x', *lines]))
     found = recognize(tmp_path)
     assert found.classes == [*colours]
+    assert make_palette(found) == shown.tolist()
     path = found.samples[0].label_map
     labels = read_labels(path, found.values)
     np.testing.assert_array_equal(np.asarray(Image.open(path)), shown[labels])

@@ -136,7 +136,7 @@ class TestPlace:
 
     def test_other_files(self, found, tmp_path):
         file = made.write(tmp_path / 'data' / 'thesis.txt', 'all my work')
-        with pytest.raises(FileExistsError, match='of something else'):
+        with pytest.raises(FileExistsError, match='has other files'):
             convert(found, file.parent)
         assert file.read_text() == 'all my work'
 

@@ -44,7 +44,7 @@ def main() -> None:
     add_cfg_options(parser)
     args = parser.parse_args()
     if not all(0 < factor <= 16 for factor in args.factors):
-        parser.error('--factors are from 0 to 16')
+        parser.error('--factors are above 0, and at most 16')
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
     check_folder(args.work_dir)

@@ -133,8 +133,8 @@ def _find_values(samples: list[Sample], files: Files) -> list[int]:
             )
     if len(seen) == 1:
         raise ValueError(
-            f'all label maps have the value {_name(*seen)} only: a model can '
-            'learn two classes or more'
+            f'all label maps have the value {_name(max(seen))} only: a model '
+            'can learn two classes or more'
         )
     rest = sorted(seen - {IGNORED})
     if len(rest) > 1 and rest[-1] < max(DENSE, 2 * len(rest)) < IGNORED:
@@ -149,7 +149,9 @@ def _name_values(values: list[int], files: Files) -> dict[int, str]:
     names, last = files.names(), max(values, default=0)
     if last >= COLOURED:
         colours = _read_colours(files)
-        return {value: colours.get(value, _name(value)) for value in values}
+        return {
+            value: colours.get(value, _name(value, True)) for value in values
+        }
     if last == len(names) and 0 in values:
         names = ['background', *names]
     first = int(last == len(names))
@@ -163,8 +165,17 @@ def _name_values(values: list[int], files: Files) -> dict[int, str]:
     return dict(zip(values, names or map(str, values), strict=True))
 
 
-def _name(value: int) -> str:
-    return str(value) if value < COLOURED else f'#{value - COLOURED:06x}'
+def _name(value: int, as_colour: bool = False) -> str:
+    if value < COLOURED and not as_colour:
+        return str(value)
+    return '#{:02x}{:02x}{:02x}'.format(*to_colour(value))
+
+
+def to_colour(value: int) -> tuple[int, int, int]:
+    """The red, green and blue of a value, which may be a grey level."""
+    if value < COLOURED:
+        return value, value, value
+    return value >> 16 & 255, value >> 8 & 255, value & 255
 
 
 def _read_colours(files: Files) -> dict[int, str]:

@@ -20,6 +20,7 @@ CORNERS = 'xmin ymin xmax ymax', 'x1 y1 x2 y2', 'left top right bottom'
 SIDES = 'x y w h', 'x y width height', 'left top width height', 'bbox', 'box'
 NUMBER = re.compile(r'-?\d+(?:\.\d*)?(?:e[-+]?\d+)?', re.IGNORECASE)
 TRIED = 50  # rows
+MANY = 20  # labels that are numbers, and may be quantities
 
 
 def read_tables(files: Files) -> Found | None:
@@ -43,8 +44,23 @@ def read_tables(files: Files) -> Found | None:
             sample.boxes += row.boxes
     if not rows:
         return None
+    _check_numbers([row.label for row in rows if row.label], files)
     task = 'classification' if rows[0].label else 'detection'
     return Found(files.root, 'CSV', task, [*samples.values()], [])
+
+
+def _check_numbers(labels: list[str], files: Files) -> None:
+    """Check that labels are classes, and not quantities."""
+    numbers = {float(x) for x in labels if NUMBER.fullmatch(x)}
+    if len(numbers) < len({*labels}):
+        return
+    if any(number % 1 for number in numbers):
+        raise ValueError(
+            f'the labels in the CSV are quantities, such as {labels[0]}, but '
+            'only classes can be learned: write a name for each range'
+        )
+    if len(numbers) >= MANY:
+        files.odd.add('quantity', f'{len(numbers)} numbers')
 
 
 def _read_table(path: Path, files: Files) -> Iterator[Sample]:
