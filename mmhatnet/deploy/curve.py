@@ -82,11 +82,16 @@ def measure_curve(
 def scale_tests(cfg: Config, factor: float) -> Config:
     """Copy a config whose test pipeline resizes images by one more factor."""
     cfg = copy.deepcopy(cfg)
+    if factor == 1:
+        return cfg
     for dataset in iter_datasets(cfg.test_dataloader.dataset):
-        if factor != 1 and not any('scale' in x for x in dataset.pipeline):
-            step = dict(type='Resize', scale_factor=factor, keep_ratio=True)
+        resized = {'scale', 'scale_factor'}
+        if not any(resized & {*step} for step in dataset.pipeline):
+            step = dict(type='Resize', scale_factor=1.0, keep_ratio=True)
             dataset.pipeline.insert(1, ConfigDict(step))
         for step in dataset.pipeline:
+            if 'scale_factor' in step:
+                step.scale_factor *= factor
             sizes = {k: step[k] for k in ('scale', 'crop_size') if k in step}
             for key, value in sizes.items():
                 (scaled,) = scale_steps([dict(scale=value)], factor)
