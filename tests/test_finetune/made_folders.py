@@ -115,6 +115,14 @@ def yolo(root, count=8, splits=('train', 'valid'), polygons=False, yaml=True):
     return root
 
 
+def yolo_lists(root):
+    """Images in one folder, which lists share out."""
+    yolo(root, splits=('all',))
+    for split, numbers in dict(train=range(5), val=range(5, 8)).items():
+        names = [f'./all/images/{i}.png' for i in numbers]
+        write(root / f'{split}.txt', '\n'.join(names))
+
+
 VOC = """<annotation><filename>{name}</filename>
 <object><name>{label}</name><difficult>{difficult}</difficult><bndbox>
 <xmin>4</xmin><ymin>5</ymin><xmax>14</xmax><ymax>17</ymax>

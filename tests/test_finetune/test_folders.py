@@ -125,14 +125,6 @@ def roboflow_maps(root):
     made.write(root / 'train' / '_classes.csv', names)
 
 
-def yolo_lists(root):
-    """Images in one folder, which lists share out."""
-    made.yolo(root, splits=('all',))
-    for split, numbers in dict(train=range(5), val=range(5, 8)).items():
-        names = [f'./all/images/{i}.png' for i in numbers]
-        made.write(root / f'{split}.txt', '\n'.join(names))
-
-
 def contest(root):
     """With a submission to fill."""
     made.table(root, lambda i: f'{i}.jpg,{i % 2}', 'id,label', 'train.csv')
@@ -246,7 +238,7 @@ LAYOUTS = {
     'COCO: detection: cat dog: 8 8 8': coco_splits,
     'YOLO: detection: cat dog: 8 8 0': made.yolo,
     'YOLO: instances: cat dog: 8 8 0': partial(made.yolo, polygons=True),
-    'YOLO: detection: cat dog: 5 3 0: lists': yolo_lists,
+    'YOLO: detection: cat dog: 5 3 0: lists': made.yolo_lists,
     'YOLO: detection: 0 1: 6 2 0': (
         partial(made.yolo, splits=('',), yaml=False)
     ),
