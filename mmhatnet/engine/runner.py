@@ -123,7 +123,7 @@ def train_steps(cfg: Config, steps: int, hook: Hook) -> None:
             cfg[key] = None
     cfg.default_hooks.checkpoint = None
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps)
-    cfg.update(launcher='none', resume=False)
+    cfg.update(launcher='none', load_from=None, resume=False)
     runner = build_runner(cfg, ('train',))
     runner.register_hook(hook)
     runner.train()
