@@ -28,13 +28,13 @@ def measure_curve(
     path: Path,
     grids: Sequence[Grids],
     factors: Sequence[float],
-    metric: str | None = None,
 ) -> dict:
     """Measure an exported file with several sizes of images, G1 and G2.
 
-    The metric is that of the test data of the config, whose images are resized
-    by each factor. The time is that of the graph for an image of 640x480
-    pixels after the steps in the file.
+    The metric is the one that selects the best checkpoint of the config, or
+    the first, on its test data, whose images are resized by each factor. The
+    time is that of the graph for an image of 640x480 pixels after the steps in
+    the file. After Ctrl-C, what was measured is returned.
 
     Args:
         cfg (Config): The config of the file, with a ``work_dir``.
@@ -43,8 +43,6 @@ def measure_curve(
         grids (Sequence[Grids]): Pairs of G1 and G2; None instead of either
             means that of the file.
         factors (Sequence[float]): Of the sizes in the file, such as 0.5.
-        metric (str, optional): Name of the metric. Defaults to None, that
-            which selects the best checkpoint of the config, or the first.
 
     Returns:
         dict: ``metric``, ``machine``, and ``rows`` of ``G1``, ``G2``,
@@ -55,17 +53,23 @@ def measure_curve(
         ValueError: If the file does not fit, or an image becomes too small.
     """
     model = OnnxModel(path)
-    whole, rows = model.metadata['steps'], []
+    whole = model.metadata['steps']
+    rows: list[dict] = []
     if not model.has_free_grids and {*grids} != {(None, None)}:
         raise ValueError(f'{path} has fixed G1 and G2: export --free-grids')
     todo = [(factor, *pair) for factor in factors for pair in grids]
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
+    metric = checkpoint.get('save_best')
     for factor, g1, g2 in tqdm(todo, unit='setting'):
         model.metadata['steps'] = scale_steps(whole, factor)
         if g1 or g2:
             model.set_grids(g1, g2)
-        found = evaluate_exported(scale_tests(cfg, factor), model)
-        checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
-        metric = metric or checkpoint.get('save_best')
+        try:
+            found = evaluate_exported(scale_tests(cfg, factor), model)
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+            break
         metric = metric if metric in found else next(iter(found))
         rows.append(
             dict(
@@ -76,7 +80,9 @@ def measure_curve(
                 ms=round(time_photo(model), 3),
             )
         )
-    return dict(metric=metric, machine=describe_machine('cpu'), rows=rows)
+    on_gpu = model.session.get_providers()[0].startswith('CUDA')
+    machine = describe_machine('cuda' if on_gpu else 'cpu')
+    return dict(metric=metric, machine=machine, rows=rows)
 
 
 def scale_tests(cfg: Config, factor: float) -> Config:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
 
-from ..engine.runner import build_runner
+from ..engine.runner import build_runner, end_workers
 from ..runtime import OnnxModel
 from ..runtime.arrays import paste
 from .graphs import LIBRARIES
@@ -53,7 +53,9 @@ def evaluate_exported(
             f'{path} has {len(found)} classes, {found[0]}, ..., and not the '
             f'{len(classes)} of the test data, {classes[0]}, ...'
         )
-    return {name: float(value) for name, value in runner.test().items()}
+    metrics = {name: float(value) for name, value in runner.test().items()}
+    end_workers(runner)
+    return metrics
 
 
 class ExportedModel(nn.Module):

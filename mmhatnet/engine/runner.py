@@ -199,12 +199,11 @@ def end_workers(runner: Runner) -> None:
     Ctrl-C can be lost.
     """
     for name in ('train', 'val', 'test'):
-        loader = getattr(runner, f'_{name}_dataloader', None)
-        loop = getattr(runner, f'_{name}_loop', None)
-        for each in (loader, getattr(loop, 'dataloader', None)):
-            iterator: Any = getattr(each, '_iterator', None)
-            if hasattr(iterator, '_shutdown_workers'):
-                iterator._shutdown_workers()
+        loop = getattr(runner, f'_{name}_loop')  # a config before it runs
+        loader = getattr(loop, 'dataloader', None)
+        iterator: Any = getattr(loader, '_iterator', None)
+        if hasattr(iterator, '_shutdown_workers'):
+            iterator._shutdown_workers()
 
 
 def adapt_to_cpu(cfg: Config) -> list[str]:

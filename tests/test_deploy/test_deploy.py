@@ -240,7 +240,7 @@ class TestOnnx:
         shutil.copy(exported('segmentation')[2], path)
         arguments = (
             *(EXPORTABLE['segmentation'], path, '--g2', '8,4,2', '16,8,4'),
-            *('--factors', 0.5, 1, '--work-dir', 'work_dirs/exported'),
+            *('--factors', 0.5, 1),
         )
         output = call_tool(CURVE, *arguments, cwd=demo_folder)
         assert '| 8, 8, 8 | 16, 8, 4 | x 1 |' in output

@@ -13,14 +13,15 @@ from mmhatnet.engine.cli import (
     apply_options,
     one_line_errors,
 )
-from mmhatnet.utils.atomic import check_folder, replacing
+from mmhatnet.utils.atomic import replacing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Measure an ONNX file of export.py --free-grids with '
         'several sizes of images, G1 and G2: the metric on the test data of '
-        'its config, and the time on this machine. The curve is written into '
+        'its config, and the time on this machine. The curve, also an '
+        'incomplete one after Ctrl-C, is written into '
         'the file, where OnnxModel(..., budget_ms=30) chooses from it, and '
         'drawn beside it.'
     )
@@ -35,22 +36,15 @@ def main() -> None:
         default=[0.5, 0.75, 1.0],
         help='of the sizes of images in the file (default: 0.5 0.75 1)',
     )
-    add('--metric', help='name of the metric (default: that of save_best)')
-    add(
-        '--work-dir',
-        default='work_dirs/exported',
-        help='folder for logs (default: work_dirs/exported)',
-    )
     add_cfg_options(parser)
     args = parser.parse_args()
     if not all(0 < factor <= 16 for factor in args.factors):
         parser.error('--factors are above 0, and at most 16')
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
-    check_folder(args.work_dir)
-    cfg.work_dir = args.work_dir
+    cfg.work_dir = str(Path('work_dirs', 'exported'))
     grids = list(product(args.g1, args.g2))
-    curve = measure_curve(cfg, args.file, grids, args.factors, args.metric)
+    curve = measure_curve(cfg, args.file, grids, args.factors)
     write_curve(args.file, curve)
     picture = args.file.with_suffix('.png')
     with replacing(picture) as part:

@@ -64,7 +64,7 @@ class Files:
                 folders.clear()
                 continue
             seen.add(real)
-            if not folders and not names:
+            if not folders and not names and place != str(root):
                 self.odd.add('hollow', os.path.relpath(place, root))
             folders[:] = sorted(x for x in folders if x[0] not in '._')
             for name in sorted(names):
