@@ -7,6 +7,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from matplotlib.figure import Figure
 from mmengine.config import Config, ConfigDict
@@ -22,6 +23,8 @@ from ..utils.atomic import replacing
 from .evaluation import evaluate_exported
 from .writer import write_hash
 
+TURNS = 9  # in which each setting is timed once
+
 
 def measure_curve(
     cfg: Config,
@@ -34,7 +37,8 @@ def measure_curve(
     The metric is the one that selects the best checkpoint of the config, or
     the first, on its test data, whose images are resized by each factor. The
     time is that of the graph for an image of 640x480 pixels after the steps in
-    the file. After Ctrl-C, what was measured is returned.
+    the file; the settings take turns. Ctrl-C ends the evaluations, and what
+    was measured is returned.
 
     Args:
         cfg (Config): The config of the file, with a ``work_dir``.
@@ -57,29 +61,34 @@ def measure_curve(
     rows: list[dict] = []
     if not model.has_free_grids and {*grids} != {(None, None)}:
         raise ValueError(f'{path} has fixed G1 and G2: export --free-grids')
-    todo = [(factor, *pair) for factor in factors for pair in grids]
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
     metric = checkpoint.get('save_best')
-    for factor, g1, g2 in tqdm(todo, unit='setting'):
+
+    def choose(factor: float, g1: Sequence | None, g2: Sequence | None):
         model.metadata['steps'] = scale_steps(whole, factor)
         if g1 or g2:
             model.set_grids(g1, g2)
+
+    todo = [(factor, *pair) for factor in factors for pair in grids]
+    for setting in tqdm(todo, desc='evaluating', unit='setting'):
+        choose(*setting)
         try:
-            found = evaluate_exported(scale_tests(cfg, factor), model)
+            found = evaluate_exported(scale_tests(cfg, setting[0]), model)
         except KeyboardInterrupt:
             if not rows:
                 raise
             break
         metric = metric if metric in found else next(iter(found))
-        rows.append(
-            dict(
-                G1=list(model.metadata['G1']),
-                G2=list(model.metadata['G2']),
-                factor=factor,
-                metric=found[metric],
-                ms=round(time_photo(model), 3),
-            )
-        )
+        g1, g2 = (list(model.metadata[name]) for name in ('G1', 'G2'))
+        row = dict(G1=g1, G2=g2, factor=setting[0], metric=found[metric])
+        rows.append(row)
+    times: list[list[float]] = [[] for _ in rows]
+    for _ in range(TURNS):  # a busy machine then slows all of them
+        for setting, milliseconds in zip(todo, times, strict=False):
+            choose(*setting)
+            milliseconds.append(time_photo(model, rounds=1))
+    for row, milliseconds in zip(rows, times, strict=True):
+        row['ms'] = round(median(milliseconds), 3)
     on_gpu = model.session.get_providers()[0].startswith('CUDA')
     machine = describe_machine('cuda' if on_gpu else 'cpu')
     return dict(metric=metric, machine=machine, rows=rows)

@@ -58,14 +58,14 @@ def choose(model: 'OnnxModel', budget_ms: float) -> float:
     )
 
 
-def time_photo(model: 'OnnxModel') -> float:
+def time_photo(model: 'OnnxModel', rounds: int = ROUNDS) -> float:
     """Measure the milliseconds of the graph for an image of 640x480 pixels.
 
     ValueError if the steps make it too small.
     """
     images = prepare(np.zeros(PHOTO, np.uint8), model.metadata)
     times = [perf_counter()]
-    for _ in range(1 + ROUNDS):
+    for _ in range(1 + rounds):
         model.run(images)
         times.append(perf_counter())
     # The first one of a size takes longer.
