@@ -1,8 +1,10 @@
 """Optimizers and mixed precision that mmengine lacks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -11,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..registry import OPTIM_WRAPPERS, OPTIMIZERS
+from ..utils.device import computes_bfloat16
 
 
 @OPTIMIZERS.register_module('Muon')
@@ -32,11 +35,24 @@ def build_muon(params: Iterable, **kwargs: Any) -> Optimizer:
         ImportError: If timm is absent, or too old.
     """
     try:
-        from timm.optim import Muon
+        from timm.optim import muon
     except ImportError as error:
         raise ImportError(
             "the optimizer Muon needs timm: pip install 'timm>=1.0.21'"
         ) from error
+
+    class Muon(muon.Muon):
+        """Makes matrices orthogonal in float32 where bfloat16 is slow."""
+
+        def step(self, closure: Callable | None = None) -> Any:
+            on_cpu = self.param_groups[0]['params'][0].device.type == 'cpu'
+            if not on_cpu or computes_bfloat16():
+                return super().step(closure)
+            name = 'zeropower_via_newtonschulz'  # timm has no argument for it
+            changed = partial(getattr(muon, name), dtype=torch.float32)
+            with patch.object(muon, name, changed):
+                return super().step(closure)
+
     return Muon(params, **kwargs)
 
 

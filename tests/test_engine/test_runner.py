@@ -25,7 +25,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import CheckpointLoader
+from torch import nn
 
+from mmhatnet.engine import optim
 from mmhatnet.engine import runner as engine
 from mmhatnet.utils import device
 
@@ -354,3 +356,26 @@ def test_hooks_find_the_weights(cfg, tmp_path):
         torch.save(content, tmp_path / 'file.pth')
         runner.load_checkpoint(str(tmp_path / 'file.pth'))
     assert found == [{'state_dict'}] * 3
+
+
+@pytest.mark.parametrize('has_instructions', [True, False])
+def test_muon_is_in_float32_where_bfloat16_is_slow(
+    monkeypatch, has_instructions
+):
+    muon = pytest.importorskip('timm.optim.muon')
+    monkeypatch.setattr(optim, 'computes_bfloat16', lambda: has_instructions)
+    used, original = [], muon.zeropower_via_newtonschulz
+
+    def compute(*args, dtype=torch.bfloat16, **kwargs):
+        used.append(dtype)
+        return original(*args, dtype=dtype, **kwargs)
+
+    monkeypatch.setattr(muon, 'zeropower_via_newtonschulz', compute)
+    weight = nn.Parameter(torch.rand(8, 8))
+    optimizer = optim.build_muon([weight], lr=1e-3)
+    weight.grad = torch.rand(8, 8)
+    before = weight.detach().clone()
+    optimizer.step()
+    assert used == [torch.bfloat16 if has_instructions else torch.float32]
+    assert not torch.equal(weight, before)
+    assert muon.zeropower_via_newtonschulz is compute
