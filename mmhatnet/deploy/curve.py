@@ -8,20 +8,26 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
+from ..analysis.complexity import measure_complexity
+from ..analysis.timing import peak_memory
 from ..engine.checks import iter_datasets
 from ..engine.provenance import describe_machine
 from ..models.archs import Grids
 from ..runtime import OnnxModel
-from ..runtime.budget import scale_steps, time_photo
+from ..runtime.budget import prepare_photo, scale_steps, time_photo
 from ..runtime.metadata import METADATA
 from ..utils.atomic import replacing
 from .evaluation import evaluate_exported
 from .writer import write_hash
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 TURNS = 9  # in which each setting is timed once
 
@@ -50,12 +56,15 @@ def measure_curve(
 
     Returns:
         dict: ``metric``, ``machine``, and ``rows`` of ``G1``, ``G2``,
-        ``factor``, ``metric`` and ``ms``.
+        ``factor``, ``metric``, ``ms``, ``operations``
+        (multiply-accumulates), and on the CPU ``memory`` (the peak, in bytes).
 
     Raises:
         FileNotFoundError: If the data or the file do not exist.
         ValueError: If the file does not fit, or an image becomes too small.
     """
+    import onnxruntime
+
     model = OnnxModel(path)
     whole = model.metadata['steps']
     rows: list[dict] = []
@@ -87,11 +96,34 @@ def measure_curve(
         for setting, milliseconds in zip(todo, times, strict=False):
             choose(*setting)
             milliseconds.append(time_photo(model, rounds=1))
-    for row, milliseconds in zip(rows, times, strict=True):
-        row['ms'] = round(median(milliseconds), 3)
     on_gpu = model.session.get_providers()[0].startswith('CUDA')
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = False  # which keeps what was used once
+    session = onnxruntime.InferenceSession(path, options)
+    for row, setting, milliseconds in zip(rows, todo, times, strict=False):
+        choose(*setting)
+        row.update(_count(cfg, model), ms=round(median(milliseconds), 3))
+        if not on_gpu:
+            row['memory'] = _peak(session, model)
     machine = describe_machine('cuda' if on_gpu else 'cpu')
     return dict(metric=metric, machine=machine, rows=rows)
+
+
+def _count(cfg: Config, model: OnnxModel) -> dict[str, int]:
+    """Count the operations of a model with its G1 and G2 for one photo."""
+    cfg = copy.deepcopy(cfg)
+    grids = dict(grid_sizes='G1', ds_ratios='G2')
+    found = {key: model.metadata[name] for key, name in grids.items()}
+    cfg.model.backbone.update(found)
+    shape = prepare_photo(model).shape[2:]
+    return dict(operations=measure_complexity(cfg, shape).operations)
+
+
+def _peak(session: 'InferenceSession', model: OnnxModel) -> int | None:
+    """The peak memory of the graph for one photo, in bytes."""
+    inputs = model.make_inputs(prepare_photo(model))
+    session.run(None, inputs)
+    return peak_memory(lambda: session.run(None, inputs))
 
 
 def scale_tests(cfg: Config, factor: float) -> Config:

@@ -58,12 +58,17 @@ def choose(model: 'OnnxModel', budget_ms: float) -> float:
     )
 
 
+def prepare_photo(model: 'OnnxModel') -> np.ndarray:
+    """Make an image of 640x480 pixels, after the steps: (1, 3, H, W)."""
+    return prepare(np.zeros(PHOTO, np.uint8), model.metadata)
+
+
 def time_photo(model: 'OnnxModel', rounds: int = ROUNDS) -> float:
     """Measure the milliseconds of the graph for an image of 640x480 pixels.
 
     ValueError if the steps make it too small.
     """
-    images = prepare(np.zeros(PHOTO, np.uint8), model.metadata)
+    images = prepare_photo(model)
     times = [perf_counter()]
     for _ in range(1 + rounds):
         model.run(images)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
-from statistics import mean, stdev
+from statistics import mean
 from typing import NamedTuple
 
 from common import (
@@ -36,6 +36,22 @@ CONFIGS = ROOT / 'configs' / 'evidence'
 # The settings that are tested: each G2 with each factor of a task.
 RATIOS = (4, 2, 1), (8, 4, 2), (16, 8, 4), (32, 16, 8)
 Setting = tuple[tuple[int, ...], float]  # G2, and factor of the sizes
+# These are tested with all settings, the others with the one they learned.
+TESTED = 'fixed', 'G2 drawn', 'size drawn', 'both drawn', 'sandwich'
+# As many passes of the model as the others: three in each iteration.
+SANDWICH = {
+    'custom_hooks.1.type': 'mmhatnet.SandwichGridsHook',
+    'custom_hooks.1.distill': 1.0,
+    'train_cfg.max_iters': 40,
+    'param_scheduler.0.end': 7,
+    'param_scheduler.1.begin': 7,
+    'param_scheduler.1.end': 40,
+}
+# Columns of the costs, their unit, and the label of an axis.
+AXES = (
+    ('ms', 1, 'time of the graph (ms)'),
+    ('memory', 2**20, 'peak memory of the graph (MiB)'),
+)
 SCALES = 'custom_hooks.1.scales'
 PIPELINE = 'train_dataloader.dataset.pipeline.2.ratio_range'
 
@@ -73,12 +89,15 @@ def list_arms(task: Task) -> dict[str, tuple[Sequence, Sequence[float]]]:
         'size drawn': (usual, task.factors),
         'both drawn': (RATIOS, task.factors),
     }
-    others = [
-        *(([ratio], [1.0]) for ratio in RATIOS if ratio != task.configured),
-        *((usual, [factor]) for factor in task.factors if factor != 1),
-    ]
-    for (ratio,), (factor,) in others:
-        arms[f'only {describe((ratio, factor))}'] = ([ratio], [factor])
+    if task.drawing == SCALES:
+        arms['sandwich'] = arms['both drawn']
+    ends = RATIOS[0], RATIOS[-1]
+    sizes = task.factors[0], task.factors[-1]
+    for setting in [
+        *((ratio, 1.0) for ratio in ends),
+        *((task.configured, factor) for factor in sizes if factor != 1),
+    ]:
+        arms[f'only {describe(setting)}'] = ([setting[0]], [setting[1]])
     return arms
 
 
@@ -104,6 +123,8 @@ def train(name: str, arm: str, seed: int, work_dir: Path) -> dict:
         'randomness.seed': seed,
         'train_cfg.val_interval': 9999,
     }
+    if arm == 'sandwich':
+        options |= SANDWICH
     pairs = [
         f'{key}={value}'.replace(' ', '') for key, value in options.items()
     ]
@@ -115,7 +136,7 @@ def train(name: str, arm: str, seed: int, work_dir: Path) -> dict:
     cfg = read_config(work_dir / config.name)
     checkpoint = (work_dir / 'last_checkpoint').read_text('utf-8')
     # One that was trained for a setting is tested there alone.
-    if arm in ('fixed', 'G2 drawn', 'size drawn'):
+    if arm in TESTED:
         ratios, factors = RATIOS, task.factors
     rows = []
     for factor in factors:
@@ -129,20 +150,188 @@ def train(name: str, arm: str, seed: int, work_dir: Path) -> dict:
     return record | {key: start[key] for key in kept}
 
 
+def read_arms(name: str) -> dict[str, list[dict]]:
+    """Read the trainings of a task, by arm; ``found`` has their metrics."""
+    arms: dict[str, list[dict]] = {arm: [] for arm in list_arms(TASKS[name])}
+    for path in sorted(FOLDER.glob(f'{name}_*.json')):
+        record = read_json(path)
+        record['found'] = by_setting(record['rows'], 'metric')
+        arms[record['arm']].append(record)
+    seeds = len(arms['fixed'])
+    return {arm: found for arm, found in arms.items() if len(found) == seeds}
+
+
+def by_setting(rows: Iterable[Mapping], key: str) -> dict[Setting, float]:
+    return {(tuple(row['G2']), row['factor']): row[key] for row in rows}
+
+
+def average(records: Sequence[dict]) -> dict[Setting, float]:
+    """The mean of the metric over seeds, for each setting."""
+    found = [record['found'] for record in records]
+    return {setting: mean(x[setting] for x in found) for setting in found[0]}
+
+
+def show_pairs(ahead: Iterable[float], unit: float) -> str:
+    """The mean of differences in pairs of seeds, and their range in points."""
+    points = [value / unit for value in ahead]
+    return f'{mean(points):+.2f} ({min(points):+.2f} to {max(points):+.2f})'
+
+
+def arm_rows(arms: Mapping[str, list[dict]], unit: float) -> Iterator[dict]:
+    """One row for each arm that is tested with all settings."""
+    for arm in TESTED:
+        if arm not in arms:
+            continue
+        means = [mean(record['found'].values()) for record in arms[arm]]
+        pairs = zip(means, arms['fixed'], strict=True)
+        ahead = [mine - mean(other['found'].values()) for mine, other in pairs]
+        minutes = mean(record['seconds'] for record in arms[arm]) / 60
+        yield {
+            'trained with': arm,
+            'mean': f'{mean(means) / unit:.2f}',
+            'worst setting': f'{min(average(arms[arm]).values()) / unit:.2f}',
+            'mean ahead of fixed by': show_pairs(ahead, unit),
+            'CPU minutes': f'{minutes:.1f}',
+        }
+
+
+def budget_rows(
+    arms: Mapping[str, list[dict]], times: Mapping[Setting, float], task: Task
+) -> Iterator[dict]:
+    """What the settings of one set of weights add to the size of images.
+
+    The setting for a seed is chosen by the others, so that none is best by
+    chance in the pair where it is compared.
+    """
+    records = arms['both drawn']
+    for factor in task.factors:
+        rival = task.configured, factor
+        within = [x for x in times if times[x] <= times[rival]]
+        chosen = []
+        for record in records:
+            rest = average([other for other in records if other != record])
+            chosen.append(max(within, key=rest.__getitem__))
+        row = {'time of (ms)': f'size x {factor:g}: {times[rival]:.0f}'}
+        row['chosen'] = '; '.join(map(describe, dict.fromkeys(chosen)))
+        for arm in ('fixed', 'size drawn'):
+            triples = zip(records, chosen, arms[arm], strict=True)
+            ahead = [
+                mine['found'][setting] - other['found'][rival]
+                for mine, setting, other in triples
+            ]
+            row[f'ahead of {arm} by'] = show_pairs(ahead, task.unit)
+        yield row
+
+
+def conclude(
+    arms: Mapping[str, list[dict]], times: Mapping[Setting, float], task: Task
+) -> Iterator[str]:
+    """Say what a point of the metric buys, and how far the ceiling is."""
+    mine = average(arms['both drawn'])
+    top = max(mine, key=mine.__getitem__)
+    near = [x for x in mine if mine[x] >= mine[top] - task.unit]
+    ends = [max(near, key=times.__getitem__), min(near, key=times.__getitem__)]
+    ratio = times[ends[0]] / times[ends[1]]
+    yield (
+        f'Within a point of its best, one set of weights takes from '
+        f'{times[ends[1]]:.0f} to {times[ends[0]]:.0f} ms, {ratio:.1f} times '
+        f'as long: from {describe(ends[1])} to {describe(ends[0])}.'
+    )
+    ahead = [
+        special['found'][setting] - general['found'][setting]
+        for arm in arms.keys() - set(TESTED)
+        for special, general in zip(arms[arm], arms['both drawn'], strict=True)
+        for setting in special['found']
+    ]
+    yield (
+        'Weights for a single setting are ahead there, of those for all, by '
+        f'{show_pairs(ahead, task.unit)} points.'
+    )
+
+
+def show_task(name: str) -> str:
+    """Make the part of the page of a task."""
+    task, arms = TASKS[name], read_arms(name)
+    costs = read_json(FOLDER / f'{name}.json')
+    times = by_setting(costs['rows'], 'ms')
+    tables = [
+        list(arm_rows(arms, task.unit)),
+        list(budget_rows(arms, times, task)),
+    ]
+    lines = [f'- {line}' for line in conclude(arms, times, task)]
+    seeds = ', '.join(str(record['seed']) for record in arms['fixed'])
+    return '\n\n'.join(
+        [
+            f'`{task.config}`, {task.metric}, seeds {seeds}; times on '
+            f'{costs["machine"]}.',
+            *map(markdown_table, tables),
+            '\n'.join(lines),
+        ]
+    )
+
+
+def draw() -> None:
+    """Draw the metric of a task against time and against peak memory."""
+    figure, panels = make_figure(
+        len(TASKS), 2, size=(9, 4 * len(TASKS)), sharey='row'
+    )
+    for i, (name, task) in enumerate(TASKS.items()):
+        arms = read_arms(name)
+        rows = read_json(FOLDER / f'{name}.json')['rows']
+        for j, (key, unit, label) in enumerate(AXES):
+            costs = by_setting(rows, key)
+            lines = []
+            for arm in ('fixed', 'size drawn', 'both drawn'):
+                found = average(arms[arm])
+                for ratio in RATIOS:
+                    if arm != 'both drawn' and ratio != task.configured:
+                        continue
+                    points = sorted(
+                        (costs[x] / unit, found[x] / task.unit)
+                        for x in found
+                        if x[0] == ratio
+                    )
+                    title = f'{arm}, G2 {name_sizes(ratio)}'
+                    lines.append((title, *zip(*points, strict=True)))
+            plot_lines(panels[2 * i + j], lines)
+            panels[2 * i + j].set(xlabel=label)
+        panels[2 * i].set(ylabel=f'{name}: {task.metric}')
+    add_legend(figure)
+    save_figure(figure, FOLDER / 'dial.png')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='Fill docs/grids.md from docs/sweeps/dial.'
     )
     add = parser.add_argument
-    add('--train', nargs=3, metavar=('TASK', 'ARM', 'SEED'))
+    add(
+        '--train',
+        nargs=3,
+        metavar=('TASK', 'ARM', 'SEED'),
+        help='train and test an arm, such as "both drawn"',
+    )
+    add(
+        '--costs',
+        nargs=2,
+        metavar=('TASK', 'FILE.onnx'),
+        help='first store the curve of a file with all settings of a task, '
+        'whose costs are those of all trainings',
+    )
     args = parser.parse_args()
     if args.train:
         task, arm, seed = args.train
         name = file_name(task, arm, int(seed))
         work_dir = ROOT / 'work_dirs' / 'dial' / name
-        write_json(
-            FOLDER / f'{name}.json', train(task, arm, int(seed), work_dir)
-        )
+        record = train(task, arm, int(seed), work_dir)
+        write_json(FOLDER / f'{name}.json', record)
+        return
+    if args.costs:
+        task, file = args.costs
+        curve = OnnxModel(file).metadata['curve']
+        write_json(FOLDER / f'{task}.json', curve)
+    draw()
+    fill_page(DOCS / 'grids.md', {name: show_task(name) for name in TASKS})
 
 
 if __name__ == '__main__':
