@@ -1,10 +1,12 @@
 """Exported files, and those who run them."""
 
 import json
+import platform
 import re
 import shutil
 import subprocess
 import sys
+from operator import itemgetter
 
 import cv2
 import numpy as np
@@ -250,6 +252,13 @@ class TestOnnx:
         settings = [(row['factor'], row['G2'][0]) for row in curve['rows']]
         assert settings == [(0.5, 8), (0.5, 16), (1, 8), (1, 16)]
         assert min(row['ms'] for row in curve['rows']) > 0
+        # A larger G2 saves operations, a larger image needs more.
+        ranks = sorted(curve['rows'], key=itemgetter('operations'))
+        order = [(row['factor'], row['G2'][0]) for row in ranks]
+        assert order == [(0.5, 16), (0.5, 8), (1, 16), (1, 8)]
+        if platform.system() == 'Linux':
+            memory = [row['memory'] for row in curve['rows']]
+            assert min(memory[2:]) > 2 * max(memory[:2]) > 2**20
         out = tmp_path / 'out'
         for option in ('--g2', '16,8,4'), ('--budget-ms', 10**5):
             command = INFER, path, image, *option, '--out-dir', out
