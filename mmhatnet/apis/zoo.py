@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from ..engine.checks import iter_datasets
-from ..utils.config import name_types, read_config
+from ..utils.config import check_model, name_types, read_config
 from ..utils.stack import explain_missing_operators, one_thread_at_a_time
 from ..weights.loading import load_weights
 
@@ -98,14 +98,16 @@ def load_model_config(model: str | os.PathLike | Config) -> Config:
 
     Raises:
         FileNotFoundError: If the config file does not exist.
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or a file has no model.
     """
     if isinstance(model, Config):
         cfg = deepcopy(model)
         name_types(cfg)
         return cfg
     if _is_file(model):
-        return read_config(model)
+        cfg = read_config(model)
+        check_model(cfg, model)
+        return cfg
     return read_config(zoo_root() / find_model(str(model))['Config'])
 
 

@@ -26,7 +26,7 @@ from mmengine.logging import MMLogger, print_log
 from ..models.archs import AUTO, check_grids
 from ..utils.arguments import positive as positive
 from ..utils.atomic import check_folder
-from ..utils.config import check_keys, read_config
+from ..utils.config import check_keys, check_model, read_config
 from ..utils.stack import explain_missing_operators
 
 REPEATED = 3  # seconds in which a second Ctrl-C is the same
@@ -225,11 +225,7 @@ def load_config(
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read(args.config)
     apply_options(cfg, args)
-    if not isinstance(cfg.get('model'), dict):
-        raise ValueError(
-            f'{args.config} has no model: inherit one, for example _base_ = '
-            "'mmhatnet::hatnet/hatnet-tiny_8xb128_in1k.py'"
-        )
+    check_model(cfg, args.config)
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir

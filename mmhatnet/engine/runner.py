@@ -121,7 +121,7 @@ def train_steps(cfg: Config, steps: int, hook: Hook) -> None:
     for key in cfg:
         if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
             cfg[key] = None
-    cfg.default_hooks.checkpoint = None
+    cfg.setdefault('default_hooks', ConfigDict()).checkpoint = None
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps)
     cfg.update(launcher='none', load_from=None, resume=False)
     runner = build_runner(cfg, ('train',))

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from pathlib import Path
 
 import mmengine.logging
 import pytest
@@ -178,13 +179,20 @@ model = dict(backbone=dict(init_cfg=init_cfg))
 
 
 @pytest.mark.parametrize('content', ['', 'a = 1', 'model = 3'])
-@pytest.mark.parametrize('tool', ['train.py --amp', 'test.py x.pth --tta'])
+@pytest.mark.parametrize(
+    'tool',
+    [
+        *('train.py --amp', 'test.py x.pth --tta'),
+        *('analysis_tools/get_flops.py', 'deployment/export.py x.pth'),
+    ],
+)
 def test_config_without_a_model_is_one_line(content, tool, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text(content)
     tool, *options = tool.split()
     output = call_tool(TOOLS / tool, config, *options, cwd=tmp_path, code=1)
-    assert output.startswith(f'{tool}: error: {config} has no model: inherit')
+    name = Path(tool).name
+    assert output.startswith(f'{name}: error: {config} has no model: inherit')
 
 
 @pytest.mark.parametrize('options', [['train.py'], ['test.py', 'x.pth']])
