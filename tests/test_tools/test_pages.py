@@ -21,6 +21,7 @@ EVIDENCE = TOOLS / 'pages' / 'evidence.py'
         pytest.param(
             'deployment', 'deployment_costs', marks=pytest.mark.default_stack
         ),
+        ('dial', 'grids'),
         ('evidence', 'evidence'),
         ('finetune', 'custom_data'),
         ('gpu', 'gpu'),

@@ -171,34 +171,18 @@ def average(records: Sequence[dict]) -> dict[Setting, float]:
     return {setting: mean(x[setting] for x in found) for setting in found[0]}
 
 
-def show_pairs(ahead: Iterable[float], unit: float) -> str:
-    """The mean of differences in pairs of seeds, and their range in points."""
-    points = [value / unit for value in ahead]
-    return f'{mean(points):+.2f} ({min(points):+.2f} to {max(points):+.2f})'
+class Comparison(NamedTuple):
+    """The settings of one set of weights in the time of a size of images."""
+
+    rival: Setting
+    chosen: tuple[Setting, ...]  # of each seed
+    ahead: Mapping[str, list[float]]  # of other trainings, in points
 
 
-def arm_rows(arms: Mapping[str, list[dict]], unit: float) -> Iterator[dict]:
-    """One row for each arm that is tested with all settings."""
-    for arm in TESTED:
-        if arm not in arms:
-            continue
-        means = [mean(record['found'].values()) for record in arms[arm]]
-        pairs = zip(means, arms['fixed'], strict=True)
-        ahead = [mine - mean(other['found'].values()) for mine, other in pairs]
-        minutes = mean(record['seconds'] for record in arms[arm]) / 60
-        yield {
-            'trained with': arm,
-            'mean': f'{mean(means) / unit:.2f}',
-            'worst setting': f'{min(average(arms[arm]).values()) / unit:.2f}',
-            'mean ahead of fixed by': show_pairs(ahead, unit),
-            'CPU minutes': f'{minutes:.1f}',
-        }
-
-
-def budget_rows(
+def compare(
     arms: Mapping[str, list[dict]], times: Mapping[Setting, float], task: Task
-) -> Iterator[dict]:
-    """What the settings of one set of weights add to the size of images.
+) -> Iterator[Comparison]:
+    """Compare with the configured G2 at each size.
 
     The setting for a seed is chosen by the others, so that none is best by
     chance in the pair where it is compared.
@@ -211,16 +195,41 @@ def budget_rows(
         for record in records:
             rest = average([other for other in records if other != record])
             chosen.append(max(within, key=rest.__getitem__))
-        row = {'time of (ms)': f'size x {factor:g}: {times[rival]:.0f}'}
-        row['chosen'] = '; '.join(map(describe, dict.fromkeys(chosen)))
-        for arm in ('fixed', 'size drawn'):
-            triples = zip(records, chosen, arms[arm], strict=True)
-            ahead = [
-                mine['found'][setting] - other['found'][rival]
-                for mine, setting, other in triples
+        ahead = {
+            arm: [
+                (mine['found'][x] - other['found'][rival]) / task.unit
+                for mine, x, other in zip(
+                    records, chosen, arms[arm], strict=True
+                )
             ]
-            row[f'ahead of {arm} by'] = show_pairs(ahead, task.unit)
-        yield row
+            for arm in ('fixed', 'size drawn')
+        }
+        yield Comparison(rival, tuple(chosen), ahead)
+
+
+def show_pairs(ahead: Sequence[float]) -> str:
+    """The mean of differences in pairs of seeds, and their range."""
+    return f'{mean(ahead):+.2f} ({min(ahead):+.2f} to {max(ahead):+.2f})'
+
+
+def arm_rows(arms: Mapping[str, list[dict]], unit: float) -> Iterator[dict]:
+    """One row for each arm that is tested with all settings."""
+    for arm in TESTED:
+        if arm not in arms:
+            continue
+        means, others = (
+            [mean(record['found'].values()) / unit for record in arms[name]]
+            for name in (arm, 'fixed')
+        )
+        ahead = [x - y for x, y in zip(means, others, strict=True)]
+        minutes = mean(record['seconds'] for record in arms[arm]) / 60
+        yield {
+            'trained with': arm,
+            'mean': f'{mean(means):.2f}',
+            'worst setting': f'{min(average(arms[arm]).values()) / unit:.2f}',
+            'mean ahead of fixed by': show_pairs(ahead),
+            'CPU minutes': f'{minutes:.1f}',
+        }
 
 
 def conclude(
@@ -230,23 +239,26 @@ def conclude(
     mine = average(arms['both drawn'])
     top = max(mine, key=mine.__getitem__)
     near = [x for x in mine if mine[x] >= mine[top] - task.unit]
-    ends = [max(near, key=times.__getitem__), min(near, key=times.__getitem__)]
-    ratio = times[ends[0]] / times[ends[1]]
+    low = min(near, key=times.__getitem__)
+    ratio = times[top] / times[low]
     yield (
-        f'Within a point of its best, one set of weights takes from '
-        f'{times[ends[1]]:.0f} to {times[ends[0]]:.0f} ms, {ratio:.1f} times '
-        f'as long: from {describe(ends[1])} to {describe(ends[0])}.'
+        f'The goal of half the time for a point is '
+        f'{"met" if ratio >= 2 else "missed"}: from the best setting '
+        f'({describe(top)}, {times[top]:.0f} ms) to the fastest one within a '
+        f'point ({describe(low)}, {times[low]:.0f} ms), the time falls '
+        f'{ratio:.1f} times.'
     )
     ahead = [
-        special['found'][setting] - general['found'][setting]
+        (special['found'][x] - general['found'][x]) / task.unit
         for arm in arms.keys() - set(TESTED)
         for special, general in zip(arms[arm], arms['both drawn'], strict=True)
-        for setting in special['found']
+        for x in special['found']
     ]
-    yield (
-        'Weights for a single setting are ahead there, of those for all, by '
-        f'{show_pairs(ahead, task.unit)} points.'
-    )
+    if ahead:
+        yield (
+            'Weights that learned one setting alone are ahead there by '
+            f'{show_pairs(ahead)} points.'
+        )
 
 
 def show_task(name: str) -> str:
@@ -254,19 +266,52 @@ def show_task(name: str) -> str:
     task, arms = TASKS[name], read_arms(name)
     costs = read_json(FOLDER / f'{name}.json')
     times = by_setting(costs['rows'], 'ms')
-    tables = [
-        list(arm_rows(arms, task.unit)),
-        list(budget_rows(arms, times, task)),
+    rows = [
+        {
+            'size': f'x {each.rival[1]:g}',
+            'time (ms)': f'{times[each.rival]:.0f}',
+            'best in this time': '; '.join(
+                map(describe, dict.fromkeys(each.chosen))
+            ),
+            **{
+                f'ahead of {arm} by': show_pairs(ahead)
+                for arm, ahead in each.ahead.items()
+            },
+        }
+        for each in compare(arms, times, task)
     ]
-    lines = [f'- {line}' for line in conclude(arms, times, task)]
+    machines = ', '.join({x['machine'] for y in arms.values() for x in y})
     seeds = ', '.join(str(record['seed']) for record in arms['fixed'])
-    return '\n\n'.join(
-        [
-            f'`{task.config}`, {task.metric}, seeds {seeds}; times on '
-            f'{costs["machine"]}.',
-            *map(markdown_table, tables),
-            '\n'.join(lines),
-        ]
+    parts = (
+        f'`{task.config}`: {task.metric}, seeds {seeds}, trained on '
+        f'{machines}; times of the graph on {costs["machine"]}.',
+        markdown_table(list(arm_rows(arms, task.unit))),
+        markdown_table(rows),
+        '\n'.join(f'- {line}' for line in conclude(arms, times, task)),
+    )
+    return '\n\n'.join(parts)
+
+
+def summarize() -> str:
+    """Say what the sizes give, and what G2 adds to them."""
+    gains: dict[str, list[float]] = {'fixed': [], 'size drawn': []}
+    for name, task in TASKS.items():
+        costs = read_json(FOLDER / f'{name}.json')['rows']
+        found = compare(read_arms(name), by_setting(costs, 'ms'), task)
+        for each in found:
+            for arm, ahead in each.ahead.items():
+                gains[arm] += ahead
+    text = (
+        'In the time of each size of images, weights that learned several G2 '
+        f'and sizes are ahead of usual ones by {show_pairs(gains["fixed"])} '
+        'points, and ahead of weights that learned several sizes alone by '
+        f'{show_pairs(gains["size drawn"])}. '
+    )
+    if min(gains['size drawn']) > 0:
+        return text + 'So G2 adds to what the size of images gives.'
+    return text + (
+        '**So G2 adds nothing certain to the size of images: let the size be '
+        'the dial**, and use a large G2 where time or memory is short.'
     )
 
 
@@ -331,7 +376,8 @@ def main() -> None:
         curve = OnnxModel(file).metadata['curve']
         write_json(FOLDER / f'{task}.json', curve)
     draw()
-    fill_page(DOCS / 'grids.md', {name: show_task(name) for name in TASKS})
+    regions = {name: show_task(name) for name in TASKS}
+    fill_page(DOCS / 'grids.md', dict(dial=summarize()) | regions)
 
 
 if __name__ == '__main__':
