@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from statistics import mean
+from textwrap import fill
 from typing import NamedTuple
 
 from common import (
@@ -172,39 +173,42 @@ def average(records: Sequence[dict]) -> dict[Setting, float]:
 
 
 class Comparison(NamedTuple):
-    """The settings of one set of weights in the time of a size of images."""
+    """The best settings of weights in the time of a size of images."""
 
-    rival: Setting
-    chosen: tuple[Setting, ...]  # of each seed
-    ahead: Mapping[str, list[float]]  # of other trainings, in points
+    factor: float
+    chosen: tuple[Setting, ...]  # of 'both drawn', for each seed
+    ahead: Mapping[str, list[float]]  # of other weights, in points
 
 
 def compare(
     arms: Mapping[str, list[dict]], times: Mapping[Setting, float], task: Task
 ) -> Iterator[Comparison]:
-    """Compare with the configured G2 at each size.
-
-    The setting for a seed is chosen by the others, so that none is best by
-    chance in the pair where it is compared.
-    """
-    records = arms['both drawn']
+    """Compare all G2 and sizes with sizes alone, at the configured G2."""
     for factor in task.factors:
-        rival = task.configured, factor
-        within = [x for x in times if times[x] <= times[rival]]
-        chosen = []
-        for record in records:
-            rest = average([other for other in records if other != record])
-            chosen.append(max(within, key=rest.__getitem__))
-        ahead = {
-            arm: [
-                (mine['found'][x] - other['found'][rival]) / task.unit
-                for mine, x, other in zip(
-                    records, chosen, arms[arm], strict=True
-                )
-            ]
-            for arm in ('fixed', 'size drawn')
-        }
-        yield Comparison(rival, tuple(chosen), ahead)
+        limit = times[task.configured, factor]
+        within = [x for x in times if times[x] <= limit]
+        sizes = [x for x in within if x[0] == task.configured]
+        mine = choose_best(arms['both drawn'], within)
+        ahead = {}
+        for arm in ('fixed', 'size drawn'):
+            pairs = zip(mine, choose_best(arms[arm], sizes), strict=True)
+            ahead[arm] = [(x[1] - y[1]) / task.unit for x, y in pairs]
+        yield Comparison(factor, tuple(x[0] for x in mine), ahead)
+
+
+def choose_best(
+    records: Sequence[dict], settings: Sequence[Setting]
+) -> list[tuple[Setting, float]]:
+    """Choose a setting for each seed by the others, and get its metric.
+
+    So none is the best by chance where it is compared.
+    """
+    found = []
+    for record in records:
+        rest = average([other for other in records if other != record])
+        best = max(settings, key=rest.__getitem__)
+        found.append((best, record['found'][best]))
+    return found
 
 
 def show_pairs(ahead: Sequence[float]) -> str:
@@ -227,7 +231,7 @@ def arm_rows(arms: Mapping[str, list[dict]], unit: float) -> Iterator[dict]:
             'trained with': arm,
             'mean': f'{mean(means):.2f}',
             'worst setting': f'{min(average(arms[arm]).values()) / unit:.2f}',
-            'mean ahead of fixed by': show_pairs(ahead),
+            'mean ahead of fixed by': show_pairs(ahead) if any(ahead) else '',
             'CPU minutes': f'{minutes:.1f}',
         }
 
@@ -247,6 +251,18 @@ def conclude(
         f'({describe(top)}, {times[top]:.0f} ms) to the fastest one within a '
         f'point ({describe(low)}, {times[low]:.0f} ms), the time falls '
         f'{ratio:.1f} times.'
+    )
+    small, large = (
+        (ratio, task.factors[-1]) for ratio in (RATIOS[0], RATIOS[-1])
+    )
+    gains = [
+        (record['found'][large] - record['found'][small]) / task.unit
+        for record in arms['both drawn']
+    ]
+    yield (
+        f'At size x {large[1]:g}, a G2 of {name_sizes(large[0])} is '
+        f'{faster:.1f} times as fast as {name_sizes(small[0])}, and changes '
+        f'the metric by {show_pairs(gains)} points.'
     )
     ahead = [
         (special['found'][x] - general['found'][x]) / task.unit
@@ -268,8 +284,8 @@ def show_task(name: str) -> str:
     times = by_setting(costs['rows'], 'ms')
     rows = [
         {
-            'size': f'x {each.rival[1]:g}',
-            'time (ms)': f'{times[each.rival]:.0f}',
+            'time of': f'size x {each.factor:g}',
+            'ms': f'{times[task.configured, each.factor]:.0f}',
             'best in this time': '; '.join(
                 map(describe, dict.fromkeys(each.chosen))
             ),
@@ -283,11 +299,14 @@ def show_task(name: str) -> str:
     machines = ', '.join({x['machine'] for y in arms.values() for x in y})
     seeds = ', '.join(str(record['seed']) for record in arms['fixed'])
     parts = (
-        f'`{task.config}`: {task.metric}, seeds {seeds}, trained on '
-        f'{machines}; times of the graph on {costs["machine"]}.',
+        f'`{task.config}`:\n{task.metric}, seeds {seeds}. Trained on '
+        f'{machines};\ntimes of the graph on {costs["machine"]}.',
         markdown_table(list(arm_rows(arms, task.unit))),
         markdown_table(rows),
-        '\n'.join(f'- {line}' for line in conclude(arms, times, task)),
+        '\n'.join(
+            fill(f'- {line}', 80, subsequent_indent='  ')
+            for line in conclude(arms, times, task)
+        ),
     )
     return '\n\n'.join(parts)
 
@@ -307,12 +326,14 @@ def summarize() -> str:
         'points, and ahead of weights that learned several sizes alone by '
         f'{show_pairs(gains["size drawn"])}. '
     )
-    if min(gains['size drawn']) > 0:
-        return text + 'So G2 adds to what the size of images gives.'
-    return text + (
-        '**So G2 adds nothing certain to the size of images: let the size be '
-        'the dial**, and use a large G2 where time or memory is short.'
+    text += (
+        'So G2 adds to what the size of images gives.'
+        if min(gains['size drawn']) > 0
+        else '**So G2 adds nothing certain to the size of images: let the '
+        'size be the dial**, and take a large G2 for large images, which '
+        'costs less time (below).'
     )
+    return fill(text, 80)
 
 
 def draw() -> None:
@@ -336,7 +357,9 @@ def draw() -> None:
                         for x in found
                         if x[0] == ratio
                     )
-                    title = f'{arm}, G2 {name_sizes(ratio)}'
+                    drawn = arm == 'both drawn'
+                    name = name_sizes(ratio) if drawn else 'as configured'
+                    title = f'{arm}, G2 {name}'
                     lines.append((title, *zip(*points, strict=True)))
             plot_lines(panels[2 * i + j], lines)
             panels[2 * i + j].set(xlabel=label)
