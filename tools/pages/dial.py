@@ -252,9 +252,8 @@ def conclude(
         f'point ({describe(low)}, {times[low]:.0f} ms), the time falls '
         f'{ratio:.1f} times.'
     )
-    small, large = (
-        (ratio, task.factors[-1]) for ratio in (RATIOS[0], RATIOS[-1])
-    )
+    small, large = ((RATIOS[i], task.factors[-1]) for i in (0, -1))
+    faster = times[small] / times[large]
     gains = [
         (record['found'][large] - record['found'][small]) / task.unit
         for record in arms['both drawn']
