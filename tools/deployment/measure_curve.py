@@ -3,10 +3,10 @@ import argparse
 from itertools import product
 from pathlib import Path
 
+from mmhatnet.analysis.curve import draw_curve, measure_curve, write_curve
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import name_sizes
 from mmhatnet.apis.zoo import load_model_config
-from mmhatnet.deploy.curve import draw_curve, measure_curve, write_curve
 from mmhatnet.engine.cli import (
     add_cfg_options,
     add_grids,

@@ -24,9 +24,9 @@ from common import (
     write_json,
 )
 
+from mmhatnet.analysis.curve import scale_tests
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import build_tester, evaluate_grids, name_sizes
-from mmhatnet.deploy.curve import scale_tests
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import read_provenance
 from mmhatnet.runtime import OnnxModel

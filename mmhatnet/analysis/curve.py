@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
-from ..analysis.complexity import measure_complexity
-from ..analysis.timing import peak_memory
+from ..deploy.evaluation import evaluate_exported
+from ..deploy.writer import write_hash
 from ..engine.checks import iter_datasets
 from ..engine.provenance import describe_machine
 from ..models.archs import Grids
@@ -23,8 +23,8 @@ from ..runtime import OnnxModel
 from ..runtime.budget import prepare_photo, scale_steps, time_photo
 from ..runtime.metadata import METADATA
 from ..utils.atomic import replacing
-from .evaluation import evaluate_exported
-from .writer import write_hash
+from .complexity import measure_complexity
+from .timing import peak_memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
