@@ -388,6 +388,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.train:
         task, arm, seed = args.train
+        if task not in TASKS or arm not in list_arms(TASKS[task]):
+            arms = {name: [*list_arms(TASKS[name])] for name in TASKS}
+            parser.error(f'TASK and ARM are of {arms}')
         name = file_name(task, arm, int(seed))
         work_dir = ROOT / 'work_dirs' / 'dial' / name
         record = train(task, arm, int(seed), work_dir)
