@@ -41,3 +41,4 @@ param_scheduler = [
     dict(type='PolyLR', power=0.9, begin=20, end=120, by_epoch=False),
 ]
 train_cfg = dict(max_iters=120, val_interval=120)
+auto_scale_lr = dict(base_batch_size=2)
