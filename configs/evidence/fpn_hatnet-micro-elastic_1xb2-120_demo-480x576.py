@@ -1,5 +1,5 @@
-# A trained segmentor learns several G2 and sizes, in a tenth of its schedule.
-# The images are enlarged, so that G2 changes the time.
+# A trained segmentor learns several G2 and sizes in a tenth of its iterations,
+# with larger images, for which G2 changes the time.
 _base_ = 'fpn_hatnet-micro_1xb8-1200_demo.py'
 
 load_from = 'hatnet://shape-segmentor'

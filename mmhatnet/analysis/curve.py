@@ -57,7 +57,8 @@ def measure_curve(
     Returns:
         dict: ``metric``, ``machine``, and ``rows`` of ``G1``, ``G2``,
         ``factor``, ``metric``, ``ms``, ``operations``
-        (multiply-accumulates), and on the CPU ``memory`` (the peak, in bytes).
+        (multiply-accumulates), and ``memory`` (the peak, in bytes) on a CPU
+        where it can be measured.
 
     Raises:
         FileNotFoundError: If the data or the file do not exist.
@@ -102,21 +103,22 @@ def measure_curve(
     session = onnxruntime.InferenceSession(path, options)
     for row, setting, milliseconds in zip(rows, todo, times, strict=False):
         choose(*setting)
-        row.update(_count(cfg, model), ms=round(median(milliseconds), 3))
-        if not on_gpu:
-            row['memory'] = _peak(session, model)
+        row['ms'] = round(median(milliseconds), 3)
+        row['operations'] = _count(cfg, model)
+        if not on_gpu and (peak := _peak(session, model)) is not None:
+            row['memory'] = peak
     machine = describe_machine('cuda' if on_gpu else 'cpu')
     return dict(metric=metric, machine=machine, rows=rows)
 
 
-def _count(cfg: Config, model: OnnxModel) -> dict[str, int]:
+def _count(cfg: Config, model: OnnxModel) -> int:
     """Count the operations of a model with its G1 and G2 for one photo."""
     cfg = copy.deepcopy(cfg)
     grids = dict(grid_sizes='G1', ds_ratios='G2')
     found = {key: model.metadata[name] for key, name in grids.items()}
     cfg.model.backbone.update(found)
     shape = prepare_photo(model).shape[2:]
-    return dict(operations=measure_complexity(cfg, shape).operations)
+    return measure_complexity(cfg, shape).operations
 
 
 def _peak(session: 'InferenceSession', model: OnnxModel) -> int | None:

@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import nn
 
 from ..engine.checks import iter_datasets
-from ..utils.config import check_model, name_types, read_config
+from ..utils.config import name_types, read_config
 from ..utils.stack import explain_missing_operators, one_thread_at_a_time
 from ..weights.loading import load_weights
 
@@ -106,7 +106,11 @@ def load_model_config(model: str | os.PathLike | Config) -> Config:
         return cfg
     if _is_file(model):
         cfg = read_config(model)
-        check_model(cfg, model)
+        if not isinstance(cfg.get('model'), dict):
+            raise ValueError(
+                f'{model} has no model: inherit one, for example _base_ = '
+                "'mmhatnet::hatnet/hatnet-tiny_8xb128_in1k.py'"
+            )
         return cfg
     return read_config(zoo_root() / find_model(str(model))['Config'])
 

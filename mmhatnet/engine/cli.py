@@ -26,7 +26,7 @@ from mmengine.logging import MMLogger, print_log
 from ..models.archs import AUTO, check_grids
 from ..utils.arguments import positive as positive
 from ..utils.atomic import check_folder
-from ..utils.config import check_keys, check_model, read_config
+from ..utils.config import check_keys, read_config
 from ..utils.stack import explain_missing_operators
 
 REPEATED = 3  # seconds in which a second Ctrl-C is the same
@@ -219,13 +219,12 @@ def load_config(
 
     Raises:
         OSError: If the config does not exist, or the work_dir cannot.
-        ValueError: If the config has a misspelt key, or no model.
+        ValueError: If the config has a misspelt key.
     """
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read(args.config)
     apply_options(cfg, args)
-    check_model(cfg, args.config)
     cfg.launcher = args.launcher
     cfg.work_dir = (
         args.work_dir

@@ -41,12 +41,14 @@ def build_muon(params: Iterable, **kwargs: Any) -> Optimizer:
             "the optimizer Muon needs timm: pip install 'timm>=1.0.21'"
         ) from error
 
+    if computes_bfloat16():
+        return muon.Muon(params, **kwargs)
+
     class Muon(muon.Muon):
-        """Makes matrices orthogonal in float32 where bfloat16 is slow."""
+        """Makes matrices orthogonal in float32 on this CPU."""
 
         def step(self, closure: Callable | None = None) -> Any:
-            on_cpu = self.param_groups[0]['params'][0].device.type == 'cpu'
-            if not on_cpu or computes_bfloat16():
+            if self.param_groups[0]['params'][0].device.type != 'cpu':
                 return super().step(closure)
             name = 'zeropower_via_newtonschulz'  # timm has no argument for it
             changed = partial(getattr(muon, name), dtype=torch.float32)

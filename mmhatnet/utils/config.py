@@ -81,15 +81,6 @@ def read_config(filename: str | os.PathLike) -> Config:
     return cfg
 
 
-def check_model(cfg: Config, name: object) -> None:
-    """Raise ValueError if a config, which is called name, has no model."""
-    if not isinstance(cfg.get('model'), dict):
-        raise ValueError(
-            f'{name} has no model: inherit one, for example _base_ = '
-            "'mmhatnet::hatnet/hatnet-tiny_8xb128_in1k.py'"
-        )
-
-
 def _find_source(error: SyntaxError) -> str | None:
     """The file of an error, for which mmengine writes '<unknown>'."""
     if error.filename and os.path.isfile(error.filename):

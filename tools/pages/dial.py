@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from statistics import mean
+from tempfile import TemporaryDirectory
 from textwrap import fill
 from typing import NamedTuple
 
@@ -38,16 +39,7 @@ CONFIGS = ROOT / 'configs' / 'evidence'
 RATIOS = (4, 2, 1), (8, 4, 2), (16, 8, 4), (32, 16, 8)
 Setting = tuple[tuple[int, ...], float]  # G2, and factor of the sizes
 # These are tested with all settings, the others with the one they learned.
-TESTED = 'fixed', 'G2 drawn', 'size drawn', 'both drawn', 'sandwich'
-# As many passes of the model as the others: three in each iteration.
-SANDWICH = {
-    'custom_hooks.1.type': 'mmhatnet.SandwichGridsHook',
-    'custom_hooks.1.distill': 1.0,
-    'train_cfg.max_iters': 40,
-    'param_scheduler.0.end': 7,
-    'param_scheduler.1.begin': 7,
-    'param_scheduler.1.end': 40,
-}
+TESTED = 'fixed', 'G2 drawn', 'size drawn', 'both drawn'
 # Columns of the costs, their unit, and the label of an axis.
 AXES = (
     ('ms', 1, 'time of the graph (ms)'),
@@ -90,8 +82,6 @@ def list_arms(task: Task) -> dict[str, tuple[Sequence, Sequence[float]]]:
         'size drawn': (usual, task.factors),
         'both drawn': (RATIOS, task.factors),
     }
-    if task.drawing == SCALES:
-        arms['sandwich'] = arms['both drawn']
     ends = RATIOS[0], RATIOS[-1]
     sizes = task.factors[0], task.factors[-1]
     for setting in [
@@ -111,7 +101,7 @@ def file_name(task: str, arm: str, seed: int) -> str:
 
 
 def train(name: str, arm: str, seed: int, work_dir: Path) -> dict:
-    """Train and test one arm; a second call continues."""
+    """Train and test one arm in an empty folder."""
     task = TASKS[name]
     config = CONFIGS / f'{task.config}.py'
     ratios, factors = list_arms(task)[arm]
@@ -124,12 +114,10 @@ def train(name: str, arm: str, seed: int, work_dir: Path) -> dict:
         'randomness.seed': seed,
         'train_cfg.val_interval': 9999,
     }
-    if arm == 'sandwich':
-        options |= SANDWICH
     pairs = [
         f'{key}={value}'.replace(' ', '') for key, value in options.items()
     ]
-    command = [sys.executable, ROOT / 'tools' / 'train.py', config, '--resume']
+    command = [sys.executable, ROOT / 'tools' / 'train.py', config]
     command += ['--work-dir', work_dir, '--cfg-options', *pairs]
     before = getrusage(RUSAGE_CHILDREN).ru_utime
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -219,8 +207,6 @@ def show_pairs(ahead: Sequence[float]) -> str:
 def arm_rows(arms: Mapping[str, list[dict]], unit: float) -> Iterator[dict]:
     """One row for each arm that is tested with all settings."""
     for arm in TESTED:
-        if arm not in arms:
-            continue
         means, others = (
             [mean(record['found'].values()) / unit for record in arms[name]]
             for name in (arm, 'fixed')
@@ -295,7 +281,8 @@ def show_task(name: str) -> str:
         }
         for each in compare(arms, times, task)
     ]
-    machines = ', '.join({x['machine'] for y in arms.values() for x in y})
+    records = [record for found in arms.values() for record in found]
+    machines = ', '.join(dict.fromkeys(x['machine'] for x in records))
     seeds = ', '.join(str(record['seed']) for record in arms['fixed'])
     parts = (
         f'`{task.config}`:\n{task.metric}, seeds {seeds}. Trained on '
@@ -357,8 +344,8 @@ def draw() -> None:
                         if x[0] == ratio
                     )
                     drawn = arm == 'both drawn'
-                    name = name_sizes(ratio) if drawn else 'as configured'
-                    title = f'{arm}, G2 {name}'
+                    used = name_sizes(ratio) if drawn else 'as configured'
+                    title = f'{arm}, G2 {used}'
                     lines.append((title, *zip(*points, strict=True)))
             plot_lines(panels[2 * i + j], lines)
             panels[2 * i + j].set(xlabel=label)
@@ -392,13 +379,16 @@ def main() -> None:
             arms = {name: [*list_arms(TASKS[name])] for name in TASKS}
             parser.error(f'TASK and ARM are of {arms}')
         name = file_name(task, arm, int(seed))
-        work_dir = ROOT / 'work_dirs' / 'dial' / name
-        record = train(task, arm, int(seed), work_dir)
+        # A training that continued would lack the time before.
+        with TemporaryDirectory() as work_dir:
+            record = train(task, arm, int(seed), Path(work_dir))
         write_json(FOLDER / f'{name}.json', record)
         return
     if args.costs:
         task, file = args.costs
-        curve = OnnxModel(file).metadata['curve']
+        curve = OnnxModel(file).metadata.get('curve')
+        if task not in TASKS or not curve:
+            parser.error(f'TASK is of {[*TASKS]}, and the file has a curve')
         write_json(FOLDER / f'{task}.json', curve)
     draw()
     regions = {name: show_task(name) for name in TASKS}
