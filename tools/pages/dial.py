@@ -39,7 +39,11 @@ CONFIGS = ROOT / 'configs' / 'evidence'
 RATIOS = (4, 2, 1), (8, 4, 2), (16, 8, 4), (32, 16, 8)
 Setting = tuple[tuple[int, ...], float]  # G2, and factor of the sizes
 # These are tested with all settings, the others with the one they learned.
-TESTED = 'fixed', 'G2 drawn', 'size drawn', 'both drawn'
+TESTED = 'fixed', 'G2 drawn', 'size drawn', 'both drawn', 'sandwich'
+SANDWICH = {
+    'custom_hooks.1.type': 'mmhatnet.SandwichGridsHook',
+    'custom_hooks.1.distill': 1.0,
+}
 # Columns of the costs, their unit, and the label of an axis.
 AXES = (
     ('ms', 1, 'time of the graph (ms)'),
@@ -58,17 +62,30 @@ class Task(NamedTuple):
     factors: tuple[float, ...]  # of the sizes of test images
     configured: tuple[int, ...]  # G2 of the trained model
     drawing: str  # the option of the sizes in training
+    half: Mapping[str, int]  # options for half of the iterations
 
 
 TASKS = dict(
     shapes=Task(
         'fpn_hatnet-micro-elastic_1xb2-120_demo-480x576',
         *('mIoU', 1.0, (0.5, 0.75, 1.0), (8, 4, 2), SCALES),
+        {
+            'train_cfg.max_iters': 60,
+            'param_scheduler.0.end': 10,
+            'param_scheduler.1.begin': 10,
+            'param_scheduler.1.end': 60,
+        },
     ),
     trees=Task(
         'retinanet_hatnet-micro-elastic_fpn_1xb4-2e_trees',
         *('coco/bbox_mAP_50', 0.01, (0.5, 0.75, 1.0, 1.5)),
         *((16, 8, 4), PIPELINE),
+        {
+            'train_cfg.max_epochs': 1,
+            'param_scheduler.0.end': 10,
+            'param_scheduler.1.T_max': 1,
+            'param_scheduler.1.end': 1,
+        },
     ),
 )
 
@@ -81,6 +98,8 @@ def list_arms(task: Task) -> dict[str, tuple[Sequence, Sequence[float]]]:
         'G2 drawn': (RATIOS, [1.0]),
         'size drawn': (usual, task.factors),
         'both drawn': (RATIOS, task.factors),
+        # Three passes in each of half as many iterations.
+        'sandwich': (RATIOS, task.factors),
     }
     ends = RATIOS[0], RATIOS[-1]
     sizes = task.factors[0], task.factors[-1]
@@ -114,6 +133,8 @@ def train(name: str, arm: str, seed: int, work_dir: Path) -> dict:
         'randomness.seed': seed,
         'train_cfg.val_interval': 9999,
     }
+    if arm == 'sandwich':
+        options |= SANDWICH | task.half
     pairs = [
         f'{key}={value}'.replace(' ', '') for key, value in options.items()
     ]
@@ -206,7 +227,7 @@ def show_pairs(ahead: Sequence[float]) -> str:
 
 def arm_rows(arms: Mapping[str, list[dict]], unit: float) -> Iterator[dict]:
     """One row for each arm that is tested with all settings."""
-    for arm in TESTED:
+    for arm in filter(arms.__contains__, TESTED):
         means, others = (
             [mean(record['found'].values()) / unit for record in arms[name]]
             for name in (arm, 'fixed')
