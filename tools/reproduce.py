@@ -36,8 +36,8 @@ def parse_args() -> argparse.Namespace:
         dest='work_dir',
         type=Path,
         metavar='WORK_DIR',
-        help='folder of a finished training, for example one of '
-        'tools/slurm_train.sh',
+        help='do not train, but test the finished training in this folder, '
+        'for example one by tools/slurm_train.sh',
     )
     source.add_argument(
         '--test-only',

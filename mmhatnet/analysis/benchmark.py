@@ -118,7 +118,7 @@ def measure(case: Case, rounds: int = 7) -> list[dict[str, Any]]:
                 seconds = run(_time_step, case.device)
                 rows[entry]['seconds'] += (round(seconds, 7),)
     for entry, row in rows.items():
-        if entry.form == 'cuda_graph':  # has memory of its own
+        if entry.form == 'cuda_graph':  # its own pool is not seen
             continue
         with ExitStack() as stack:
             run = _start_process(stack, **RETURN_FREED)

@@ -172,7 +172,7 @@ def backward(out: Tensor) -> None:
 def _step_back(node: Any, grads: list) -> Iterable[tuple[Any, tuple]]:
     """Gradients of a node's inputs, each with where it goes."""
     edges = [edge for edge in node.next_functions if edge[0] is not None]
-    if hasattr(node, 'needs_input_grad'):  # of a Function in Python
+    if hasattr(node, 'needs_input_grad'):  # an autograd.Function
         found = node.apply(*grads)
         needed = node.needs_input_grad
     else:

@@ -48,10 +48,10 @@ class Corruption(BaseTransform):
         self.corrupt, self.kind, self.severity = corrupt, kind, severity
 
     def transform(self, results: dict) -> dict:
-        """Replace ``results['img']``, (H, W, 3) in 8 bits.
+        """Corrupt ``results['img']``, (H, W, 3) in 8 bits.
 
         Args:
-            results (dict): The result of the loading of the image.
+            results (dict): As from ``LoadImageFromFile``.
 
         Returns:
             dict: The same dict.

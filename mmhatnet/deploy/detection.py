@@ -223,9 +223,10 @@ class TwoStageGraph(Graph):
 
 
 def _take(values: Tensor, keep: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Take a constant number of values: those at ``keep``, then zeros.
+    """Take the values at ``keep``, and fill up with zeros to ``most``.
 
-    From (N, ...) to (most, ...), and (most,), which of them were to be kept.
+    Returns the values, (most, ...), and a mask, (most,), which is False where
+    zeros were filled in.
     """
     real = torch.arange(most, device=keep.device) < keep.shape[0]
     # A last row of zeros, for the others.

@@ -31,7 +31,8 @@ def verify(
     Returns:
         list[dict]: For each of SHAPES: ``images``, ``height``, ``width``, the
         largest ``error`` of any output, relative to its largest value or to
-        1, and the number of ``objects`` that were compared, if it finds some.
+        1, or that of :func:`objects_error` for a detector, and the number of
+        ``objects`` that were compared.
     """
     rows = []
     random = np.random.default_rng(0)
@@ -46,7 +47,12 @@ def verify(
 def compare(
     kind: str, found: Sequence[np.ndarray], expected: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Compare outputs with expected ones; a row of :func:`verify`."""
+    """Compare outputs with expected ones.
+
+    Returns:
+        dict[str, float]: ``error``, and ``objects`` of a detector, as in the
+        rows of :func:`verify`.
+    """
     if has_batches(kind):
         errors = list(map(_relative_error, found, expected))
         return dict(error=float(np.max(errors)))  # max() would lose NaN

@@ -18,9 +18,10 @@ from ..registry import HOOKS
 
 @HOOKS.register_module()
 class ElasticGridsHook(Hook):
-    """Draw new G1, G2 and image sizes in every iteration.
+    """Draw a new G1, G2 and image size in every iteration.
 
-    The weights then serve each of the settings. A draw depends on the seed and
+    So one set of weights learns all settings. Each of the three is drawn on
+    its own. A draw depends on the seed and
     the number of the iteration alone, so it is the same on all processes and
     after a resume. Validation and testing use the configured setting.
 
@@ -28,7 +29,8 @@ class ElasticGridsHook(Hook):
         grid_sizes (Sequence[Sequence[int]]): G1 to draw from, as in
             :class:`~mmhatnet.models.HATNet`. Defaults to (), the configured
             one.
-        ds_ratios (Sequence[Sequence[int] | str]): G2 to draw from, likewise.
+        ds_ratios (Sequence[Sequence[int] | str]): G2 to draw from, likewise;
+            one may be 'auto'.
         scales (Sequence[float]): Factors of the images' sides to draw from,
             for classifiers and segmentors; detectors have mm's
             ``RandomChoiceResize``. Defaults to (1.0,).
@@ -36,6 +38,16 @@ class ElasticGridsHook(Hook):
 
     Raises:
         ValueError: If an argument is not a list, or scales are not positive.
+            An illegal G1 or G2 is an error when the training starts.
+
+    Examples:
+        >>> custom_hooks = [
+        ...     dict(
+        ...         type='mmhatnet.ElasticGridsHook',
+        ...         ds_ratios=[(4, 2, 1), (8, 4, 2), (16, 8, 4)],
+        ...         scales=[0.75, 1.0, 1.25],
+        ...     )
+        ... ]
     """
 
     def __init__(

@@ -157,7 +157,7 @@ def choose(found: Found, options: Mapping) -> Plan:
 
 
 def has_muon() -> bool:
-    """Whether timm has the optimizer of our configs."""
+    """Whether the installed timm has Muon, which finetuning prefers."""
     try:
         from timm.optim import Muon  # noqa: F401
     except ImportError:

@@ -196,9 +196,14 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def draw_curves(truth: str, found: Path, kind: str) -> Figure:
-    """Draw precision over recall at an IoU of 0.5, of some classes.
+    """Draw precision over recall at an IoU of 0.5.
 
-    The JSON of the results, 'bbox' or 'segm', need not exist.
+    It shows the first classes that the truth has, up to READABLE.
+
+    Args:
+        truth (str): COCO JSON of the labels.
+        found (Path): COCO JSON of the predictions, which need not exist.
+        kind (str): 'bbox' or 'segm', what is compared.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -216,7 +221,7 @@ def draw_curves(truth: str, found: Path, kind: str) -> Figure:
     scores.params.iouThrs = np.array([0.5])
     scores.evaluate()
     scores.accumulate()
-    # (IoU, recall, class, area, objects of an image)
+    # (IoU, recall, class, area, most objects of an image)
     curves = scores.eval['precision'][0, :, :, 0, -1].T
     for label, curve in zip(scores.params.catIds, curves, strict=True):
         if curve.max() >= 0 and len(axes.lines) < READABLE:

@@ -166,7 +166,11 @@ def _group(
 def _choose(
     groups: list[list[Sample]], hashes: dict[Path, str], seed: int
 ) -> list[Sample]:
-    """Choose groups for validation by their hashes, some of each class."""
+    """Choose about a fifth of the images, SHARE, for validation.
+
+    Groups are sorted by hashes within the rarest class of each. A class with
+    a single group stays in training.
+    """
 
     def order(group: list[Sample]) -> str:
         first = min(hashes[sample.image] for sample in group)
@@ -180,7 +184,7 @@ def _choose(
         strata[rarest].append(group)
     chosen: list[Sample] = []
     for stratum in strata.values():
-        # At least one group for each of the splits.
+        # The last group is for training.
         wanted, taken = max(1, round(SHARE * sum(map(len, stratum)))), 0
         for group in stratum[:-1]:
             # A large group, as of tiles of one photograph, is for training.

@@ -245,9 +245,9 @@ def check_frozen_stages(
     stages = max(out_indices) + 1
     if not is_integer(frozen_stages) or not -1 <= frozen_stages <= stages:
         raise ValueError(
-            f'frozen_stages is -1 (nothing), 0 (the stem) or up to {stages}, '
-            f'the stages that out_indices={out_indices} needs; got '
-            f'{frozen_stages!r}'
+            'frozen_stages must be -1 (nothing), 0 (the stem) or the number '
+            f'of stages after it, up to the {stages} that '
+            f'out_indices={out_indices} needs; got {frozen_stages!r}'
         )
     return int(frozen_stages)
 

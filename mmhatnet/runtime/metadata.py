@@ -67,7 +67,7 @@ def read_metadata(text: str) -> dict:
         if [type(value) for value in colour] != [int] * 3 or not (
             0 <= min(colour) <= max(colour) <= 255
         ):
-            raise ValueError(f'the colour {colour}')
+            raise ValueError(f'the colour {colour!r:.60}')
     check_curve(found.get('curve', {}))
     return found
 

@@ -97,7 +97,8 @@ class OnnxModel:
                 self.set_grids()
         except BAD_METADATA as error:
             raise ValueError(
-                f'{path} has invalid metadata: {type(error).__name__}, {error}'
+                f'{path} has invalid metadata ({type(error).__name__}, '
+                f'{error}): export it again with tools/deployment/export.py'
             ) from error
         if budget_ms is not None:
             choose(self, budget_ms)

@@ -53,5 +53,5 @@ def verify_sha256(
     if pin and (found := sha256_of(path)) != pin:
         raise ValueError(
             f'{name or path} is not the requested file: its SHA-256 is '
-            f'{found}, not {pin}'
+            f'{found}, not {pin}: get it again, or correct the hash'
         )

@@ -139,7 +139,7 @@ def test_accuracy():
     ('args', 'code', 'message'),
     [
         (('no-such-model',), 1, "no model 'no-such-model'"),
-        ((TINY, '--cuda-graph'), 2, 'is for inference on a GPU'),
+        ((TINY, '--cuda-graph'), 2, 'needs --device cuda'),
         ((TINY, '--out', 'page.md'), 2, '.csv file'),
         ((TINY, '--device', 'gpu'), 1, "no device 'gpu': choose cpu, cuda"),
         ((TINY, '--device', 'cuda'), 1, "no device 'cuda': torch finds no"),

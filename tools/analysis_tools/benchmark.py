@@ -49,7 +49,12 @@ def parse_args() -> argparse.Namespace:
     add('--batch', type=positive, default=1, help='images (default: 1)')
     add('--train', action='store_true', help='measure forward and backward')
     add('--amp', choices=('bfloat16', 'float16'), help='type for autocast')
-    add('--rounds', type=positive, default=7, help='turns (default: 7)')
+    add(
+        '--rounds',
+        type=positive,
+        default=7,
+        help='how often each model is timed, in turns (default: 7)',
+    )
     add('--device', default='cpu', help='such as cpu or cuda (default: cpu)')
     add(
         '--out',
@@ -61,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     on_gpu = find_device(args.device).type == 'cuda'
     if 'cuda_graph' in args.forms and (args.train or not on_gpu):
-        parser.error('--cuda-graph is for inference on a GPU')
+        parser.error('--cuda-graph needs --device cuda, and no --train')
     if args.out and args.out.suffix != '.csv':
         parser.error(f'--out writes a .csv file, not {args.out}')
     return args

@@ -78,14 +78,20 @@ def parse_args() -> argparse.Namespace:
 
 
 def change_images(cfg: Config, kind: str, scale: int) -> Config:
-    """Copy a config, with corrupted or resized test images."""
+    """Copy a config, with corrupted or resized test images.
+
+    CLEAN and 0 leave the images as they are.
+    """
     cfg = deepcopy(cfg)
     for dataset in iter_datasets(cfg.test_dataloader.dataset):
         steps = dataset.pipeline
         if kind != CLEAN:
             Corruption(kind)  # finds errors before the first test
             if 'LoadImage' not in steps[0].type:
-                raise ValueError('the test pipeline loads no image')
+                raise ValueError(
+                    'the first step of the test pipeline must load the image, '
+                    f'but is {steps[0].type}'
+                )
             step = dict(type='mmhatnet.Corruption', kind=kind)
             steps.insert(1, ConfigDict(step))
         if scale:

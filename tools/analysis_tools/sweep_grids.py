@@ -85,7 +85,12 @@ def parse_args() -> argparse.Namespace:
         help='budget: maximum memory of the backbone above the weights for '
         'one image in MiB',
     )
-    add('--rounds', type=positive, default=10, help='turns (default: 10)')
+    add(
+        '--rounds',
+        type=positive,
+        default=10,
+        help='how often each setting is timed, in turns (default: 10)',
+    )
     add(
         '--out-dir',
         type=Path,
@@ -230,7 +235,10 @@ def within_budget(
         if budget is None:
             continue
         if any(name not in row for row in rows):
-            raise ValueError(f'the {name} cannot be measured on this machine')
+            raise ValueError(
+                f'the {name} cannot be measured on this machine: leave its '
+                'budget out'
+            )
         lowest = min(row[name] for row in left) / unit
         left = [row for row in left if row[name] <= budget * unit]
         if not left:

@@ -38,8 +38,8 @@ class Exploration:
     result: dict  # as from OnnxModel.predict
     picture: np.ndarray  # (H, W, 3), RGB
     shape: tuple[int, int]  # height and width that the model saw
-    seconds: float  # of one image, after another one
-    memory: int | None  # bytes at the peak, beside the weights, if known
+    seconds: float  # of the image, after a first run that is not timed
+    memory: int | None  # bytes at the peak, above the weights, if known
     operations: int  # multiply-accumulates
 
 
@@ -51,7 +51,7 @@ class Explorer:
     than LONGEST, and 0 stands for the size of the model's own test data. They
     raise ValueError if the image cannot be read, is too small or too large, G1
     or G2 are not valid, or the model would need more than OPERATIONS, and
-    TimeoutError after SECONDS.
+    TimeoutError if the turn, or then the computation, takes more than SECONDS.
 
     Args:
         model (str): A name or a config file.
@@ -150,7 +150,8 @@ class Explorer:
         def check(*_) -> None:
             if time.monotonic() > end:
                 raise TimeoutError(
-                    f'it takes more than {SECONDS} s: choose a smaller size'
+                    f'the computation takes more than {SECONDS} s: choose a '
+                    'smaller size, a smaller G1 or a larger G2'
                 )
 
         blocks = [block for stage in self.backbone.stages for block in stage]

@@ -76,7 +76,10 @@ def split(values: Sequence[float]) -> tuple[list[int], list[int], int]:
 
 
 def make_upload() -> gradio.Image:
-    """Make an image that is not decoded before its pixels are counted."""
+    """Make an upload that passes on the path of an image.
+
+    So gradio decodes no huge image before its size is checked.
+    """
     image = gradio.Image(
         type='filepath',
         image_mode=None,  # another one would be converted

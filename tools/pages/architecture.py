@@ -37,7 +37,7 @@ def find_floors(imports: dict[str, set[str]]) -> dict[str, int]:
 
 
 def find_places(floors: dict[str, int]) -> dict[str, tuple[float, int]]:
-    """Place the folders of a floor side by side."""
+    """Place the folders of each floor side by side: x and floor."""
     places = {}
     for floor in set(floors.values()):
         names = sorted(name for name in floors if floors[name] == floor)

@@ -60,7 +60,7 @@ SUITE = (
 
 
 def accuracy(model: str) -> float | None:
-    """Top-1 accuracy in the metafile of a config, in percent."""
+    """Published top-1 accuracy of a config in percent, if there is one."""
     name = Entry(model).name
     if name in model_entries():
         return model_entries()[name]['Results'][0]['Metrics'][

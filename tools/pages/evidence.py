@@ -196,6 +196,7 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
             'operations (M)': f'{here[0]["operations"] / 1e6:.0f}',
             'kept (MiB)': f'{here[0]["kept_memory"] / 2**20:.1f}',
             'minutes': f'{seconds / 60:.3g}',
+            'lr': ', '.join(dict.fromkeys(f'{x["lr"]:g}' for x in here)),
             'seeds': ', '.join(map(str, values)),
             group.metric: ', '.join(f'{v:.4g}' for v in values.values()),
             'mean': show_mean([*values.values()]),
@@ -212,7 +213,8 @@ def show_mean(values: list[float]) -> str:
 
 
 def within(minutes: float) -> str:
-    return f' in {minutes:.0f} CPU minutes' if minutes < inf else ''
+    most = f' in at most {minutes:.0f} CPU minutes'
+    return most if minutes < inf else ''
 
 
 def judge_pairs(ahead: list[float]) -> str:
@@ -247,8 +249,9 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
             spent = max(map(cpu_minutes, here))
             met = min(values) >= goal and spent <= limit
             yield (
-                f'The goal of {goal:g}{within(limit)} for `{config}` is '
-                f'{"met" if met else "missed"}: {span(values)}{within(spent)}.'
+                f'The goal of {goal:g} ({group.metric}){within(limit)} for '
+                f'`{config}` is {"met" if met else "missed"}: '
+                f'{span(values)}{within(spent)}.'
             )
     for config in found:
         ahead = pairs(found, group.base, config)

@@ -243,7 +243,7 @@ def main() -> None:
     add = parser.add_argument
     names = ', '.join(SETS)
     add('--run', nargs='+', default=(), help=f'train on these first: {names}')
-    add('--budget', default='5m', help='default: 5m')
+    add('--budget', default='5m', help='for each training (default: 5m)')
     args = parser.parse_args()
     out, folder = DOCS / 'finetune', ROOT / 'work_dirs' / 'finetune'
     for name in args.run:

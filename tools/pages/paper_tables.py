@@ -85,7 +85,7 @@ def measure_row(row: dict) -> dict:
 
 
 def pairs(row: dict) -> Iterator[tuple[str, float, float]]:
-    """What is compared: a title, the measured number and that in print."""
+    """Yield what is compared: its title, our number, the published one."""
     if 'params_in_print' in row:
         yield '#Param', row['params'] / 1e6, row['params_in_print']
     for count in 'without products', 'with products':

@@ -19,16 +19,22 @@ from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.runtime.images import read_image
 
 PICTURE = DOCS / 'images' / 'overview.jpg'
+SMALL = 'HAT-Net-Small'
 SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 
 
 def describe_gains() -> str:
     """Write what HAT-Net gains, with the numbers that docs/ has."""
     sizes = {
-        (row['backbone'].partition(', G2 ')[2], row['size']): row
+        (row['backbone'], row['size']): row
         for row in read_csv(DOCS / 'scaling.csv')
     }
-    few, many = sizes['32, 16, 8', 1536], sizes['8, 4, 2', 1536]
+    base = f'{SMALL}, G2 8, 4, 2'
+    few, many = sizes[f'{SMALL}, G2 32, 16, 8', 1536], sizes[base, 1536]
+    single = {
+        side: sizes[base, side]['seconds'] / sizes['Swin-T', side]['seconds']
+        for side in (224, 384)
+    }
     rows = {
         row['model']: row
         for row in read_csv(DOCS / 'benchmark.csv')
@@ -37,42 +43,45 @@ def describe_gains() -> str:
     }
     ours, swin = rows['hatnet-small_8xb128_in1k'], rows[SWIN]
     pairs = zip(ours['seconds'], swin['seconds'], strict=True)
-    speeds = show_ratios([theirs / own for own, theirs in pairs])
+    batches = show_ratios([own / theirs for own, theirs in pairs])
     times = {
-        (row['train'], row['dtype'], row['backbone']): row['milliseconds']
+        (row['backbone'], row['train'], row['dtype'], row['shape'][3]): row[
+            'milliseconds'
+        ]
         for row in read_json(DOCS / 'gpu' / 'h100.json')['timings']
-        if row['shape'][2:] == [224, 224]
     }
     on_gpu = [
-        times[(*case, 'HAT-Net-Small')] / times[(*case, 'Swin-T')]
+        times[(SMALL, *case)] / times[('Swin-T', *case)]
         for case in (
-            (False, 'float32'),
-            (False, 'bfloat16'),
-            (True, 'bfloat16'),
+            (False, 'float32', 224),
+            (False, 'bfloat16', 224),
+            (True, 'bfloat16', 224),
+            (False, 'float32', 1344),
         )
     ]
     return (
         '- **Exact at any size.** G1 and G2 need not divide the map: windows '
         'and pooled\n  cells at the border contain only the tokens that '
-        "exist. Outputs and gradients equal\n  those of the authors' code "
-        'wherever that code runs ([test](tests/test_models/test_parity.py)).\n'
+        "exist. Outputs equal those\n  of the authors' code "
+        '([test](tests/test_models/test_parity.py)), gradients those of plain '
+        'loops ([test](tests/test_fuzz.py)).\n'
         '- **One file for all sizes.** An [exported](docs/deployment.md) ONNX '
-        'file takes images of\n  any size, with any G1 and G2, from pixels to '
-        'boxes, and needs no torch.\n'
+        'file takes images of\n  any size, with `--free-grids` also any G1 '
+        'and G2, from pixels to boxes, without torch.\n'
         '- **A dial.** G1 and G2 can be changed on a trained model. At '
         '1536x1536, HAT-Net-Small with\n  G2 of 32, 16, 8 takes '
         f'{few["operations"] / many["operations"]:.2f} times the operations '
         f'and {few["seconds"] / many["seconds"]:.2f} times the time of\n  '
         '8, 4, 2 ([scaling](docs/scaling.md)); accuracy is in '
         '[G1 and G2](docs/grids.md).\n'
-        f'- **Fast on CPUs.** HAT-Net-Small predicts {speeds} times '
-        'as fast as Swin-T\n  at 224x224, with '
-        f'{ours["memory"] / swin["memory"]:.2f} times the memory '
-        '([benchmark](docs/benchmark.md), 2 CPU threads).\n  '
-        'On a GPU it takes '
-        f'{on_gpu[0]:.2f} times the time of Swin-T in float32, but '
-        f'{on_gpu[1]:.2f} in bfloat16,\n  and {on_gpu[2]:.2f} in a training '
-        'step in bfloat16 ([H100](docs/gpu.md)).'
+        '- **Speed, as measured.** HAT-Net-Small takes '
+        f'{batches} times the time of\n  Swin-T and '
+        f'{ours["memory"] / swin["memory"]:.2f} times the memory for 8 images '
+        'of 224x224 on [2 CPU threads](docs/benchmark.md),\n  but '
+        f'{single[224]:.2f} times the time for one, and {single[384]:.2f} at '
+        '[384x384](docs/scaling.md). On an [H100](docs/gpu.md), before\n  our '
+        f'kernels, {on_gpu[0]:.2f} times in float32, {on_gpu[1]:.2f} in '
+        f'bfloat16, {on_gpu[2]:.2f} in training, {on_gpu[3]:.2f} at 800x1344.'
     )
 
 

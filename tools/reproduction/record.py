@@ -15,16 +15,17 @@ from mmhatnet.engine.provenance import FILE, RUN, SETTINGS, read_provenance
 
 from .logs import keep_numbers, read_logs, read_training_config
 
-# [epoch][iteration/iterations of an epoch], or [iteration/iterations].
+# Epoch(train) [epoch][iteration/iterations of an epoch]
 PROGRESS = re.compile(r'Epoch\(train\) +\[\d+\]\[ *\d+/(\d+)\]')
 
 
 def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
     """Summarize a training from its provenance and the logs that mm keeps.
 
-    Operations and the memory that is kept for the gradients are those of one
-    image (height, width) in float32. The settings are those of the first
-    start; if later ones differ in these, ``training`` has them all.
+    ``operations`` are those of the model, and ``kept_memory`` is what the
+    backbone keeps for the backward pass, for one image (height, width) in
+    float32. The settings are those of the first start. If a resumed one had
+    others, ``training`` lists all starts.
 
     Raises:
         FileNotFoundError: If there is no config or no log.
@@ -48,7 +49,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
             f'{work_dir} has no validation after {end} of its steps: resume it'
         )
     iterations = _count_iterations(cfg, work_dir)
-    # Without those that are accumulated, which are iterations of their own.
+    # Each accumulated batch is an iteration of its own.
     batch_size = cfg.train_dataloader.batch_size * starts[0]['processes']
     seconds = median(point['time'] for point in losses.values())
     complexity = measure_complexity(cfg, shape)
@@ -83,4 +84,7 @@ def _count_iterations(cfg: Config, work_dir: Path) -> int:
         match = PROGRESS.search(log.read_text('utf-8'))
         if match:
             return int(match[1])
-    raise FileNotFoundError(f'{work_dir} has no log of the training')
+    raise FileNotFoundError(
+        f'no log in {work_dir} has a line "Epoch(train) [1][10/20]": let the '
+        'logger hook write more often than once in an epoch'
+    )

@@ -128,8 +128,9 @@ def _find_values(samples: list[Sample], files: Files) -> list[int]:
             samples.remove(sample)
         if len(seen) > IGNORED:
             raise ValueError(
-                f'{sample.label_map} and others have more than {IGNORED} '
-                'different values: a label map has one value for each class'
+                f'the label maps up to {sample.label_map} have more than '
+                f'{IGNORED} different values: save them as PNG, with one '
+                'value for each class and no soft edges'
             )
     if len(seen) == 1:
         raise ValueError(

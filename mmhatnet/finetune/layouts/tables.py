@@ -9,7 +9,7 @@ from pathlib import Path
 from ..samples import Box, Found, Sample
 from .files import Files, split_of, split_of_file
 
-# Names of columns, in small letters and without other characters.
+# Names of columns, as they are without case, spaces and punctuation.
 LABELS = (
     *('label', 'labels', 'class', 'classname', 'category', 'target'),
     *('labelname', 'species', 'breed', 'diagnosis', 'name'),
@@ -54,9 +54,9 @@ def _check_numbers(labels: list[str], files: Files) -> None:
     numbers = {float(x) for x in labels if NUMBER.fullmatch(x)}
     if len(numbers) < len({*labels}):
         return
-    if any(number % 1 for number in numbers):
+    if quantity := min((x for x in numbers if x % 1), default=None):
         raise ValueError(
-            f'the labels in the CSV are quantities, such as {labels[0]}, but '
+            f'the labels in the CSV are quantities, such as {quantity:g}, but '
             'only classes can be learned: write a name for each range'
         )
     if len(numbers) >= MANY:
