@@ -105,17 +105,17 @@ def test_section_of_evidence(tmp_path):
     evidence = import_page('evidence')
     text = evidence.make_section(tmp_path, 'cifar10')
     rows = {
-        cells[1]: cells[7:-1]
+        cells[1]: cells[5:-1]
         for cells in (
             [cell.strip() for cell in line.split('|')]
             for line in re.findall(r'^\| `.*$', text, re.M)
         )
     }
     assert rows['`a`'] == [
-        *('2', '1, 2, 3', '84, 84.75, 85.5', '84.75 ± 0.75'),
+        *('2', '0.004', '1, 2, 3', '84, 84.75, 85.5', '84.75 ± 0.75'),
         '0.417 (0.25 to 0.5)',
     ]
-    assert rows['`c`'][1:] == ['1', '90', '90', '-5.5 (-5.5)']
+    assert rows['`c`'][2:] == ['1', '90', '90', '-5.5 (-5.5)']
     for sentence in (
         f'The goal of 84 (accuracy/top1) in at most 60 CPU minutes for '
         f'`{MICRO}` is met: 84.5 to 86 in at most 2 CPU minutes.',
