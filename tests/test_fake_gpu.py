@@ -1,11 +1,13 @@
 """What HATNet asks of a GPU, counted without one, on fake CUDA tensors."""
 
+import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from helpers import CLS_GRIDS, TOOLS, call_tool, needs_triton
+from helpers import CLS_GRIDS, TOOLS, call_tool, needs_triton, run_tool
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +23,7 @@ if not hasattr(torch, 'get_autocast_dtype'):
 
 COPIES = 'clone', 'copy_', 'constant_pad_nd', 'repeat'
 CLASSIFIER = 'hatnet-small_8xb128_in1k'
+SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 DETECTOR = 'mask-rcnn_hatnet-small_fpn_8xb2-1x_coco'
 # torch's kernels for norms take one block of the GPU for each image.
 LARGE = 2**18
@@ -129,6 +132,74 @@ def test_budget(config, batch, shape, kernels, operators, gib):
         found = count_launches(backbone, shape, batch, True, 'bfloat16')
     assert found.operators <= operators
     assert found.moved / 2**30 <= gib
+
+
+needs_inductor = pytest.mark.skipif(
+    torch.__version__[:4] != '2.10',
+    reason='needs the interfaces of Inductor in torch 2.10',
+)
+
+
+def count_compiled(code):
+    """The last numbers that a program prints.
+
+    Inductor keeps what it learns of a GPU, so this is a process of its own.
+    """
+    folders = Path(__file__).parent, TOOLS / 'pages'
+    path = os.pathsep.join(map(str, folders))
+    output = run_tool('-c', code, timeout=1200, PYTHONPATH=path)
+    return [int(word) for word in output.splitlines()[-1].split()]
+
+
+@needs_triton
+@needs_inductor
+def test_compiled_counts():
+    """Each kernel of small models, counted by hand."""
+    found = count_compiled(
+        """if True:
+        import torch
+        from inductor import compile_step
+        from test_fake_gpu import FakeTensorMode, Model
+        from mmhatnet.models import GroupNorm1
+
+        with FakeTensorMode(), torch.device('cuda'):
+            small = Model(), torch.empty(2, 3, 4, 5)
+            maps = torch.empty(2, 64, 32, 32)
+            maps = maps.contiguous(memory_format=torch.channels_last)
+            norm = GroupNorm1(64), maps
+        for model, train in (small, False), (small, True), (norm, False):
+            counts = compile_step(*model, train)
+            print(counts.operators, counts.moved // 4, end=' ')
+        """
+    )
+    image, weight, bias, scale, out = 2 * 3 * 4 * 5, 8 * 3, 8, 8, 2 * 8 * 4 * 5
+    forward = image + weight + out, out + bias + scale + out
+    assert found[:2] == [2, sum(forward)]
+    # The backward pass gets twice the result of the convolution.
+    backward = 3 * out + 2 * scale, out + image + 2 * weight + bias
+    assert found[2:4] == [4, sum(forward) + out + sum(backward)]
+    # Two kernels read the maps, one writes them. Their statistics are small.
+    maps = 2 * 64 * 32 * 32
+    assert found[4] == 2
+    assert 3 * maps < found[5] < 3.05 * maps
+
+
+@pytest.mark.slow
+@needs_triton
+@needs_inductor
+def test_compiled_training_moves_less_than_swin():
+    ours, swin = count_compiled(
+        f"""if True:
+        from inductor import count_compiled
+        from mmhatnet.apis.zoo import load_backbone_config
+
+        for config in {CLASSIFIER!r}, {SWIN!r}:
+            backbone = load_backbone_config(config)
+            step = (224, 224), 64, True, 'bfloat16'
+            print(count_compiled(backbone, *step).moved, end=' ')
+        """
+    )
+    assert ours < swin
 
 
 def test_tool():

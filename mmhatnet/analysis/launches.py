@@ -18,7 +18,8 @@ import torch.nn.functional as F  # noqa: N812
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 from torch._prims_common import suggest_memory_format
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -100,6 +101,18 @@ def count_launches(
     """
     if not hasattr(torch, 'set_autocast_dtype'):
         raise ValueError('counting on fake GPUs needs torch >= 2.4')
+    model, images = build_fake(backbone, shape, batch, train)
+    with images.fake_mode, torch.device('cuda'):
+        return count_step(model, images, train, amp)
+
+
+def build_fake(
+    backbone: ConfigDict, shape: Sequence[int], batch: int, train: bool
+) -> tuple[nn.Module, FakeTensor]:
+    """Build a backbone with fake weights on a GPU, and fake images.
+
+    The arguments are those of :func:`count_launches`.
+    """
     cfg = Config(dict(model=backbone))
     model = build_on_meta(cfg, plain=False)
     model.train(train)  # mm's backbones do not return themselves
@@ -108,8 +121,7 @@ def count_launches(
             module.drop_prob = 0
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device('cuda'):
         model._apply(lambda x: torch.empty(x.shape, dtype=x.dtype))
-        images = torch.empty(batch, image_channels(cfg), *shape)
-        return count_step(model, images, train, amp)
+        return model, torch.empty(batch, image_channels(cfg), *shape)
 
 
 def count_step(
@@ -134,7 +146,8 @@ def count_step(
         last = outs[-1] if isinstance(outs, tuple | list) else outs
         recorder.counts.kept = sum(kept.values())
         if train:
-            backward(last)
+            params = [x for x in model.parameters() if x.requires_grad]
+            compute_gradients([last], params, [torch.empty_like(last)])
     return recorder.counts
 
 
@@ -156,17 +169,31 @@ def autocast(amp: str | None) -> Iterator[None]:
 
 
 @torch.no_grad()
-def backward(out: Tensor) -> None:
-    """Compute the gradients of all parameters, and throw them away.
+def compute_gradients(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    grad_outputs: Sequence[Tensor],
+) -> list[Tensor | None]:
+    """Compute gradients as ``torch.autograd.grad``, without its engine.
 
-    The engine of autograd asks the driver for streams, also on fake tensors,
-    so this calls the nodes of the graph itself.
+    The engine asks the driver for streams, also on fake tensors, so this calls
+    the nodes of the graph itself.
     """
+    edges = [get_gradient_edge(x) if x.requires_grad else None for x in inputs]
+    ends = {edge.node for edge in edges if edge}
     grads: dict[Any, list] = {}
-    _add(grads, out.grad_fn, out.output_nr, torch.empty_like(out))
-    for node in _from_last(out.grad_fn):
-        for grad, (target, i) in _step_back(node, grads.pop(node)):
-            _add(grads, target, i, grad)
+    for out, grad in zip(outputs, grad_outputs, strict=True):
+        _add(grads, out.grad_fn, out.output_nr, grad)
+    for node in _from_last(list(grads), ends):
+        if node in grads:
+            for grad, (target, i) in _step_back(node, grads.pop(node)):
+                _add(grads, target, i, grad)
+    return [
+        grads[edge.node][edge.output_nr]
+        if edge and edge.node in grads
+        else None
+        for edge in edges
+    ]
 
 
 def _step_back(node: Any, grads: list) -> Iterable[tuple[Any, tuple]]:
@@ -190,16 +217,15 @@ def _add(grads: dict[Any, list], node: Any, i: int, grad: Any) -> None:
         slots[i] = grad if slots[i] is None else slots[i] + grad
 
 
-def _from_last(root: Any) -> list[Any]:
-    """Nodes of a graph that are not parameters, the last that ran first."""
-    found, left = {root}, [root]
+def _from_last(roots: list[Any], ends: set[Any]) -> list[Any]:
+    """Nodes of a graph before its ends, the last that ran first."""
+    seen, left = {*roots} | ends, [*roots]
     while left:
         for node, _ in left.pop().next_functions:
-            is_inner = node is not None and not hasattr(node, 'variable')
-            if is_inner and node not in found:
-                found.add(node)
+            if node is not None and node not in seen:
+                seen.add(node)
                 left.append(node)
-    return sorted(found, key=lambda node: -node._sequence_nr())
+    return sorted(seen - ends, key=lambda node: -node._sequence_nr())
 
 
 class FusedAttention(TorchFunctionMode):

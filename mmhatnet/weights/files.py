@@ -94,7 +94,9 @@ def locate_checkpoint(location: str, pin: str | None = None) -> Path:
     if url.startswith('file://'):
         path = Path(url2pathname(urlsplit(url).path))
     if not path.is_file():
-        raise FileNotFoundError(f'no checkpoint at {path}')
+        raise FileNotFoundError(
+            f'no checkpoint at {path}; names of weights start with hatnet://'
+        )
     verify_sha256(path, pin)
     return path
 

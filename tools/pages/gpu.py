@@ -40,6 +40,7 @@ DETECTORS = {
     ),
 }
 PVT = ConfigDict(type='mmpretrain.TIMMBackbone', model_name='pvt_v2_b2')
+COMPILED = 'compiled training step, 64 x 224x224, bfloat16'
 # Case -> configs, height and width, images, training, type for autocast.
 CASES = {
     'inference, 64 x 224x224, bfloat16': (
@@ -48,6 +49,7 @@ CASES = {
     'training step, 64 x 224x224, bfloat16': (
         *(CLASSIFIERS, (224, 224), 64, True, 'bfloat16'),
     ),
+    COMPILED: (CLASSIFIERS, (224, 224), 64, True, 'bfloat16'),
     'inference, 2 x 800x1344, float32': (
         *(DETECTORS, (800, 1344), 2, False, None),
     ),
@@ -64,16 +66,23 @@ def case_of(timing: dict) -> str:
 
 
 def count_case(case: str) -> list[dict]:
-    """Count HAT-Net in three ways and its peers."""
+    """Count HAT-Net, in three ways if it is eager, and its peers."""
     if not HAS_TRITON:
         raise ValueError('install Triton, whose kernels are counted')
     configs, *settings = CASES[case]
+    count = count_launches
+    if compiled := case == COMPILED:
+        from inductor import count_compiled as count
+
     ours, *peers = map(load_backbone_config, configs.values())
     _, *names = configs
-    backbones = {
-        SMALL: (ours, ''),
+    variants = {
         WITHOUT: (ours, 'casts'),
         BASE: (ours | dict(fast=False), 'none'),
+    }
+    backbones = {
+        SMALL: (ours, ''),
+        **({} if compiled else variants),
         **{name: (x, '') for name, x in zip(names, peers, strict=True)},
         'PVTv2-B2': (PVT, ''),
     }
@@ -81,7 +90,7 @@ def count_case(case: str) -> list[dict]:
     for name, (backbone, kernels) in backbones.items():
         backbone = ConfigDict(backbone, init_cfg=None)
         with select_kernels(kernels):
-            found = count_launches(backbone, *settings)
+            found = count(backbone, *settings)
         rows.append(
             dict(
                 case=case,
