@@ -179,7 +179,10 @@ def compute_gradients(
     The engine asks the driver for streams, also on fake tensors, so this calls
     the nodes of the graph itself.
     """
-    edges = [get_gradient_edge(x) if x.requires_grad else None for x in inputs]
+    with torch.enable_grad():  # older versions of torch need it
+        edges = [
+            get_gradient_edge(x) if x.requires_grad else None for x in inputs
+        ]
     ends = {edge.node for edge in edges if edge}
     grads: dict[Any, list] = {}
     for out, grad in zip(outputs, grad_outputs, strict=True):

@@ -112,7 +112,7 @@ def _counter(counts: Launches, is_backward: bool) -> Callable:
             lowering.run(*inputs)
             lowering._update_scheduler()
             for node in lowering.scheduler.nodes:
-                if launches(node):
+                if _is_kernel(node):
                     counts.names[type(node).__name__] += 1
                     counts.moved += _bytes(node)
         return aot.make_boxed_func(graph.forward)
@@ -120,7 +120,7 @@ def _counter(counts: Launches, is_backward: bool) -> Callable:
     return count
 
 
-def launches(node: BaseSchedulerNode) -> bool:
+def _is_kernel(node: BaseSchedulerNode) -> bool:
     """Whether a node is a kernel, and not a part of another one's results."""
     is_part = isinstance(node.node, MultiOutput)
     return not is_part and not isinstance(node, NopKernelSchedulerNode)
