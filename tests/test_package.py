@@ -263,3 +263,21 @@ def test_old_names(old, new):
         found = import_module(old)
     assert found is sys.modules[new]
     assert found.__name__ == found.__spec__.name == new
+
+
+def test_sizes():
+    """A file is read in one go, and the README on two screens."""
+    lengths = {
+        path: len(path.read_text('utf-8').splitlines())
+        for path in (*ROOT.glob('mmhatnet/**/*.py'), ROOT / 'README.md')
+    }
+    assert lengths.pop(ROOT / 'README.md') <= 150
+    assert max(lengths.values()) <= 450
+
+
+@pytest.mark.parametrize('name', ['hatnet', 'windows'])
+def test_equations_do_not_ask_for_graphs(name):
+    """Forms decide that."""
+    code = (ROOT / 'mmhatnet' / 'models' / f'{name}.py').read_text('utf-8')
+    questions = 'makes_graph', 'exports', 'is_transformed', 'settle'
+    assert not [word for word in questions if word in code]

@@ -36,7 +36,7 @@ FORMS = {
     'plain': 'the equations as they stand in the paper (fast=False)',
     'eager': 'the model as its config describes it',
     'compile': 'torch.compile, with constant weights in inference (freezing)',
-    'compile_blocks': 'one compiled block for each stage (compile_blocks)',
+    'compile_blocks': 'a graph of attention and of MLP per stage',
     'cuda_graph': 'a recorded CUDA graph',
     'with_cp': 'the blocks recomputed in the backward pass',
 }

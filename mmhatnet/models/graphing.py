@@ -32,7 +32,8 @@ def graph_training(module: nn.Module) -> None:
     The first training step records them, for its shape, precision, G1 and G2:
     one of the forward pass and one of the backward pass. They take the host
     two launches instead of thousands. Anything else, such as the last batch of
-    an epoch if it is smaller, runs as before. So does everything on a CPU.
+    an epoch if it is smaller, runs as before. So does everything on a CPU, and
+    a batch whose gradients are added to those of others.
 
     Args:
         module (nn.Module): A backbone, for instance a :class:`HATNet`. Its
@@ -44,6 +45,9 @@ def graph_training(module: nn.Module) -> None:
 
     def forward(x: Tensor) -> Any:
         if not (x.is_cuda and module.training and torch.is_grad_enabled()):
+            return recordable.eager(x)
+        # The graph would overwrite gradients that are there, which are its own.
+        if any(p.grad is not None for p in module.parameters()):
             return recordable.eager(x)
         key = _setting(module, x)
         if not graphs:

@@ -42,6 +42,12 @@ def images(n=4, size=64):
     return torch.empty(n, 3, size, size, device='cuda')
 
 
+def accumulate(model):
+    """Keep the gradients of a batch."""
+    weight = next(model.parameters())
+    weight.grad = torch.empty_like(weight)
+
+
 def test_one_setting_is_recorded(recorded, model):
     torch.no_grad()(model)(images())
     assert not recorded
@@ -66,6 +72,7 @@ def test_one_setting_is_recorded(recorded, model):
         lambda model: model.set_grids(ds_ratios=(4, 2, 1)) or images(),
         lambda model: images().requires_grad_(),
         lambda model: model.eval() and images(),
+        lambda model: accumulate(model) or images(),
     ],
 )
 def test_everything_else_runs_as_before(change, recorded, model):

@@ -259,6 +259,33 @@ class TestNorm:
         with torch.inference_mode():
             assert choice._works('norm', torch.device('cpu'), torch.float32)
 
+    @pytest.mark.parametrize(
+        ('found', 'reason'),
+        [
+            (dict(side_effect=RuntimeError('no driver\nmore')), 'no driver'),
+            (dict(return_value=0.5), r'differ from torch by 5\.0e-01'),
+            (dict(return_value=float('nan')), 'differ from torch by nan'),
+        ],
+    )
+    def test_fallback(self, found, reason, monkeypatch):
+        """Kernels that fail or differ on a GPU are left out."""
+
+        class OnGPU(torch.Tensor):
+            is_cuda = True
+
+        load('norm')
+        check = Mock(**found)
+        monkeypatch.setitem(CHECKS, 'norm', check)
+        monkeypatch.setattr(choice, 'INTERPRETED', False)
+        monkeypatch.setattr(choice, '_computes_nothing', lambda _: False)
+        monkeypatch.setattr(choice, '_results', {})
+        norm, x = GroupNorm1(8), torch.randn(2, 8, 5, 4)
+        with pytest.warns(UserWarning, match=reason):
+            y = norm(x.as_subclass(OnGPU))
+        assert not choice.kernels_apply('norm', x.as_subclass(OnGPU))
+        assert check.call_count == 1
+        torch.testing.assert_close(y.as_subclass(torch.Tensor), norm(x))
+
     def test_wrong_number_of_channels(self):
         """Else the kernels would read what follows in memory."""
         norm, *_ = prepare('norm', (1, 4, 2, 2))

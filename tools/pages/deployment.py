@@ -77,11 +77,12 @@ def precisions_of(name: str, folder: Path) -> Iterator[dict]:
     graph = make_graph(get_model(cfg, checkpoint))
     cfg.work_dir = str(folder)
     for precision in TOLERANCES:
-        (path,) = export_files(
+        path = folder / f'{name}-{precision}.onnx'
+        export_files(
             graph,
             cfg,
             checkpoint,
-            folder / f'{name}-{precision}.onnx',
+            path,
             precision=precision,
             calibration=find_images([CALIBRATION[name]]),
         )
