@@ -154,7 +154,13 @@ def _draw_weights(
     axes.set_title(f'{title}: {least:.2f} - {most:.2f}x', fontsize=8)
 
 
-def _draw_local(axes, image, attention, head, weights) -> None:
+def _draw_local(
+    axes: Axes,
+    image: np.ndarray,
+    attention: PointAttention,
+    head: int,
+    weights: Tensor,
+) -> None:
     window = extent_of(image, attention, *attention.window)
     name = 'local' if attention.grid_size else 'head'
     _draw_weights(axes, weights, window, f'{name} {head + 1}')
@@ -167,7 +173,13 @@ def _draw_local(axes, image, attention, head, weights) -> None:
     axes.set_ylim(min(bottom + y, height), max(top - y, 0))
 
 
-def _draw_global(axes, image, attention, head, weights) -> None:
+def _draw_global(
+    axes: Axes,
+    image: np.ndarray,
+    attention: PointAttention,
+    head: int,
+    weights: Tensor,
+) -> None:
     # Cells at the border may extend beyond the image.
     ends = (side * attention.ds_ratio for side in weights.shape)
     extent = extent_of(image, attention, 0, 0, *ends)

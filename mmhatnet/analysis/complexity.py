@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from math import prod
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -64,7 +65,13 @@ class _NumbersOnCPU(TorchFunctionMode):
     numbers, which tensors on the meta device do not have.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: dict | None = None,
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func is torch.linspace:
             kwargs.setdefault('device', 'cpu')
@@ -170,7 +177,7 @@ def _count(forward: Callable[[], object]) -> tuple[int, int, int]:
     return (counter.get_total_flops() - norms) // 2, products // 2, norms
 
 
-def _norm(each: int, x: Tensor | Sequence[int], *_, **__) -> int:
+def _norm(each: int, x: Tensor | Sequence[int], *_: Any, **__: Any) -> int:
     # Some releases of torch pass the tensor, others its shape.
     return each * prod(getattr(x, 'shape', x))
 
@@ -232,7 +239,9 @@ def _count_two_stages(model: nn.Module, image: Tensor) -> tuple[int, ...]:
 def _skip_sampling(extractor: nn.Module) -> None:
     """Replace mmcv's RoIAlign, which does not run on the meta device."""
 
-    def forward(features: Sequence[Tensor], rois: Tensor, *_, **__) -> Tensor:
+    def forward(
+        features: Sequence[Tensor], rois: Tensor, *_: Any, **__: Any
+    ) -> Tensor:
         size = extractor.roi_layers[0].output_size
         return rois.new_empty(len(rois), extractor.out_channels, *size)
 

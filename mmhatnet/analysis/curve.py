@@ -4,8 +4,7 @@
 """
 
 import copy
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -14,15 +13,11 @@ from matplotlib.figure import Figure
 from mmengine.config import Config, ConfigDict
 from tqdm import tqdm
 
-from ..deploy.evaluation import evaluate_exported
-from ..deploy.writer import write_hash
 from ..engine.checks import iter_datasets
 from ..engine.provenance import describe_machine
 from ..models.archs import Grids
 from ..runtime import OnnxModel
 from ..runtime.budget import prepare_photo, scale_steps, time_photo
-from ..runtime.metadata import METADATA
-from ..utils.atomic import replacing
 from .complexity import measure_complexity
 from .timing import peak_memory
 
@@ -37,6 +32,7 @@ def measure_curve(
     path: Path,
     grids: Sequence[Grids],
     factors: Sequence[float],
+    evaluate: Callable[[Config, OnnxModel], dict[str, float]],
 ) -> dict:
     """Measure an exported file with several sizes of images, G1 and G2.
 
@@ -53,6 +49,7 @@ def measure_curve(
         grids (Sequence[Grids]): Pairs of G1 and G2; None instead of either
             means that of the file.
         factors (Sequence[float]): Of the sizes in the file, such as 0.5.
+        evaluate (Callable): Gets a config and the file, and tests it.
 
     Returns:
         dict: ``metric``, ``machine``, and ``rows`` of ``G1``, ``G2``,
@@ -83,7 +80,7 @@ def measure_curve(
     for setting in tqdm(todo, desc='evaluating', unit='setting'):
         choose(*setting)
         try:
-            found = evaluate_exported(scale_tests(cfg, setting[0]), model)
+            found = evaluate(scale_tests(cfg, setting[0]), model)
         except KeyboardInterrupt:
             if not rows:
                 raise
@@ -147,22 +144,6 @@ def scale_tests(cfg: Config, factor: float) -> Config:
                 size = scaled['scale']
                 step[key] = tuple(size) if isinstance(size, list) else size
     return cfg
-
-
-def write_curve(path: Path, curve: dict) -> None:
-    """Write a curve into the metadata of an ONNX file, and its new hash."""
-    import onnx
-
-    proto = onnx.load(path)
-    for entry in proto.metadata_props:
-        if entry.key == METADATA:
-            metadata = json.loads(entry.value) | dict(curve=curve)
-            entry.value = json.dumps(metadata)
-    record = path.with_name(f'{path.name}.sha256')
-    record.unlink(missing_ok=True)  # none differs from its hash after a kill
-    with replacing(path) as part:
-        onnx.save(proto, part)
-    write_hash(path)
 
 
 def draw_curve(curve: dict) -> Figure:

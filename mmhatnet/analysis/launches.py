@@ -6,7 +6,7 @@ module.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import compress
@@ -234,13 +234,26 @@ def _from_last(roots: list[Any], ends: set[Any]) -> list[Any]:
 class FusedAttention(TorchFunctionMode):
     """Choose a fused attention without asking a driver which there are."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: dict | None = None,
+    ) -> Any:
         if func is F.scaled_dot_product_attention:
             func = _attend
         return func(*args, **(kwargs or {}))
 
 
-def _attend(q, k, v, attn_mask=None, dropout_p=0.0, **kwargs):
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    **kwargs: Any,
+) -> Tensor:
     q, k, v = (_cast(x) for x in (q, k, v))
     if attn_mask is None and q.dtype != torch.float32:
         return aten._scaled_dot_product_flash_attention(
@@ -267,7 +280,13 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.counts = Launches()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: dict | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         name = func.overloadpacket.__name__

@@ -52,7 +52,7 @@ class HubHATNet(
         save_directory: str | Path,
         *,
         config: Any = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> str | None:
         """Save the arguments, with the current G1 and G2, and the weights.
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.infer import BaseInferencer
 from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.structures import InstanceData
 
@@ -35,7 +36,7 @@ def get_inferencer(
     model: str | os.PathLike | Config,
     checkpoint: str | None = None,
     device: str | None = None,
-):
+) -> BaseInferencer:
     """Get the library's own inferencer for one of our models.
 
     Args:
@@ -66,7 +67,7 @@ def get_inferencer(
         return _build(cfg, checkpoint, device)
 
 
-def _build(cfg: Config, checkpoint: str, device: str):
+def _build(cfg: Config, checkpoint: str, device: str) -> BaseInferencer:
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.apis import ImageClassificationInferencer
 
@@ -94,7 +95,7 @@ def _build(cfg: Config, checkpoint: str, device: str):
 
 @one_thread_at_a_time()
 def predict(
-    inferencer,
+    inferencer: BaseInferencer,
     path: str | os.PathLike | np.ndarray,
     score_thr: float = 0.3,
     top: int = 5,
@@ -104,7 +105,7 @@ def predict(
     Threads can share an inferencer; they predict one after the other.
 
     Args:
-        inferencer (object): The result of :func:`get_inferencer`.
+        inferencer (BaseInferencer): The result of :func:`get_inferencer`.
         path (str | PathLike | ndarray): The image, a file or (H, W, 3), BGR,
             8 bits.
         score_thr (float): Lowest score of a detected object. Defaults to 0.3.
@@ -148,7 +149,7 @@ def predict(
     return detection(shown, *objects, *names)
 
 
-def _classify(inferencer, image: np.ndarray) -> list[float]:
+def _classify(inferencer: BaseInferencer, image: np.ndarray) -> list[float]:
     """The score of each class."""
     h, w = image.shape[:2]
     if max(h, w) > LONGEST * min(h, w):  # pipelines enlarge the shorter side

@@ -6,6 +6,7 @@ Importing mmhatnet makes timm import this module, if it is installed.
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from timm.layers import ClassifierHead
 from timm.models import (
@@ -66,7 +67,7 @@ class HATNetClassifier(nn.Module):
         grid_sizes: Sequence[int] = (8, 7, 7),
         ds_ratios: Sequence[int] | str = (8, 4, 2),
         output_stride: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         kwargs.update(in_channels=in_chans, drop_path_rate=drop_path_rate)
@@ -222,7 +223,7 @@ def _create(
     pretrained: bool = False,
     pretrained_cfg: dict | str | None = None,
     pretrained_cfg_overlay: dict | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> nn.Module:
     """Build a model as timm does, with weights that our reader has read."""
     overlay = dict(pretrained_cfg_overlay or {})
@@ -274,7 +275,7 @@ default_cfgs = generate_default_cfgs(
 def _register(arch: str) -> None:
     """Register a function with timm, which takes the name of the model."""
 
-    def build(pretrained: bool = False, **kwargs) -> nn.Module:
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _create(arch, pretrained, **kwargs)
 
     build.__name__ = build.__qualname__ = f'hatnet_{arch}'

@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import wrapt
 import yaml
@@ -165,7 +167,7 @@ def get_model(
     model: str | os.PathLike | Config,
     pretrained: bool | str = False,
     device: str | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> nn.Module:
     """Build a model of any task by its name, like mmpretrain's ``get_model``.
 
@@ -260,7 +262,7 @@ def dataset_meta(cfg: Config) -> dict:
 
 
 @wrapt.when_imported('mmpretrain.apis.model')
-def _register_classifiers(module) -> None:
+def _register_classifiers(module: ModuleType) -> None:
     """Add our classifiers to the models that mmpretrain finds by name."""
     models = [
         model_entries()[name] for name in list_models(task=CLASSIFICATION)
@@ -272,6 +274,6 @@ def _register_classifiers(module) -> None:
 
 
 @wrapt.when_imported('timm.models')
-def _register_in_timm(module) -> None:
+def _register_in_timm(module: ModuleType) -> None:
     """Add our classifiers to the models that timm creates by name."""
     from . import timm_models  # noqa: F401

@@ -15,7 +15,7 @@ def _polygon(points: int, step: int = 1) -> Callable:
     """Make a shape that joins every point to the ``step``-th next one."""
     normal = np.pi * step / points
 
-    def inside(radius, angle):
+    def inside(radius: np.ndarray, angle: np.ndarray) -> np.ndarray:
         sector = 2 * np.pi / points
         from_point = np.abs((angle + sector / 2) % sector - sector / 2)
         return radius * np.cos(from_point - normal) <= np.cos(normal)
@@ -114,7 +114,7 @@ def _scene(
     """Make an image and its objects: (label, visible pixels (H, W), crowd)."""
     sides, short = np.array(size), min(size)
 
-    def shape(label, centre, diameter):
+    def shape(label: int, centre: np.ndarray, diameter: float) -> np.ndarray:
         x, y = np.meshgrid(*map(np.arange, size))
         x, y = x - centre[0], y - centre[1]
         turn = rng.uniform(0, 2 * np.pi)

@@ -18,6 +18,7 @@ from ..models.archs import Grids, as_integers
 from ..runtime import OnnxModel
 from ..runtime.grids import INPUTS
 from ..runtime.metadata import METADATA
+from ..utils.atomic import replacing
 from ..utils.hashes import sha256_of
 from .base_graph import Graph
 from .export import describe, export_program
@@ -156,3 +157,19 @@ def write_hash(file: Path) -> Path:
     text = f'{sha256_of(file)}  {file.name}\n'
     record.write_text(text, 'utf-8', newline='\n')
     return record
+
+
+def write_curve(path: Path, curve: dict) -> None:
+    """Write a curve into the metadata of an ONNX file, and its new hash."""
+    import onnx
+
+    proto = onnx.load(path)
+    for entry in proto.metadata_props:
+        if entry.key == METADATA:
+            metadata = json.loads(entry.value) | dict(curve=curve)
+            entry.value = json.dumps(metadata)
+    record = path.with_name(f'{path.name}.sha256')
+    record.unlink(missing_ok=True)  # none differs from its hash after a kill
+    with replacing(path) as part:
+        onnx.save(proto, part)
+    write_hash(path)

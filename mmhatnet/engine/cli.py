@@ -45,7 +45,9 @@ FALSE_ALARMS = re.compile(
 class OptionsAction(DictAction):
     """mmengine's action, with an error for brackets that do not match."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, *args: Any):
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, *args: Any
+    ) -> None:
         """Read ``KEY=VALUE`` arguments."""
         try:
             super().__call__(parser, namespace, values, *args)
@@ -295,11 +297,13 @@ def _explain_argument(error: BaseException) -> str:
 
 @contextmanager
 def _hide_false_alarms() -> Iterator[None]:
-    def keep(logger: MMLogger, record: logging.LogRecord):
+    def keep(
+        logger: MMLogger, record: logging.LogRecord
+    ) -> bool | logging.LogRecord:  # the latter since Python 3.12
         alarm = FALSE_ALARMS.match(record.getMessage())
         return not alarm and logging.Logger.filter(logger, record)
 
-    def log(msg: object, *args, **kwargs) -> None:
+    def log(msg: object, *args: Any, **kwargs: Any) -> None:
         if not FALSE_ALARMS.match(str(msg)):
             print_log(msg, *args, **kwargs)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import inf
 from numbers import Real
 from random import Random
+from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
 from mmengine.hooks import Hook
@@ -102,12 +103,14 @@ class ElasticGridsHook(Hook):
             )
             self.resizing = preprocessor.register_forward_hook(self._resize)
 
-    def after_train(self, *args) -> None:
+    def after_train(self, *args: Any) -> None:
         """Stop resizing."""
         if self.resizing:
             self.resizing.remove()
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(
+        self, runner: Runner, *args: Any, **kwargs: Any
+    ) -> None:
         """Draw."""
         draw = Random(f'{self.seed} {runner.iter}')
         self.backbone.set_grids(
@@ -116,7 +119,7 @@ class ElasticGridsHook(Hook):
         )
         self.scale = draw.choice(self.scales)
 
-    def after_train_iter(self, *args, **kwargs) -> None:
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
         """Go back to the configured setting."""
         self.backbone.set_grids(*self.configured)
         self.scale = 1.0

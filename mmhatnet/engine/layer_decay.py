@@ -1,3 +1,5 @@
+from typing import Any
+
 from torch import nn
 
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -25,7 +27,9 @@ class LayerDecayOptimWrapperConstructor(
     ``custom_keys`` may contain ``decay_mult`` and ``lr_mult``.
     """
 
-    def add_params(self, params: list[dict], module: nn.Module, **kwargs):
+    def add_params(
+        self, params: list[dict], module: nn.Module, **kwargs: Any
+    ) -> None:
         """Add the parameters of a module to the groups, as mmpretrain's."""
         if 'get_layer_depth' not in kwargs:
             kwargs['get_layer_depth'] = lambda name: (

@@ -1,10 +1,11 @@
 """The costliest, the cheapest and a drawn setting train on every batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from math import ceil
 from random import Random
+from typing import Any
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -47,7 +48,7 @@ class SandwichGridsHook(ElasticGridsHook):
         ... ]
     """
 
-    def __init__(self, distill: float = 0.0, **kwargs) -> None:
+    def __init__(self, distill: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= distill < float('inf'):
             raise ValueError(f'distill is a weight, got {distill!r}')
@@ -78,7 +79,9 @@ class SandwichGridsHook(ElasticGridsHook):
         self.model = model.module if is_model_wrapper(model) else model
         self.model.loss = partial(self._losses, self.model.loss)
 
-    def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def before_train_iter(
+        self, runner: Runner, *args: Any, **kwargs: Any
+    ) -> None:
         """Draw.
 
         Args:
@@ -122,7 +125,9 @@ class SandwichGridsHook(ElasticGridsHook):
         between.sort(key=lambda pair: abs(costs[pair] - wanted))
         return list(dict.fromkeys([ranked[0], ranked[-1], *between[:1]]))
 
-    def _losses(self, compute, inputs: Tensor, *args, **kwargs) -> dict:
+    def _losses(
+        self, compute: Callable, inputs: Tensor, *args: Any, **kwargs: Any
+    ) -> dict:
         """Compute the mean losses of the chosen pairs."""
         found, features = [], []
         for pair in self.choose(inputs.shape[-2:]):
@@ -169,7 +174,7 @@ def attention_cost(
     return total
 
 
-def _mean(values: list):
+def _mean(values: list) -> Tensor | list:
     """The mean of tensors, or of each place in lists of them."""
     if isinstance(values[0], Tensor):
         return torch.stack(values).mean(0)

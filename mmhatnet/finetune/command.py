@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -73,7 +74,11 @@ def finetune(args: Namespace) -> dict:
 
 
 def _run(
-    found: Found, plan: Plan | None, args: Namespace, record: dict, terminal
+    found: Found,
+    plan: Plan | None,
+    args: Namespace,
+    record: dict,
+    terminal: TextIO,
 ) -> dict:
     """Train by the plan of an earlier call, or a new one; the result."""
 

@@ -103,7 +103,7 @@ def counted(number: int, noun: str) -> str:
 class Oddities(defaultdict[str, list[str]]):
     """What was odd, a key of NOTES -> where."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(list)
 
     def add(self, what: str, where: object, why: object = '') -> None:

@@ -11,7 +11,7 @@ from itertools import count
 from math import inf, isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from mmengine.config import Config
@@ -67,7 +67,7 @@ class _TimeLimit(Hook):
     def __init__(self, seconds: float) -> None:
         self.seconds, self.start = seconds, 0.0
 
-    def after_train_iter(self, runner, *_, **__):
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         now = time.monotonic()
         self.start = self.start or now
         if runner.iter >= FEW and now - self.start > self.seconds:
@@ -151,7 +151,9 @@ class ProgressHook(Hook):
             unit='step',
         )
 
-    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any, outputs: dict
+    ) -> None:
         """Show the step, and end the training if it must."""
         elapsed = time.monotonic() - self.start
         runner.message_hub.update_info(ELAPSED, elapsed)
@@ -165,7 +167,9 @@ class ProgressHook(Hook):
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
 
-    def after_val_epoch(self, runner, metrics=None):
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
         """Note that it was evaluated."""
         self.evaluated = runner.iter
 
@@ -185,7 +189,7 @@ def ending_on_interrupt(hook: ProgressHook) -> Iterator[None]:
     """End the training well at the first Ctrl-C, the program at the second."""
     program = os.getpid()
 
-    def end(*_) -> None:
+    def end(*_: Any) -> None:
         if os.getpid() != program:
             return  # one that loads data, which the program ends
         signal.signal(signal.SIGINT, before)

@@ -1,12 +1,17 @@
+from typing import TYPE_CHECKING, Any
+
 from ..registry import MODELS
 from .fast import GroupNorm1
 from .hatnet import HATNet
+
+if TYPE_CHECKING:
+    from .cls_head import HATNetClsHead
 
 __all__ = ['GroupNorm1', 'HATNet', 'build_cls_head']
 
 
 @MODELS.register_module('HATNetClsHead')
-def build_cls_head(**kwargs):
+def build_cls_head(**kwargs: Any) -> 'HATNetClsHead':
     """Build a :class:`~mmhatnet.models.cls_head.HATNetClsHead`.
 
     The registry contains this function instead of the class. The class derives

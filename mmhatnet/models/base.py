@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
+from typing import Any
 
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
@@ -214,11 +215,15 @@ class BackboneBase(BaseModule):
             module.eval()
             module.requires_grad_(False)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args: Any
+    ) -> None:
         adapt_backbone(state_dict, self, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _checkpoint_filter(self, state_dict, prefix, *args) -> None:
+    def _checkpoint_filter(
+        self, state_dict: dict, prefix: str, *args: Any
+    ) -> None:
         # mmpretrain's ImageClassifier calls this before it loads anything.
         if not prefix:
             adapt_classifier(state_dict, self)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.function import FunctionCtx
 
 from .compiling import makes_graph
 from .fast import PointwiseConv
@@ -23,7 +24,7 @@ class CastFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, dtype: torch.dtype, *tensors: Tensor | None
+        ctx: FunctionCtx, dtype: torch.dtype, *tensors: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
         sources = [x for x in tensors if x is not None]
@@ -34,7 +35,9 @@ class CastFunction(torch.autograd.Function):
         return tuple(None if x is None else next(rest) for x in tensors)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: FunctionCtx, *grads: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         # As a function again, so that the gradient can be differentiated.
         return None, *CastFunction.apply(torch.float32, *grads)
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 from mmpretrain.models.heads import LinearClsHead
 from torch import nn
@@ -27,7 +29,7 @@ class HATNetClsHead(LinearClsHead):
         in_channels: int,
         drop_rate: float = 0.2,
         init_cfg: dict | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         init_cfg = init_cfg or INIT_CFG
         super().__init__(num_classes, in_channels, init_cfg=init_cfg, **kwargs)
@@ -46,7 +48,9 @@ class HATNetClsHead(LinearClsHead):
         """
         return self.dropout(feats[-1].mean(dim=(2, 3)))
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args: Any
+    ) -> None:
         # mmengine would only log that the number of classes differs, and the
         # head would keep its random weights.
         weight = state_dict.get(f'{prefix}fc.weight')

@@ -1,7 +1,7 @@
 """Graphs: whether one is made, for which sizes and modules; CUDA graphs."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +123,7 @@ def settle(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def compile_blocks(backbone: nn.Module, **kwargs) -> None:
+def compile_blocks(backbone: nn.Module, **kwargs: Any) -> None:
     """Compile the attention and the MLP of each block, in place.
 
     ``torch.compile(backbone)`` compiles every block. Here, the blocks of a

@@ -7,6 +7,7 @@ have no derivatives of derivatives.
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from .compiling import is_transformed, makes_graph
 
@@ -63,7 +64,12 @@ class SingleGroupNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float, large: bool
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        large: bool,
     ) -> Tensor:
         w, b = (each.to(x.dtype).view(-1, 1, 1) for each in (weight, bias))
         if large:
@@ -85,7 +91,9 @@ class SingleGroupNormFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         x, weight, bias, w, mean, rstd, normed = ctx.saved_tensors
         if normed is None:
@@ -126,14 +134,20 @@ class SiLUConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, weight: Tensor, padding: tuple[int, int], groups: int
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        padding: tuple[int, int],
+        groups: int,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding, ctx.groups = padding, groups
         return F.conv2d(F.silu(x), weight, padding=padding, groups=groups)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         x, weight = ctx.saved_tensors
         # By torch.nn.grad, the depthwise one takes longer.

@@ -7,6 +7,7 @@ norms work without copies.
 import math
 from collections.abc import Callable
 from itertools import repeat
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -144,7 +145,9 @@ class SingleGroupNorm(nn.GroupNorm):
         **kwargs: ``eps`` and the like, as in :class:`nn.GroupNorm`.
     """
 
-    def __init__(self, num_channels: int, num_groups: int = 1, **kwargs):
+    def __init__(
+        self, num_channels: int, num_groups: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(num_groups, num_channels, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:

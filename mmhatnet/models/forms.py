@@ -7,6 +7,7 @@ form is chosen. It gets the layer, and the equation, in front of the arguments.
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -66,7 +67,9 @@ def has_forms(equation: Callable[..., Tensor]) -> Callable[..., Tensor]:
     applies = cuda.APPLIES.get(name)
 
     @wraps(equation)
-    def operation(layer, x: Tensor, *args, **kwargs) -> Tensor:
+    def operation(
+        layer: nn.Module, x: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
         form = forms[find_form(layer, x, applies)]
         if form is None:
             return equation(layer, x, *args, **kwargs)

@@ -46,7 +46,7 @@ def graph_training(module: nn.Module) -> None:
     def forward(x: Tensor) -> Any:
         if not (x.is_cuda and module.training and torch.is_grad_enabled()):
             return recordable.eager(x)
-        # The graph would overwrite gradients that are there, which are its own.
+        # Gradients that are there may be the graph's own, which it overwrites.
         if any(p.grad is not None for p in module.parameters()):
             return recordable.eager(x)
         key = _setting(module, x)

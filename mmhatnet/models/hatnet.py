@@ -6,6 +6,7 @@ forms of the operations with ``@has_forms``.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmcv.cnn.bricks import DropPath, build_activation_layer
@@ -116,7 +117,9 @@ class MHSA(nn.Module):
         return self.drop(self.proj(self.local_attention(x, mask)))
 
     @has_forms
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *mask) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *mask: Tensor | None
+    ) -> Tensor:
         """Compute :func:`attention`."""
         return attention(q, k, v, *mask)
 
@@ -176,7 +179,7 @@ class HMHSA(MHSA):
         num_heads: int,
         grid_size: int,
         ds_ratio: archs.Ratio,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(embed_dims, num_heads, grid_size, **kwargs)
         self.ds_ratio = ds_ratio

@@ -7,6 +7,7 @@ empty. They return the result, the picture and, for a segmentor, the labels.
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import cv2
 import numpy as np
@@ -119,7 +120,7 @@ def enlargement(height: int, width: int) -> int:
     return max(1, round(READABLE / max(height, width)))
 
 
-def _entry(label: int, classes: Sequence[str], **values) -> dict:
+def _entry(label: int, classes: Sequence[str], **values: Any) -> dict:
     known = 0 <= label < len(classes)
     name = classes[label] if known else str(label)
     return dict(label=int(label), name=name, **values)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from traceback import walk_tb
 from types import FunctionType
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
@@ -181,7 +182,7 @@ def support_inheritance() -> None:
 
     @one_thread_at_a_time()
     @functools.wraps(fromfile)
-    def read(*args, **kwargs) -> Config:
+    def read(*args: Any, **kwargs: Any) -> Config:
         cfg = fromfile(*args, **kwargs)
         _drop_scope(cfg)
         return cfg

@@ -101,7 +101,7 @@ class _LimitedFile:
         """Do nothing; closing the file writes the rest."""
 
 
-def _refuse_encodings(response: Any, **_) -> None:
+def _refuse_encodings(response: Any, **_: Any) -> None:
     """Accept only plain bytes: a few bytes of gzip become gigabytes."""
     encoding = response.headers.get('Content-Encoding', 'identity')
     if response.ok and encoding != 'identity':

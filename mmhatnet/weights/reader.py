@@ -52,6 +52,7 @@ OTHER_ORDER = 'it was saved on a machine with another byte order'
 # The start of torch's format before 1.6.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 PLAIN = str, bytes, int, float, complex, type(None)
+Resolve = Callable[[object], Any]
 
 
 class Unknown:
@@ -67,7 +68,7 @@ class Unknown:
     state: Any = None
     resolved: Any = None
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.args = args
 
     def __setstate__(self, state: object) -> None:
@@ -81,13 +82,13 @@ class Unknown:
 
     extend = append
 
-    def value(self, resolve: Callable[[object], object]) -> Any:
+    def value(self, resolve: Resolve) -> Any:
         """The data; ``resolve`` gives those of an argument."""
         return Unknown()
 
 
 class _Bytes(Unknown):
-    def value(self, resolve):
+    def value(self, resolve: Resolve) -> bytes:
         if not self.args:
             return b''
         text, codec = self.args
@@ -97,12 +98,12 @@ class _Bytes(Unknown):
 
 
 class _Tuple(Unknown):
-    def value(self, resolve):
+    def value(self, resolve: Resolve) -> tuple:
         return tuple(resolve(self.args[0]))
 
 
 class _Dtype(Unknown):
-    def value(self, resolve):
+    def value(self, resolve: Resolve) -> np.dtype | None:
         if not re.fullmatch(r'[biufcSU]\d+', self.args[0]):
             return None  # objects, dates and structures
         order = self.state[1] if self.state else '='
@@ -110,13 +111,13 @@ class _Dtype(Unknown):
 
 
 class _Scalar(Unknown):
-    def value(self, resolve):
+    def value(self, resolve: Resolve) -> object:
         dtype, data = map(resolve, self.args)
         return np.frombuffer(data, dtype, 1)[0].item() if dtype else Unknown()
 
 
 class _Array(Unknown):
-    def value(self, resolve):
+    def value(self, resolve: Resolve) -> np.ndarray | Unknown:
         _, shape, dtype, fortran, data = map(resolve, self.state)
         if not dtype:
             return Unknown()
@@ -127,7 +128,7 @@ class _Array(Unknown):
 
 
 class _HistoryBuffer(Unknown):
-    def value(self, resolve):
+    def value(self, resolve: Resolve) -> HistoryBuffer:
         names = '_log_history', '_count_history', 'max_length'
         return HistoryBuffer(*(resolve(self.state[name]) for name in names))
 
@@ -135,12 +136,12 @@ class _HistoryBuffer(Unknown):
 class _Storage(Unknown):
     """Elements, which are the state, or ``args[0]`` reads them."""
 
-    def value(self, resolve):
+    def value(self, resolve: Resolve) -> Tensor | None:
         return self.args[0]() if self.args else self.state
 
 
 class _Tensor(Unknown):
-    def value(self, resolve):
+    def value(self, resolve: Resolve) -> Tensor:
         args = map(resolve, self.args)
         storage, offset, size, stride, _, _, *metadata = args
         # Products with text would repeat it.
@@ -161,7 +162,7 @@ class _Tensor(Unknown):
 
 
 class _Parameter(Unknown):
-    def value(self, resolve):
+    def value(self, resolve: Resolve) -> object:
         return resolve(self.args[0])
 
 
@@ -288,7 +289,7 @@ def _read_zip(file: BinaryIO) -> object:
         raise ValueError('parts of it overlap')
     storages: dict[str, tuple[torch.dtype, _Storage]] = {}
 
-    def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
+    def storage(dtype: torch.dtype, key: str, *_: Any) -> _Storage:
         if key not in storages:
             part = _Storage(lambda: _elements(read(f'data/{key}'), dtype))
             storages[key] = dtype, part
@@ -302,7 +303,7 @@ def _read_zip(file: BinaryIO) -> object:
 def _read_legacy(file: BinaryIO) -> object:
     found: dict[str, tuple[torch.dtype, _Storage]] = {}
 
-    def storage(dtype: torch.dtype, key: str, *_) -> _Storage:
+    def storage(dtype: torch.dtype, key: str, *_: Any) -> _Storage:
         return found.setdefault(key, (dtype, _Storage()))[1]
 
     load: Callable[[], Any] = partial(_unpickle, file, storage)

@@ -3,10 +3,12 @@ import argparse
 from itertools import product
 from pathlib import Path
 
-from mmhatnet.analysis.curve import draw_curve, measure_curve, write_curve
+from mmhatnet.analysis.curve import draw_curve, measure_curve
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import name_sizes
 from mmhatnet.apis.zoo import load_model_config
+from mmhatnet.deploy.evaluation import evaluate_exported
+from mmhatnet.deploy.writer import write_curve
 from mmhatnet.engine.cli import (
     add_cfg_options,
     add_grids,
@@ -44,7 +46,9 @@ def main() -> None:
     apply_options(cfg, args)
     cfg.work_dir = str(Path('work_dirs', 'exported'))
     grids = list(product(args.g1, args.g2))
-    curve = measure_curve(cfg, args.file, grids, args.factors)
+    curve = measure_curve(
+        cfg, args.file, grids, args.factors, evaluate_exported
+    )
     write_curve(args.file, curve)
     picture = args.file.with_suffix('.png')
     with replacing(picture) as part:

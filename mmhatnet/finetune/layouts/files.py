@@ -46,7 +46,7 @@ class Files:
     ``named`` the images that labels name.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         self.root, self.odd = root, Oddities()
         self.images: list[Path] = []
         self.named: set[Path] = set()

@@ -86,7 +86,9 @@ def _key(path: Path) -> tuple[tuple[str, ...], bool]:
     return tuple(filter(None, key)), labels
 
 
-def _combine(red, green, blue):
+def _combine(
+    red: int | np.ndarray, green: int | np.ndarray, blue: int | np.ndarray
+) -> np.ndarray:
     """The value of a colour: a grey level, or COLOURED and more."""
     grey = (red == green) & (green == blue)
     return np.where(grey, red, COLOURED + (red << 16) + (green << 8) + blue)

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from ..derivatives import refuse_graph, single_group_norm
 from .choice import CHECKS, largest_error
@@ -27,7 +28,10 @@ WIDTH = 128
 
 
 @triton.jit(do_not_specialize=['parts', 'tiles'])
-def moments_kernel(x, moments, size, parts, tiles, TILE: tl.constexpr):
+def moments_kernel(
+    x: tl.tensor, moments: tl.tensor, size: tl.tensor, parts: tl.tensor,
+    tiles: tl.tensor, TILE: tl.constexpr,
+) -> None:  # fmt: skip
     """Mean and squared deviations of a part, by Welford's updates."""
     program = tl.program_id(0).to(tl.int64)
     start = program % parts * tiles * TILE
@@ -51,7 +55,9 @@ def moments_kernel(x, moments, size, parts, tiles, TILE: tl.constexpr):
 
 
 @triton.jit
-def _tile(rows, C, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+def _tile(
+    rows: tl.tensor, C: tl.tensor, WIDTH: tl.constexpr, ROWS: tl.constexpr
+) -> tuple:
     """Image, tile and first value of a program; channels, offsets, mask."""
     columns = tl.cdiv(C, WIDTH)
     tiles = tl.cdiv(rows, ROWS) * columns
@@ -67,9 +73,11 @@ def _tile(rows, C, WIDTH: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit(do_not_specialize=['rows', 'parts', 'length'])
 def normalize_kernel(
-    x, weight, bias, moments, y, statistics, rows, C, parts, length, eps,
+    x: tl.tensor, weight: tl.tensor, bias: tl.tensor, moments: tl.tensor,
+    y: tl.tensor, statistics: tl.tensor, rows: tl.tensor, C: tl.tensor,
+    parts: tl.tensor, length: tl.tensor, eps: tl.tensor,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Combine the moments of the parts, all but the last of one length."""
     image, tile, start, c, offset, inside = _tile(rows, C, WIDTH, ROWS)
     value = tl.load(x + start + offset, mask=inside, other=0.0)
@@ -94,9 +102,11 @@ def normalize_kernel(
 
 @triton.jit(do_not_specialize=['rows', 'parts', 'tiles'])
 def sums_kernel(
-    x, grad, weight, statistics, sums, slopes, rows, C, parts, tiles,
+    x: tl.tensor, grad: tl.tensor, weight: tl.tensor, statistics: tl.tensor,
+    sums: tl.tensor, slopes: tl.tensor, rows: tl.tensor, C: tl.tensor,
+    parts: tl.tensor, tiles: tl.tensor,
     WIDTH: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Gradients of weight and bias by a part, and of its moments."""
     columns = tl.cdiv(C, WIDTH)
     program = tl.program_id(0).to(tl.int64)
@@ -130,9 +140,11 @@ def sums_kernel(
 
 @triton.jit(do_not_specialize=['rows', 'parts'])
 def gradient_kernel(
-    x, grad, weight, statistics, slopes, out, rows, C, parts,
+    x: tl.tensor, grad: tl.tensor, weight: tl.tensor, statistics: tl.tensor,
+    slopes: tl.tensor, out: tl.tensor, rows: tl.tensor, C: tl.tensor,
+    parts: tl.tensor,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Write the gradient of the map."""
     image, _, start, c, offset, inside = _tile(rows, C, WIDTH, ROWS)
     value = tl.load(x + start + offset, mask=inside, other=0.0)
@@ -215,7 +227,9 @@ class NormFunction(torch.autograd.Function):
     """The kernels."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps: float) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
         if x.shape[1] != len(weight):
             raise ValueError(f'{x.shape[1]} channels instead of {len(weight)}')
         rows = x.contiguous(memory_format=torch.channels_last)
@@ -224,7 +238,9 @@ class NormFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         x, weight, statistics = ctx.saved_tensors
         x = x.contiguous(memory_format=torch.channels_last)
