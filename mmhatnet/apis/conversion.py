@@ -59,7 +59,7 @@ def convert_to_official(
     """Convert a checkpoint of mm for the authors' code.
 
     Its arguments, results and errors are those of :func:`convert_classifier`.
-    Of a model that is no classifier, only the backbone is converted.
+    Of a model that is not a classifier, only the backbone is converted.
     """
     official = to_official(unwrap_state_dict(checkpoint))
     # Check the result by converting it back; a backbone has no head.

@@ -30,7 +30,7 @@ def recording(
         for name in MAKERS.keys() & formats if found else ():
             with replacing(f'{target}{SUFFIXES[name]}') as part:
                 text = MAKERS[name](key, metadata, found)
-                # Names of files may have bytes that are no text.
+                # Names of files may have bytes that are not text.
                 part.write_text(text, 'utf-8', 'surrogateescape')
 
 
@@ -63,7 +63,7 @@ def _make_coco(key: str, metadata: dict, found: list[tuple]) -> str:
         for each in result['objects']:
             left, top, right, bottom = each['bbox']
             annotation = dict(
-                id=len(annotations) + 1,  # 0 is no object in pycocotools
+                id=len(annotations) + 1,  # pycocotools takes 0 for none
                 image_id=number,
                 category_id=each['label'],
                 score=each['score'],

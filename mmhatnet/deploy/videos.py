@@ -60,7 +60,7 @@ class Video:
             raise ValueError(
                 'there is no such webcam, or another program uses it'
                 if self.live
-                else 'it is no video, is damaged, or OpenCV lacks its codec'
+                else 'it is not a video, is damaged, or OpenCV lacks its codec'
             )
         width, height, rate, frames = map(self._capture.get, PROPERTIES)
         if width * height > max_pixels():

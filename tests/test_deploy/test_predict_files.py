@@ -223,8 +223,8 @@ class TestVideos:
     @pytest.mark.parametrize(
         ('name', 'message'),
         [
-            ('empty.mp4', 'it is no video, is damaged, or'),
-            ('header.mp4', 'it is no video, is damaged, or'),
+            ('empty.mp4', 'it is not a video, is damaged, or'),
+            ('header.mp4', 'it is not a video, is damaged, or'),
             ('large.mp4', '64x48 pixels: frames of up to 3,000'),
             ('987', 'there is no such webcam'),
         ],

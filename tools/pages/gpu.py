@@ -1,6 +1,9 @@
 #!/usr/bin/env python
 """Fills docs/gpu.md from the reports of GPUs and the counts in docs/gpu."""
 
+import os
+import subprocess
+import sys
 from itertools import groupby
 
 import torch
@@ -40,6 +43,7 @@ DETECTORS = {
     ),
 }
 PVT = ConfigDict(type='mmpretrain.TIMMBackbone', model_name='pvt_v2_b2')
+KERNELS = 'norm', 'mlp', 'windows'
 COMPILED = 'compiled training step, 64 x 224x224, bfloat16'
 # Case -> configs, height and width, images, training, type for autocast.
 CASES = {
@@ -104,6 +108,43 @@ def count_case(case: str) -> list[dict]:
     return rows
 
 
+# Triton decides when it is imported whether a CPU interprets its kernels.
+COMPARE = """
+import sys
+from importlib import import_module
+import torch
+from mmhatnet.models.kernels.choice import CHECKS
+
+name = sys.argv[1]
+import_module(f'mmhatnet.models.kernels.{name}')
+for dtype in torch.float32, torch.float16:
+    torch.manual_seed(0)
+    print(CHECKS[name](torch.device('cpu'), dtype))
+"""
+
+
+def compare_kernel(name: str) -> list[dict]:
+    """Compare a kernel, interpreted on a CPU, with torch in float32."""
+    printed = subprocess.run(
+        [sys.executable, '-c', COMPARE, name],
+        env={**os.environ, 'TRITON_INTERPRET': '1'},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    full, half = map(float, printed.split())
+    return [dict(kernel=name, float32=full, float16=half)]
+
+
+def show_errors(rows: list[dict]) -> str:
+    cells = [
+        {'kernel': f'`{row["kernel"]}`'}
+        | {key: f'{row[key]:.1e}' for key in ('float32', 'float16')}
+        for row in rows
+    ]
+    return markdown_table(cells)
+
+
 def show_counts(rows: list[dict], timings: list[dict]) -> str:
     """A table for each case, with times of the H100 where they compare."""
     times = {
@@ -165,14 +206,20 @@ def show_report(report: dict) -> str:
 
 
 def main() -> None:
-    todo = CASES if wants_measuring('Fill docs/gpu.md.') else ()
+    measuring = wants_measuring('Fill docs/gpu.md.')
+    todo = CASES if measuring else ()
     counts = complete_table(COUNTS, 'case', todo, count_case)
+    todo = KERNELS if measuring else ()
+    errors = complete_table(
+        FOLDER / 'errors.csv', 'kernel', todo, compare_kernel
+    )
     found = map(read_json, sorted(FOLDER.glob('*.json')))
     reports = [each for each in found if 'checks' in each]
     timings = [row for report in reports for row in report.get('timings', ())]
     regions = {
         'limits': show_limits(reports),
         'counts': show_counts(counts, timings),
+        'errors': show_errors(errors),
         'reports': '\n\n'.join(map(show_report, reports)),
     }
     fill_page(DOCS / 'gpu.md', regions)

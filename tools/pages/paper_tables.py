@@ -132,7 +132,7 @@ def summarize(rows: list[dict]) -> Iterator[dict[str, str]]:
 
 
 def find_misses(rows: list[dict]) -> list[str]:
-    """HAT-Nets that are not those in print, but for rounding.
+    """HAT-Nets that differ from the published ones by more than rounding.
 
     Compared are #Param, but for Tiny with a head, and #FLOPs of Table 2.
     """

@@ -12,7 +12,7 @@ from .files import Files, split_of
 
 # Class, and x and y of the centre, width and height, in shares of the image.
 LINE = re.compile(r'(?i)\d+(\.0*)?(\s+-?\d*\.?\d+(e-?\d+)?){4,}\s*')
-PIXELS = 2  # larger numbers are no shares of an image
+PIXELS = 2  # larger numbers are not shares of an image
 
 
 def read_yolo(files: Files) -> Found | None:
