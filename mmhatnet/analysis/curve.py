@@ -71,7 +71,9 @@ def measure_curve(
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
     metric = checkpoint.get('save_best')
 
-    def choose(factor: float, g1: Sequence | None, g2: Sequence | None):
+    def choose(
+        factor: float, g1: Sequence | None, g2: Sequence | None
+    ) -> None:
         model.metadata['steps'] = scale_steps(whole, factor)
         if g1 or g2:
             model.set_grids(g1, g2)

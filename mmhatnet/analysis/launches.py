@@ -19,7 +19,6 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -179,6 +178,8 @@ def compute_gradients(
     The engine asks the driver for streams, also on fake tensors, so this calls
     the nodes of the graph itself.
     """
+    from torch.autograd.graph import get_gradient_edge  # since torch 2.2
+
     with torch.enable_grad():  # older versions of torch need it
         edges = [
             get_gradient_edge(x) if x.requires_grad else None for x in inputs

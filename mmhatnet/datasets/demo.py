@@ -143,13 +143,13 @@ def _scene(
 
     image = _view(rng, photos[rng.choice(BACKGROUNDS)], size, (0.4, 1))
     for label, mask, _ in visible:
-        mask = Image.fromarray(mask.astype(np.uint8) * 255)
-        box = mask.getbbox()
+        shown = Image.fromarray(mask.astype(np.uint8) * 255)
+        box = shown.getbbox()
         assert box is not None  # the mask has at least MIN_PIXELS
         texture = photos[SHAPES[CLASSES[label]][0]]
         extent = (box[2] - box[0], box[3] - box[1])
         view = _view(rng, texture, extent, (0.4, 0.8))
-        image.paste(view, box, mask.crop(box))
+        image.paste(view, box, shown.crop(box))
     return image, visible
 
 

@@ -174,7 +174,7 @@ def attention_cost(
     return total
 
 
-def _mean(values: list) -> Tensor | list:
+def _mean(values: list) -> Any:
     """The mean of tensors, or of each place in lists of them."""
     if isinstance(values[0], Tensor):
         return torch.stack(values).mean(0)

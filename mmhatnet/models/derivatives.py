@@ -91,9 +91,7 @@ class SingleGroupNormFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         x, weight, bias, w, mean, rstd, normed = ctx.saved_tensors
         if normed is None:
@@ -145,9 +143,7 @@ class SiLUConv(torch.autograd.Function):
         return F.conv2d(F.silu(x), weight, padding=padding, groups=groups)
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         x, weight = ctx.saved_tensors
         # By torch.nn.grad, the depthwise one takes longer.

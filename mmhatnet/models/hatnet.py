@@ -1,8 +1,7 @@
 """HAT-Net, Sec. 3 of the paper.
 
 ``windows.py`` cuts maps of any size into windows, ``archs.py`` has Table 1,
-``base.py`` has the methods that mm needs, and ``forms.py`` chooses faster
-forms of the operations with ``@has_forms``.
+``base.py`` has mm's methods, and ``@has_forms`` lets faster forms replace some.
 """
 
 from collections.abc import Sequence
@@ -117,9 +116,7 @@ class MHSA(nn.Module):
         return self.drop(self.proj(self.local_attention(x, mask)))
 
     @has_forms
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *mask: Tensor | None
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *mask: Any) -> Tensor:
         """Compute :func:`attention`."""
         return attention(q, k, v, *mask)
 

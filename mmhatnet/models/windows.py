@@ -81,7 +81,7 @@ def mark_tokens(
 def real_tokens(
     length: int, size: int, before: int, after: int, device: torch.device
 ) -> Tensor:
-    """Find the tokens of a cut side that are no padding, (windows, size)."""
+    """Find the tokens of a cut side that are not padding, (windows, size)."""
     index = torch.arange(-before, length + after, device=device)
     return ((index >= 0) & (index < length)).view(-1, size)
 

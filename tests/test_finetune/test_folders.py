@@ -289,7 +289,9 @@ FAILS = {
     'names is not a list': change(made.yolo, 'data.yaml', write(GROWING)),
     'images for val, but none for training': folders(splits=('val',)),
     'several labels in the CSV': table(lambda i: f'{i}.png,a\n{i}.png,b'),
-    'the first line of labels.csv is not a header': table('{0}.png,a'.format, ''),
+    'the first line of labels.csv is not a header': table(
+        '{0}.png,a'.format, ''
+    ),
     'are quantities, such as 0.5, but': table(lambda i: f'{i}.png,{i}.5'),
     'without a column named label, left out: labels.csv': table(
         '{0}.png,1,0'.format, 'file,cat,dog'

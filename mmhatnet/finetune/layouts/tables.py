@@ -74,8 +74,8 @@ def _read_table(path: Path, files: Files) -> Iterator[Sample]:
     keys = [re.sub('[^a-z0-9]', '', cell.lower()) for cell in header]
     if any(map(files.with_name, header)) and not {*keys} & {*LABELS}:
         raise ValueError(
-            f'the first line of {path} is not a header: write the names of the '
-            'columns above it, such as filename,label'
+            f'the first line of {path} is not a header: write the names of '
+            'the columns above it, such as filename,label'
         )
     table.fieldnames = keys
     rows = [*table]

@@ -7,8 +7,7 @@ backward pass convolves once more: reading and keeping the convolution would
 be two passes more over memory. All is computed in float32.
 """
 
-# Tuples grow in kernels. As arguments their type is a string, which Triton does
-# not evaluate: it knows no tuple.
+# Tuples grow in kernels.
 # mypy: disable-error-code="assignment"
 
 import torch
@@ -16,7 +15,6 @@ import torch.nn.functional as F  # noqa: N812
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from ..derivatives import refuse_graph
 from .choice import CHECKS, largest_error
@@ -38,14 +36,14 @@ PROGRAMS = 4096
 
 
 @triton.jit
-def _sigmoid(x: tl.tensor) -> tl.tensor:
+def _sigmoid(x):
     # The square of 1 / sqrt(y) takes 8 instructions less than 1 / y.
     root = tl.rsqrt(1 + tl.exp2(-1.4426950408889634 * x))
     return root * root
 
 
 @triton.jit
-def _silu(values: 'tuple', SIZE: tl.constexpr) -> tuple:
+def _silu(values, SIZE: tl.constexpr):
     out = ()
     for j in tl.static_range(SIZE):
         out = out + (values[j] * _sigmoid(values[j]),)
@@ -53,15 +51,13 @@ def _silu(values: 'tuple', SIZE: tl.constexpr) -> tuple:
 
 
 @triton.jit
-def _silu_backward(grad: tl.tensor, x: tl.tensor) -> tl.tensor:
+def _silu_backward(grad, x):
     s = _sigmoid(x)
     return grad * s * (1 + x * (1 - s))
 
 
 @triton.jit
-def _load_taps(
-    weight: tl.tensor, c: tl.tensor, C: tl.tensor, K: tl.constexpr
-) -> tuple:
+def _load_taps(weight, c, C, K: tl.constexpr):
     taps = ()
     for k in tl.static_range(K * K):
         tap = tl.load(weight + c * (K * K) + k, mask=c < C, other=0.0)
@@ -70,10 +66,7 @@ def _load_taps(
 
 
 @triton.jit
-def _load_row(
-    row: tl.tensor, left: tl.tensor, SIZE: tl.constexpr, c: tl.tensor,
-    inside: tl.tensor, W: tl.tensor, C: tl.tensor,
-) -> tuple:  # fmt: skip
+def _load_row(row, left, SIZE: tl.constexpr, c, inside, W, C):
     """Columns of a row; those outside of the map, and such rows, are 0."""
     values = ()
     for j in tl.static_range(SIZE):
@@ -85,10 +78,7 @@ def _load_row(
 
 
 @triton.jit
-def _store_row(
-    row: tl.tensor, left: tl.tensor, values: 'tuple', SIZE: tl.constexpr,
-    c: tl.tensor, inside: tl.tensor, W: tl.tensor, C: tl.tensor,
-) -> None:  # fmt: skip
+def _store_row(row, left, values, SIZE: tl.constexpr, c, inside, W, C):
     for j in tl.static_range(SIZE):
         at = left + j
         mask = (c < C) & (inside & (at < W))
@@ -97,10 +87,7 @@ def _store_row(
 
 
 @triton.jit
-def _convolve_row(
-    values: 'tuple', sums: 'tuple', taps: 'tuple',
-    SIZE: tl.constexpr, K: tl.constexpr,
-) -> tuple:  # fmt: skip
+def _convolve_row(values, sums, taps, SIZE: tl.constexpr, K: tl.constexpr):
     """Add a row to the K rows around it: the complete one, and the others."""
     rows = ()
     for k in tl.static_range(SIZE * K):
@@ -113,10 +100,7 @@ def _convolve_row(
 
 
 @triton.jit
-def _place(
-    tile: tl.tensor, H: tl.tensor, strips: tl.tensor, across: tl.tensor,
-    rows: tl.tensor, COLUMNS: tl.constexpr,
-) -> tuple:  # fmt: skip
+def _place(tile, H, strips, across, rows, COLUMNS: tl.constexpr):
     """First row of the image in all images; column and rows of the tile."""
     left = tile % across * COLUMNS
     top = tile // across % strips * rows
@@ -126,11 +110,9 @@ def _place(
 
 @triton.jit(do_not_specialize=['H', 'W', 'strips', 'across', 'rows'])
 def forward_kernel(
-    x: tl.tensor, weight: tl.tensor, y: tl.tensor,
-    H: tl.tensor, W: tl.tensor, C: tl.tensor,
-    strips: tl.tensor, across: tl.tensor, rows: tl.tensor,
+    x, weight, y, H, W, C, strips, across, rows,
     K: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Write the map."""
     pad: tl.constexpr = K // 2
     size: tl.constexpr = COLUMNS + 2 * pad
@@ -152,11 +134,9 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=['H', 'W', 'strips', 'across', 'rows', 'tiles'])
 def backward_kernel(
-    x: tl.tensor, grad: tl.tensor, weight: tl.tensor, out: tl.tensor,
-    sums: tl.tensor, H: tl.tensor, W: tl.tensor, C: tl.tensor,
-    strips: tl.tensor, across: tl.tensor, rows: tl.tensor, tiles: tl.tensor,
+    x, grad, weight, out, sums, H, W, C, strips, across, rows, tiles,
     K: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Write the gradient of the map, and that of the weight by some tiles."""
     pad: tl.constexpr = K // 2
     size: tl.constexpr = COLUMNS + 2 * pad
@@ -259,15 +239,13 @@ class MLPFunction(torch.autograd.Function):
     """The kernels."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         x = x.contiguous(memory_format=torch.channels_last)
         return mlp_forward(x, weight.contiguous())
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         x, weight = ctx.saved_tensors
         x, grad = (

@@ -10,7 +10,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from ..derivatives import refuse_graph, single_group_norm
 from .choice import CHECKS, largest_error
@@ -28,10 +27,7 @@ WIDTH = 128
 
 
 @triton.jit(do_not_specialize=['parts', 'tiles'])
-def moments_kernel(
-    x: tl.tensor, moments: tl.tensor, size: tl.tensor, parts: tl.tensor,
-    tiles: tl.tensor, TILE: tl.constexpr,
-) -> None:  # fmt: skip
+def moments_kernel(x, moments, size, parts, tiles, TILE: tl.constexpr):
     """Mean and squared deviations of a part, by Welford's updates."""
     program = tl.program_id(0).to(tl.int64)
     start = program % parts * tiles * TILE
@@ -55,9 +51,7 @@ def moments_kernel(
 
 
 @triton.jit
-def _tile(
-    rows: tl.tensor, C: tl.tensor, WIDTH: tl.constexpr, ROWS: tl.constexpr
-) -> tuple:
+def _tile(rows, C, WIDTH: tl.constexpr, ROWS: tl.constexpr):
     """Image, tile and first value of a program; channels, offsets, mask."""
     columns = tl.cdiv(C, WIDTH)
     tiles = tl.cdiv(rows, ROWS) * columns
@@ -73,11 +67,9 @@ def _tile(
 
 @triton.jit(do_not_specialize=['rows', 'parts', 'length'])
 def normalize_kernel(
-    x: tl.tensor, weight: tl.tensor, bias: tl.tensor, moments: tl.tensor,
-    y: tl.tensor, statistics: tl.tensor, rows: tl.tensor, C: tl.tensor,
-    parts: tl.tensor, length: tl.tensor, eps: tl.tensor,
+    x, weight, bias, moments, y, statistics, rows, C, parts, length, eps,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Combine the moments of the parts, all but the last of one length."""
     image, tile, start, c, offset, inside = _tile(rows, C, WIDTH, ROWS)
     value = tl.load(x + start + offset, mask=inside, other=0.0)
@@ -102,11 +94,9 @@ def normalize_kernel(
 
 @triton.jit(do_not_specialize=['rows', 'parts', 'tiles'])
 def sums_kernel(
-    x: tl.tensor, grad: tl.tensor, weight: tl.tensor, statistics: tl.tensor,
-    sums: tl.tensor, slopes: tl.tensor, rows: tl.tensor, C: tl.tensor,
-    parts: tl.tensor, tiles: tl.tensor,
+    x, grad, weight, statistics, sums, slopes, rows, C, parts, tiles,
     WIDTH: tl.constexpr, ROWS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Gradients of weight and bias by a part, and of its moments."""
     columns = tl.cdiv(C, WIDTH)
     program = tl.program_id(0).to(tl.int64)
@@ -140,11 +130,9 @@ def sums_kernel(
 
 @triton.jit(do_not_specialize=['rows', 'parts'])
 def gradient_kernel(
-    x: tl.tensor, grad: tl.tensor, weight: tl.tensor, statistics: tl.tensor,
-    slopes: tl.tensor, out: tl.tensor, rows: tl.tensor, C: tl.tensor,
-    parts: tl.tensor,
+    x, grad, weight, statistics, slopes, out, rows, C, parts,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Write the gradient of the map."""
     image, _, start, c, offset, inside = _tile(rows, C, WIDTH, ROWS)
     value = tl.load(x + start + offset, mask=inside, other=0.0)
@@ -227,9 +215,7 @@ class NormFunction(torch.autograd.Function):
     """The kernels."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> Tensor:
+    def forward(ctx, x, weight, bias, eps: float) -> Tensor:
         if x.shape[1] != len(weight):
             raise ValueError(f'{x.shape[1]} channels instead of {len(weight)}')
         rows = x.contiguous(memory_format=torch.channels_last)
@@ -238,9 +224,7 @@ class NormFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         x, weight, statistics = ctx.saved_tensors
         x = x.contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from ..derivatives import refuse_graph
 from ..windows import cut_side, cut_windows, join_windows, window_mask
@@ -29,11 +28,9 @@ PLACE = (
 
 @triton.jit
 def _place(
-    height: tl.tensor, width: tl.tensor, before_y: tl.tensor,
-    before_x: tl.tensor, across: tl.tensor, windows: tl.tensor,
-    heads: tl.tensor,
+    height, width, before_y, before_x, across, windows, heads,
     SIDE_Y: tl.constexpr, SIDE_X: tl.constexpr, L: tl.constexpr,
-) -> tuple:  # fmt: skip
+):  # fmt: skip
     """Tokens of a window, which of them there are, and the head."""
     program = tl.program_id(0)
     head, window = program % heads, program // heads
@@ -48,9 +45,7 @@ def _place(
 
 
 @triton.jit
-def _softmax(
-    q: tl.tensor, k: tl.tensor, real: tl.tensor, scale: tl.tensor
-) -> tl.tensor:
+def _softmax(q, k, real, scale):
     scores = tl.dot(q, tl.trans(k)) * scale
     scores = tl.where(real[None, :], scores, float('-inf'))
     weights = tl.exp(scores - tl.max(scores, 1)[:, None])
@@ -59,13 +54,11 @@ def _softmax(
 
 @triton.jit
 def attend_kernel(
-    qkv: tl.tensor, residual: tl.tensor, out: tl.tensor,
-    height: tl.tensor, width: tl.tensor, before_y: tl.tensor,
-    before_x: tl.tensor, across: tl.tensor, windows: tl.tensor,
-    heads: tl.tensor, scale: tl.tensor,
+    qkv, residual, out,
+    height, width, before_y, before_x, across, windows, heads, scale,
     SIDE_Y: tl.constexpr, SIDE_X: tl.constexpr, L: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, RESIDUAL: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Attend, and add the residual."""
     place, real, head = _place(
         height, width, before_y, before_x, across, windows, heads,
@@ -91,13 +84,11 @@ def attend_kernel(
 
 @triton.jit
 def gradient_kernel(
-    qkv: tl.tensor, grad: tl.tensor, qkv_grad: tl.tensor,
-    height: tl.tensor, width: tl.tensor, before_y: tl.tensor,
-    before_x: tl.tensor, across: tl.tensor, windows: tl.tensor,
-    heads: tl.tensor, scale: tl.tensor,
+    qkv, grad, qkv_grad,
+    height, width, before_y, before_x, across, windows, heads, scale,
     SIDE_Y: tl.constexpr, SIDE_X: tl.constexpr, L: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """Compute the gradients of q, k and v."""
     place, real, head = _place(
         height, width, before_y, before_x, across, windows, heads,
@@ -183,7 +174,7 @@ class WindowAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, qkv: Tensor, residual: Tensor | None, *grid: int
+        ctx, qkv: Tensor, residual: Tensor | None, *grid: int
     ) -> Tensor:
         ctx.grid, ctx.added = grid, residual is not None
         ctx.save_for_backward(qkv)
@@ -191,9 +182,7 @@ class WindowAttention(torch.autograd.Function):
         return window_attention_forward(qkv, residual, *grid)
 
     @staticmethod
-    def backward(
-        ctx: FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         qkv_grad = window_attention_backward(
             grad, *ctx.saved_tensors, *ctx.grid
