@@ -1,6 +1,11 @@
 # Design 1 of Table 5. It starts from the classifier with the same design. The
 # paper does not state the schedule of these trainings; it is that of Table 3.
-_base_ = '../sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py'
+_base_ = [
+    '../_base_/models/fpn_hatnet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/ade20k_bs16_adamw_80k.py',
+    '../_base_/mmseg_runtime.py',
+]
 
 model = dict(
     backbone=dict(

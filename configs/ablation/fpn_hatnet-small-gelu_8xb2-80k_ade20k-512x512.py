@@ -1,5 +1,10 @@
 # GELU instead of SiLU (Sec. 4.4). It starts from the classifier with GELU.
-_base_ = '../sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py'
+_base_ = [
+    '../_base_/models/fpn_hatnet.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/ade20k_bs16_adamw_80k.py',
+    '../_base_/mmseg_runtime.py',
+]
 
 model = dict(
     backbone=dict(

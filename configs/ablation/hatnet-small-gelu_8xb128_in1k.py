@@ -1,5 +1,10 @@
 # GELU instead of SiLU (Sec. 4.4). The paper compares them in this schedule.
-_base_ = '../hatnet/hatnet-tiny_8xb128_in1k.py'
+_base_ = [
+    '../_base_/models/hatnet_cls.py',
+    '../_base_/datasets/imagenet_224.py',
+    '../_base_/schedules/imagenet_bs1024_adamw_300e.py',
+    '../_base_/mmpretrain_runtime.py',
+]
 
 model = dict(
     backbone=dict(arch='small', act_cfg=dict(type='GELU')),

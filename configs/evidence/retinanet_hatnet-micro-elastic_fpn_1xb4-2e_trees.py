@@ -1,8 +1,14 @@
 # A trained detector learns several G2 and sizes, in less than a tenth of its
 # schedule.
-_base_ = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees.py'
+_base_ = [
+    '../_base_/models/retinanet_hatnet-micro_fpn.py',
+    '../_base_/datasets/tree_crowns.py',
+    '../_base_/schedules/tree_crowns_muon_36e.py',
+    '../_base_/mmdet_short_runtime.py',
+]
 
 load_from = 'hatnet://tree-detector'
+model = dict(bbox_head=dict(num_classes=1))
 custom_hooks = [
     dict(type='EMAHook', momentum=0.05),
     dict(

@@ -1,6 +1,12 @@
 # From random weights, to measure the effect of pretraining.
-_base_ = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees.py'
+_base_ = [
+    '../_base_/models/retinanet_hatnet-micro_fpn.py',
+    '../_base_/datasets/tree_crowns.py',
+    '../_base_/schedules/tree_crowns_muon_36e.py',
+    '../_base_/mmdet_short_runtime.py',
+]
 
 model = dict(
-    backbone=dict(init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit'))
+    backbone=dict(init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit')),
+    bbox_head=dict(num_classes=1),
 )

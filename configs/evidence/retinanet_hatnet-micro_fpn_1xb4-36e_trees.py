@@ -3,8 +3,7 @@ _base_ = [
     '../_base_/models/retinanet_hatnet-micro_fpn.py',
     '../_base_/datasets/tree_crowns.py',
     '../_base_/schedules/tree_crowns_muon_36e.py',
-    '../_base_/mmdet_runtime.py',
+    '../_base_/mmdet_short_runtime.py',
 ]
 
 model = dict(bbox_head=dict(num_classes=1))
-default_hooks = dict(logger=dict(interval=10))

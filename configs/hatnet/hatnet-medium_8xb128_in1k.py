@@ -1,4 +1,9 @@
-_base_ = './hatnet-tiny_8xb128_in1k.py'
+_base_ = [
+    '../_base_/models/hatnet_cls.py',
+    '../_base_/datasets/imagenet_224.py',
+    '../_base_/schedules/imagenet_bs1024_adamw_300e.py',
+    '../_base_/mmpretrain_runtime.py',
+]
 
 model = dict(
     backbone=dict(arch='medium', drop_path_rate=0.3),

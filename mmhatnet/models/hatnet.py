@@ -1,7 +1,7 @@
 """HAT-Net, Sec. 3 of the paper.
 
 ``windows.py`` cuts maps of any size into windows, ``archs.py`` has Table 1,
-``base.py`` has mm's methods, and ``@has_forms`` lets faster forms replace some.
+``base.py`` has mm's methods; ``@has_forms`` lets faster forms replace others.
 """
 
 from collections.abc import Sequence

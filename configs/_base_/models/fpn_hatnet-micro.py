@@ -1,14 +1,23 @@
 # A segmentor that is small enough for a CPU and for the package: without the
 # last stage, which has half of the parameters. Its backbone is pretrained on
 # CIFAR-10. The stem has its usual stride, with the same weights.
-_base_ = 'fpn_hatnet.py'
+_base_ = ['../import_mmhatnet.py', 'mmseg::_base_/models/fpn_r50.py']
 
 model = dict(
+    pretrained=None,
+    data_preprocessor=dict(size=(512, 512)),
     backbone=dict(
+        _delete_=True,
+        type='mmhatnet.HATNet',
         arch='micro',
-        out_indices=(0, 1, 2),
+        # G1 and G2 of the paper for dense prediction (Sec. 4.2 and 4.3).
+        grid_sizes=(8, 8, 8),
+        ds_ratios=(16, 8, 4),
         drop_path_rate=0.0,
-        init_cfg=dict(checkpoint='hatnet://cifar10-classifier'),
+        init_cfg=dict(
+            type='Pretrained', checkpoint='hatnet://cifar10-classifier'
+        ),
+        out_indices=(0, 1, 2),
     ),
     neck=dict(in_channels=[32, 64, 128], out_channels=64, num_outs=3),
     decode_head=dict(
@@ -16,5 +25,6 @@ model = dict(
         in_channels=[64] * 3,
         in_index=[0, 1, 2],
         channels=64,
+        num_classes=150,
     ),
 )

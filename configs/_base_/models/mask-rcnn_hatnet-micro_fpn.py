@@ -1,12 +1,19 @@
 # An instance segmentor that is small enough for a CPU, with a backbone
 # pretrained on CIFAR-10 and fewer proposals than in mmdetection.
-_base_ = 'mask-rcnn_hatnet_fpn.py'
+_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 
 model = dict(
     backbone=dict(
+        _delete_=True,
+        type='mmhatnet.HATNet',
         arch='micro',
+        # G1 and G2 of the paper for dense prediction (Sec. 4.2 and 4.3).
+        grid_sizes=(8, 8, 8),
+        ds_ratios=(16, 8, 4),
         drop_path_rate=0.0,
-        init_cfg=dict(checkpoint='hatnet://cifar10-classifier'),
+        init_cfg=dict(
+            type='Pretrained', checkpoint='hatnet://cifar10-classifier'
+        ),
     ),
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=64),
     rpn_head=dict(in_channels=64, feat_channels=64),
