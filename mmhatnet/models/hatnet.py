@@ -1,7 +1,7 @@
 """HAT-Net, Sec. 3 of the paper.
 
 ``windows.py`` cuts maps of any size into windows, ``archs.py`` has Table 1,
-``base.py`` has mm's methods; ``@has_forms`` lets faster forms replace others.
+``base.py`` has mm's methods, and ``@has_forms`` marks what has faster forms.
 """
 
 from collections.abc import Sequence
