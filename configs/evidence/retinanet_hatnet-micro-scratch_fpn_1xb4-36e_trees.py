@@ -7,6 +7,13 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit')),
-    bbox_head=dict(num_classes=1),
+    backbone=dict(
+        drop_path_rate=0.1,
+        init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit'),
+    ),
+    bbox_head=dict(
+        num_classes=1,
+        reg_decoded_bbox=True,
+        loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
+    ),
 )

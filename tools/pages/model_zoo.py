@@ -83,7 +83,8 @@ def add_training(model: dict, cfg: Config) -> None:
     metadata = model['Metadata']
     record = read_json(ROOT / metadata['Training Log'])
     options = {'randomness.seed': record['seed']}
-    if record['precision'] != precision_of(cfg):
+    # A CPU without bfloat16 trains in float32 by itself.
+    if record['precision'] not in (precision_of(cfg), 'float32'):
         options['optim_wrapper.type'] = 'AmpOptimWrapper'
         options['optim_wrapper.dtype'] = record['precision']
     given = ' '.join(f'{key}={value}' for key, value in options.items())

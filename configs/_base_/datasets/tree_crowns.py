@@ -18,7 +18,7 @@ train_dataloader = dict(
             dict(
                 type='RandomResize',
                 scale=(400, 400),
-                ratio_range=(0.8, 1.6),
+                ratio_range=(0.5, 2.0),
                 keep_ratio=True,
             ),
             dict(type='RandomCrop', crop_size=(400, 400)),
