@@ -58,6 +58,8 @@ FORMATS = {'model': '`{}`', 'value': '{:.4g}'}
 
 def show_table(rows: list[dict]) -> str:
     """Make a table of the page, with its machines above it."""
+    if not rows:
+        return 'Not measured yet.'
     machines = sorted({row.pop('machine') for row in rows})
     cells = [
         {
