@@ -34,7 +34,7 @@ from mmhatnet.models import HATNet
         (dict(attn_types='window'), 'three times'),
         (dict(attn_types=([], {}, ())), 'three times'),
         (dict(frozen_stages=5), 'frozen_stages'),
-        (dict(frozen_stages=3, out_indices=(0, 1)), 'up to 2'),
+        (dict(frozen_stages=3, out_indices=(0, 1)), 'up to the 2'),
         *((dict(in_channels=x), 'in_channels') for x in (0, '3')),
         *((dict(stem_stride=x), '2 or 4') for x in (1, '4', 2.0)),
         *(
