@@ -1,5 +1,5 @@
-# Design 4 of Table 5, which the other ablations change: HAT-Net-Small with 100
-# epochs, half the batch size and half the learning rate (Sec. 4.4).
+# Design 4 of Table 5, and the base of the other ablations: HAT-Net-Small with
+# 100 epochs, half the batch size and half the learning rate (Sec. 4.4).
 _base_ = [
     '../_base_/models/hatnet_cls.py',
     '../_base_/datasets/imagenet_224.py',

@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/mask-rcnn_hatnet_fpn.py',
     '../_base_/datasets/demo_instance.py',
     '../_base_/schedules/demo_adamw_6e.py',
-    '../_base_/mmdet_short_runtime.py',
+    '../_base_/mmdet_runtime.py',
 ]
 
 model = dict(
@@ -23,3 +23,4 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(max_per_img=100), rcnn=dict(max_per_img=20)),
 )
+default_hooks = dict(logger=dict(interval=10))

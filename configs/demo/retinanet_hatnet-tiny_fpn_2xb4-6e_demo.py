@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/retinanet_hatnet_fpn.py',
     '../_base_/datasets/demo_instance.py',
     '../_base_/schedules/demo_adamw_6e.py',
-    '../_base_/mmdet_short_runtime.py',
+    '../_base_/mmdet_runtime.py',
 ]
 
 model = dict(
@@ -17,3 +17,4 @@ model = dict(
 )
 val_evaluator = dict(metric='bbox')
 test_evaluator = val_evaluator
+default_hooks = dict(logger=dict(interval=10))

@@ -1,18 +1,9 @@
 # A trained segmentor learns several G2 and sizes in a tenth of its iterations,
 # with larger images, for which G2 changes the time.
-_base_ = [
-    '../_base_/models/fpn_hatnet-micro.py',
-    '../_base_/datasets/demo_semantic.py',
-    '../_base_/schedules/demo_muon_1200.py',
-    '../_base_/mmseg_runtime.py',
-]
+_base_ = 'fpn_hatnet-micro_1xb8-1200_demo.py'
 
 load_from = 'hatnet://shape-segmentor'
-model = dict(
-    data_preprocessor=dict(size=(384, 384)),
-    backbone=dict(ds_ratios=(8, 4, 2)),
-    decode_head=dict(num_classes=7),
-)
+model = dict(data_preprocessor=dict(size=(384, 384)))
 enlarge = dict(type='Resize', scale_factor=3.0, keep_ratio=True)
 annotations = dict(type='LoadAnnotations', reduce_zero_label=True)
 test_pipeline = [
@@ -51,5 +42,3 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=120, val_interval=120)
 auto_scale_lr = dict(base_batch_size=2)
-default_hooks = dict(checkpoint=dict(interval=300), logger=dict(interval=10))
-visualizer = dict(alpha=0.5)

@@ -1,11 +1,6 @@
 # ResNet-18 with 36 channels instead of 64, about the operations of
 # hatnet-micro.
-_base_ = [
-    '../_base_/models/hatnet-micro_cls.py',
-    '../_base_/datasets/cifar10_32x32.py',
-    '../_base_/schedules/cifar10_muon_10e.py',
-    '../_base_/mmpretrain_runtime.py',
-]
+_base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(
     backbone=dict(

@@ -4,11 +4,12 @@ _base_ = [
     '../_base_/models/retinanet_hatnet-micro_fpn.py',
     '../_base_/datasets/tree_crowns.py',
     '../_base_/schedules/tree_crowns_muon_36e.py',
-    '../_base_/mmdet_short_runtime.py',
+    '../_base_/mmdet_runtime.py',
 ]
 
 load_from = 'hatnet://tree-detector'
 model = dict(bbox_head=dict(num_classes=1))
+default_hooks = dict(logger=dict(interval=10))
 custom_hooks = [
     dict(type='EMAHook', momentum=0.05),
     dict(

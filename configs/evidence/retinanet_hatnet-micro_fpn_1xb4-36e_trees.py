@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/retinanet_hatnet-micro_fpn.py',
     '../_base_/datasets/tree_crowns.py',
     '../_base_/schedules/tree_crowns_muon_36e.py',
-    '../_base_/mmdet_short_runtime.py',
+    '../_base_/mmdet_runtime.py',
 ]
 
 # One photograph is little: dropped paths, and images of very different sizes,
@@ -16,3 +16,4 @@ model = dict(
         loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
     ),
 )
+default_hooks = dict(logger=dict(interval=10))

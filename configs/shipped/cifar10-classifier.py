@@ -1,7 +1,2 @@
 # The 10 classes of CIFAR-10; its weights are in the package.
-_base_ = [
-    '../_base_/models/hatnet-micro_cls.py',
-    '../_base_/datasets/cifar10_32x32.py',
-    '../_base_/schedules/cifar10_muon_10e.py',
-    '../_base_/mmpretrain_runtime.py',
-]
+_base_ = '../evidence/hatnet-micro_1xb256-10e_cifar10.py'

@@ -1,9 +1,4 @@
-_base_ = [
-    '../_base_/models/upernet_hatnet-small.py',
-    '../_base_/datasets/ade20k_512x512.py',
-    '../_base_/schedules/ade20k_bs16_adamw_160k.py',
-    '../_base_/mmseg_runtime.py',
-]
+_base_ = './upernet_hatnet-small_8xb2-160k_ade20k-512x512.py'
 
 # The learning rate is multiplied by this factor at each block, from the head
 # to the stem.
@@ -11,5 +6,3 @@ optim_wrapper = dict(
     constructor='mmhatnet.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay_rate=0.9),
 )
-# Save as often as it evaluates.
-default_hooks = dict(checkpoint=dict(interval=16000))

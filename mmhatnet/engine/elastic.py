@@ -22,9 +22,9 @@ class ElasticGridsHook(Hook):
     """Draw a new G1, G2 and image size in every iteration.
 
     So one set of weights learns all settings. Each of the three is drawn on
-    its own. A draw depends on the seed and
-    the number of the iteration alone, so it is the same on all processes and
-    after a resume. Validation and testing use the configured setting.
+    its own. A draw depends on the seed and the number of the iteration alone,
+    so it is the same on all processes and after a resume. Validation and
+    testing use the configured setting.
 
     Args:
         grid_sizes (Sequence[Sequence[int]]): G1 to draw from, as in

@@ -80,8 +80,9 @@ def describe_gains() -> str:
         'of 224x224 on [2 CPU threads](docs/benchmark.md),\n  but '
         f'{single[224]:.2f} times the time for one, and {single[384]:.2f} at '
         '[384x384](docs/scaling.md). On an [H100](docs/gpu.md), before\n  our '
-        f'kernels, {on_gpu[0]:.2f} times in float32, {on_gpu[1]:.2f} in '
-        f'bfloat16, {on_gpu[2]:.2f} in training, {on_gpu[3]:.2f} at 800x1344.'
+        f'kernels, {on_gpu[0]:.2f} times in float32 ({on_gpu[3]:.2f} at '
+        f'800x1344), {on_gpu[1]:.2f} in bfloat16, {on_gpu[2]:.2f} in its '
+        'training.'
     )
 
 
