@@ -45,17 +45,11 @@ class Report:
             found=' '.join(found.split()),
             seconds=round(report.duration, 1),
         )
-        # Numbers for docs/gpu.md.
-        times = [v for k, v in report.user_properties if k == 'times']
-        check.update(dict(times=times) if times else {})
         self.checks.append(check)
         self.write()
 
     def write(self):
-        cells = [
-            {k: str(v) for k, v in row.items() if k != 'times'}
-            for row in self.checks
-        ]
+        cells = [{k: str(v) for k, v in row.items()} for row in self.checks]
         title = f'# HAT-Net on {self.run["machine"]}'
         content = json.dumps(dict(**self.run, checks=self.checks), indent=1)
         for name, text in {

@@ -15,7 +15,7 @@ from statistics import median
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import ARCHS, CLS_GRIDS, DEMOS
+from helpers import ARCHS, DEMOS
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -29,7 +29,6 @@ from mmhatnet.datasets.random_batch import make_batch
 from mmhatnet.engine.runner import lacks_bfloat16
 from mmhatnet.models import HATNet
 from mmhatnet.models.compiling import capture_cuda_graph
-from mmhatnet.models.graphing import graph_training
 from mmhatnet.models.kernels import choice
 from mmhatnet.operators import describe_operators
 from mmhatnet.utils.stack import describe_versions
@@ -310,46 +309,6 @@ def test_kernels(name, dtype, gpu, found):
     error = choice.CHECKS[name](gpu, dtype)
     assert error <= choice.TOLERANCES[dtype]
     found(f'{error:.1e}')
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('train', [False, True])
-def test_limits(train, gpu, found, record_property):
-    """What the host and the kernels take of a step, with 64 images."""
-    images = torch.randn(64, 3, 224, 224, device=gpu)
-    model = build('small', gpu, **CLS_GRIDS).train(train)
-
-    def make(module):
-        def step():
-            with torch.set_grad_enabled(train), precision('bfloat16', gpu):
-                loss = module(images)[-1].float().mean()
-            if train:
-                module.zero_grad()
-                loss.backward()
-
-        return step
-
-    eager = make(model)
-    forms = dict(eager=eager, compiled=make(torch.compile(model)))
-    if train:
-        recorded = copy.deepcopy(model)
-        graph_training(recorded)
-        forms['CUDA graph'] = make(recorded)
-    else:
-        forms['CUDA graph'] = capture_cuda_graph(eager, gpu)
-    times = {
-        form: f'{1e3 * median(seconds):.1f}'
-        for form, seconds in time_in_turns(forms, 20, gpu).items()
-    }
-    with torch.profiler.profile() as profile:
-        eager()
-        torch.cuda.synchronize(gpu)
-    kernels = sum(e.self_device_time_total for e in profile.key_averages())
-    times['kernels'] = f'{kernels / 1e3:.1f}'
-    kind = 'training step' if train else 'inference'
-    row = dict(step=f'Small, {kind}, 64 x 224x224, bfloat16', **times)
-    record_property('times', row)
-    found(', '.join(f'{key} {value}' for key, value in row.items()))
 
 
 def test_memory(gpu, found):

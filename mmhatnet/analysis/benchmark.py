@@ -28,6 +28,7 @@ from tqdm import tqdm
 from ..apis.zoo import load_backbone_config, load_model_config
 from ..engine.provenance import describe_machine
 from ..models.compiling import capture_cuda_graph, compile_blocks
+from ..models.graphing import graph_training
 from .complexity import image_channels, measure_complexity
 from .report import markdown_table, show_ratios
 from .timing import peak_memory, time_once
@@ -37,7 +38,7 @@ FORMS = {
     'eager': 'the model as its config describes it',
     'compile': 'torch.compile, with constant weights in inference (freezing)',
     'compile_blocks': 'a graph of attention and of MLP per stage',
-    'cuda_graph': 'a recorded CUDA graph',
+    'cuda_graph': 'recorded CUDA graphs',
     'with_cp': 'the blocks recomputed in the backward pass',
 }
 SETTINGS = dict(plain=dict(fast=False), with_cp=dict(with_cp=True))
@@ -99,7 +100,8 @@ def measure(case: Case, rounds: int = 7) -> list[dict[str, Any]]:
     Returns:
         list[dict]: A row for each entry, with the ``seconds`` of every round
         and until the first result (``start``), the ``operations`` of the batch
-        and the peak ``memory`` in bytes, None if it is unknown.
+        and the peak ``memory`` in bytes, None if it is unknown. On a GPU, the
+        eager forms have the seconds of all ``kernels`` of a step.
 
     Raises:
         AssertionError: If two forms of a model compute different features.
@@ -117,6 +119,9 @@ def measure(case: Case, rounds: int = 7) -> list[dict[str, Any]]:
             for entry, run in runs.items():
                 seconds = run(_time_step, case.device)
                 rows[entry]['seconds'] += (round(seconds, 7),)
+        for entry, run in runs.items():
+            if entry.form == 'eager' and case.device.startswith('cuda'):
+                rows[entry]['kernels'] = round(run(_time_kernels), 7)
     for entry, row in rows.items():
         if entry.form == 'cuda_graph':  # its own pool is not seen
             continue
@@ -195,7 +200,9 @@ def _build_step(entry: Entry, case: Case) -> Callable[[], Sequence[Tensor]]:
             return outs
 
     if entry.form == 'cuda_graph':
-        return capture_cuda_graph(step, case.device)
+        if not case.train:
+            return capture_cuda_graph(step, case.device)
+        graph_training(model)  # records in the first step
     return step
 
 
@@ -229,6 +236,15 @@ def _time_step(device: str) -> float:
     return time_once(_step, device)
 
 
+def _time_kernels() -> float:
+    """Seconds that a GPU computes in a step, without waiting for the host."""
+    with torch.profiler.profile() as profile:
+        _step()
+        torch.cuda.synchronize()
+    events = profile.key_averages()
+    return 1e-6 * sum(event.self_device_time_total for event in events)
+
+
 def _measure_peak(entry: Entry, case: Case) -> int | None:
     _prepare(entry, case)
     _step()  # memory still grows
@@ -257,6 +273,9 @@ def make_table(rows: Sequence[Mapping]) -> str:
         if memory and base.get('memory'):
             cell['memory (MiB)'] = f'{memory / 2**20:.0f}'
             cell['memory'] = f'{memory / base["memory"]:.2f}'
+        if row.get('kernels'):
+            spent = 1e3 * row['kernels'] / row['batch']
+            cell['kernels (ms per image)'] = f'{spent:.4g}'
         if 'start' in row:
             cell['start (s)'] = f'{row["start"]:.0f}'
         cells.append(cell)

@@ -34,7 +34,7 @@ from .timing import peak_memory, time_in_turns
 COLUMNS = {
     *('G1', 'G2', 'configured', 'height', 'width'),
     *('operations', 'latency', 'latency_ratio', 'memory'),
-    *('machine', 'fingerprint', 'corruption', 'scale'),
+    *('machine', 'fingerprint'),
 }
 
 

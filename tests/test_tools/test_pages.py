@@ -196,9 +196,20 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
 
 
 def test_times_of_a_gpu():
-    """What test_limits found is on the page, else that nothing did."""
+    """Times and those of kernels are on the page, else that there are none."""
     gpu = import_page('gpu')
-    checks = [dict(name='a', times=[dict(step='b', eager='2.0')]), dict()]
-    text = gpu.show_limits([dict(machine='c', checks=checks)])
-    assert text.endswith('| c | b | 2.0 |')
-    assert 'Not measured' in gpu.show_limits([dict(checks=[])])
+    eager, *_ = gpu.show_limits(
+        [
+            dict(case='a', model='b', form='eager', seconds=(0.5,), batch=2)
+            | dict(operations=2e9, kernels=0.25, machine='c')
+        ]
+    ).splitlines()[::-1]
+    assert eager == '| `b` | eager | 250 | 1.00 | 1.0 | 125 |'
+    assert 'Not measured' in gpu.show_limits([])
+    inference, training, *dense = gpu.timed_cases()
+    assert (training.batch, training.train, training.amp) == (
+        *(64, True, 'bfloat16'),
+    )
+    # The plain form of ours, and each of four models in three forms.
+    assert [len(case.entries) for case in dense] == [13, 13]
+    assert inference.device == 'cuda'

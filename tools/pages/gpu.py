@@ -4,7 +4,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import groupby
+from operator import itemgetter
 
 import torch
 from common import (
@@ -16,6 +18,7 @@ from common import (
 )
 from mmengine.config import ConfigDict
 
+from mmhatnet.analysis.benchmark import Case, Entry, make_table, measure
 from mmhatnet.analysis.launches import count_launches
 from mmhatnet.analysis.report import markdown_table, read_csv
 from mmhatnet.apis.zoo import load_backbone_config
@@ -43,7 +46,9 @@ DETECTORS = {
     ),
 }
 PVT = ConfigDict(type='mmpretrain.TIMMBackbone', model_name='pvt_v2_b2')
+PVT_TIMED = 'mmdet::pvt/retinanet_pvtv2-b2_fpn_1x_coco.py'
 KERNELS = 'norm', 'mlp', 'windows'
+TIMED = 'eager', 'compile', 'cuda_graph'
 COMPILED = 'compiled training step, 64 x 224x224, bfloat16'
 # Case -> configs, height and width, images, training, type for autocast.
 CASES = {
@@ -172,15 +177,27 @@ def show_counts(rows: list[dict], timings: list[dict]) -> str:
     return '\n\n'.join(parts)
 
 
-def show_limits(reports: list[dict]) -> str:
+def timed_cases() -> Iterator[Case]:
+    """The counted cases, as they are timed on a GPU."""
+    for name, (configs, shape, batch, train, amp) in CASES.items():
+        if name != COMPILED:
+            ours, *peers = (*configs.values(), PVT_TIMED)
+            entries = (
+                Entry(ours, 'plain'),
+                *(Entry(x, form) for x in (ours, *peers) for form in TIMED),
+            )
+            yield Case(entries, shape, batch, train, 'cuda', amp)
+
+
+def show_limits(rows: list[dict]) -> str:
     """What the host and the GPU take, where it was measured."""
-    cells = [
-        {'GPU': report['machine'], **row}
-        for report in reports
-        for check in report['checks']
-        for row in check.get('times', ())
+    parts = [
+        f'**{case}**\n\n{make_table(list(found))}'
+        for case, found in groupby(rows, itemgetter('case'))
     ]
-    return markdown_table(cells) if cells else 'Not measured yet.'
+    if not rows:
+        return 'Not measured yet.'
+    return '\n\n'.join([f'Measured on {rows[0]["machine"]}.', *parts])
 
 
 def show_report(report: dict) -> str:
@@ -213,11 +230,14 @@ def main() -> None:
     errors = complete_table(
         FOLDER / 'errors.csv', 'kernel', todo, compare_kernel
     )
+    # Without a GPU, nothing is timed.
+    todo = timed_cases() if measuring and torch.cuda.is_available() else ()
+    limits = complete_table(FOLDER / 'limits.csv', 'case', todo, measure)
     found = map(read_json, sorted(FOLDER.glob('*.json')))
     reports = [each for each in found if 'checks' in each]
     timings = [row for report in reports for row in report.get('timings', ())]
     regions = {
-        'limits': show_limits(reports),
+        'limits': show_limits(limits),
         'counts': show_counts(counts, timings),
         'errors': show_errors(errors),
         'reports': '\n\n'.join(map(show_report, reports)),
