@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmhatnet.analysis.launches import count_launches, count_step
+from mmhatnet.analysis.launches import autocast, count_launches, count_step
 from mmhatnet.analysis.timing import kept_memory
 from mmhatnet.apis.zoo import load_backbone_config
 from mmhatnet.models import HATNet
@@ -112,6 +112,26 @@ def test_counts():
     assert inference.kept == 0
     # What a CPU keeps of the same model.
     assert training.kept == kept_memory(Model(), torch.rand(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize('train', [False, True])
+@pytest.mark.parametrize('in_graph', [False, True])
+def test_residual_stream(train, in_graph, monkeypatch):
+    """Autocast leaves all maps between layers in half precision."""
+    monkeypatch.setattr(torch.compiler, '_is_compiling_flag', in_graph)
+    with FakeTensorMode(), torch.device('cuda'):
+        model, images = HATNet('tiny').train(train), torch.empty(2, 3, 97, 161)
+    found = set()
+    for block in (block for stage in model.stages for block in stage):
+        for part in block, block.attn, block.mlp:
+            part.register_forward_hook(
+                lambda _, inputs, out: found.update(
+                    (inputs[0].dtype, out.dtype)
+                )
+            )
+    with images.fake_mode, autocast('bfloat16'), torch.set_grad_enabled(train):
+        model(images)
+    assert found == {torch.bfloat16}
 
 
 @needs_triton
