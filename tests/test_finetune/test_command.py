@@ -133,8 +133,8 @@ class TestClassification:
         name, files, images = open_result(work)
         assert name == 'my photos'
         explorer = Explorer(*files)
-        found = explorer.explore(images[0], *explorer.configured, 0)
-        names = {x['name'] for x in found.result['classes']}
+        found, *_ = explorer.explore(images[0], *explorer.configured, 0)
+        names = {x['name'] for x in found['classes']}
         assert names == {*made.COLOURS}
         with pytest.raises(ValueError, match='has no result'):
             open_result(tmp_path)

@@ -1,9 +1,7 @@
 """The page to explore models."""
 
 import re
-import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -36,54 +34,40 @@ class TestExplorer:
     def test_equals_the_inferencer(self, model, photo):
         """As configured, the page says what tools/infer.py says."""
         explorer = Explorer(model)
-        found = explorer.explore(photo, *explorer.configured, 0)
+        found, picture, _ = explorer.explore(photo, *explorer.configured, 0)
         expected = predict(get_inferencer(model), photo)[0]
         for one, other in zip(
-            found.result['classes'], expected['classes'], strict=True
+            found['classes'], expected['classes'], strict=True
         ):
             assert one['name'] == other['name']
             for key in {'score', 'share'} & other.keys():
                 assert one[key] == pytest.approx(other[key], abs=2e-3)
-        assert found.picture.shape == (256, 384, 3)
+        assert picture.shape == (256, 384, 3)
 
     def test_dial(self, explorer, photo):
         settings = ((8, 8, 8), (8, 4, 2)), ((4, 4, 4), (16, 8, 4))
-        one, other = (explorer.explore(photo, *each, 128) for each in settings)
-        assert one.shape == other.shape == (128, 192)
-        assert other.operations < one.operations
-        assert one.seconds > 0
+        costs = [explorer.explore(photo, *each, 128)[2] for each in settings]
+        pattern = r'\d+ ms, .*?([\d.]+) G .* at 192x128 pixels'
+        one, other = (float(re.fullmatch(pattern, x)[1]) for x in costs)
+        assert 0 < other < one
 
     def test_attention(self, explorer, photo):
-        picture = explorer.attend(photo, (383, 128), *explorer.configured, 64)
-        assert picture.ndim == 3
-        assert picture.std() > 10
+        figure = explorer.attend(photo, (383, 128), *explorer.configured, 64)
+        assert len(figure.axes) > 4
+        for point in ((-1, 0), (float('nan'), 0)):
+            with pytest.raises(ValueError, match='outside the image'):
+                explorer.attend(photo, point, *explorer.configured, 64)
 
     @pytest.mark.parametrize(
-        'point',
-        [None, 5, [], [1], [1, 2, 3], ['a', 'b'], [[0], 0], [10**400, 0]]
-        + [[float('nan'), 0], [-1, 0], [True, 0]],
-    )
-    def test_points_of_a_stranger(self, point, explorer, photo):
-        with pytest.raises(ValueError, match='two coordinates'):
-            explorer.attend(photo, point, *explorer.configured, 0)
-
-    @pytest.mark.parametrize(
-        ('size', 'shape'), [(5000, (64, 2048)), (48, (48, 1536))]
+        ('size', 'shape'), [(5000, '2048x64'), (48, '1536x48')]
     )
     def test_long_images(self, size, shape, explorer, tmp_path):
         path = tmp_path / 'long.png'
         Image.new('RGB', (3200, 100)).save(path)
-        grids = explorer.configured
-        assert explorer.explore(path, *grids, size).shape == shape
+        _, _, cost = explorer.explore(path, *explorer.configured, size)
+        assert cost.endswith(f'{shape} pixels')
 
-    def test_errors(self, explorer, photo, tmp_path, monkeypatch):
-        for path in (tmp_path / 'absent.png', APP):
-            with pytest.raises(ValueError, match='no such|cannot identify'):
-                explorer.explore(path, *explorer.configured, 64)
-        with pytest.raises(ValueError, match='at least 32|32x32'):
-            explorer.explore(photo, *explorer.configured, 16)
-        with pytest.raises(ValueError, match='G2'):
-            explorer.explore(photo, (8, 8, 8), (0, 1, 1), 64)
+    def test_limits(self, explorer, photo, tmp_path, monkeypatch):
         monkeypatch.setattr(explorer, 'run', None)
         with pytest.raises(ValueError, match='this needs .* a smaller size'):
             explorer.explore(photo, (1, 1, 1), (1, 1, 1), 1024)
@@ -93,40 +77,6 @@ class TestExplorer:
         with pytest.raises(ValueError, match='up to 40,000,000'):
             explorer.explore(large, *explorer.configured, 64)
 
-    def test_time(self, explorer, photo, monkeypatch):
-        """A request ends between two blocks, and the next one has its turn."""
-        monkeypatch.setattr('demo.explorer.SECONDS', 0)
-        with pytest.raises(TimeoutError, match='takes more than 0 s'):
-            explorer.explore(photo, *explorer.configured, 64)
-        with explorer._lock, ThreadPoolExecutor() as pool:
-            request = pool.submit(
-                explorer.explore, photo, *explorer.configured, 64
-            )
-            with pytest.raises(TimeoutError, match='try again'):
-                request.result()
-        monkeypatch.undo()
-        assert explorer.explore(photo, *explorer.configured, 64).seconds > 0
-
-
-def test_no_folders_of_the_server_in_errors():
-    gradio = pytest.importorskip('gradio')
-    from demo.page import sentences, show
-
-    def fail(text):
-        raise ValueError(text)
-
-    for text, sentence in (
-        ('/tmp/gradio/0a/a.png: no image', 'a.png: no image'),
-        ("no model at '/srv/x.pth' (/home/me/y)", "no model at 'x.pth' (y)"),
-        (r'no file C:\Users\me\a.png', 'no file a.png'),
-        ('1/2 of km/h at 3x4', '1/2 of km/h at 3x4'),
-    ):
-        with pytest.raises(gradio.Error) as caught, sentences():
-            fail(text)
-        assert caught.value.message == sentence
-        # The other setting is shown all the same.
-        assert show(fail, text) == (None, sentence)
-
 
 def test_missing_package(monkeypatch):
     monkeypatch.delitem(sys.modules, 'demo.page', False)
@@ -135,126 +85,43 @@ def test_missing_package(monkeypatch):
     assert 'pip install -e ".[demo]"' in output.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ('model', 'message'),
-    [
-        ('shape-segmentor nothing.pth', 'no checkpoint at nothing.pth'),
-        ('shape-segment nothing.pth', '.*similar names: shape-segmentor'),
-    ],
-)
-def test_wrong_models(model, message, tmp_path):
+def test_wrong_model(tmp_path):
     pytest.importorskip('gradio')
-    command = APP, '--model', *model.split()
-    *_, line = call_tool(*command, code=1, cwd=tmp_path).splitlines()
-    assert re.match(f'demo_app.py: error: {message}', line)
-
-
-@pytest.fixture
-def browser():
-    webdriver = pytest.importorskip('selenium.webdriver')
-    if not (shutil.which('chromium') and shutil.which('chromedriver')):
-        pytest.skip('no chromium and chromedriver')
-    options = webdriver.ChromeOptions()
-    for option in ('headless', 'no-sandbox', 'disable-gpu'):
-        options.add_argument(f'--{option}')
-    options.binary_location = shutil.which('chromium')
-    service = webdriver.ChromeService(shutil.which('chromedriver'))
-    driver = webdriver.Chrome(options, service)
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def page(photo):
-    """The page where there are no demo data, which opens with a classifier."""
-    pytest.importorskip('gradio')
-    pytest.importorskip('skimage', reason='for the photograph at the start')
-    process = start_tool(APP, cwd=photo.parent)
-    for line in process.stdout:
-        if address := re.search(r'http://127\.0\.0\.1:\d+', line):
-            break
-    yield address[0]
-    process.terminate()
-    process.communicate(timeout=60)
+    command = APP, '--model', 'shape-segmentor', 'nothing.pth'
+    line = call_tool(*command, code=1, cwd=tmp_path).splitlines()[-1]
+    assert line.startswith('demo_app.py: error: no checkpoint at nothing.pth')
 
 
 @pytest.mark.slow
-class TestPage:
-    """In a browser: upload, move a slider, click, small screens, errors."""
-
-    @staticmethod
-    def wait(driver, condition, seconds=120):
-        from selenium.common import exceptions
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        hidden = (  # by the sign of a computation
-            exceptions.ElementClickInterceptedException,
-            exceptions.StaleElementReferenceException,
-        )
-        wait = WebDriverWait(driver, seconds, ignored_exceptions=hidden)
-        return wait.until(condition)
-
-    @staticmethod
-    def text(driver):
-        return driver.find_element('css selector', 'body').text
-
-    def upload(self, driver, path):
-        """Upload an image in place of another."""
-        driver.find_element(
-            'css selector', '[aria-label="Remove Image"]'
-        ).click()
-        field = self.wait(
-            driver,
-            lambda d: d.find_element('css selector', 'input[type=file]'),
-        )
-        field.send_keys(str(path))
-
-    def costs(self, driver, text):
-        """Both settings, as configured and with the sliders."""
-
-        def find(d):
-            pattern = r'[\d.]+ G multiply-accumulates at \d+x\d+ pixels'
-            found = re.findall(pattern, self.text(d))
-            return len(found) == 2 and text in found[1] and found
-
-        return self.wait(driver, find)
-
-    def pictures(self, driver, count):
-        def find(d):
-            found = d.find_elements('css selector', '.image-frame img')
-            return len(found) == count and found
-
-        return self.wait(driver, find)
-
-    def click_on_prediction(self, driver):
-        found = driver.find_elements('css selector', '.image-frame img')
-        if len(found) == 3:
-            found[2].click()
-        return len(found) == 3
-
-    @pytest.mark.parametrize('width', [1300, 400])
-    def test_explore(self, width, page, browser, photo, tmp_path):
-        browser.set_window_size(width, 1400)
-        browser.get(page)
-        self.wait(browser, lambda d: 'multiply-acc' in d.page_source)
-        self.upload(browser, photo)
-        first = self.costs(browser, '32x32')
-        assert first[0] == first[1]
-        slider = browser.find_elements('css selector', 'input[type=range]')[6]
-        assert (
-            slider.location['y'] > self.pictures(browser, 3)[2].location['y']
-        )
-        slider.send_keys('\ue014' * 4)  # the right arrow
-        second = self.costs(browser, '192x128')
-        assert second[0] == first[0]
-        assert second[1] != first[1]
-        self.wait(browser, self.click_on_prediction)
-        self.pictures(browser, 4)
-        wide = browser.execute_script(
-            'return document.documentElement.scrollWidth'
-        )
-        assert wide <= browser.execute_script('return window.innerWidth')
+def test_page(photo, tmp_path):
+    """A client asks the server what a browser would."""
+    gradio_client = pytest.importorskip('gradio_client')
+    process = start_tool(APP, cwd=tmp_path)
+    try:
+        lines = iter(process.stdout.readline, '')
+        found = (re.search(r'http://127\.0\.0\.1:\d+', line) for line in lines)
+        client = gradio_client.Client(next(filter(None, found))[0])
+        image, name = gradio_client.handle_file(photo), 'shape-segmentor'
+        sliders = client.predict(name, api_name='/choose')
+        assert sliders == (8, 8, 8, 8, 4, 2, 0)
+        text = client.predict(name, image, api_name='/configured')[1]
+        assert text.startswith('**background ')
+        assert text.endswith(' at 96x64 pixels')
+        *grids, _ = sliders
+        request = dict(api_name='/predict')
+        text = client.predict(name, image, *grids, 96, **request)[1]
+        assert text.endswith(' at 144x96 pixels')
         broken = tmp_path / 'broken.png'
         broken.write_bytes(b'\x89PNG\r\n\x1a\nnothing')
-        self.upload(browser, broken)
-        self.wait(browser, lambda d: 'cannot identify' in self.text(d))
+        for file, size, message in (
+            (photo, 16, 'needs images of at least 32x32 pixels'),
+            (broken, 64, r"^broken.png: .* image file 'broken.png'"),
+        ):
+            image = gradio_client.handle_file(file)
+            with pytest.raises(
+                gradio_client.exceptions.AppError, match=message
+            ):
+                client.predict(name, image, *grids, size, **request)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

@@ -1,15 +1,11 @@
 """A model whose G1, G2 and size of images change between two images."""
 
 import os
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from mmhatnet.analysis.attention import attend_from
 from mmhatnet.analysis.attention_figure import draw_attention
@@ -27,20 +23,8 @@ from mmhatnet.runtime.results import enlargement
 
 LONGEST = 2048  # pixels of a side
 # Limits of one request, so that others need not wait: pixels of the image,
-# multiply-accumulates of the model, and seconds, also for its turn.
-PIXELS, OPERATIONS, SECONDS = 40_000_000, 100 * 10**9, 30
-
-
-@dataclass(frozen=True)
-class Exploration:
-    """What a model finds in an image, and what that costs."""
-
-    result: dict  # as from OnnxModel.predict
-    picture: np.ndarray  # (H, W, 3), RGB
-    shape: tuple[int, int]  # height and width that the model saw
-    seconds: float  # of the image, after a first run that is not timed
-    memory: int | None  # bytes at the peak, above the weights, if known
-    operations: int  # multiply-accumulates
+# and multiply-accumulates of the model.
+PIXELS, OPERATIONS = 40_000_000, 100 * 10**9
 
 
 class Explorer:
@@ -50,8 +34,8 @@ class Explorer:
     the shorter side in pixels; it is less if the longer one would have more
     than LONGEST, and 0 stands for the size of the model's own test data. They
     raise ValueError if the image cannot be read, is too small or too large, G1
-    or G2 are not valid, or the model would need more than OPERATIONS, and
-    TimeoutError if the turn, or then the computation, takes more than SECONDS.
+    or G2 are not valid, or the model would need more than OPERATIONS. They
+    change the model: one thread at a time may call them.
 
     Args:
         model (str): A name or a config file.
@@ -61,8 +45,6 @@ class Explorer:
     Raises:
         ValueError: If the model has no graph.
     """
-
-    _lock = threading.Lock()  # of all models, which share the cores
 
     def __init__(self, model: str, checkpoint: str | None = None) -> None:
         self.cfg = load_model_config(model)
@@ -84,20 +66,28 @@ class Explorer:
         g1: Sequence[int],
         g2: Sequence[int] | str,
         size: int,
-    ) -> Exploration:
-        """Predict for one image, and measure what that costs."""
-        with self._request():
-            image, metadata, images = self._load(path, g1, g2, size)
-            operations = self._count(images.shape[2:])
-            result, picture, _ = predict_with(self.run, metadata, image)
-            return Exploration(
-                result,
-                picture,
-                images.shape[2:],
-                time_once(lambda: self.run(images)),
-                peak_memory(lambda: self.run(images)),
-                operations,
-            )
+    ) -> tuple[dict, np.ndarray, str]:
+        """Predict for one image, and measure what that costs.
+
+        Returns:
+            tuple[dict, ndarray, str]: The result as from OnnxModel.predict,
+            its picture, RGB, and its cost in words.
+        """
+        image, metadata, images = self._load(path, g1, g2, size)
+        h, w = images.shape[2:]
+        operations = self._count(h, w)
+        result, picture, _ = predict_with(self.run, metadata, image)
+        seconds = []
+        memory = peak_memory(
+            lambda: seconds.append(time_once(lambda: self.run(images)))
+        )
+        above = f'{(memory or 0) / 2**20:.0f} MiB above the weights, '
+        return (
+            result,
+            picture,
+            f'{1e3 * seconds[0]:.0f} ms, {above if memory else ""}'
+            f'{operations / 1e9:.2f} G multiply-accumulates at {w}x{h} pixels',
+        )
 
     def attend(
         self,
@@ -106,62 +96,24 @@ class Explorer:
         g1: Sequence[int],
         g2: Sequence[int] | str,
         size: int,
-    ) -> np.ndarray:
-        """Draw the attention of a point for each stage and head, in RGB.
+    ) -> Figure:
+        """Draw the attention of a point for each stage and head.
 
         The point has x and y in pixels of the picture of :meth:`explore`.
         """
-        # The point comes from a browser.
-        if (
-            not isinstance(point, list | tuple)
-            or len(point) != 2
-            or not all(
-                type(x) in (int, float) and 0 <= x < 2**31 for x in point
-            )
-        ):
-            raise ValueError('a point has two coordinates in the picture')
-        with self._request():
-            image, metadata, images = self._load(path, g1, g2, size)
-            self._count(images.shape[2:])
-            factor = enlargement(*image.shape[:2])
-            place = tuple(
-                min(seen - 1, x * seen / (factor * side))
-                for x, seen, side in zip(
-                    point, images.shape[:1:-1], image.shape[1::-1], strict=True
-                )
-            )
-            tensor = torch.from_numpy(images)
-            normal = (tensor - self.graph.mean) / self.graph.std
-            found = attend_from(self.backbone, normal, place)
+        image, metadata, images = self._load(path, g1, g2, size)
+        (h, w), seen = image.shape[:2], images.shape[2:]
+        self._count(*seen)
+        factor = enlargement(h, w)
+        x, y = point
+        place = x * seen[1] / (factor * w), y * seen[0] / (factor * h)
+        tensor = torch.from_numpy(images)
+        normal = (tensor - self.graph.mean) / self.graph.std
         shown = images[0].transpose(1, 2, 0).astype(np.uint8)
         if metadata['channels'] == 'BGR':
             shown = shown[..., ::-1]
-        canvas = FigureCanvasAgg(draw_attention(shown, place, found))
-        canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3]
-
-    @contextmanager
-    def _request(self) -> Iterator[None]:
-        """Wait for a turn, and stop a slow computation between two blocks."""
-        if not self._lock.acquire(timeout=SECONDS):
-            raise TimeoutError('the page is busy: try again')
-        end = time.monotonic() + SECONDS
-
-        def check(*_) -> None:
-            if time.monotonic() > end:
-                raise TimeoutError(
-                    f'the computation takes more than {SECONDS} s: choose a '
-                    'smaller size, a smaller G1 or a larger G2'
-                )
-
-        blocks = [block for stage in self.backbone.stages for block in stage]
-        hooks = [block.register_forward_pre_hook(check) for block in blocks]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self._lock.release()
+        found = attend_from(self.backbone, normal, place)
+        return draw_attention(shown, place, found)
 
     def _load(
         self,
@@ -183,14 +135,14 @@ class Explorer:
         image = read_image(path, PIXELS)
         return image, metadata, prepare(image, metadata)
 
-    def _count(self, shape: Sequence[int]) -> int:
+    def _count(self, height: int, width: int) -> int:
         """Count what the model would compute, and refuse too much."""
         cfg = self.cfg.copy()
         cfg.model.backbone.update(
             grid_sizes=self.backbone.grid_sizes,
             ds_ratios=self.backbone.ds_ratios,
         )
-        operations = measure_complexity(cfg, shape).operations
+        operations = measure_complexity(cfg, (height, width)).operations
         if operations > OPERATIONS:
             raise ValueError(
                 f'this needs {operations / 1e9:.0f} G multiply-accumulates, '

@@ -1,17 +1,16 @@
 """A web page to explore models with other G1, G2 and sizes of images."""
 
-import re
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache
-from traceback import clear_frames
+from pathlib import Path
 
 import gradio
-import numpy as np
+import skimage
 
 from mmhatnet.deploy.predict_files import summarize
 
-from .explorer import Exploration, Explorer
+from .explorer import Explorer
 
 LARGEST = 32  # G1 and G2
 SIZE = 1024  # pixels
@@ -25,74 +24,28 @@ Click on the second prediction to see the attention of that point.
 These are small models, trained in hours on a CPU: they are often wrong;
 `docs/evidence.md` says how often.
 """
-# On a small screen, scroll the figure instead of making it unreadable.
-STYLE = """
-#attention .image-frame { overflow-x: auto; justify-content: safe center }
-#attention img { min-width: 50rem }
-"""
-# A folder at the start of a word, or after a quotation mark.
-FOLDER = re.compile(r'(?<![^\s\'"(])(?:[A-Z]:)?[\\/](?:[^\\/\s]+[\\/])+')
+
+
+def find_examples() -> list[str]:
+    photos = Path(skimage.__file__).parent / 'data'
+    names = 'horse.png', 'rocket.jpg', 'coffee.png', 'astronaut.png'
+    found = [photos / name for name in names]
+    for folder in (
+        'data/demo/ade/ADEChallengeData2016/images/validation',
+        'data/tree_crowns/test',
+    ):
+        found += sorted(Path(folder).glob('*'))[:1]
+    return [str(path) for path in found if path.exists()]
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """Make messages on the page of the errors that users can cause."""
+def sentences(path: str) -> Iterator[None]:
+    """Show the errors that users can cause, without the server's folders."""
     try:
         yield
-    except (ImportError, OSError, ValueError) as error:
-        # Do not show folders of the server.
-        text = FOLDER.sub('', str(error))
-        clear_frames(error.__traceback__)  # they hold images
+    except (OSError, ValueError) as error:
+        text = str(error).replace(os.path.dirname(path) + os.sep, '')
         raise gradio.Error(text, print_exception=False) from error
-
-
-def show(
-    explore: Callable[..., Exploration], *args
-) -> tuple[np.ndarray | None, str]:
-    """Make a picture and its text, or the sentence of an error.
-
-    One setting can fail where the other does not.
-    """
-    try:
-        with sentences():
-            found = explore(*args)
-    except gradio.Error as error:
-        return None, error.message
-    h, w = found.shape
-    memory = ''
-    if found.memory is not None:
-        memory = f'{found.memory / 2**20:.0f} MiB above the weights, '
-    return found.picture, (
-        f'**{summarize(found.result)}**\n\n{1e3 * found.seconds:.0f} ms, '
-        f'{memory}{found.operations / 1e9:.2f} G multiply-accumulates at '
-        f'{w}x{h} pixels'
-    )
-
-
-def split(values: Sequence[float]) -> tuple[list[int], list[int], int]:
-    """Split the values of the sliders to G1, G2 and size."""
-    *grids, size = map(int, values)
-    return grids[:3], grids[3:], size
-
-
-def make_upload() -> gradio.Image:
-    """Make an upload that passes on the path of an image.
-
-    So gradio decodes no huge image before its size is checked.
-    """
-    image = gradio.Image(
-        type='filepath',
-        image_mode=None,  # another one would be converted
-        sources=['upload', 'clipboard'],
-        label='image',
-    )
-
-    def preprocess(payload):
-        return payload and payload.path
-
-    # gradio writes a file beside this one for each subclass.
-    image.preprocess = preprocess
-    return image
 
 
 def make_picture(label: str) -> list[gradio.Image | gradio.Markdown]:
@@ -100,7 +53,6 @@ def make_picture(label: str) -> list[gradio.Image | gradio.Markdown]:
     with gradio.Column():
         gradio.Markdown(f'**{label}**')
         picture = gradio.Image(
-            label=label,
             show_label=False,  # it would hide captions
             interactive=False,
             format='png',  # WebP ends at 16383 pixels
@@ -126,46 +78,39 @@ def make_sliders(start: Sequence[int]) -> list[gradio.Slider]:
 
 
 def build_page(
-    models: Mapping[str, tuple[str, str | None]],
-    examples: Sequence[str],
-    shown: Mapping[str, str],
+    models: Mapping[str, Callable[[], Explorer]], examples: Sequence[str]
 ) -> gradio.Blocks:
     """Build the page.
 
     Args:
-        models (Mapping[str, tuple]): Name -> model and checkpoint.
-        examples (Sequence[str]): Image files.
-        shown (Mapping[str, str]): Name -> a file that suits this model; the
-            page opens with the first of them.
+        models (Mapping[str, Callable]): Name -> what loads the model; the page
+            opens with the first.
+        examples (Sequence[str]): Image files; the page opens with the first.
     """
 
-    @cache
-    def explorer(name):
-        return Explorer(*models[name])
-
     def choose(name):
-        with sentences():
-            return *(n for g in explorer(name).configured for n in g), 0
-
-    @lru_cache(maxsize=4)  # pictures can be large
-    def configured(name, path):
-        model = explorer(name)
-        return model.explore(path, *model.configured, 0)
+        return *(n for g in models[name]().configured for n in g), 0
 
     def predict(name, path, *values):
         if not path:
-            return None, '', None, '', None
-        second = show(explorer(name).explore, path, *split(values))
-        if values == choose(name):
-            return *second, *second, None
-        return *show(configured, name, path), *second, None
+            return None, '', None
+        with sentences(path):
+            result, picture, cost = models[name]().explore(
+                path, values[:3], values[3:6], values[6]
+            )
+        return picture, f'**{summarize(result)}**\n\n{cost}', None
+
+    def configured(name, path):
+        return predict(name, path, *choose(name))[:2]
 
     # gradio finds the event by its type.
     def attend(event: gradio.SelectData, name, path, *values):
-        with sentences():
-            return explorer(name).attend(path, event.index, *split(values))
+        with sentences(path):
+            return models[name]().attend(
+                path, event.index, values[:3], values[3:6], values[6]
+            )
 
-    first = next((name for name in shown if name in models), [*models][0])
+    first = next(iter(models))
     with gradio.Blocks(
         title='HAT-Net', analytics_enabled=False, delete_cache=(3600, 3600)
     ) as page:
@@ -175,54 +120,49 @@ def build_page(
                 name = gradio.Dropdown(
                     list(models), value=first, label='model'
                 )
-                image = make_upload()
-                if examples:
-                    gradio.Examples(list(examples), image)
-            pictures = make_picture('as configured')
-            pictures += make_picture('with the sliders below')
+                image = gradio.Image(
+                    examples[0],
+                    type='filepath',
+                    sources=['upload', 'clipboard'],
+                    label='image',
+                )
+                # Nothing decodes a huge image before its size is checked.
+                image.preprocess = lambda file: file and file.path
+                gradio.Examples(list(examples), image)
+            before = make_picture('as configured')
+            after = make_picture('with the sliders below')
         sliders = make_sliders(choose(first))
         gradio.Markdown(
             '**attention of a point: click on the second prediction**'
         )
-        attention = gradio.Image(
-            show_label=False,
-            interactive=False,
-            buttons=['download', 'fullscreen'],
-            format='png',
-            elem_id='attention',
-        )
+        attention = gradio.Plot(show_label=False, format='png')
+        # Requests share the models and the cores.
+        alone = dict(concurrency_id='models', concurrency_limit=1)
+        setting = [name, image, *sliders]
+        start = [page.load, image.change]
         run = dict(
             fn=predict,
-            inputs=[name, image, *sliders],
-            outputs=[*pictures, attention],
-            show_progress_on=pictures[2],
+            inputs=setting,
+            outputs=[*after, attention],
+            show_progress_on=after[0],
+            **alone,
         )
-        name.change(choose, name, sliders).success(**run)
-        image.change(**run)
-        for slider in sliders:
-            slider.input(**run, trigger_mode='always_last')
-        pictures[2].select(attend, [name, image, *sliders], attention)
-        page.load(lambda: shown.get(first), None, image)
+        gradio.on(
+            [*start, name.change], configured, [name, image], before, **alone
+        )
+        name.change(choose, name, sliders, **alone).success(**run)
+        moved = [slider.input for slider in sliders]
+        gradio.on([*start, *moved], trigger_mode='always_last', **run)
+        after[0].select(attend, setting, attention, **alone)
     return page
 
 
-def serve(
-    models: Mapping[str, tuple[str, str | None]],
-    examples: Sequence[str],
-    shown: Mapping[str, str],
-    host: str,
-    port: int | None,
-) -> None:
-    """Serve the page of :func:`build_page` until Ctrl-C."""
-    page = build_page(models, examples, shown)
+def serve(page: gradio.Blocks) -> None:
+    """Serve the page until Ctrl-C."""
     page.queue(max_size=20, api_open=False)
     page.launch(
-        server_name=host,
-        server_port=port,
         share=False,
         max_file_size='20mb',
-        allowed_paths=list(examples),
-        css=STYLE,
         # The default fonts come from a server.
         theme=gradio.themes.Default(font='sans-serif', font_mono='monospace'),
     )
