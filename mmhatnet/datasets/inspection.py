@@ -15,7 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
-from tqdm.contrib.concurrent import process_map
+from tqdm.contrib.concurrent import thread_map
 
 from ..runtime.images import read_size, unreadable
 from .coco import check_coco
@@ -51,16 +51,13 @@ def is_local(dataset: BaseDataset) -> bool:
     return not remote and not getattr(dataset, 'backend_args', None)
 
 
-def inspect_dataset(
-    dataset: BaseDataset, quick: bool = False, workers: int = 1
-) -> Inspection:
+def inspect_dataset(dataset: BaseDataset, quick: bool = False) -> Inspection:
     """Read the files of a data set.
 
     Args:
         dataset (BaseDataset): As from :func:`build_dataset`.
         quick (bool): Read only what takes seconds: 20 images with label maps,
             or with boxes in a JSON of up to 50 MB. Defaults to False.
-        workers (int): Number of processes. Defaults to 1.
     """
     found = Inspection()
     if not is_local(dataset):
@@ -68,7 +65,7 @@ def inspect_dataset(
     elif not quick or _is_quick(dataset):
         try:
             _read_list(dataset)
-            _read_samples(dataset, quick, workers, found)
+            _read_samples(dataset, quick, found)
         except Exception as error:  # of any data set's own code
             place = dataset.ann_file or dataset.data_prefix.get('img_path')
             kind = f'{type(error).__name__}: '.removeprefix('ValueError: ')
@@ -102,7 +99,7 @@ def _read_list(dataset: BaseDataset) -> None:
 
 
 def _read_samples(
-    dataset: BaseDataset, quick: bool, workers: int, found: Inspection
+    dataset: BaseDataset, quick: bool, found: Inspection
 ) -> None:
     """Read samples, and add what is wrong to what was found."""
     found.images = len(dataset)
@@ -111,13 +108,9 @@ def _read_samples(
     labels = {value: _label_of(value, dataset) for value in values}
     read = partial(_read_sample, classes=len(classes), labels=labels)
     step = max(1, found.images // QUICK_SAMPLES) if quick else 1
-    samples = [dataset.get_data_info(i) for i in range(0, len(dataset), step)]
-    if quick:
-        results = [read(sample) for sample in samples[:QUICK_SAMPLES]]
-    else:
-        results = process_map(
-            read, samples, max_workers=workers, chunksize=16, leave=False
-        )
+    numbers = range(0, found.images, step)[: QUICK_SAMPLES if quick else None]
+    samples = [dataset.get_data_info(number) for number in numbers]
+    results = thread_map(read, samples, leave=False, disable=quick)
     found.problems += [problem for problem, _, _ in results if problem]
     seen = {value for _, inside, _ in results for value in inside}
     if seen == {0, IGNORED} and len(classes) > 1:

@@ -66,15 +66,14 @@ def check_data(cfg: Config, splits: Sequence[str]) -> list[str]:
 
 
 def inspect_data(
-    cfg: Config, splits: Sequence[str], workers: int = 1, quick: bool = False
+    cfg: Config, splits: Sequence[str], quick: bool = False
 ) -> dict[str, Inspection]:
     """Check the settings and the files of the data sets.
 
     Args:
         cfg (Config): The config of a model.
         splits (Sequence[str]): Of 'train', 'val' and 'test'.
-        workers (int): As for :func:`inspect_dataset`, like ``quick``.
-        quick (bool): Defaults to False.
+        quick (bool): As for :func:`inspect_dataset`. Defaults to False.
 
     Returns:
         dict[str, Inspection]: What was found, by the names of the data sets.
@@ -87,12 +86,12 @@ def inspect_data(
         name = f'{len(found) + 1}. {split}: {settings.type}'
         try:
             _check_places(split, settings, dataset)
-            found[name] = inspect_dataset(dataset, quick, workers)
+            found[name] = inspect_dataset(dataset, quick)
         except FileNotFoundError as error:
             found[name] = Inspection(problems=[str(error)])
     # A training itself raises the errors of data sets that it cannot build.
     problems = [*_find_disagreements(cfg, parts), *([] if quick else errors)]
-    found['settings'] = Inspection(0, problems, [*_find_notes(cfg, parts)])
+    found['settings'] = Inspection(0, problems, [*_find_notes(parts)])
     return found
 
 
@@ -189,8 +188,8 @@ def _class_names(dataset: BaseDataset) -> list[str]:
     return list(classes)
 
 
-def _find_notes(cfg: Config, parts: Sequence[Part]) -> Iterator[str]:
-    """Find data with which a model is trained and evaluated, or only one."""
+def _find_notes(parts: Sequence[Part]) -> Iterator[str]:
+    """Find data with which a model is trained and evaluated."""
     trained = []
     for split, settings, dataset in parts:
         read = [dataset.data_root, dataset.ann_file, dataset.data_prefix]
@@ -203,13 +202,4 @@ def _find_notes(cfg: Config, parts: Sequence[Part]) -> Iterator[str]:
                 f'{split}_dataloader reads {read[1] or read[0]}, with which '
                 'the model is trained: the results say nothing about other '
                 'images'
-            )
-        metrics = cfg.get(f'{split}_evaluator') or []
-        metrics = metrics if isinstance(metrics, list) else [metrics]
-        names = [each.ann_file for each in metrics if each.get('ann_file')]
-        paths = map(os.path.realpath, names)
-        if names and os.path.realpath(dataset.ann_file) not in paths:
-            yield (
-                f'{split}_evaluator reads {names[0]}, and {split}_dataloader '
-                f'{dataset.ann_file}'
             )

@@ -31,10 +31,10 @@ def folder(demo_folder, tmp_path, monkeypatch):
     return tmp_path / 'data' / 'demo'
 
 
-def inspect(name, **options):
+def inspect(name):
     """All that is found in the training data of a demo."""
     cfg = open_config(f'demo/{name}.py')
-    return next(iter(inspect_data(cfg, ('train',), **options).values()))
+    return next(iter(inspect_data(cfg, ('train',)).values()))
 
 
 def assert_found(name, message):
@@ -47,27 +47,18 @@ def assert_found(name, message):
 
 @pytest.mark.parametrize('name', DEMOS.values())
 def test_good_data(name, folder):
-    found = inspect(name, workers=2)
+    found = inspect(name)
     assert (found.problems, found.notes) == ([], [])
     assert found.images == (240 if name == CLASSIFIER else 8)
     cfg = open_config(f'demo/{name}.py')
     assert check_data(cfg, ('train', 'val', 'test')) == []
 
 
-@pytest.mark.parametrize(
-    ('name', 'content', 'reason'),
-    [
-        (SEMANTIC, b'', 'the file is empty'),
-        (INSTANCES, None, 'truncated'),
-        (CLASSIFIER, b'<html>' * 99, 'cannot identify'),
-    ],
-)
-def test_damaged_image(name, content, reason, folder):
-    path = sorted(folder.glob(FILES[name]))[3]
-    cut = path.read_bytes()[:-200]
-    path.write_bytes(cut if content is None else content)
-    (line,) = inspect(name).problems
-    assert re.search(f'{path.name}.*{reason}', line)
+def test_damaged_image(folder):
+    path = sorted(folder.glob(FILES[INSTANCES]))[3]
+    path.write_bytes(path.read_bytes()[:-200])
+    (line,) = inspect(INSTANCES).problems
+    assert re.search(f'{path.name}.*truncated', line)
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -129,18 +120,10 @@ def _add_disk(content):
     content['categories'].append(dict(id=0, name='disk'))
 
 
-def _to_floats(content):
-    """As Pandas makes 5.0 of 5, with which mmdet trains."""
-    for entry in content['annotations']:
-        for key in ('id', 'image_id', 'category_id'):
-            entry[key] = float(entry[key])
-
-
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
         (lambda c: c.update(annotations=[]), 'no images with labels'),
-        (lambda c: c.update(categories=[5]), 'not in the COCO format'),
         (lambda c: c['images'][0].pop('width'), "KeyError: 'width'"),
         (_add_disk, "'cross' in .* each there once, .*'disk', 'square'"),
         (
@@ -149,7 +132,6 @@ def _to_floats(content):
         ),
         (lambda c: c['categories'].reverse(), "order: 'cross', 'ring'"),
         (lambda c: c['images'][7].update(file_name='a'), 'a: there is no'),
-        (_to_floats, None),
     ],
 )
 def test_coco(change, message, folder):
@@ -157,10 +139,7 @@ def test_coco(change, message, folder):
     content = json.loads((folder / JSON).read_text())
     change(content)
     (folder / JSON).write_text(json.dumps(content))
-    if message:
-        assert_found(INSTANCES, f'^data/demo/coco/.*{message}')
-    else:
-        assert inspect(INSTANCES).problems == []
+    assert_found(INSTANCES, f'^data/demo/coco/.*{message}')
 
 
 def test_labels_in_a_file(folder):
@@ -185,7 +164,6 @@ def test_tool(folder):
         '2. val: BaseSegDataset: 2 images\nsettings\nno problems\n'
     )
     sorted(folder.glob(MAPS))[0].write_bytes(b'')
-    options = '--splits', 'train', '--workers', 1
-    printed = call_tool(*command, *options, cwd=root, code=1)
+    printed = call_tool(*command, '--splits', 'train', cwd=root, code=1)
     assert printed.count('problem: data/demo/ade/') == 1
     assert printed.endswith('1 problems\n')

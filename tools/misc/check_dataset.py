@@ -1,6 +1,5 @@
 #!/usr/bin/env python
 import argparse
-import os
 import sys
 
 from mmhatnet.apis.zoo import load_model_config
@@ -21,8 +20,6 @@ def parse_args() -> argparse.Namespace:
     add('config', help='name of a model, or config file')
     what = 'data sets to read (default: all)'
     add('--splits', nargs='+', choices=SPLITS, default=SPLITS, help=what)
-    what = 'number of processes (default: one for each core)'
-    add('--workers', type=cli.positive, default=os.cpu_count(), help=what)
     cli.add_cfg_options(parser)
     return parser.parse_args()
 
@@ -32,7 +29,7 @@ def main() -> None:
     cfg = load_model_config(args.config)
     cli.apply_options(cfg, args)
     problems = 0
-    for name, found in inspect_data(cfg, args.splits, args.workers).items():
+    for name, found in inspect_data(cfg, args.splits).items():
         print(f'{name}: {found.images} images' if found.images else name)
         for line in found.problems:
             print(f'  problem: {line}')
