@@ -124,6 +124,7 @@ def _add_disk(content):
     ('change', 'message'),
     [
         (lambda c: c.update(annotations=[]), 'no images with labels'),
+        (lambda c: c.update(categories=[5]), 'not in the COCO format'),
         (lambda c: c['images'][0].pop('width'), "KeyError: 'width'"),
         (_add_disk, "'cross' in .* each there once, .*'disk', 'square'"),
         (
