@@ -3,15 +3,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from reproduction.experiments import (
-    Experiment,
-    find_experiment,
-    list_experiments,
-)
+from reproduction.experiments import find_experiment, list_experiments
 from reproduction.run import reproduce
 
 from mmhatnet.analysis.report import markdown_table
-from mmhatnet.engine.checks import check_data
+from mmhatnet.apis.zoo import find_model
 from mmhatnet.engine.cli import one_line_errors, positive
 
 
@@ -63,28 +59,18 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def has_data(experiment: Experiment) -> str:
-    cfg = experiment.config()
-    cfg.check_data = False  # only look for the files
-    try:
-        check_data(cfg, ('train', 'val', 'test'))
-    except FileNotFoundError:
-        return 'no'
-    return 'yes'
-
-
 def list_rows() -> Iterator[dict[str, str]]:
-    rows = list_experiments()
-    by_data = {row.trained_on: row for row in rows.values()}
-    data = {name: has_data(row) for name, row in by_data.items()}
-    for name, experiment in rows.items():
+    for name, experiment in list_experiments().items():
+        metadata = find_model(experiment.model)['Metadata']
+        unit = 'Epochs' if 'Epochs' in metadata else 'Iterations'
         printed = experiment.printed.items()
         yield {
             'row': name,
             'table': experiment.table,
             'published': ', '.join(f'{k} {v}' for k, v in printed),
-            'images to train (M)': f'{experiment.count_images() / 1e6:.1f}',
-            'data': data[experiment.trained_on],
+            'training': f'{metadata[unit]} {unit.lower()}',
+            'batch': str(metadata['Batch Size']),
+            'data': metadata['Training Data'],
         }
 
 

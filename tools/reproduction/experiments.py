@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmhatnet.apis.zoo import find_model, load_model_config, model_entries
+from mmhatnet.apis.zoo import load_model_config, model_entries
 
 from .smoke import shrink
 
@@ -19,8 +19,6 @@ METRICS = {
     'box AP': ('coco/bbox_mAP', 100, 0.3),
     'mask AP': ('coco/segm_mAP', 100, 0.3),
 }
-# Images of the training sets. COCO has 117,266 images with annotations.
-IMAGES = {'ImageNet-1k': 1_281_167, 'ADE20K': 20_210, 'COCO': 117_266}
 TABLES = {
     'hatnet': 'Table 2',
     'sem_fpn': 'Table 3',
@@ -51,28 +49,11 @@ class Experiment:
     options: dict = field(default_factory=dict)  # beside the model's config
     trained_as: str = ''  # row whose checkpoint is tested, if not its own
 
-    @property
-    def entry(self) -> dict:
-        """The entry of the model in its metafile."""
-        return find_model(self.model)
-
-    @property
-    def trained_on(self) -> str:
-        """The data set of the training."""
-        return self.entry['Metadata']['Training Data']
-
     def config(self, smoke: bool = False) -> Config:
         """Read the config, with the options of the row, or its smoke test."""
         cfg = load_model_config(self.model)
         cfg.merge_from_dict(self.options)
         return shrink(cfg) if smoke else cfg
-
-    def count_images(self) -> int:
-        """Count the images that the training sees."""
-        metadata = self.entry['Metadata']
-        if 'Epochs' in metadata:
-            return metadata['Epochs'] * IMAGES[self.trained_on]
-        return metadata['Iterations'] * metadata['Batch Size']
 
 
 def list_experiments() -> dict[str, Experiment]:
@@ -109,7 +90,6 @@ def find_experiment(name: str) -> Experiment:
     """Find an experiment; an unknown name raises a ValueError."""
     known = list_experiments()
     if name not in known:
-        similar = ', '.join(get_close_matches(name, known, 3, 0.3))
-        hint = f'; similar: {similar}' if similar else ''
-        raise ValueError(f"no row '{name}' (see --list){hint}")
+        similar = ', '.join(get_close_matches(name, known, 3, 0.3)) or 'none'
+        raise ValueError(f"no row '{name}' (see --list); similar: {similar}")
     return known[name]
