@@ -4,7 +4,7 @@ from mmengine.config import Config
 
 from mmhatnet.apis.zoo import zoo_root
 from mmhatnet.datasets import CLASSES
-from mmhatnet.utils.config import read_config
+from mmhatnet.utils.config import iter_dicts, read_config
 
 DATA = dict(
     mmpretrain='demo_imagenet', mmseg='demo_semantic', mmdet='demo_instance'
@@ -33,7 +33,9 @@ def shrink(cfg: Config) -> Config:
     cfg.val_evaluator = demo.val_evaluator
     cfg.test_evaluator = demo.test_evaluator
     classes = len(CLASSES) + (scope == 'mmseg')
-    _set_classes(cfg.model, classes)
+    for part in iter_dicts(cfg.model):
+        if 'num_classes' in part:
+            part['num_classes'] = classes
     cfg.model.backbone.init_cfg = None
     cfg.param_scheduler = None
     if scope == 'mmseg':
@@ -51,15 +53,3 @@ def shrink(cfg: Config) -> Config:
     cfg.default_hooks.logger.interval = 1
     cfg.pop('auto_scale_lr', None)
     return cfg
-
-
-def _set_classes(cfg: object, classes: int) -> None:
-    """Set ``num_classes`` in all parts of a model's config."""
-    if isinstance(cfg, dict):
-        if isinstance(cfg.get('num_classes'), int):
-            cfg['num_classes'] = classes
-        cfg = cfg.values()
-    elif not isinstance(cfg, list | tuple):
-        return
-    for part in cfg:
-        _set_classes(part, classes)
