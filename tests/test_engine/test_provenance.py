@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import TOOLS, call_tool
+from mmengine.config import Config
 
 from mmhatnet.engine.provenance import (
     FILE,
     _describe_code,
     describe_weights,
+    precision_of,
     read_provenance,
 )
 from mmhatnet.utils.hashes import sha256_of
@@ -125,6 +127,17 @@ def test_names_of_weights(location, name, tmp_path, monkeypatch):
 
 def raise_os_error(*args):
     raise OSError('no network')
+
+
+def test_precision():
+    amp = dict(type='AmpOptimWrapper')
+    for wrapper, precision in (
+        (dict(type='OptimWrapper'), 'float32'),
+        (dict(type='mmhatnet.BFloat16OptimWrapper'), 'bfloat16'),
+        (amp | dict(dtype='bfloat16'), 'bfloat16'),
+        (amp, 'float16'),
+    ):
+        assert precision_of(Config(dict(optim_wrapper=wrapper))) == precision
 
 
 @pytest.mark.parametrize('content', ['', '{}', '[1]', '[{}]', '\xff', None])

@@ -25,7 +25,7 @@ from reproduction.run import (
 )
 
 from mmhatnet.datasets import make_demo_data
-from mmhatnet.engine.provenance import KEYS, precision_of, read_provenance
+from mmhatnet.engine.provenance import KEYS, read_provenance
 
 REPRODUCE = TOOLS / 'reproduce.py'
 PAPER = ROOT.parent / 'shared' / 'reference' / 'paper.txt'
@@ -288,16 +288,3 @@ def test_record_of_a_training(tmp_path):
     for x, point in enumerate(found['curve'], 1):
         expected = dict(images=2 * 12_800 * x, seconds=150.0 * x)
         assert point == {**expected, 'accuracy/top1': 10.0 * x}
-    later['changes'] = 'f' * 64
-    assert record([start, later], end)['training'] == [start, later]
-
-
-def test_precision():
-    amp = dict(type='AmpOptimWrapper')
-    for wrapper, precision in (
-        (dict(type='OptimWrapper'), 'float32'),
-        (dict(type='mmhatnet.BFloat16OptimWrapper'), 'bfloat16'),
-        (amp | dict(dtype='bfloat16'), 'bfloat16'),
-        (amp, 'float16'),
-    ):
-        assert precision_of(Config(dict(optim_wrapper=wrapper))) == precision
