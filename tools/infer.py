@@ -113,6 +113,8 @@ def parse_args(exported: bool) -> argparse.Namespace:
         parser.error('MODEL.onnx comes first, without the name of a model')
     if exported and is_weights(args.images[0]):
         parser.error(f'{args.model} has its weights: leave out the checkpoint')
+    if not exported and is_checkpoint(args.model):
+        parser.error(f'give a name or a config file before {args.model}')
     if not exported and is_checkpoint(args.images[0]):
         args.checkpoint = args.images.pop(0)
     if not args.images:

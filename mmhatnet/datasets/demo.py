@@ -301,7 +301,7 @@ def make_demo_data(
     earlier = (out_dir / MARKER).is_file()
     if earlier and not force:
         raise FileExistsError(
-            f'{out_dir} exists: delete it or pass --force (force=True)'
+            f'{out_dir} exists: delete it, or replace it with --force'
         )
     if not earlier and (out_dir.is_file() or any(out_dir.glob('*'))):
         raise FileExistsError(

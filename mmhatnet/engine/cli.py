@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from errno import ENOSPC
 from functools import reduce
 from inspect import signature
@@ -27,13 +28,15 @@ from ..models.archs import AUTO, check_grids
 from ..utils.arguments import positive as positive
 from ..utils.atomic import check_folder
 from ..utils.config import check_keys, read_config
-from ..utils.stack import explain_missing_operators
+from ..utils.stack import FAMILIES, explain_missing_operators
 
 REPEATED = 3  # seconds in which a second Ctrl-C is the same
 _interrupted = float('-inf')  # when Ctrl-C was pressed
-UNKNOWN_ARGUMENT = re.compile(
-    r"HATNet\.__init__\(\) got an unexpected keyword argument '(\w+)'"
+ARGUMENTS = re.compile(
+    r'(\w+)\.__init__\(\) (?:got an unexpected keyword argument '
+    r'(?P<unknown>.+)|missing .+?: (?P<missing>.+))'
 )
+UNKNOWN_TYPE = re.compile(r"'(\S+) is not in the (\S+) registry")
 # Warnings of mm that need no action: about OneDL's own data sets, CLRNet, and
 # functions that it finds in another registry.
 FALSE_ALARMS = re.compile(
@@ -270,7 +273,7 @@ def one_line_errors(*packages: str) -> Iterator[None]:
             sys.exit(130)
         ours = {__name__.partition('.')[0], '__main__', *packages}
         origin = next((x for x in chain if _is_raised_by(ours, x)), None)
-        message = _explain_argument(error)
+        message = next(filter(None, map(_explain_config, chain)), '')
         if any(getattr(cause, 'errno', None) == ENOSPC for cause in chain):
             message = 'no space is left on the disk: free some, and try again'
         elif origin and isinstance(error, ImportError | OSError | ValueError):
@@ -284,15 +287,31 @@ def one_line_errors(*packages: str) -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _explain_argument(error: BaseException) -> str:
-    """What to say of an argument in a config that HATNet does not have."""
-    match = UNKNOWN_ARGUMENT.search(str(error))
-    if not match or not isinstance(error, TypeError):
-        return ''
-    from ..models import HATNet
-
-    known = ', '.join(signature(HATNet).parameters)
-    return f'HATNet has no argument {match[1]!r}, but {known}'
+def _explain_config(error: BaseException) -> str:
+    """What to say of a type or arguments that mm's classes do not take."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    place = frames[-1].f_globals.get('__name__', '') if frames else ''
+    if place.partition('.')[0] not in FAMILIES['onedl']:
+        return ''  # an error of other code, which keeps its traceback
+    found = frames[-1].f_locals
+    match = UNKNOWN_TYPE.search(str(error))
+    if match and isinstance(error, KeyError):
+        known = found['registry'].module_dict
+        similar = ', '.join(get_close_matches(match[1], known)) or 'none'
+        return (
+            f"the config has type='{match[1]}', which is not in the registry "
+            f'{match[2]}; similar names: {similar}'
+        )
+    match = ARGUMENTS.search(str(error))
+    if match and isinstance(error, TypeError):
+        unknown, missing = match['unknown'], match['missing']
+        text = f'needs {missing}' if missing else f'has no argument {unknown}'
+        text = f'{match[1]} {text}'
+        if 'obj_cls' in found:  # else a parent class, called by another
+            known = ', '.join(signature(found['obj_cls']).parameters)
+            text += f'; it has {known}'
+        return text
+    return ''
 
 
 @contextmanager

@@ -78,8 +78,10 @@ def resume_intact(cfg: Config) -> list[str]:
     paths = find_checkpoints(Path(chosen).parent if chosen else cfg.work_dir)
     intact = next(filter(is_intact, paths), None)
     if chosen:
-        remedy = f'; an intact one: --resume {intact}' if intact else ''
-        raise ValueError(f'{chosen} is damaged{remedy}')
+        remedy = f'--resume {intact}' if intact else 'copy it again'
+        raise ValueError(
+            f'{chosen} is not a checkpoint, or is damaged: {remedy}'
+        )
     if not paths:
         return []
     if not intact:

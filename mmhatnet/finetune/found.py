@@ -45,7 +45,7 @@ def recognize(root: str | os.PathLike, seed: int = 0) -> Found:
     """
     root = Path(root)
     if not root.exists():
-        raise ValueError(f'there is no {root}')
+        raise ValueError(f'there is no folder at {root}')
     if not root.is_dir():
         raise ValueError(
             f'{root} is a file: give the folder that it is in, or unpack it'

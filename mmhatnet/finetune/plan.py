@@ -291,7 +291,7 @@ def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
         why += ', too few to learn much: give a larger --budget'
     epochs = plan.iters * plan.batch_size / plan.images
     plan.reasons['schedule'] = (
-        f'{plan.iters} steps of {1000 * plan.step:.0f} ms, or {epochs:.3g} '
-        f'epochs, {"as asked" if iters else why}'
+        f'steps: {plan.iters}, of {1000 * plan.step:.0f} ms each; epochs: '
+        f'{epochs:.3g}, {"as asked" if iters else why}'
     )
     return plan

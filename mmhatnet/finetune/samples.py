@@ -21,6 +21,7 @@ NOTES = dict(
     double='images or labels of the same name, of which the first counts',
     size='images of another size than their labels, left out; relabel them',
     incomplete='objects or lines that are incomplete, left out',
+    ids='objects whose image or category is not in the file, left out',
     pixels='lines in pixels, left out; YOLO needs shares of width and height',
     invisible='boxes of less than a pixel in their image, left out',
     beyond='boxes that go beyond their image, cut',

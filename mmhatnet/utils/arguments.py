@@ -35,6 +35,6 @@ def duration(text: str) -> float:
     seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not seconds:
         raise argparse.ArgumentTypeError(
-            f"'{text}' is not a time such as 90s, 15m or 2h"
+            f"'{text}' is not a time above zero such as 90s, 15m or 2h"
         )
     return seconds

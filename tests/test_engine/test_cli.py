@@ -11,7 +11,7 @@ import torch
 from helpers import TOOLS, call_tool, forget, open_config, run_tool
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 
 from mmhatnet.engine import cli
 
@@ -270,6 +270,25 @@ def test_false_alarms_are_hidden(capsys):
     assert output.count('OneDL\n') == 2
     mmengine.logging.print_log(alarms[0])
     assert alarms[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        (dict(type='ImageClasifier'), "type='ImageClasifier', .* ImageClass"),
+        (dict(type='ImageClassifier'), 'ImageClassifier needs .backbone'),
+        (
+            dict(type='GlobalAveragePooling', b=1),
+            "GlobalAveragePooling .* 'b'; it has dim",
+        ),
+        (dict(type='LinearClsHead', num_classes=2, in_channels=8, b=1), "'b'"),
+    ],
+)
+def test_wrong_parts_of_a_config(part, message):
+    """What the classes of mm do not know is one line."""
+    init_default_scope('mmpretrain')
+    with pytest.raises(SystemExit, match=message), cli.one_line_errors():
+        MODELS.build(part)
 
 
 def test_full_disk():

@@ -348,7 +348,10 @@ NOTES = {
     '8: incomplete, left out: 0.png .a polygon has .* 999': annotation(
         segmentation=[[4, 5, 14, 5, 999, 17]]
     ),
-    '8: incomplete, left out: annotations.json, id 1': annotation(image_id=99),
+    '8: not in the file, left out: .* image_id 99, ': annotation(image_id=99),
+    '8: not in the file, left out: .* category_id 9': annotation(
+        category_id=9
+    ),
     '8: be of one photograph.*: x_aug0': lambda root: made.table(
         *(root, lambda i: f'x_aug{i}.png,{i % 2}'), pattern='x_aug{}.png'
     ),

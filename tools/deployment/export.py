@@ -92,7 +92,9 @@ def parse_args() -> argparse.Namespace:
     suffix = SUFFIXES[args.format]
     args.out = args.out or Path('exports', Path(args.model).stem + suffix)
     if args.out.suffix != suffix:
-        parser.error(f'--out of --format {args.format} ends in {suffix}')
+        parser.error(
+            f'with --format {args.format}, --out must end in {suffix}'
+        )
     check_folder(args.out.parent)
     if args.out.is_dir():
         parser.error(f'--out is a file, and {args.out} a folder')

@@ -58,14 +58,18 @@ def _read_json(path: Path, content: dict, files: Files) -> Iterator[Sample]:
     objects = defaultdict(list)
     for each in content['annotations']:
         try:
-            image, label = each['image_id'], labels[each['category_id']]
+            image, category = each['image_id'], each['category_id']
+            has_ids = image in known and category in labels
             x, y, w, h = map(float, each['bbox'])
         except (*WRONG_TYPE, ValueError):
-            image = None
-        if image not in known:
             where = each.get('id') if isinstance(each, dict) else each
             files.odd.add('incomplete', f'{path}, id {where!s:.40}')
             continue
+        if not has_ids:
+            where = f'image_id {image!s:.40}, category_id {category!s:.40}'
+            files.odd.add('ids', f'{path}, {where}')
+            continue
+        label = labels[category]
         mask, crowd = each.get('segmentation'), bool(each.get('iscrowd'))
         objects[image].append(Box(x, y, x + w, y + h, label, mask, crowd))
     for image in content['images']:
