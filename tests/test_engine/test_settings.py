@@ -21,6 +21,7 @@ train = SimpleNamespace(**run_path(TOOLS / 'train.py'))
         'sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py',
         'retinanet/retinanet_hatnet-tiny_fpn_8xb2-1x_coco.py',
         'hatnet/hatnet-tiny_8xb128_in1k.py',
+        'shipped/tree-detector.py',
     ],
 )
 def test_tta(config):

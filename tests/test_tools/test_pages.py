@@ -131,6 +131,16 @@ def test_section_of_evidence(tmp_path):
     assert not evidence.make_section(tmp_path, 'trees')
 
 
+def test_other_tests_of_a_training(tmp_path):
+    """They are sentences of their own, with their verdict."""
+    tests = {how: {'accuracy/top1': x} for how, x in zip('ab', (83.5, 84.0))}
+    add_records(tmp_path, 'cifar10', MICRO, [80], tests=tests)
+    text = import_page('evidence').make_section(tmp_path, 'cifar10')
+    for how, value, verdict in (('a', '83.5', 'missed'), ('b', '84', 'met')):
+        sentence = f'has {value}: the goal of 84 is {verdict}.'
+        assert f'- Tested {how}, the seed 1 {sentence}\n' in text
+
+
 def test_search(tmp_path):
     """What was changed, and the best learning rate, if there are several."""
     length = {'train_cfg.max_epochs': 2, 'param_scheduler': []}

@@ -25,6 +25,7 @@ from common import (
 )
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from reproduction.logs import read_metrics
 from reproduction.record import record_training
 
 from mmhatnet.analysis.report import markdown_table
@@ -134,6 +135,9 @@ def time_steps(cfg: Config) -> float:
 def add_training(folder: Path, name: str, work_dir: str) -> None:
     """Store the record of a training in a group.
 
+    Its folders ``tested ...``, such as ``tested with --tta``, are the work
+    directories of other tests.
+
     Raises:
         FileNotFoundError: If its config is not in ``configs/evidence``.
         ValueError: If the page could not show it, or not beside the others.
@@ -153,6 +157,12 @@ def add_training(folder: Path, name: str, work_dir: str) -> None:
         )
     if metric not in record['curve'][-1]:
         raise ValueError(f'{work_dir} has no last {metric}')
+    tests = sorted(Path(work_dir).glob('tested */'))
+    if tests:
+        record['tests'] = {
+            folder.name.removeprefix('tested '): read_metrics(folder)
+            for folder in tests
+        }
     threads, kind, *_ = record['machine'].split()
     if kind == 'CPU':
         torch.set_num_threads(int(threads))
@@ -253,6 +263,14 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
                 f'`{config}` is {"met" if met else "missed"}: '
                 f'{span(values)}{within(spent)}.'
             )
+        for record in here:
+            for how, metrics in record.get('tests', {}).items():
+                value = metrics[group.metric]
+                meets = 'met' if value >= goal else 'missed'
+                yield (
+                    f'Tested {how}, the seed {record["seed"]} has '
+                    f'{value:.4g}: the goal of {goal:g} is {meets}.'
+                )
     for config in found:
         ahead = pairs(found, group.base, config)
         if ahead:
