@@ -133,7 +133,7 @@ def test_section_of_evidence(tmp_path):
 
 def test_other_tests_of_a_training(tmp_path):
     """They are sentences of their own, with their verdict."""
-    tests = {how: {'accuracy/top1': x} for how, x in zip('ab', (83.5, 84.0))}
+    tests = {'a': {'accuracy/top1': 83.5}, 'b': {'accuracy/top1': 84.0}}
     add_records(tmp_path, 'cifar10', MICRO, [80], tests=tests)
     text = import_page('evidence').make_section(tmp_path, 'cifar10')
     for how, value, verdict in (('a', '83.5', 'missed'), ('b', '84', 'met')):
