@@ -158,9 +158,9 @@ def _read_plan(work_dir: Path, record: dict) -> Plan | None:
     other = ['data'] * (earlier['data'] != record['data'])
     if changed or other:
         raise ValueError(
-            f'{work_dir} was started with a different '
-            f'{", ".join(other + changed).replace("_", "-")}: give the same, '
-            'choose another --work-dir, or delete it'
+            f'{work_dir} was started with other settings '
+            f'({", ".join(other + changed).replace("_", "-")}): give the '
+            'same, choose another --work-dir, or delete it'
         )
     return plan
 

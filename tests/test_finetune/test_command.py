@@ -146,13 +146,16 @@ class TestClassification:
 
     def test_other_options(self, done):
         output = finetune('my photos', '--lr', 1, cwd=done[0], code=1)
-        assert 'was started with other --budget, --lr, --iters' in output
+        assert (
+            'was started with other settings (--budget, --lr, --iters'
+            in output
+        )
 
     def test_other_data(self, done, work):
         made.folders(done[0] / 'more', count=3)
         other = 'more', *ARGUMENTS[1:], '--work-dir', work
         output = finetune(*other, cwd=done[0], code=1)
-        assert 'was started with other data' in output
+        assert 'was started with other settings (data' in output
 
 
 @pytest.mark.parametrize(
