@@ -299,7 +299,7 @@ def plot_trainings(records: list[dict], metric: str, path: Path) -> None:
 def training_section(records: list[dict], group: Group, picture: Path) -> str:
     """Compare trainings in a table, sentences and a figure."""
     plot_trainings(records, group.metric, picture)
-    machines = ', '.join(dict.fromkeys(x['machine'] for x in records))
+    machines = ' and '.join(dict.fromkeys(x['machine'] for x in records))
     height, width = group.shape
     parts = [
         f'Images of {height}x{width}, {machines}. *base* is `{group.base}`.',
