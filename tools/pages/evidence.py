@@ -200,12 +200,14 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
         here = [record for record in records if record['config'] == config]
         seconds = mean(record['curve'][-1]['seconds'] for record in here)
         ahead = pairs(found, group.base, config)
+        machines = ', '.join(dict.fromkeys(map(machine_of, here)))
         yield {
             'config': f'`{config}`',
             'parameters (M)': f'{here[0]["parameters"] / 1e6:.2f}',
             'operations (M)': f'{here[0]["operations"] / 1e6:.0f}',
             'kept (MiB)': f'{here[0]["kept_memory"] / 2**20:.1f}',
             'minutes': f'{seconds / 60:.3g}',
+            'machine': machines,
             'lr': ', '.join(dict.fromkeys(f'{x["lr"]:g}' for x in here)),
             'seeds': ', '.join(map(str, values)),
             group.metric: ', '.join(f'{v:.4g}' for v in values.values()),
@@ -214,6 +216,11 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
             if ahead
             else '',
         }
+
+
+def machine_of(record: dict) -> str:
+    """The machine of a training, without the version of torch."""
+    return record['machine'].partition(',')[0]
 
 
 def show_mean(values: list[float]) -> str:
@@ -299,10 +306,9 @@ def plot_trainings(records: list[dict], metric: str, path: Path) -> None:
 def training_section(records: list[dict], group: Group, picture: Path) -> str:
     """Compare trainings in a table, sentences and a figure."""
     plot_trainings(records, group.metric, picture)
-    machines = ' and '.join(dict.fromkeys(x['machine'] for x in records))
     height, width = group.shape
     parts = [
-        f'Images of {height}x{width}, {machines}. *base* is `{group.base}`.',
+        f'Images of {height}x{width}. *base* is `{group.base}`.',
         markdown_table(list(training_rows(records, group))),
         '\n'.join(f'- {text}' for text in judge(records, group)),
         f'![{group.metric} over operations and time]'
