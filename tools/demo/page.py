@@ -85,7 +85,8 @@ def build_page(
     Args:
         models (Mapping[str, Callable]): Name -> what loads the model; the page
             opens with the first.
-        examples (Sequence[str]): Image files; the page opens with the first.
+        examples (Sequence[str]): Image files, of which the page opens with
+            the first.
     """
 
     def choose(name):
@@ -121,14 +122,15 @@ def build_page(
                     list(models), value=first, label='model'
                 )
                 image = gradio.Image(
-                    examples[0],
+                    examples[0] if examples else None,
                     type='filepath',
                     sources=['upload', 'clipboard'],
                     label='image',
                 )
                 # Nothing decodes a huge image before its size is checked.
                 image.preprocess = lambda file: file and file.path
-                gradio.Examples(list(examples), image)
+                if examples:
+                    gradio.Examples(list(examples), image)
             before = make_picture('as configured')
             after = make_picture('with the sliders below')
         sliders = make_sliders(choose(first))
