@@ -192,7 +192,8 @@ def depth(path):
     found = [
         ast.literal_eval(node.value)
         for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id == '_base_'
+        if isinstance(node, ast.Assign)
+        and ast.unparse(node.targets[0]) == '_base_'
     ]
     bases = found[0] if found else []
     bases = [bases] if isinstance(bases, str) else bases
