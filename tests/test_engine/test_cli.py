@@ -291,6 +291,28 @@ def test_wrong_parts_of_a_config(part, message):
         MODELS.build(part)
 
 
+@pytest.mark.parametrize(
+    ('config', 'options', 'part'),
+    [
+        ('hatnet/hatnet-tiny_8xb128_in1k.py', dict(head=9), 'HATNetClsHead'),
+        (
+            'sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py',
+            dict(neck=[9, 96, 240, 384]),
+            'FPN',
+        ),
+    ],
+)
+def test_wrong_channels(config, options, part):
+    """Of a neck or a head: one line with those of HAT-Net."""
+    cfg = open_config(config)
+    for name, channels in options.items():
+        cfg.model[name].in_channels = channels
+    model = MODELS.build(cfg.model)
+    message = rf'{part} takes 9 .* in_channels; .* \(48, 96, 240, 384\)$'
+    with pytest.raises(SystemExit, match=message), cli.one_line_errors():
+        model(torch.rand(1, 3, 32, 32), mode='tensor')
+
+
 def test_full_disk():
     """The error of a library, in one line."""
     message = 'no space is left on the disk'
