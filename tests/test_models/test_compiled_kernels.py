@@ -20,10 +20,7 @@ pytestmark = [
 ]
 slow = pytest.mark.slow
 # Of A100, H100 and B200.
-on_each_gpu = pytest.mark.parametrize(
-    'capability',
-    [pytest.param(80, marks=slow), 90, pytest.param(100, marks=slow)],
-)
+on_each_gpu = pytest.mark.parametrize('capability', [80, 90, 100])
 
 
 @pytest.fixture
@@ -118,7 +115,9 @@ def test_norm(compile_kernel, capability, dtype, budget):
 
 @on_each_gpu
 @pytest.mark.skipif(TORCH < (2, 7), reason='needs tuples in kernels')
-@pytest.mark.parametrize('dtype', ['*bf16:16', '*fp32:16'])
+@pytest.mark.parametrize(
+    'dtype', ['*bf16:16', pytest.param('*fp32:16', marks=slow)]
+)
 @pytest.mark.parametrize(('size', 'budgets'), [(3, (64, 168)), (5, (64, 254))])
 def test_mlp(compile_kernel, capability, dtype, size, budgets):
     """No spills; 32, 12 and 8 warps on a multiprocessor."""
