@@ -1,19 +1,12 @@
 # Design 4 of Table 5. It starts from the classifier with the same design. The
 # paper does not state the schedule of these trainings; it is that of Table 3.
-_base_ = [
-    '../_base_/models/fpn_hatnet.py',
-    '../_base_/datasets/ade20k_512x512.py',
-    '../_base_/schedules/ade20k_bs16_adamw_80k.py',
-    '../_base_/mmseg_runtime.py',
-]
+_base_ = '../sem_fpn/fpn_hatnet-small_8xb2-80k_ade20k-512x512.py'
 
 model = dict(
     backbone=dict(
-        arch='small',
         init_cfg=dict(
             checkpoint='work_dirs/hatnet-small-design4_8xb64-100e_in1k/'
             'epoch_100.pth'
         ),
-    ),
-    neck=dict(in_channels=[64, 128, 320, 512]),
+    )
 )
