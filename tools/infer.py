@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-FILES = '.pth', '.pt', '.ckpt', '.bin', '.safetensors'
+FILES = '.pth', '.pt', '.ckpt', '.bin', '.safetensors', '.pkl'
 
 
 def parse_args(exported: bool) -> argparse.Namespace:
