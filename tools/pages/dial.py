@@ -16,7 +16,6 @@ from typing import NamedTuple
 from common import (
     DOCS,
     ROOT,
-    add_legend,
     fill_page,
     make_figure,
     plot_lines,
@@ -381,7 +380,6 @@ def draw() -> None:
             plot_lines(panels[2 * i + j], lines)
             panels[2 * i + j].set(xlabel=label)
         panels[2 * i].set(ylabel=f'{name}: {task.metric}')
-    add_legend(figure)
     save_figure(figure, FOLDER / 'dial.png')
 
 

@@ -14,7 +14,6 @@ import torch
 from common import (
     DOCS,
     ROOT,
-    add_legend,
     fill_page,
     make_figure,
     plot_lines,
@@ -299,7 +298,6 @@ def plot_trainings(records: list[dict], metric: str, path: Path) -> None:
     plot_lines(panels[1], minutes)
     panels[0].set(xlabel='3 x operations x images seen (T)', ylabel=metric)
     panels[1].set(xlabel='minutes of training')
-    add_legend(figure)
     save_figure(figure, path)
 
 

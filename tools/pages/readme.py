@@ -6,7 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import DOCS, ROOT, fill_page, make_figure, read_json, save_figure
+from common import (
+    CLASSIFIERS,
+    DOCS,
+    ROOT,
+    fill_page,
+    make_figure,
+    read_json,
+    save_figure,
+)
 from matplotlib.axes import Axes
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
@@ -20,7 +28,6 @@ from mmhatnet.runtime.images import read_image
 
 PICTURE = DOCS / 'images' / 'overview.jpg'
 SMALL = 'HAT-Net-Small'
-SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 
 
 def describe_gains() -> str:
@@ -41,7 +48,7 @@ def describe_gains() -> str:
         if row['case'] == 'inference, 224x224 (H x W), batch 8'
         and row['form'] == 'eager'
     }
-    ours, swin = rows['hatnet-small_8xb128_in1k'], rows[SWIN]
+    ours, swin = rows['hatnet-small_8xb128_in1k'], rows[CLASSIFIERS['Swin-T']]
     pairs = zip(ours['seconds'], swin['seconds'], strict=True)
     batches = show_ratios([own / theirs for own, theirs in pairs])
     times = {
