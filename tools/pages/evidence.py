@@ -146,8 +146,6 @@ def add_training(folder: Path, name: str, work_dir: str) -> None:
     metric = GROUPS[name].metric
     record = record_training(work_dir, GROUPS[name].shape)
     config = CONFIGS / f'{record["config"]}.py'
-    if not config.exists():
-        raise FileNotFoundError(f'{record["config"]} is not in {CONFIGS}')
     record['options'] = find_options(Path(work_dir), config)
     if record['options'] and name != 'search':
         raise ValueError(
@@ -199,14 +197,15 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
         here = [record for record in records if record['config'] == config]
         seconds = mean(record['curve'][-1]['seconds'] for record in here)
         ahead = pairs(found, group.base, config)
-        machines = ', '.join(dict.fromkeys(map(machine_of, here)))
+        # Without the version of torch.
+        machines = dict.fromkeys(x['machine'].partition(',')[0] for x in here)
         yield {
             'config': f'`{config}`',
             'parameters (M)': f'{here[0]["parameters"] / 1e6:.2f}',
             'operations (M)': f'{here[0]["operations"] / 1e6:.0f}',
             'kept (MiB)': f'{here[0]["kept_memory"] / 2**20:.1f}',
             'minutes': f'{seconds / 60:.3g}',
-            'machine': machines,
+            'machine': ', '.join(machines),
             'lr': ', '.join(dict.fromkeys(f'{x["lr"]:g}' for x in here)),
             'seeds': ', '.join(map(str, values)),
             group.metric: ', '.join(f'{v:.4g}' for v in values.values()),
@@ -215,11 +214,6 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
             if ahead
             else '',
         }
-
-
-def machine_of(record: dict) -> str:
-    """The machine of a training, without the version of torch."""
-    return record['machine'].partition(',')[0]
 
 
 def show_mean(values: list[float]) -> str:
