@@ -29,7 +29,7 @@ from mmhatnet.analysis.curve import scale_tests
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import build_tester, evaluate_grids, name_sizes
 from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.engine.provenance import read_provenance
+from mmhatnet.engine.provenance import RUN, read_provenance
 from mmhatnet.runtime import OnnxModel
 from mmhatnet.utils.config import read_config
 
@@ -101,13 +101,11 @@ def list_arms(task: Task) -> dict[str, tuple[Sequence, Sequence[float]]]:
         # Three passes in each of half as many iterations.
         'sandwich': (RATIOS, task.factors),
     }
-    ends = RATIOS[0], RATIOS[-1]
+    settings = [(ratio, 1.0) for ratio in (RATIOS[0], RATIOS[-1])]
     sizes = task.factors[0], task.factors[-1]
-    for setting in [
-        *((ratio, 1.0) for ratio in ends),
-        *((task.configured, factor) for factor in sizes if factor != 1),
-    ]:
-        arms[f'only {describe(setting)}'] = ([setting[0]], [setting[1]])
+    settings += [(task.configured, size) for size in sizes if size != 1]
+    for ratio, size in settings:
+        arms[f'only {describe((ratio, size))}'] = [ratio], [size]
     return arms
 
 
@@ -150,10 +148,9 @@ def train(name: str, arm: str, seed: int, work_dir: Path) -> dict:
         for ratio in ratios:
             found = evaluate_grids(tester, (None, ratio))[task.metric]
             rows.append(dict(G2=ratio, factor=factor, metric=found))
-    kept = 'commit', 'changes', 'machine', 'precision', 'versions'
     start = read_provenance(work_dir)[-1]
     record = dict(arm=arm, seed=seed, seconds=round(seconds, 1), rows=rows)
-    return record | {key: start[key] for key in kept}
+    return record | {key: start[key] for key in (*RUN, 'precision')}
 
 
 class Results(NamedTuple):

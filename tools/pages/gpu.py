@@ -128,8 +128,11 @@ def show_errors(rows: list[dict]) -> str:
 
 def show_counts(rows: list[dict], timings: list[dict]) -> str:
     """A table for each case, with times of the H100 where they compare."""
+    # HAT-Net was timed before it had kernels.
+    earlier = {SMALL: EARLIER}
     times = {
-        (case_of(row), row['backbone']): row['milliseconds'] for row in timings
+        (case_of(row), earlier.get(row['backbone'], row['backbone'])): row
+        for row in timings
     }
     parts = [f'Counted with torch {rows[0]["torch"]}.']
     for case in CASES:
@@ -137,9 +140,7 @@ def show_counts(rows: list[dict], timings: list[dict]) -> str:
         for row in [*read_csv(BEFORE), *rows]:
             if row['case'] == case:
                 name, kept = row['backbone'], row.get('kept')
-                # HAT-Net was timed before it had kernels.
-                timed = SMALL if name == EARLIER else name
-                time = times.get((case, timed)) if name != SMALL else None
+                time = times.get((case, name), {}).get('milliseconds')
                 cells.append(
                     {
                         'backbone': name,

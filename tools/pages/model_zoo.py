@@ -6,14 +6,7 @@ import re
 from pathlib import Path
 
 import yaml
-from common import (
-    DOCS,
-    ROOT,
-    fill_regions,
-    read_json,
-    write_json,
-    write_text,
-)
+from common import DOCS, ROOT, fill_regions, read_json, write_json, write_text
 from mmengine.config import Config
 from reproduction.experiments import (
     METRICS,
@@ -74,8 +67,7 @@ def store(path: Path, folder: Path) -> Path:
 
 def reproduced(name: str) -> dict[str, dict]:
     """Metrics of a stored result, by their names."""
-    path = RESULTS / f'{name}.json'
-    return read_json(path)['metrics'] if path.exists() else {}
+    return read_result(RESULTS / f'{name}.json').get('metrics', {})
 
 
 def add_training(model: dict, cfg: Config) -> None:
