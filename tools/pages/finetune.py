@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from subprocess import Popen
@@ -198,7 +199,7 @@ def run(name: str) -> None:
     """Train both models at the same time, and record what came out.
 
     Raises:
-        RuntimeError: If one of the commands failed.
+        ValueError: If one of the commands failed.
     """
     data, record = SETS[name], dict(budget=BUDGET)
     if not (FOLDER / name).exists():
@@ -208,19 +209,22 @@ def run(name: str) -> None:
     options += tuple(f'model.{x}' for x in settings)
     started = time.monotonic()
     runs = {}
-    for side, more in dict(hatnet=(), resnet18=options).items():
-        command = sys.executable, ROOT / 'tools' / 'finetune.py', FOLDER / name
-        work_dir = '--work-dir', FOLDER / f'{name}-{side}'
-        runs[side] = Popen(
-            [*command, *work_dir, '--budget', BUDGET, *more],
-            env=os.environ | dict(OMP_NUM_THREADS='1'),
-        )
-    for side, process in runs.items():
-        if process.wait():
-            raise RuntimeError(f'{name}: the command of {side} failed')
-        result = read_json(FOLDER / f'{name}-{side}' / 'result.json')
-        record[side] = {key: result[key] for key in KEPT}
-        record[side]['seconds'] = round(time.monotonic() - started)
+    with ExitStack() as stack:  # waits for one when the other fails
+        for side, more in dict(hatnet=(), resnet18=options).items():
+            tool = ROOT / 'tools' / 'finetune.py'
+            work_dir = '--work-dir', FOLDER / f'{name}-{side}'
+            process = Popen(
+                [sys.executable, tool, FOLDER / name, *work_dir]
+                + ['--budget', BUDGET, *more],
+                env=os.environ | dict(OMP_NUM_THREADS='1'),
+            )
+            runs[side] = stack.enter_context(process)
+        for side, process in runs.items():
+            if process.wait():
+                raise ValueError(f'{name}: the command of {side} failed')
+            result = read_json(FOLDER / f'{name}-{side}' / 'result.json')
+            record[side] = {key: result[key] for key in KEPT}
+            record[side]['seconds'] = round(time.monotonic() - started)
     write_json(RECORDS / f'{name}.json', record)
 
 
