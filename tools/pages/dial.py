@@ -372,9 +372,7 @@ def draw(results: Mapping[str, Results]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill docs/grids.md from docs/sweeps/dial.'
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add(
         '--train',

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes docs/evidence.md from the trainings and tests in docs/evidence."""
+"""Fills docs/evidence.md from the trainings and tests in docs/evidence."""
 
 import argparse
 import time
@@ -246,7 +246,7 @@ def cpu_minutes(record: dict) -> float:
     """CPU time of all threads and processes; infinite with a GPU."""
     if record['machine'].split()[1] != 'CPU':
         return inf
-    return record['curve'][-1]['seconds'] / 60 * record.get('processes', 1)
+    return record['curve'][-1]['seconds'] / 60 * record['processes']
 
 
 def judge(records: list[dict], group: Group) -> Iterator[str]:
@@ -344,10 +344,7 @@ def make_section(folder: Path, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill docs/evidence.md from the trainings that were added '
-        'to docs/evidence.'
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--add',
         nargs=2,

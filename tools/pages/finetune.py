@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Tries tools/finetune.py on data of others, for docs/custom_data.md."""
+"""Fills docs/custom_data.md: tools/finetune.py and ResNet-18 on some data."""
 
 import argparse
 import os
@@ -208,15 +208,14 @@ def run(name: str) -> None:
     options = '--weights', 'none', '--no-export', '--cfg-options'
     options += tuple(f'model.{x}' for x in settings)
     started = time.monotonic()
+    command = sys.executable, ROOT / 'tools' / 'finetune.py', FOLDER / name
+    command += '--budget', BUDGET, '--work-dir'
+    env = os.environ | dict(OMP_NUM_THREADS='1')
     runs = {}
     with ExitStack() as stack:  # waits for one when the other fails
         for side, more in dict(hatnet=(), resnet18=options).items():
-            tool = ROOT / 'tools' / 'finetune.py'
-            work_dir = '--work-dir', FOLDER / f'{name}-{side}'
             process = Popen(
-                [sys.executable, tool, FOLDER / name, *work_dir]
-                + ['--budget', BUDGET, *more],
-                env=os.environ | dict(OMP_NUM_THREADS='1'),
+                [*command, FOLDER / f'{name}-{side}', *more], env=env
             )
             runs[side] = stack.enter_context(process)
         for side, process in runs.items():
@@ -243,10 +242,7 @@ def make_row(data: Data, record: dict) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill the table of docs/custom_data.md with what '
-        'tools/finetune.py reached on some data sets, beside ResNet-18.'
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--run',
         nargs='+',

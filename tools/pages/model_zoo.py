@@ -1,5 +1,9 @@
 #!/usr/bin/env python
-"""Updates the metafiles, and the tables of the pages that show them."""
+"""Measures the parameters and operations in the metafiles of our models.
+
+Then it updates the tables of README.md and docs/model_zoo.md, and the README
+of each folder of configs.
+"""
 
 import argparse
 import re
@@ -243,11 +247,7 @@ def with_tables(page: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Measure the parameters and operations in the metafiles, '
-        f'and update the model tables of {" and ".join(PAGES)} and of the '
-        'README of each folder of configs.'
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--add',
         nargs='+',
