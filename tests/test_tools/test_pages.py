@@ -206,6 +206,23 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
         evidence.add_training(absent, 'search', tmp_path)
 
 
+def test_seeds_of_the_dial(tmp_path, monkeypatch):
+    """All arms have the same, else they could not be compared."""
+    dial = import_page('dial')
+    row = dict(G2=[8, 4, 2], factor=1.0, metric=50.0)
+    record = json.dumps(dict(arm='both drawn', seed=0, rows=[row]))
+    (tmp_path / 'shapes_both-drawn-0.json').write_text(record)
+    monkeypatch.setattr(dial, 'FOLDER', tmp_path)
+    with pytest.raises(ValueError, match='all arms of shapes with the same'):
+        dial.read_results('shapes')
+
+
+def test_data_of_others_that_are_not_known():
+    finetune = TOOLS / 'pages' / 'finetune.py'
+    error = call_tool(finetune, '--run', 'digits', 'nope', code=2)
+    assert "invalid choice: 'nope'" in error
+
+
 def test_times_of_a_gpu():
     """Times and those of kernels are on the page, else that there are none."""
     gpu = import_page('gpu')

@@ -14,7 +14,7 @@ FILES = '__init__', '__main__', 'registry', 'version'  # beside the folders
 def find_imports() -> dict[str, set[str]]:
     """Find the folders whose modules a folder imports at their top level."""
     found = defaultdict(set)
-    for path in PACKAGE.rglob('*.py'):
+    for path in sorted(PACKAGE.rglob('*.py')):
         folder, *rest = path.relative_to(PACKAGE).parts
         if not rest or folder == '.mim':
             continue
@@ -58,7 +58,7 @@ def main() -> None:
     axes.axis('off')
     arrow = dict(arrowstyle='-|>', color='#9aa5b1', shrinkA=24, shrinkB=24)
     for name, targets in imports.items():
-        for target in targets:
+        for target in sorted(targets):
             axes.annotate('', places[target], places[name], arrowprops=arrow)
     box = dict(boxstyle='round,pad=0.5', fc='#eaf2fb', ec='#3b6ea5')
     for name, place in places.items():

@@ -4,39 +4,32 @@
 from statistics import median
 
 from common import (
+    CLASSIFIERS,
+    DETECTORS,
     DOCS,
-    add_legend,
+    PVT,
     complete_table,
-    fill_page,
     make_figure,
+    make_page,
     save_figure,
-    wants_measuring,
 )
 from matplotlib.figure import Figure
 from mmpretrain.apis import ModelHub
 
 from mmhatnet.analysis.benchmark import FORMS, Case, Entry, make_table, measure
 from mmhatnet.apis.zoo import model_entries
-from mmhatnet.engine.cli import one_line_errors
 
 TABLE = DOCS / 'benchmark.csv'
 TINY = 'hatnet-tiny_8xb128_in1k'
 SMALL = 'hatnet-small_8xb128_in1k'
 DENSE = 'fpn_hatnet-small_8xb2-80k_ade20k-512x512'
-PVT = Entry('mmdet::pvt/retinanet_pvtv2-b2_fpn_1x_coco.py')
 # Classifiers, and backbones that return the features of all four stages.
-CLASSIFIERS = (
-    Entry('mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'),
-    Entry('mmpretrain::convnext/convnext-tiny_32xb128_in1k.py'),
-    PVT,
+PEERS = (
+    *map(Entry, (*CLASSIFIERS.values(), PVT)),
     Entry('mmpretrain::resnet/resnet50_8xb32_in1k.py'),
 )
 DENSE_PEERS = (
-    Entry('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'),
-    Entry(
-        'mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py'
-    ),
-    PVT,
+    *map(Entry, (*DETECTORS.values(), PVT)),
     Entry('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'),
 )
 
@@ -48,7 +41,7 @@ def forms(model: str, *names: str) -> tuple[Entry, ...]:
 COMPILED = 'plain', 'compile'
 SUITE = (
     Case(
-        forms(SMALL, *COMPILED) + forms(TINY, *COMPILED) + CLASSIFIERS,
+        forms(SMALL, *COMPILED) + forms(TINY, *COMPILED) + PEERS,
         (224, 224),
         8,
     ),
@@ -82,13 +75,11 @@ def plot_accuracy(title: str, rows: list[dict]) -> Figure:
             axis.plot(milliseconds, top1, 'o', label=label)
     axis.set(title=title, xlabel='ms per image', ylabel='top-1 accuracy (%)')
     axis.margins(0.1)
-    add_legend(figure)
     return figure
 
 
-def main() -> None:
-    todo = SUITE if wants_measuring('Fill docs/benchmark.md.') else ()
-    rows = complete_table(TABLE, 'case', todo, measure)
+def make_regions(measuring: bool) -> dict[str, str]:
+    rows = complete_table(TABLE, 'case', SUITE if measuring else (), measure)
     cases = {
         str(case): [row for row in rows if row['case'] == str(case)]
         for case in SUITE
@@ -99,7 +90,7 @@ def main() -> None:
         f'## {title[0].upper()}{title[1:]}\n\n{make_table(here)}'
         for title, here in cases.items()
     )
-    regions = {
+    return {
         'machine': (
             'Measured by `python tools/pages/benchmark.py --measure` on\n'
             f'{rows[0]["machine"]}, in {len(rows[0]["seconds"])} rounds.'
@@ -107,9 +98,7 @@ def main() -> None:
         'forms': '\n'.join(f'- *{x}*: {text}' for x, text in FORMS.items()),
         'tables': '\n\n'.join(tables),
     }
-    fill_page(TABLE.with_suffix('.md'), regions)
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    make_page(TABLE.with_suffix('.md'), __doc__, make_regions)

@@ -12,16 +12,38 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from mmhatnet.analysis.report import markdown_table, read_csv, write_csv
+from mmhatnet.analysis.report import read_csv, write_csv
+from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.utils.atomic import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs'
 sys.path.append(str(ROOT / 'tools'))  # has the package reproduction
+# Configs of the models that several pages compare with HAT-Net.
+PVT = 'mmdet::pvt/retinanet_pvtv2-b2_fpn_1x_coco.py'
+CLASSIFIERS = {
+    'Swin-T': 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py',
+    'ConvNeXt-T': 'mmpretrain::convnext/convnext-tiny_32xb128_in1k.py',
+}
+DETECTORS = {
+    'Swin-T': 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
+    'ConvNeXt-T': (
+        'mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py'
+    ),
+}
 
 
-def wants_measuring(description: str) -> bool:
-    """Parse the arguments of a maker: ``--measure`` alone."""
+def make_page(
+    page: Path, description: str, make: Callable[[bool], Mapping[str, str]]
+) -> None:
+    """Run a maker whose arguments are ``--measure`` alone.
+
+    Args:
+        page (Path): The page.
+        description (str): What the maker does.
+        make (Callable): Gets whether to measure what the stored data lack, and
+            makes the regions of the page.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         '--measure',
@@ -29,7 +51,8 @@ def wants_measuring(description: str) -> bool:
         help='first measure what the stored data lack; if it is interrupted, '
         'run it again to continue',
     )
-    return parser.parse_args().measure
+    with one_line_errors():
+        fill_page(page, make(parser.parse_args().measure))
 
 
 def complete_table(
@@ -106,27 +129,6 @@ def fill_page(page: Path, regions: Mapping[str, str]) -> None:
     write_text(page, text)
 
 
-def pivot(
-    rows: Iterable[Mapping], index: str, column: str, show: Callable
-) -> str:
-    """Make a table with a row for each value of a column of ``rows``.
-
-    Args:
-        rows (Iterable[Mapping]): The rows.
-        index (str): Their column that becomes the first one.
-        column (str): Their column whose values become titles.
-        show (Callable): Gets a row, and makes its cell.
-
-    Returns:
-        str: The table in Markdown.
-    """
-    table: dict[str, dict[str, str]] = {}
-    for row in rows:
-        cells = table.setdefault(row[index], {index: str(row[index])})
-        cells[str(row[column])] = show(row)
-    return markdown_table(list(table.values()))
-
-
 def span(values: Collection[float], form: str = '.4g') -> str:
     """The least and the greatest number, or one if they look alike."""
     ends = f'{min(values):{form}}', f'{max(values):{form}}'
@@ -155,17 +157,19 @@ def plot_lines(
         panel.plot(list(x), list(y), '.-', color=color, label=shown)
 
 
-def add_legend(figure: Figure) -> None:
-    """Add the legend of the first panel below all."""
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(),
-        loc='outside lower center',
-        ncols=3,
-        fontsize='small',
-    )
-
-
 def save_figure(figure: Figure, path: Path, **options) -> None:
-    """Write a figure completely or not at all."""
+    """Write a figure, with the legend of its first panel below all panels.
+
+    It is written completely or not at all.
+    """
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if labels:
+        figure.legend(
+            handles,
+            labels,
+            loc='outside lower center',
+            ncols=3,
+            fontsize='small',
+        )
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:], **options)

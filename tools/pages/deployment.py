@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes docs/deployment_costs.md: size, accuracy and speed of exported files.
+"""Fills docs/deployment_costs.md: size, accuracy and speed of exported files.
 
 The machine should be idle. The rows of a model are kept in a table in
 docs/deployment_costs as soon as they are measured.
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
-from common import DOCS, complete_table, fill_page, wants_measuring
+from common import DOCS, complete_table, make_page
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 
 from mmhatnet.analysis.report import markdown_table
@@ -31,7 +31,6 @@ from mmhatnet.deploy.verification import (
     verify,
 )
 from mmhatnet.deploy.writer import export_files, save
-from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.runtime import OnnxModel
 from mmhatnet.weights.releases import list_shipped
@@ -140,10 +139,7 @@ MEASURES = {
 }
 
 
-def main() -> None:
-    measuring = wants_measuring(
-        'Fill docs/deployment_costs.md: precision and speed of exported files.'
-    )
+def make_regions(measuring: bool) -> dict[str, str]:
     machine = f'{describe_machine()}, onnxruntime {onnxruntime.__version__}'
     regions = {}
     with TemporaryDirectory() as folder:
@@ -158,9 +154,8 @@ def main() -> None:
                 ],
             )
             regions[table] = show_table(rows)
-    fill_page(DOCS / 'deployment_costs.md', regions)
+    return regions
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    make_page(TABLES.with_suffix('.md'), __doc__, make_regions)

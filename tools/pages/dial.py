@@ -16,12 +16,12 @@ from typing import NamedTuple
 from common import (
     DOCS,
     ROOT,
-    add_legend,
     fill_page,
     make_figure,
     plot_lines,
     read_json,
     save_figure,
+    span,
     write_json,
 )
 
@@ -29,7 +29,7 @@ from mmhatnet.analysis.curve import scale_tests
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.sweep import build_tester, evaluate_grids, name_sizes
 from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.engine.provenance import read_provenance
+from mmhatnet.engine.provenance import RUN, read_provenance
 from mmhatnet.runtime import OnnxModel
 from mmhatnet.utils.config import read_config
 
@@ -101,22 +101,16 @@ def list_arms(task: Task) -> dict[str, tuple[Sequence, Sequence[float]]]:
         # Three passes in each of half as many iterations.
         'sandwich': (RATIOS, task.factors),
     }
-    ends = RATIOS[0], RATIOS[-1]
+    settings = [(ratio, 1.0) for ratio in (RATIOS[0], RATIOS[-1])]
     sizes = task.factors[0], task.factors[-1]
-    for setting in [
-        *((ratio, 1.0) for ratio in ends),
-        *((task.configured, factor) for factor in sizes if factor != 1),
-    ]:
-        arms[f'only {describe(setting)}'] = ([setting[0]], [setting[1]])
+    settings += [(task.configured, size) for size in sizes if size != 1]
+    for ratio, size in settings:
+        arms[f'only {describe((ratio, size))}'] = [ratio], [size]
     return arms
 
 
 def describe(setting: Setting) -> str:
     return f'G2 {name_sizes(setting[0])}, size x {setting[1]:g}'
-
-
-def file_name(task: str, arm: str, seed: int) -> str:
-    return re.sub(r'[^\w.-]+', '-', f'{task}_{arm}-{seed}')
 
 
 def train(name: str, arm: str, seed: int, work_dir: Path) -> dict:
@@ -154,25 +148,38 @@ def train(name: str, arm: str, seed: int, work_dir: Path) -> dict:
         for ratio in ratios:
             found = evaluate_grids(tester, (None, ratio))[task.metric]
             rows.append(dict(G2=ratio, factor=factor, metric=found))
-    kept = 'commit', 'changes', 'machine', 'precision', 'versions'
     start = read_provenance(work_dir)[-1]
     record = dict(arm=arm, seed=seed, seconds=round(seconds, 1), rows=rows)
-    return record | {key: start[key] for key in kept}
+    return record | {key: start[key] for key in (*RUN, 'precision')}
 
 
-def read_arms(name: str) -> dict[str, list[dict]]:
-    """Read the trainings of a task, by arm; ``found`` has their metrics."""
-    arms: dict[str, list[dict]] = {arm: [] for arm in list_arms(TASKS[name])}
+class Results(NamedTuple):
+    """What is stored of a task."""
+
+    task: Task
+    # The trainings of each arm; ``found`` has their metrics in points.
+    arms: Mapping[str, list[dict]]
+    curve: Mapping  # the costs of all settings
+    times: Mapping[Setting, float]  # of the graph, in milliseconds
+
+
+def read_results(name: str) -> Results:
+    task = TASKS[name]
+    arms: dict[str, list[dict]] = {arm: [] for arm in list_arms(task)}
     for path in sorted(FOLDER.glob(f'{name}_*.json')):
         record = read_json(path)
-        record['found'] = by_setting(record['rows'], 'metric')
+        record['found'] = by_setting(record['rows'], 'metric', task.unit)
         arms[record['arm']].append(record)
-    seeds = len(arms['fixed'])
-    return {arm: found for arm, found in arms.items() if len(found) == seeds}
+    if len({len(found) for found in arms.values()}) > 1:
+        raise ValueError(f'train all arms of {name} with the same seeds')
+    curve = read_json(FOLDER / f'{name}.json')
+    return Results(task, arms, curve, by_setting(curve['rows'], 'ms'))
 
 
-def by_setting(rows: Iterable[Mapping], key: str) -> dict[Setting, float]:
-    return {(tuple(row['G2']), row['factor']): row[key] for row in rows}
+def by_setting(
+    rows: Iterable[Mapping], key: str, unit: float = 1
+) -> dict[Setting, float]:
+    return {(tuple(row['G2']), row['factor']): row[key] / unit for row in rows}
 
 
 def average(records: Sequence[dict]) -> dict[Setting, float]:
@@ -181,75 +188,86 @@ def average(records: Sequence[dict]) -> dict[Setting, float]:
     return {setting: mean(x[setting] for x in found) for setting in found[0]}
 
 
-class Comparison(NamedTuple):
-    """The best settings of weights in the time of a size of images."""
-
-    factor: float
-    chosen: tuple[Setting, ...]  # of 'both drawn', for each seed
-    ahead: Mapping[str, list[float]]  # of other weights, in points
+def mean_metrics(records: Sequence[dict]) -> list[float]:
+    """The mean of the metric over settings, for each seed."""
+    found = [record['found'].values() for record in records]
+    return [sum(values) / len(values) for values in found]
 
 
-def compare(
-    arms: Mapping[str, list[dict]], times: Mapping[Setting, float], task: Task
-) -> Iterator[Comparison]:
-    """Compare all G2 and sizes with sizes alone, at the configured G2."""
+def compare(results: Results) -> Iterator[tuple[dict, dict]]:
+    """Compare all G2 and sizes with sizes alone, at the configured G2.
+
+    Yields:
+        tuple[dict, dict]: For each size of images, whose time is the limit:
+        a row of the page, and how far 'both drawn' is ahead of other weights.
+    """
+    task, arms, _, times = results
     for factor in task.factors:
         limit = times[task.configured, factor]
         within = [x for x in times if times[x] <= limit]
         sizes = [x for x in within if x[0] == task.configured]
-        mine = choose_best(arms['both drawn'], within)
+        best = choose_best(arms['both drawn'], within)
+        chosen, mine = zip(*best, strict=True)
+        row = {
+            'time of': f'size x {factor:g}',
+            'ms': f'{limit:.0f}',
+            'best in this time': '; '.join(
+                map(describe, dict.fromkeys(chosen))
+            ),
+        }
         ahead = {}
         for arm in ('fixed', 'size drawn'):
-            pairs = zip(mine, choose_best(arms[arm], sizes), strict=True)
-            ahead[arm] = [(x[1] - y[1]) / task.unit for x, y in pairs]
-        yield Comparison(factor, tuple(x[0] for x in mine), ahead)
+            theirs = [best for _, best in choose_best(arms[arm], sizes)]
+            ahead[arm] = lead(mine, theirs)
+            row[f'ahead of {arm} by'] = show_pairs(ahead[arm])
+        yield row, ahead
 
 
 def choose_best(
     records: Sequence[dict], settings: Sequence[Setting]
-) -> list[tuple[Setting, float]]:
+) -> Iterator[tuple[Setting, float]]:
     """Choose a setting for each seed by the others, and get its metric.
 
     So none is the best by chance where it is compared.
     """
-    found = []
     for record in records:
         rest = average([other for other in records if other != record])
         best = max(settings, key=rest.__getitem__)
-        found.append((best, record['found'][best]))
-    return found
+        yield best, record['found'][best]
+
+
+def lead(ours: Iterable[float], theirs: Iterable[float]) -> list[float]:
+    """How far ours are ahead, in pairs of seeds."""
+    return [x - y for x, y in zip(ours, theirs, strict=True)]
 
 
 def show_pairs(ahead: Sequence[float]) -> str:
     """The mean of differences in pairs of seeds, and their range."""
-    return f'{mean(ahead):+.2f} ({min(ahead):+.2f} to {max(ahead):+.2f})'
+    return f'{mean(ahead):+.2f} ({span(ahead, "+.2f")})'
 
 
-def arm_rows(arms: Mapping[str, list[dict]], unit: float) -> Iterator[dict]:
+def arm_rows(arms: Mapping[str, list[dict]]) -> Iterator[dict]:
     """One row for each arm that is tested with all settings."""
     for arm in TESTED:
-        means, others = (
-            [mean(record['found'].values()) / unit for record in arms[name]]
-            for name in (arm, 'fixed')
-        )
-        ahead = [x - y for x, y in zip(means, others, strict=True)]
+        means = mean_metrics(arms[arm])
+        ahead = lead(means, mean_metrics(arms['fixed']))
         minutes = mean(record['seconds'] for record in arms[arm]) / 60
         yield {
             'trained with': arm,
             'mean': f'{mean(means):.2f}',
-            'worst setting': f'{min(average(arms[arm]).values()) / unit:.2f}',
+            'worst setting': f'{min(average(arms[arm]).values()):.2f}',
             'mean ahead of fixed by': show_pairs(ahead) if any(ahead) else '',
             'CPU minutes': f'{minutes:.1f}',
         }
 
 
-def conclude(
-    arms: Mapping[str, list[dict]], times: Mapping[Setting, float], task: Task
-) -> Iterator[str]:
+def conclude(results: Results) -> Iterator[str]:
     """Say what a point of the metric buys, and how far the ceiling is."""
-    mine = average(arms['both drawn'])
+    task, arms, _, times = results
+    both = arms['both drawn']
+    mine = average(both)
     top = max(mine, key=mine.__getitem__)
-    near = [x for x in mine if mine[x] >= mine[top] - task.unit]
+    near = [x for x in mine if mine[x] >= mine[top] - 1]
     low = min(near, key=times.__getitem__)
     ratio = times[top] / times[low]
     yield (
@@ -261,91 +279,66 @@ def conclude(
     )
     small, large = ((RATIOS[i], task.factors[-1]) for i in (0, -1))
     faster = times[small] / times[large]
-    gains = [
-        (record['found'][large] - record['found'][small]) / task.unit
-        for record in arms['both drawn']
-    ]
+    gains = [x['found'][large] - x['found'][small] for x in both]
     yield (
         f'At size x {large[1]:g}, a G2 of {name_sizes(large[0])} is '
         f'{faster:.1f} times as fast as {name_sizes(small[0])}, and changes '
         f'the metric by {show_pairs(gains)} points.'
     )
-    pairs = list(zip(arms['sandwich'], arms['both drawn'], strict=True))
-    gains = [
-        (mean(x['found'].values()) - mean(y['found'].values())) / task.unit
-        for x, y in pairs
-    ]
+    gains = lead(mean_metrics(arms['sandwich']), mean_metrics(both))
+    pairs = zip(arms['sandwich'], both, strict=True)
     longer = mean(x['seconds'] / y['seconds'] for x, y in pairs)
     yield (
         f'The mean of *sandwich* differs from that of *both drawn* by '
         f'{show_pairs(gains)} points, in {longer:.1f} times the time.'
     )
     ahead = [
-        (special['found'][x] - general['found'][x]) / task.unit
+        special['found'][x] - general['found'][x]
         for arm in arms.keys() - set(TESTED)
-        for special, general in zip(arms[arm], arms['both drawn'], strict=True)
+        for special, general in zip(arms[arm], both, strict=True)
         for x in special['found']
     ]
-    if ahead:
-        yield (
-            'Weights that learned one setting alone are ahead there by '
-            f'{show_pairs(ahead)} points.'
-        )
+    yield (
+        'Weights that learned one setting alone are ahead there by '
+        f'{show_pairs(ahead)} points.'
+    )
 
 
-def show_task(name: str) -> str:
+def show_task(results: Results) -> str:
     """Make the part of the page of a task."""
-    task, arms = TASKS[name], read_arms(name)
-    costs = read_json(FOLDER / f'{name}.json')
-    times = by_setting(costs['rows'], 'ms')
-    rows = [
-        {
-            'time of': f'size x {each.factor:g}',
-            'ms': f'{times[task.configured, each.factor]:.0f}',
-            'best in this time': '; '.join(
-                map(describe, dict.fromkeys(each.chosen))
-            ),
-            **{
-                f'ahead of {arm} by': show_pairs(ahead)
-                for arm, ahead in each.ahead.items()
-            },
-        }
-        for each in compare(arms, times, task)
-    ]
+    task, arms, curve, _ = results
     records = [record for found in arms.values() for record in found]
     machines = ', '.join(dict.fromkeys(x['machine'] for x in records))
     seeds = ', '.join(str(record['seed']) for record in arms['fixed'])
     parts = (
         f'`{task.config}`:\n{task.metric}, seeds {seeds}. Trained on '
-        f'{machines};\ntimes of the graph on {costs["machine"]}.',
-        markdown_table(list(arm_rows(arms, task.unit))),
-        markdown_table(rows),
+        f'{machines};\ntimes of the graph on {curve["machine"]}.',
+        markdown_table(list(arm_rows(arms))),
+        markdown_table([row for row, _ in compare(results)]),
         '\n'.join(
             fill(f'- {line}', 80, subsequent_indent='  ')
-            for line in conclude(arms, times, task)
+            for line in conclude(results)
         ),
     )
     return '\n\n'.join(parts)
 
 
-def summarize() -> str:
+def summarize(results: Iterable[Results]) -> str:
     """Say what the sizes give, and what G2 adds to them."""
-    gains: dict[str, list[float]] = {'fixed': [], 'size drawn': []}
-    for name, task in TASKS.items():
-        costs = read_json(FOLDER / f'{name}.json')['rows']
-        found = compare(read_arms(name), by_setting(costs, 'ms'), task)
-        for each in found:
-            for arm, ahead in each.ahead.items():
-                gains[arm] += ahead
+    found = [ahead for task in results for _, ahead in compare(task)]
+    usual, sizes = (
+        [gain for ahead in found for gain in ahead[arm]]
+        for arm in ('fixed', 'size drawn')
+    )
     text = (
         'In the time of each size of images, weights that learned several G2 '
-        f'and sizes are ahead of usual ones by {show_pairs(gains["fixed"])} '
-        'points, and ahead of weights that learned several sizes alone by '
-        f'{show_pairs(gains["size drawn"])}. '
+        f'and sizes are ahead of usual ones by {show_pairs(usual)} points, '
+        'and ahead of weights that learned several sizes alone by '
+        f'{show_pairs(sizes)}. '
     )
     text += (
         'So G2 adds to what the size of images gives.'
-        if min(gains['size drawn']) > 0
+        if min(sizes) > 0
         else '**So G2 adds nothing certain to the size of images: let the '
         'size be the dial**, and take a large G2 for large images, which '
         'costs less time (below).'
@@ -353,42 +346,33 @@ def summarize() -> str:
     return fill(text, 80)
 
 
-def draw() -> None:
-    """Draw the metric of a task against time and against peak memory."""
+def draw(results: Mapping[str, Results]) -> None:
+    """Draw the metric of each task against time and against peak memory."""
     figure, panels = make_figure(
-        len(TASKS), 2, size=(9, 4 * len(TASKS)), sharey='row'
+        len(results), 2, size=(9, 4 * len(results)), sharey='row'
     )
-    for i, (name, task) in enumerate(TASKS.items()):
-        arms = read_arms(name)
-        rows = read_json(FOLDER / f'{name}.json')['rows']
+    for i, (name, (task, arms, curve, _)) in enumerate(results.items()):
+        usual = 'fixed', 'size drawn'
+        shown = {f'{x}, G2 as configured': (x, task.configured) for x in usual}
+        for ratio in RATIOS:
+            title = f'both drawn, G2 {name_sizes(ratio)}'
+            shown[title] = 'both drawn', ratio
         for j, (key, unit, label) in enumerate(AXES):
-            costs = by_setting(rows, key)
-            lines = []
-            for arm in ('fixed', 'size drawn', 'both drawn'):
+            costs, lines = by_setting(curve['rows'], key, unit), []
+            for title, (arm, ratio) in shown.items():
                 found = average(arms[arm])
-                for ratio in RATIOS:
-                    if arm != 'both drawn' and ratio != task.configured:
-                        continue
-                    points = sorted(
-                        (costs[x] / unit, found[x] / task.unit)
-                        for x in found
-                        if x[0] == ratio
-                    )
-                    drawn = arm == 'both drawn'
-                    used = name_sizes(ratio) if drawn else 'as configured'
-                    title = f'{arm}, G2 {used}'
-                    lines.append((title, *zip(*points, strict=True)))
+                points = sorted(
+                    (costs[x], found[x]) for x in found if x[0] == ratio
+                )
+                lines.append((title, *zip(*points, strict=True)))
             plot_lines(panels[2 * i + j], lines)
             panels[2 * i + j].set(xlabel=label)
         panels[2 * i].set(ylabel=f'{name}: {task.metric}')
-    add_legend(figure)
     save_figure(figure, FOLDER / 'dial.png')
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill docs/grids.md from docs/sweeps/dial.'
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add(
         '--train',
@@ -409,7 +393,7 @@ def main() -> None:
         if task not in TASKS or arm not in list_arms(TASKS[task]):
             arms = {name: [*list_arms(TASKS[name])] for name in TASKS}
             parser.error(f'TASK and ARM are of {arms}')
-        name = file_name(task, arm, int(seed))
+        name = re.sub(r'[^\w.-]+', '-', f'{task}_{arm}-{seed}')
         # A training that continued would lack the time before.
         with TemporaryDirectory() as work_dir:
             record = train(task, arm, int(seed), Path(work_dir))
@@ -421,9 +405,11 @@ def main() -> None:
         if task not in TASKS or not curve:
             parser.error(f'TASK is of {[*TASKS]}, and the file has a curve')
         write_json(FOLDER / f'{task}.json', curve)
-    draw()
-    regions = {name: show_task(name) for name in TASKS}
-    fill_page(DOCS / 'grids.md', dict(dial=summarize()) | regions)
+    results = {name: read_results(name) for name in TASKS}
+    draw(results)
+    regions = {name: show_task(found) for name, found in results.items()}
+    regions['dial'] = summarize(results.values())
+    fill_page(DOCS / 'grids.md', regions)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Makes docs/evidence.md from the trainings and tests in docs/evidence."""
+"""Fills docs/evidence.md from the trainings and tests in docs/evidence."""
 
 import argparse
 import time
@@ -14,7 +14,6 @@ import torch
 from common import (
     DOCS,
     ROOT,
-    add_legend,
     fill_page,
     make_figure,
     plot_lines,
@@ -147,8 +146,6 @@ def add_training(folder: Path, name: str, work_dir: str) -> None:
     metric = GROUPS[name].metric
     record = record_training(work_dir, GROUPS[name].shape)
     config = CONFIGS / f'{record["config"]}.py'
-    if not config.exists():
-        raise FileNotFoundError(f'{record["config"]} is not in {CONFIGS}')
     record['options'] = find_options(Path(work_dir), config)
     if record['options'] and name != 'search':
         raise ValueError(
@@ -200,14 +197,15 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
         here = [record for record in records if record['config'] == config]
         seconds = mean(record['curve'][-1]['seconds'] for record in here)
         ahead = pairs(found, group.base, config)
-        machines = ', '.join(dict.fromkeys(map(machine_of, here)))
+        # Without the version of torch.
+        machines = dict.fromkeys(x['machine'].partition(',')[0] for x in here)
         yield {
             'config': f'`{config}`',
             'parameters (M)': f'{here[0]["parameters"] / 1e6:.2f}',
             'operations (M)': f'{here[0]["operations"] / 1e6:.0f}',
             'kept (MiB)': f'{here[0]["kept_memory"] / 2**20:.1f}',
             'minutes': f'{seconds / 60:.3g}',
-            'machine': machines,
+            'machine': ', '.join(machines),
             'lr': ', '.join(dict.fromkeys(f'{x["lr"]:g}' for x in here)),
             'seeds': ', '.join(map(str, values)),
             group.metric: ', '.join(f'{v:.4g}' for v in values.values()),
@@ -216,11 +214,6 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
             if ahead
             else '',
         }
-
-
-def machine_of(record: dict) -> str:
-    """The machine of a training, without the version of torch."""
-    return record['machine'].partition(',')[0]
 
 
 def show_mean(values: list[float]) -> str:
@@ -253,7 +246,7 @@ def cpu_minutes(record: dict) -> float:
     """CPU time of all threads and processes; infinite with a GPU."""
     if record['machine'].split()[1] != 'CPU':
         return inf
-    return record['curve'][-1]['seconds'] / 60 * record.get('processes', 1)
+    return record['curve'][-1]['seconds'] / 60 * record['processes']
 
 
 def judge(records: list[dict], group: Group) -> Iterator[str]:
@@ -299,7 +292,6 @@ def plot_trainings(records: list[dict], metric: str, path: Path) -> None:
     plot_lines(panels[1], minutes)
     panels[0].set(xlabel='3 x operations x images seen (T)', ylabel=metric)
     panels[1].set(xlabel='minutes of training')
-    add_legend(figure)
     save_figure(figure, path)
 
 
@@ -352,10 +344,7 @@ def make_section(folder: Path, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill docs/evidence.md from the trainings that were added '
-        'to docs/evidence.'
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--add',
         nargs=2,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Tries tools/finetune.py on data of others, for docs/custom_data.md."""
+"""Fills docs/custom_data.md: tools/finetune.py and ResNet-18 on some data."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from subprocess import Popen
@@ -23,6 +24,9 @@ from mmhatnet.finetune.plan import NAMES, TASKS
 CIFAR10 = ROOT / 'data' / 'cifar10'
 CROWNS = ROOT / 'data' / 'tree_crowns'
 DEMO = ROOT / 'data' / 'demo'
+FOLDER = ROOT / 'work_dirs' / 'finetune'
+RECORDS = DOCS / 'finetune'
+BUDGET = '5m'  # of each training
 # Of the results of the command.
 KEPT = (
     *('metric', 'baseline', 'metrics', 'images', 'split', 'steps', 'ended'),
@@ -191,34 +195,36 @@ HEADS = {
 HEADS[MASKS] = HEADS[BOXES]
 
 
-def run(name: str, folder: Path, budget: str, out: Path) -> None:
+def run(name: str) -> None:
     """Train both models at the same time, and record what came out.
 
     Raises:
-        RuntimeError: If one of the commands failed.
+        ValueError: If one of the commands failed.
     """
-    data, record = SETS[name], dict(budget=budget)
-    if not (folder / name).exists():
-        data.make(folder / name)
+    data, record = SETS[name], dict(budget=BUDGET)
+    if not (FOLDER / name).exists():
+        data.make(FOLDER / name)
     settings = (SMALL_RESNET if data.small else RESNET) + HEADS[data.task]
     options = '--weights', 'none', '--no-export', '--cfg-options'
     options += tuple(f'model.{x}' for x in settings)
     started = time.monotonic()
+    command = sys.executable, ROOT / 'tools' / 'finetune.py', FOLDER / name
+    command += '--budget', BUDGET, '--work-dir'
+    env = os.environ | dict(OMP_NUM_THREADS='1')
     runs = {}
-    for side, more in dict(hatnet=(), resnet18=options).items():
-        command = sys.executable, ROOT / 'tools' / 'finetune.py', folder / name
-        work_dir = '--work-dir', folder / f'{name}-{side}'
-        runs[side] = Popen(
-            [*command, *work_dir, '--budget', budget, *more],
-            env=os.environ | dict(OMP_NUM_THREADS='1'),
-        )
-    for side, process in runs.items():
-        if process.wait():
-            raise RuntimeError(f'{name}: the command of {side} failed')
-        result = read_json(folder / f'{name}-{side}' / 'result.json')
-        record[side] = {key: result[key] for key in KEPT}
-        record[side]['seconds'] = round(time.monotonic() - started)
-    write_json(out / f'{name}.json', record)
+    with ExitStack() as stack:  # waits for one when the other fails
+        for side, more in dict(hatnet=(), resnet18=options).items():
+            process = Popen(
+                [*command, FOLDER / f'{name}-{side}', *more], env=env
+            )
+            runs[side] = stack.enter_context(process)
+        for side, process in runs.items():
+            if process.wait():
+                raise ValueError(f'{name}: the command of {side} failed')
+            result = read_json(FOLDER / f'{name}-{side}' / 'result.json')
+            record[side] = {key: result[key] for key in KEPT}
+            record[side]['seconds'] = round(time.monotonic() - started)
+    write_json(RECORDS / f'{name}.json', record)
 
 
 def make_row(data: Data, record: dict) -> dict[str, str]:
@@ -236,20 +242,19 @@ def make_row(data: Data, record: dict) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Fill the table of docs/custom_data.md with what '
-        'tools/finetune.py reached on some data sets, beside ResNet-18.'
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--run',
+        nargs='+',
+        choices=SETS,
+        default=(),
+        metavar='NAME',
+        help=f'train on these first: {", ".join(SETS)}',
     )
-    add = parser.add_argument
-    names = ', '.join(SETS)
-    add('--run', nargs='+', default=(), help=f'train on these first: {names}')
-    add('--budget', default='5m', help='for each training (default: 5m)')
-    args = parser.parse_args()
-    out, folder = DOCS / 'finetune', ROOT / 'work_dirs' / 'finetune'
-    for name in args.run:
-        run(name, folder, args.budget, out)
+    for name in parser.parse_args().run:
+        run(name)
     rows = [
-        make_row(data, read_json(out / f'{name}.json'))
+        make_row(data, read_json(RECORDS / f'{name}.json'))
         for name, data in SETS.items()
     ]
     fill_page(DOCS / 'custom_data.md', dict(finetune=markdown_table(rows)))

@@ -2,19 +2,23 @@
 """Fills docs/gpu.md from the reports of GPUs and the counts in docs/gpu."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from itertools import groupby
+from multiprocessing import get_context
 from operator import itemgetter
+from unittest.mock import patch
 
 import torch
 from common import (
+    CLASSIFIERS,
+    DETECTORS,
     DOCS,
+    PVT,
     complete_table,
-    fill_page,
+    make_page,
     read_json,
-    wants_measuring,
 )
 from mmengine.config import ConfigDict
 
@@ -22,48 +26,35 @@ from mmhatnet.analysis.benchmark import Case, Entry, make_table, measure
 from mmhatnet.analysis.launches import count_launches
 from mmhatnet.analysis.report import markdown_table, read_csv
 from mmhatnet.apis.zoo import load_backbone_config
-from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.models.kernels import select_kernels
-from mmhatnet.models.kernels.choice import HAS_TRITON
+from mmhatnet.models.kernels.choice import CHECKS, HAS_TRITON
 
 FOLDER = DOCS / 'gpu'
-COUNTS = FOLDER / 'counts.csv'
 BEFORE = FOLDER / 'counts_before.csv'  # HAT-Net had kernels
 SMALL = 'HAT-Net-Small'
 EARLIER = f'{SMALL}, before'
 BASE = f'{SMALL}, fast=False'
 WITHOUT = f'{SMALL}, without Triton'
-CLASSIFIERS = {
-    SMALL: 'hatnet-small_8xb128_in1k',
-    'Swin-T': 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py',
-    'ConvNeXt-T': 'mmpretrain::convnext/convnext-tiny_32xb128_in1k.py',
-}
-DETECTORS = {
-    SMALL: 'mask-rcnn_hatnet-small_fpn_8xb2-1x_coco',
-    'Swin-T': 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
-    'ConvNeXt-T': (
-        'mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py'
-    ),
-}
-PVT = ConfigDict(type='mmpretrain.TIMMBackbone', model_name='pvt_v2_b2')
-PVT_TIMED = 'mmdet::pvt/retinanet_pvtv2-b2_fpn_1x_coco.py'
+IMAGENET = {SMALL: 'hatnet-small_8xb128_in1k'} | CLASSIFIERS
+COCO = {SMALL: 'mask-rcnn_hatnet-small_fpn_8xb2-1x_coco'} | DETECTORS
+PVT_COUNTED = ConfigDict(
+    type='mmpretrain.TIMMBackbone', model_name='pvt_v2_b2'
+)
 KERNELS = 'norm', 'mlp', 'windows'
 TIMED = 'eager', 'compile', 'cuda_graph'
 COMPILED = 'compiled training step, 64 x 224x224, bfloat16'
 # Case -> configs, height and width, images, training, type for autocast.
 CASES = {
     'inference, 64 x 224x224, bfloat16': (
-        *(CLASSIFIERS, (224, 224), 64, False, 'bfloat16'),
+        *(IMAGENET, (224, 224), 64, False, 'bfloat16'),
     ),
     'training step, 64 x 224x224, bfloat16': (
-        *(CLASSIFIERS, (224, 224), 64, True, 'bfloat16'),
+        *(IMAGENET, (224, 224), 64, True, 'bfloat16'),
     ),
-    COMPILED: (CLASSIFIERS, (224, 224), 64, True, 'bfloat16'),
-    'inference, 2 x 800x1344, float32': (
-        *(DETECTORS, (800, 1344), 2, False, None),
-    ),
+    COMPILED: (IMAGENET, (224, 224), 64, True, 'bfloat16'),
+    'inference, 2 x 800x1344, float32': (COCO, (800, 1344), 2, False, None),
     'training step, 2 x 800x1344, bfloat16': (
-        *(DETECTORS, (800, 1344), 2, True, 'bfloat16'),
+        *(COCO, (800, 1344), 2, True, 'bfloat16'),
     ),
 }
 
@@ -80,23 +71,18 @@ def count_case(case: str) -> list[dict]:
         raise ValueError('install Triton, whose kernels are counted')
     configs, *settings = CASES[case]
     count = count_launches
-    if compiled := case == COMPILED:
+    if case == COMPILED:
         from inductor import count_compiled as count
 
-    ours, *peers = map(load_backbone_config, configs.values())
-    _, *names = configs
-    variants = {
-        WITHOUT: (ours, 'casts'),
-        BASE: (ours | dict(fast=False), 'none'),
-    }
-    backbones = {
-        SMALL: (ours, ''),
-        **({} if compiled else variants),
-        **{name: (x, '') for name, x in zip(names, peers, strict=True)},
-        'PVTv2-B2': (PVT, ''),
-    }
+    todo = []  # name, backbone, kernels
+    for name, config in configs.items():
+        backbone = load_backbone_config(config)
+        todo.append((name, backbone, ''))
+        if name == SMALL and case != COMPILED:
+            todo.append((WITHOUT, backbone, 'casts'))
+            todo.append((BASE, backbone | dict(fast=False), 'none'))
     rows = []
-    for name, (backbone, kernels) in backbones.items():
+    for name, backbone, kernels in (*todo, ('PVTv2-B2', PVT_COUNTED, '')):
         backbone = ConfigDict(backbone, init_cfg=None)
         with select_kernels(kernels):
             found = count(backbone, *settings)
@@ -113,31 +99,21 @@ def count_case(case: str) -> list[dict]:
     return rows
 
 
-# Triton decides when it is imported whether a CPU interprets its kernels.
-COMPARE = """
-import sys
-from importlib import import_module
-import torch
-from mmhatnet.models.kernels.choice import CHECKS
-
-name = sys.argv[1]
-import_module(f'mmhatnet.models.kernels.{name}')
-for dtype in torch.float32, torch.float16:
+def check_kernel(name: str, dtype: torch.dtype) -> float:
+    import_module(f'mmhatnet.models.kernels.{name}')
     torch.manual_seed(0)
-    print(CHECKS[name](torch.device('cpu'), dtype))
-"""
+    return CHECKS[name](torch.device('cpu'), dtype)
 
 
 def compare_kernel(name: str) -> list[dict]:
     """Compare a kernel, interpreted on a CPU, with torch in float32."""
-    printed = subprocess.run(
-        [sys.executable, '-c', COMPARE, name],
-        env={**os.environ, 'TRITON_INTERPRET': '1'},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
-    full, half = map(float, printed.split())
+    # Triton decides when it is imported whether a CPU interprets its kernels.
+    with (
+        patch.dict(os.environ, TRITON_INTERPRET='1'),
+        ProcessPoolExecutor(1, get_context('spawn')) as pool,
+    ):
+        dtypes = torch.float32, torch.float16
+        full, half = pool.map(check_kernel, [name] * 2, dtypes)
     return [dict(kernel=name, float32=full, float16=half)]
 
 
@@ -152,8 +128,11 @@ def show_errors(rows: list[dict]) -> str:
 
 def show_counts(rows: list[dict], timings: list[dict]) -> str:
     """A table for each case, with times of the H100 where they compare."""
+    # HAT-Net was timed before it had kernels.
+    earlier = {SMALL: EARLIER}
     times = {
-        (case_of(row), row['backbone']): row['milliseconds'] for row in timings
+        (case_of(row), earlier.get(row['backbone'], row['backbone'])): row
+        for row in timings
     }
     parts = [f'Counted with torch {rows[0]["torch"]}.']
     for case in CASES:
@@ -161,9 +140,7 @@ def show_counts(rows: list[dict], timings: list[dict]) -> str:
         for row in [*read_csv(BEFORE), *rows]:
             if row['case'] == case:
                 name, kept = row['backbone'], row.get('kept')
-                # HAT-Net was timed before it had kernels.
-                timed = SMALL if name == EARLIER else name
-                time = times.get((case, timed)) if name != SMALL else None
+                time = times.get((case, name), {}).get('milliseconds')
                 cells.append(
                     {
                         'backbone': name,
@@ -181,7 +158,7 @@ def timed_cases() -> Iterator[Case]:
     """The counted cases, as they are timed on a GPU."""
     for name, (configs, shape, batch, train, amp) in CASES.items():
         if name != COMPILED:
-            ours, *peers = (*configs.values(), PVT_TIMED)
+            ours, *peers = (*configs.values(), PVT)
             entries = (
                 Entry(ours, 'plain'),
                 *(Entry(x, form) for x in (ours, *peers) for form in TIMED),
@@ -191,13 +168,12 @@ def timed_cases() -> Iterator[Case]:
 
 def show_limits(rows: list[dict]) -> str:
     """What the host and the GPU take, where it was measured."""
-    parts = [
-        f'**{case}**\n\n{make_table(list(found))}'
-        for case, found in groupby(rows, itemgetter('case'))
-    ]
     if not rows:
         return 'Not measured yet.'
-    return '\n\n'.join([f'Measured on {rows[0]["machine"]}.', *parts])
+    parts = [f'Measured on {rows[0]["machine"]}.']
+    for case, found in groupby(rows, itemgetter('case')):
+        parts += [f'**{case}**', make_table(list(found))]
+    return '\n\n'.join(parts)
 
 
 def show_report(report: dict) -> str:
@@ -222,29 +198,26 @@ def show_report(report: dict) -> str:
     return '\n\n'.join(parts)
 
 
-def main() -> None:
-    measuring = wants_measuring('Fill docs/gpu.md.')
+def make_regions(measuring: bool) -> dict[str, str]:
     todo = CASES if measuring else ()
-    counts = complete_table(COUNTS, 'case', todo, count_case)
-    todo = KERNELS if measuring else ()
+    counts = complete_table(FOLDER / 'counts.csv', 'case', todo, count_case)
+    kernels = KERNELS if measuring else ()
     errors = complete_table(
-        FOLDER / 'errors.csv', 'kernel', todo, compare_kernel
+        FOLDER / 'errors.csv', 'kernel', kernels, compare_kernel
     )
     # Without a GPU, nothing is timed.
-    todo = timed_cases() if measuring and torch.cuda.is_available() else ()
-    limits = complete_table(FOLDER / 'limits.csv', 'case', todo, measure)
+    timed = timed_cases() if measuring and torch.cuda.is_available() else ()
+    limits = complete_table(FOLDER / 'limits.csv', 'case', timed, measure)
     found = map(read_json, sorted(FOLDER.glob('*.json')))
     reports = [each for each in found if 'checks' in each]
     timings = [row for report in reports for row in report.get('timings', ())]
-    regions = {
+    return {
         'limits': show_limits(limits),
         'counts': show_counts(counts, timings),
         'errors': show_errors(errors),
         'reports': '\n\n'.join(map(show_report, reports)),
     }
-    fill_page(DOCS / 'gpu.md', regions)
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    make_page(FOLDER.with_suffix('.md'), __doc__, make_regions)

@@ -174,6 +174,5 @@ def _pretended_gpu() -> Iterator[None]:
     }
     with ExitStack() as stack:
         for target, names in changes.items():
-            for name, value in names.items():
-                stack.enter_context(patch.object(target, name, value))
+            stack.enter_context(patch.multiple(target, **names))
         yield

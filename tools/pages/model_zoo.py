@@ -1,19 +1,16 @@
 #!/usr/bin/env python
-"""Updates the metafiles, and the tables of the pages that show them."""
+"""Measures the parameters and operations in the metafiles of our models.
+
+Then it updates the tables of README.md and docs/model_zoo.md, and the README
+of each folder of configs.
+"""
 
 import argparse
 import re
 from pathlib import Path
 
 import yaml
-from common import (
-    DOCS,
-    ROOT,
-    fill_regions,
-    read_json,
-    write_json,
-    write_text,
-)
+from common import DOCS, ROOT, fill_regions, read_json, write_json, write_text
 from mmengine.config import Config
 from reproduction.experiments import (
     METRICS,
@@ -74,8 +71,7 @@ def store(path: Path, folder: Path) -> Path:
 
 def reproduced(name: str) -> dict[str, dict]:
     """Metrics of a stored result, by their names."""
-    path = RESULTS / f'{name}.json'
-    return read_json(path)['metrics'] if path.exists() else {}
+    return read_result(RESULTS / f'{name}.json').get('metrics', {})
 
 
 def add_training(model: dict, cfg: Config) -> None:
@@ -251,11 +247,7 @@ def with_tables(page: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description='Measure the parameters and operations in the metafiles, '
-        f'and update the model tables of {" and ".join(PAGES)} and of the '
-        'README of each folder of configs.'
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--add',
         nargs='+',

@@ -9,13 +9,7 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import torch
-from common import (
-    DOCS,
-    fill_page,
-    read_json,
-    wants_measuring,
-    write_json,
-)
+from common import DOCS, make_page, read_json, write_json
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
@@ -23,12 +17,11 @@ from mmhatnet.analysis.report import markdown_table, show_ratios
 from mmhatnet.analysis.timing import time_in_turns
 from mmhatnet.apis.zoo import find_weights, load_model_config
 from mmhatnet.datasets.random_batch import make_batch
-from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.engine.runner import build_runner
 from mmhatnet.operators import NAME, describe_operators, ext
 
-PAGE, DATA = DOCS / 'operators.md', DOCS / 'operators.json'
+DATA = DOCS / 'operators.json'
 MODELS_COMPARED = (
     'retinanet_hatnet-tiny_fpn_8xb2-1x_coco',
     'faster-rcnn_hatnet-small_fpn_8xb2-1x_coco',
@@ -140,8 +133,8 @@ def show(data: dict) -> str:
     )
 
 
-def main() -> None:
-    if wants_measuring(__doc__) and not DATA.exists():
+def make_regions(measuring: bool) -> dict[str, str]:
+    if measuring and not DATA.exists():
         if describe_operators() != 'mmcv':
             raise ValueError(
                 "mmcv's operators are not compiled here: run "
@@ -151,9 +144,8 @@ def main() -> None:
         models = [compare_model(name, both) for name in MODELS_COMPARED]
         data = dict(machine=describe_machine(), models=models)
         write_json(DATA, data | dict(test=test_detector(both)))
-    fill_page(PAGE, {'measured': show(read_json(DATA))})
+    return {'measured': show(read_json(DATA))}
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    make_page(DATA.with_suffix('.md'), __doc__, make_regions)

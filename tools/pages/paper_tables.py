@@ -1,5 +1,9 @@
 #!/usr/bin/env python
-"""Makes docs/paper_tables.md: costs of the models in the paper's tables."""
+"""Fills docs/paper_tables.md: #Param and #FLOPs of the models in the paper.
+
+They are compared with the published numbers. No data set, GPU or weights are
+needed.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -8,18 +12,16 @@ from pathlib import Path
 
 import torch
 import yaml
-from common import DOCS, complete_table, fill_page, span, wants_measuring
+from common import DOCS, complete_table, make_page, span
 from mmengine.config import Config
 
 from mmhatnet.analysis.complexity import build_on_meta, measure_complexity
-from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.report import markdown_table, read_csv
 from mmhatnet.apis.zoo import load_backbone_config, load_model_config
-from mmhatnet.engine.cli import one_line_errors
 
 SOURCE = yaml.safe_load(Path(__file__).with_suffix('.yml').read_text('utf-8'))
 TABLES = SOURCE['tables']
-PAGE = DOCS / 'paper_tables.md'
-DATA = PAGE.with_suffix('.csv')
+DATA = DOCS / 'paper_tables.csv'
 
 
 def with_backbone(config: str, origin: str) -> Config:
@@ -161,12 +163,7 @@ def show_table(rows: list[dict], number: int) -> str:
     return '\n\n'.join(parts)
 
 
-def main() -> None:
-    measuring = wants_measuring(
-        'Make docs/paper_tables.md: #Param and #FLOPs of the models in the '
-        "paper's tables, compared with the published numbers. No data set, "
-        'GPU or weights are needed.'
-    )
+def make_regions(measuring: bool) -> dict[str, str]:
     rows = complete_table(
         DATA,
         'table',
@@ -174,13 +171,11 @@ def main() -> None:
         lambda number: map(measure_row, rows_in_print(number)),
     )
     regions = {f'table {x}': show_table(rows, x) for x in TABLES}
-    regions['summary'] = markdown_table(list(summarize(rows)))
-    fill_page(PAGE, regions)
-    misses = find_misses(rows)
-    if misses:
-        sys.exit('\n'.join(misses))
+    return regions | {'summary': markdown_table(list(summarize(rows)))}
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    make_page(DATA.with_suffix('.md'), __doc__, make_regions)
+    misses = find_misses(read_csv(DATA))
+    if misses:
+        sys.exit('\n'.join(misses))

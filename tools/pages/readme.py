@@ -6,7 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import DOCS, ROOT, fill_page, make_figure, read_json, save_figure
+from common import (
+    CLASSIFIERS,
+    DOCS,
+    ROOT,
+    fill_page,
+    make_figure,
+    read_json,
+    save_figure,
+)
 from matplotlib.axes import Axes
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
@@ -20,7 +28,6 @@ from mmhatnet.runtime.images import read_image
 
 PICTURE = DOCS / 'images' / 'overview.jpg'
 SMALL = 'HAT-Net-Small'
-SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 
 
 def describe_gains() -> str:
@@ -41,24 +48,21 @@ def describe_gains() -> str:
         if row['case'] == 'inference, 224x224 (H x W), batch 8'
         and row['form'] == 'eager'
     }
-    ours, swin = rows['hatnet-small_8xb128_in1k'], rows[SWIN]
+    ours, swin = rows['hatnet-small_8xb128_in1k'], rows[CLASSIFIERS['Swin-T']]
     pairs = zip(ours['seconds'], swin['seconds'], strict=True)
     batches = show_ratios([own / theirs for own, theirs in pairs])
-    times = {
-        (row['backbone'], row['train'], row['dtype'], row['shape'][3]): row[
-            'milliseconds'
-        ]
-        for row in read_json(DOCS / 'gpu' / 'h100.json')['timings']
-    }
-    on_gpu = [
-        times[(SMALL, *case)] / times[('Swin-T', *case)]
-        for case in (
-            (False, 'float32', 224),
-            (False, 'bfloat16', 224),
-            (True, 'bfloat16', 224),
-            (False, 'float32', 1344),
+    timings = read_json(DOCS / 'gpu' / 'h100.json')['timings']
+
+    def on_gpu(dtype: str, width: int = 224, train: bool = False) -> float:
+        own, theirs = (
+            row['milliseconds']
+            for name in (SMALL, 'Swin-T')
+            for row in timings
+            if (row['backbone'], row['dtype']) == (name, dtype)
+            and (row['shape'][3], row['train']) == (width, train)
         )
-    ]
+        return own / theirs
+
     return (
         '- **Exact at any size.** G1 and G2 need not divide the map: windows '
         'and pooled\n  cells at the border contain only the tokens that '
@@ -80,9 +84,10 @@ def describe_gains() -> str:
         'of 224x224 on [2 CPU threads](docs/benchmark.md),\n  but '
         f'{single[224]:.2f} times the time for one, and {single[384]:.2f} at '
         '[384x384](docs/scaling.md). On an [H100](docs/gpu.md), before\n  our '
-        f'kernels, {on_gpu[0]:.2f} times in float32 ({on_gpu[3]:.2f} at '
-        f'800x1344), {on_gpu[1]:.2f} in bfloat16, {on_gpu[2]:.2f} in its '
-        'training.'
+        f'kernels, {on_gpu("float32"):.2f} times in float32 '
+        f'({on_gpu("float32", 1344):.2f} at 800x1344), '
+        f'{on_gpu("bfloat16"):.2f} in bfloat16, '
+        f'{on_gpu("bfloat16", train=True):.2f} in its training.'
     )
 
 

@@ -1,31 +1,34 @@
 #!/usr/bin/env python
-"""Makes docs/scaling.md: costs of backbones as the image grows."""
+"""Fills docs/scaling.md: costs of backbones as the image grows.
+
+They are operations, time and peak memory of HAT-Net with several G2, Swin,
+PVTv2, Twins and plain MHSA.
+"""
 
 from functools import partial
 from statistics import median
 
 import torch
 from common import (
+    DETECTORS,
     DOCS,
-    add_legend,
+    PVT,
     complete_table,
-    fill_page,
     make_figure,
-    pivot,
+    make_page,
     plot_lines,
     save_figure,
-    wants_measuring,
 )
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.analysis.report import markdown_table
 from mmhatnet.analysis.timing import peak_memory, time_in_turns
 from mmhatnet.apis.zoo import load_backbone_config
-from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import describe_machine
 
-PAGE = DOCS / 'scaling.md'
+TABLE = DOCS / 'scaling.csv'
 SIZES = 224, 384, 512, 768, 1024, 1280, 1536
 ROUNDS = 3
 # Backbones with more operations (G) would take minutes, and are not timed.
@@ -36,8 +39,8 @@ BACKBONES = {
     'HAT-Net-Small, G2 8, 4, 2': (HATNET, dict(ds_ratios=(8, 4, 2))),
     'HAT-Net-Small, G2 16, 8, 4': (HATNET, dict(ds_ratios=(16, 8, 4))),
     'HAT-Net-Small, G2 32, 16, 8': (HATNET, dict(ds_ratios=(32, 16, 8))),
-    'Swin-T': ('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py', {}),
-    'PVTv2-B2': ('mmdet::pvt/retinanet_pvtv2-b2_fpn_1x_coco.py', {}),
+    'Swin-T': (DETECTORS['Swin-T'], {}),
+    'PVTv2-B2': (PVT, {}),
     'Twins-SVT-S': (
         'mmseg::twins/twins_svt-s_fpn_fpnhead_8xb4-80k_ade20k-512x512.py',
         {},
@@ -56,20 +59,15 @@ UNITS = dict(
 )
 
 
-def backbone_config(name: str) -> ConfigDict:
-    config, options = BACKBONES[name]
-    backbone = load_backbone_config(config)
-    backbone.update(options, init_cfg=None)
-    return backbone
-
-
 @torch.no_grad()
 def rows_of(size: int) -> list[dict]:
     """Measure all backbones at one size."""
     rows, steps = {}, {}
     image = torch.rand(1, 3, size, size)
-    for name in BACKBONES:
-        cfg = Config(dict(model=backbone_config(name)))
+    for name, (config, options) in BACKBONES.items():
+        backbone = load_backbone_config(config)
+        backbone.update(options, init_cfg=None)
+        cfg = Config(dict(model=backbone))
         operations = measure_complexity(cfg, (size, size)).operations
         rows[name] = dict(
             backbone=name,
@@ -88,57 +86,54 @@ def rows_of(size: int) -> list[dict]:
     return list(rows.values())
 
 
-def show_cost(row: dict, column: str) -> str:
-    if column not in row:
-        return ''
-    value = row[column] / UNITS[column][1]
-    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
+def costs_of(rows: list[dict], column: str) -> dict[str, dict[int, float]]:
+    """The costs of each backbone that were measured, by size."""
+    _, unit = UNITS[column]
+    return {
+        name: {
+            row['size']: row[column] / unit
+            for row in rows
+            if row['backbone'] == name and column in row
+        }
+        for name in BACKBONES
+    }
+
+
+def show_table(costs: dict[str, dict[int, float]]) -> str:
+    cells = []
+    for name, found in costs.items():
+        shown = {
+            str(size): f'{cost:.0f}' if cost >= 100 else f'{cost:.3g}'
+            for size, cost in found.items()
+        }
+        cells.append({'backbone': name} | shown)
+    return markdown_table(cells)
 
 
 def plot(rows: list[dict]) -> None:
     figure, panels = make_figure(1, 3, size=(13, 5))
-    for panel, (column, (label, unit)) in zip(
-        panels, UNITS.items(), strict=True
-    ):
-        lines = []
-        for name in BACKBONES:
-            found = {
-                row['size']: row[column] / unit
-                for row in rows
-                if row['backbone'] == name and column in row
-            }
-            lines.append((name, found, found.values()))
-        plot_lines(panel, lines)
+    for panel, (column, (label, _)) in zip(panels, UNITS.items(), strict=True):
+        costs = costs_of(rows, column)
+        plot_lines(panel, ((x, y, y.values()) for x, y in costs.items()))
         panel.set(title=label, xlabel='side of the image (pixels)')
         panel.set(xscale='log', yscale='log')
         panel.set_xticks(SIZES, map(str, SIZES))
         panel.minorticks_off()
-    add_legend(figure)
-    save_figure(figure, PAGE.with_suffix('.png'))
+    save_figure(figure, TABLE.with_suffix('.png'))
 
 
-def main() -> None:
-    measuring = wants_measuring(
-        'Fill docs/scaling.md: operations, time and peak memory of HAT-Net '
-        'with several G2, Swin, PVTv2, Twins and plain MHSA for growing '
-        'images.'
-    )
-    table = PAGE.with_suffix('.csv')
-    todo = SIZES if measuring else ()
-    rows = complete_table(table, 'size', todo, rows_of)
+def make_regions(measuring: bool) -> dict[str, str]:
+    rows = complete_table(TABLE, 'size', SIZES if measuring else (), rows_of)
     plot(rows)
     parts = [
         f'Measured on {rows[0]["machine"]}, in {rows[0]["rounds"]} rounds.',
         '![operations, time and memory against size](scaling.png)',
     ]
     for column, (label, _) in UNITS.items():
-        show = partial(show_cost, column=column)
         title = f'{label[0].upper()}{label[1:]}'
-        costs = pivot(rows, 'backbone', 'size', show)
-        parts.append(f'## {title}\n\n{costs}')
-    fill_page(PAGE, {'costs': '\n\n'.join(parts)})
+        parts += [f'## {title}', show_table(costs_of(rows, column))]
+    return {'costs': '\n\n'.join(parts)}
 
 
 if __name__ == '__main__':
-    with one_line_errors():
-        main()
+    make_page(TABLE.with_suffix('.md'), __doc__, make_regions)
