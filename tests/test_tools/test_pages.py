@@ -65,7 +65,9 @@ def test_span():
 MICRO = 'hatnet-micro_1xb256-10e_cifar10'
 
 
-def add_records(folder, group, config, values, **others):
+def add_records(
+    folder, group, config, values, metric='accuracy/top1', **others
+):
     """Write records of trainings with the seeds 1, 2, ..."""
     for seed, value in enumerate(values, 1):
         record = dict(
@@ -84,7 +86,7 @@ def add_records(folder, group, config, values, **others):
                 {
                     'images': 1000 * k,
                     'seconds': 60 * k,
-                    'accuracy/top1': value / 2 * k,
+                    metric: value / 2 * k,
                 }
                 for k in (1, 2)
             ],
@@ -128,8 +130,21 @@ def test_section_of_evidence(tmp_path):
         f'`d` against `{MICRO}`: ahead in all 3 pairs, by 0.25 to 1.',
     ):
         assert f'- {sentence}\n' in text
+    assert 'in at most 240 CPU minutes for `' in text
+    assert text.count('was not tried') == 1
+    assert 'differ by' not in text
     assert (tmp_path / 'cifar10.png').stat().st_size > 1000
     assert not evidence.make_section(tmp_path, 'trees')
+
+
+def test_seeds_that_differ(tmp_path):
+    """By more than 3 mIoU, which the page says."""
+    for config, *values in ('a', 80, 83, 82), ('b', 80, 83.5, 82):
+        add_records(tmp_path, 'ablation', config, values, metric='mIoU')
+    text = import_page('evidence').make_section(tmp_path, 'ablation')
+    sentence = 'Seeds of `b` differ by 3.5, more than the 3 that may be'
+    assert sentence in text
+    assert text.count('differ by') == 1
 
 
 def test_other_tests_of_a_training(tmp_path):
@@ -186,6 +201,8 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
         batch_size=4,
     )
     monkeypatch.setattr(evidence, 'time_steps', lambda _: 3.0)
+    machine = '1 CPU thread, torch 0'
+    monkeypatch.setattr(evidence, 'describe_machine', lambda: machine)
     monkeypatch.setattr(evidence, 'record_training', lambda *x: dict(record))
     config = evidence.CONFIGS / f'{MICRO}.py'
     cfg = read_config(config)
@@ -201,6 +218,9 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
     stored = json.loads((absent / 'search_a.json').read_text())
     assert stored['options'] == {'optim_wrapper.optimizer.lr': 8e-3}
     assert stored['curve'][0]['seconds'] == 6.0  # two steps of 3 seconds
+    monkeypatch.setattr(evidence, 'describe_machine', lambda: '1 CPU with X')
+    with pytest.raises(ValueError, match='where it ran, on 1 CPU thread'):
+        evidence.add_training(absent, 'search', tmp_path)
     record.update(curve=[{'mIoU': 1.0}])
     with pytest.raises(ValueError, match='has no last accuracy/top1'):
         evidence.add_training(absent, 'search', tmp_path)

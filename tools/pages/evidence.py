@@ -4,7 +4,7 @@
 import argparse
 import time
 from collections.abc import Iterator, Mapping
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from statistics import mean, median, stdev
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from reproduction.record import record_training
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.cli import one_line_errors
+from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.engine.runner import train_steps
 from mmhatnet.utils.config import read_config
 
@@ -45,6 +46,7 @@ class Group(NamedTuple):
     # Config -> a value for all of its trainings, within these CPU minutes.
     goals: Mapping[str, tuple[float, float]] = {}
     shared: str = 'none'  # records of another group that belong here, too
+    spread: float = inf  # how far seeds of a config may differ
 
 
 MICRO = 'hatnet-micro_1xb256-10e_cifar10'
@@ -64,9 +66,9 @@ GROUPS = {
     ),
     'fpn': Group(
         *('mIoU', (160, 192), SEGMENTOR, {SEGMENTOR: (80, inf)}),
-        'ablation_scratch*.json',
+        *('ablation_scratch*.json', 3),
     ),
-    'ablation': Group('mIoU', (160, 192), SCRATCH),
+    'ablation': Group('mIoU', (160, 192), SCRATCH, spread=3),
 }
 # Settings that define a training, without those that depend on the machine.
 COMPARED = (
@@ -139,7 +141,8 @@ def add_training(folder: Path, name: str, work_dir: str) -> None:
 
     Raises:
         FileNotFoundError: If its config is not in ``configs/evidence``.
-        ValueError: If the page could not show it, or not beside the others.
+        ValueError: If the page could not show it, or not beside the others,
+            or this is another kind of machine.
     """
     if name not in GROUPS:
         raise ValueError(f"no group '{name}': choose from {', '.join(GROUPS)}")
@@ -163,6 +166,12 @@ def add_training(folder: Path, name: str, work_dir: str) -> None:
     threads, kind, *_ = record['machine'].split()
     if kind == 'CPU':
         torch.set_num_threads(int(threads))
+        here = describe_machine()
+        if here.partition(',')[0] != record['machine'].partition(',')[0]:
+            raise ValueError(
+                f'its steps are timed where it ran, on {record["machine"]}; '
+                f'this is {here}'
+            )
         step = time_steps(read_config(Path(work_dir) / config.name))
         for point in record['curve']:
             steps = point['images'] / record['batch_size']
@@ -223,8 +232,7 @@ def show_mean(values: list[float]) -> str:
 
 
 def within(minutes: float) -> str:
-    most = f' in at most {minutes:.0f} CPU minutes'
-    return most if minutes < inf else ''
+    return f' in at most {ceil(minutes)} CPU minutes' if minutes < inf else ''
 
 
 def judge_pairs(ahead: list[float]) -> str:
@@ -263,6 +271,11 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
                 f'`{config}` is {"met" if met else "missed"}: '
                 f'{span(values)}{within(spent)}.'
             )
+        else:
+            yield (
+                f'The goal of {goal:g} ({group.metric}){within(limit)} for '
+                f'`{config}` was not tried.'
+            )
         for record in here:
             for how, metrics in record.get('tests', {}).items():
                 value = metrics[group.metric]
@@ -271,10 +284,16 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
                     f'Tested {how}, the seed {record["seed"]} has '
                     f'{value:.4g}: the goal of {goal:g} is {meets}.'
                 )
-    for config in found:
+    for config, seeds in found.items():
         ahead = pairs(found, group.base, config)
         if ahead:
             yield f'`{config}` against `{group.base}`: {judge_pairs(ahead)}.'
+        spread = max(seeds.values()) - min(seeds.values())
+        if spread > group.spread:
+            yield (
+                f'Seeds of `{config}` differ by {spread:.3g}, more than the '
+                f'{group.spread:g} that may be: longer trainings are needed.'
+            )
 
 
 def plot_trainings(records: list[dict], metric: str, path: Path) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.finetune.plan import NAMES, TASKS
+from mmhatnet.utils.atomic import creating
 
 CIFAR10 = ROOT / 'data' / 'cifar10'
 CROWNS = ROOT / 'data' / 'tree_crowns'
@@ -27,6 +28,7 @@ DEMO = ROOT / 'data' / 'demo'
 FOLDER = ROOT / 'work_dirs' / 'finetune'
 RECORDS = DOCS / 'finetune'
 BUDGET = '5m'  # of each training
+copy = partial(shutil.copytree, dirs_exist_ok=True)
 # Of the results of the command.
 KEPT = (
     *('metric', 'baseline', 'metrics', 'images', 'split', 'steps', 'ended'),
@@ -108,7 +110,7 @@ def crowns(
 ) -> None:
     """Tree crowns with a file of labels for each image."""
     for split in ('train', 'test'):
-        shutil.copytree(CROWNS / split, out / split / images)
+        copy(CROWNS / split, out / split / images)
         content = read_json(CROWNS / 'annotations' / f'{split}.json')
         boxes: dict[int, list] = {}
         for tree in content['annotations']:
@@ -131,7 +133,7 @@ def crowns_yolo(out: Path) -> None:
 
 def shapes_roboflow(out: Path) -> None:
     for split, theirs in (('train', 'train'), ('val', 'valid')):
-        shutil.copytree(DEMO / 'coco' / f'{split}2017', out / theirs)
+        copy(DEMO / 'coco' / f'{split}2017', out / theirs)
         shutil.copy(
             DEMO / 'coco' / 'annotations' / f'instances_{split}2017.json',
             out / theirs / '_annotations.coco.json',
@@ -142,7 +144,7 @@ CLASSES, MAPS, BOXES, MASKS = NAMES
 SETS = {
     'cifar10-test': Data(
         'test images of CIFAR-10',
-        partial(shutil.copytree, CIFAR10 / 'test'),
+        partial(copy, CIFAR10 / 'test'),
         'folders',
         CLASSES,
         small=True,
@@ -161,13 +163,11 @@ SETS = {
     ),
     'shapes': Data(
         'demo data',
-        partial(shutil.copytree, DEMO / 'ade' / 'ADEChallengeData2016'),
+        partial(copy, DEMO / 'ade' / 'ADEChallengeData2016'),
         'label maps',
         MAPS,
     ),
-    'crowns-coco': Data(
-        'tree crowns', partial(shutil.copytree, CROWNS), 'COCO', BOXES
-    ),
+    'crowns-coco': Data('tree crowns', partial(copy, CROWNS), 'COCO', BOXES),
     'crowns-voc': Data('tree crowns', crowns_voc, 'Pascal VOC', BOXES),
     'crowns-yolo': Data('tree crowns', crowns_yolo, 'YOLO', BOXES),
     'shapes-roboflow': Data(
@@ -203,7 +203,8 @@ def run(name: str) -> None:
     """
     data, record = SETS[name], dict(budget=BUDGET)
     if not (FOLDER / name).exists():
-        data.make(FOLDER / name)
+        with creating(FOLDER / name) as folder:
+            data.make(folder)
     settings = (SMALL_RESNET if data.small else RESNET) + HEADS[data.task]
     options = '--weights', 'none', '--no-export', '--cfg-options'
     options += tuple(f'model.{x}' for x in settings)
