@@ -10,11 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from errno import ENOSPC
 from functools import reduce
-from inspect import signature
-from itertools import pairwise, starmap, zip_longest
+from itertools import starmap, zip_longest
 from operator import getitem
 from pathlib import Path
 from traceback import walk_tb
@@ -23,25 +21,16 @@ from typing import Any
 import mmengine.logging
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger, print_log
-from torch import nn
 
 from ..models.archs import AUTO, check_grids
 from ..utils.arguments import positive as positive
 from ..utils.atomic import check_folder
 from ..utils.config import check_keys, read_config
-from ..utils.stack import FAMILIES, explain_missing_operators
+from ..utils.stack import explain_missing_operators
+from .explaining import explain
 
 REPEATED = 3  # seconds in which a second Ctrl-C is the same
 _interrupted = float('-inf')  # when Ctrl-C was pressed
-ARGUMENTS = re.compile(
-    r'(\w+)\.__init__\(\) (?:got an unexpected keyword argument '
-    r'(?P<unknown>.+)|missing .+?: (?P<missing>.+))'
-)
-CHANNELS = (  # that a layer of torch takes, and those that it gets
-    re.compile(r'to have (?P<taken>\d+) channels, but got (?P<given>\d+) '),
-    re.compile(r'multiplied \(\d+x(?P<given>\d+) and (?P<taken>\d+)x'),
-)
-UNKNOWN_TYPE = re.compile(r"'(\S+) is not in the (\S+) registry")
 # Warnings of mm that need no action: about OneDL's own data sets, CLRNet, and
 # functions that it finds in another registry.
 FALSE_ALARMS = re.compile(
@@ -278,8 +267,7 @@ def one_line_errors(*packages: str) -> Iterator[None]:
             sys.exit(130)
         ours = {__name__.partition('.')[0], '__main__', *packages}
         origin = next((x for x in chain if _is_raised_by(ours, x)), None)
-        explained = (f(x) for x in chain for f in EXPLAINED)
-        message = next(filter(None, explained), '')
+        message = next(filter(None, map(explain, chain)), '')
         if any(getattr(cause, 'errno', None) == ENOSPC for cause in chain):
             message = 'no space is left on the disk: free some, and try again'
         elif origin and isinstance(error, ImportError | OSError | ValueError):
@@ -291,60 +279,6 @@ def one_line_errors(*packages: str) -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _explain_config(error: BaseException) -> str:
-    """What to say of a type or arguments that mm's classes do not take."""
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    place = frames[-1].f_globals.get('__name__', '') if frames else ''
-    if place.partition('.')[0] not in FAMILIES['onedl']:
-        return ''  # an error of other code, which keeps its traceback
-    found = frames[-1].f_locals
-    match = UNKNOWN_TYPE.search(str(error))
-    if match and isinstance(error, KeyError):
-        known = found['registry'].module_dict
-        similar = ', '.join(get_close_matches(match[1], known)) or 'none'
-        return (
-            f"the config has type='{match[1]}', which is not in the registry "
-            f'{match[2]}; similar names: {similar}'
-        )
-    match = ARGUMENTS.search(str(error))
-    if match and isinstance(error, TypeError):
-        unknown, missing = match['unknown'], match['missing']
-        text = f'needs {missing}' if missing else f'has no argument {unknown}'
-        text = f'{match[1]} {text}'
-        if 'obj_cls' in found:  # else a parent class, called by another
-            known = ', '.join(signature(found['obj_cls']).parameters)
-            text += f'; it has {known}'
-        return text
-    return ''
-
-
-def _explain_channels(error: BaseException) -> str:
-    """What to say of a neck or a head with other channels than its maps."""
-    match = next(filter(None, (x.search(str(error)) for x in CHANNELS)), None)
-    if match is None or not isinstance(error, RuntimeError):
-        return ''
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    layers = [frame.f_locals.get('self') for frame in frames]
-    layers = [layer for layer in layers if isinstance(layer, nn.Module)]
-    for model, part in pairwise(layers):
-        if not hasattr(model, 'backbone') or hasattr(part, 'backbone'):
-            continue
-        package = type(part).__module__.partition('.')[0]
-        known = package == 'mmhatnet' or package in FAMILIES['onedl']
-        if part is model.backbone or not known:
-            return ''
-        dims = getattr(model.backbone, 'embed_dims', None)
-        stages = f'; those of the stages are {dims}' if dims else ''
-        return (
-            f'{type(part).__name__} takes {match["taken"]} channels, but gets '
-            f'{match["given"]}: change its in_channels{stages}'
-        )
-    return ''
-
-
-EXPLAINED = _explain_config, _explain_channels
 
 
 @contextmanager

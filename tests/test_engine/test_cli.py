@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmhatnet.engine import cli
 
+FPN = 'sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py'
 SCRIPTS = (
     'dist_train.sh',
     'dist_test.sh',
@@ -276,6 +277,7 @@ def test_false_alarms_are_hidden(capsys):
     ('part', 'message'),
     [
         (dict(type='ImageClasifier'), "type='ImageClasifier', .* ImageClass"),
+        (dict(type='HATnet'), "type='HATnet', .* names: mmhatnet.HATNet"),
         (dict(type='ImageClassifier'), 'ImageClassifier needs .backbone'),
         (
             dict(type='GlobalAveragePooling', b=1),
@@ -292,24 +294,64 @@ def test_wrong_parts_of_a_config(part, message):
 
 
 @pytest.mark.parametrize(
-    ('config', 'options', 'part'),
+    ('config', 'part', 'value', 'message'),
     [
-        ('hatnet/hatnet-tiny_8xb128_in1k.py', dict(head=9), 'HATNetClsHead'),
         (
-            'sem_fpn/fpn_hatnet-tiny_8xb2-80k_ade20k-512x512.py',
-            dict(neck=[9, 96, 240, 384]),
-            'FPN',
+            'hatnet/hatnet-tiny_8xb128_in1k.py',
+            'head',
+            9,
+            r'head \(HATNetClsHead\) has in_channels=9, but its input has '
+            r'other channels; the backbone gives \[384\], as its out_indices=',
         ),
+        (
+            FPN,
+            'neck',
+            [9, 96, 240, 384],
+            r'neck \(FPN\) has in_channels=\[9, 96, 240, 384\], but .*; the '
+            r'backbone gives \[48, 96, 240, 384\], as its out_indices=',
+        ),
+        (
+            FPN,
+            'neck',
+            [48, 96, 240],
+            r'neck .* but assert len\(inputs\) == len\(self.in_channels\) f',
+        ),
+        (
+            FPN,
+            'decode_head',
+            [256, 256, 9, 256],
+            r'decode_head \(FPNHead\) .* and in_index=.*; the neck gives 256',
+        ),
+        (FPN, 'backbone', 4, 'backbone is for images with other channels'),
     ],
 )
-def test_wrong_channels(config, options, part):
-    """Of a neck or a head: one line with those of HAT-Net."""
+@pytest.mark.parametrize('device', ['cpu', 'meta'])
+def test_wrong_channels(config, part, value, message, device):
+    """Of a part of a model: one line with what it gets."""
     cfg = open_config(config)
-    for name, channels in options.items():
-        cfg.model[name].in_channels = channels
-    model = MODELS.build(cfg.model)
-    message = rf'{part} takes 9 .* in_channels; .* \(48, 96, 240, 384\)$'
+    cfg.model[part].in_channels = value
+    with torch.device(device):
+        model = MODELS.build(cfg.model)
+        images = torch.rand(1, 3, 32, 32)
     with pytest.raises(SystemExit, match=message), cli.one_line_errors():
+        model(images, mode='tensor')
+
+
+def test_own_part_keeps_its_traceback():
+    """It may be what gives the wrong channels."""
+
+    class Neck(torch.nn.Module):
+        def forward(self, maps):
+            return [x[:, :9] for x in maps]
+
+    cfg = open_config(FPN)
+    cfg.model.decode_head.in_channels = cfg.model.neck.in_channels
+    model = MODELS.build(cfg.model)
+    model.neck = Neck()
+    with (
+        pytest.raises(RuntimeError, match='but got 9'),
+        cli.one_line_errors(),
+    ):
         model(torch.rand(1, 3, 32, 32), mode='tensor')
 
 
