@@ -30,7 +30,10 @@ DATA_SOURCES = {
     'data/demo': 'run: python tools/dataset_converters/make_demo_data.py',
 }
 # Heads of the libraries' models whose classes are those of the data set.
-HEADS = 'head', 'decode_head', 'roi_head', 'bbox_head', 'mask_head'
+HEADS = (
+    *('head', 'decode_head', 'auxiliary_head'),
+    *('roi_head', 'bbox_head', 'mask_head'),
+)
 # A split, the config of one of its data sets, and this, without its files.
 Part = tuple[str, ConfigDict, BaseDataset]
 

@@ -61,15 +61,13 @@ def explain(error: BaseException) -> str:
     found = frames[-1].f_locals
     match = UNKNOWN_TYPE.search(text)
     if match and isinstance(error, KeyError):
-        ours = {f'mmhatnet.{name}' for name in MODELS.module_dict}
-        known = {x.lower().split('.')[-1]: x for x in ours} | {
-            x.lower(): x for x in found['registry'].module_dict
-        }
-        similar = get_close_matches(match[1].lower(), known)
+        names = {x.lower(): f'mmhatnet.{x}' for x in MODELS.module_dict}
+        names |= {x.lower(): x for x in found['registry'].module_dict}
+        similar = get_close_matches(match[1].lower(), names)
         return (
             f"the config has type='{match[1]}', which is not in the registry "
             f'{match[2]}; similar names: '
-            f'{", ".join(known[x] for x in similar) or "none"}'
+            f'{", ".join(names[x] for x in similar) or "none"}'
         )
     match = ARGUMENTS.search(text)
     if match and isinstance(error, TypeError):
@@ -103,8 +101,9 @@ def _explain_input(frames: Sequence[FrameType], problem: str) -> str:
         return ''  # it may be an error of a user's own part
     name = next((k for k, v in model.named_modules() if v is part), '')
     source = ''
-    if part is not neck and hasattr(neck, 'out_channels'):
-        source = f'; the neck gives {neck.out_channels}'
+    given = getattr(neck, 'out_channels', None)
+    if part is not neck and given:
+        source = f'; the neck gives {given}'
     elif hasattr(backbone, 'embed_dims'):
         indices = backbone.out_indices
         dims = [backbone.embed_dims[i] for i in indices]

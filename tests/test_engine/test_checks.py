@@ -102,6 +102,14 @@ def test_classes_of_heads(task, head, classes, open_demo):
     assert check_data(cfg, ('train', 'val')) == []
 
 
+def test_classes_of_auxiliary_heads(open_demo):
+    cfg = open_demo('Semantic Segmentation')
+    cfg.model.auxiliary_head = [dict(num_classes=7), dict(num_classes=150)]
+    message = r'model.auxiliary_head.1.num_classes is 150, .* has 7 classes'
+    with pytest.raises(ValueError, match=message):
+        check_data(cfg, ('train',))
+
+
 def test_classes_that_are_folders(open_demo, tmp_path):
     """A folder that is missing moves all labels after it."""
     cfg = open_demo('Image Classification')

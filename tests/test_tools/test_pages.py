@@ -142,7 +142,9 @@ def test_seeds_that_differ(tmp_path):
     for config, *values in ('a', 80, 83, 82), ('b', 80, 83.5, 82):
         add_records(tmp_path, 'ablation', config, values, metric='mIoU')
     text = import_page('evidence').make_section(tmp_path, 'ablation')
-    sentence = 'Seeds of `b` differ by 3.5, more than the 3 that may be'
+    sentence = (
+        'Seeds of `b` differ by 3.5; above 3, a comparison is not reliable'
+    )
     assert sentence in text
     assert text.count('differ by') == 1
 
@@ -181,7 +183,8 @@ def test_search(tmp_path):
             '`optimizer.type=AdamW` | 0.001 | 64.5',
         )
     ]
-    assert text.endswith(f'- The best learning rate of `{MICRO}` is 0.008.')
+    best = f'of 2 learning rates of `{MICRO}` is 0.008, the largest of them'
+    assert text.endswith(f'- The best {best}.')
 
 
 def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):

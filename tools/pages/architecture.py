@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Draws the folders of the package and their imports: docs/architecture.md."""
 
+import argparse
 import ast
 from collections import defaultdict
 from graphlib import TopologicalSorter
@@ -49,6 +50,7 @@ def find_places(floors: dict[str, int]) -> dict[str, tuple[float, int]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     imports = find_imports()
     places = find_places(find_floors(imports))
     figure, (axes,) = make_figure(size=(9, 6), dpi=120)

@@ -16,7 +16,6 @@ from common import (
     ROOT,
     fill_page,
     make_figure,
-    plot_lines,
     read_json,
     save_figure,
     span,
@@ -291,26 +290,28 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
         spread = max(seeds.values()) - min(seeds.values())
         if spread > group.spread:
             yield (
-                f'Seeds of `{config}` differ by {spread:.3g}, more than the '
-                f'{group.spread:g} that may be: longer trainings are needed.'
+                f'Seeds of `{config}` differ by {spread:.3g}; above '
+                f'{group.spread:g}, a comparison is not reliable.'
             )
 
 
 def plot_trainings(records: list[dict], metric: str, path: Path) -> None:
+    """Plot the mean, least and greatest value of the seeds of each config."""
     figure, panels = make_figure(1, 2, size=(12, 5), sharey=True)
-    operations, minutes = [], []
-    for record in records:
-        config, curve = record['config'], record['curve']
-        values = [point[metric] for point in curve]
+    for config in dict.fromkeys(record['config'] for record in records):
+        here = [record for record in records if record['config'] == config]
+        points = list(zip(*(x['curve'] for x in here), strict=True))
+        values = [[seed[metric] for seed in point] for point in points]
         # The backward pass has two products for each of the forward pass.
-        of_image = 3e-12 * record['operations']
-        x = [of_image * point['images'] for point in curve]
-        operations.append((config, x, values))
-        minutes.append((config, [p['seconds'] / 60 for p in curve], values))
-    plot_lines(panels[0], operations)
-    plot_lines(panels[1], minutes)
+        of_image = 3e-12 * here[0]['operations']
+        operations = [of_image * point[0]['images'] for point in points]
+        minutes = [mean(x['seconds'] for x in point) / 60 for point in points]
+        for panel, x in zip(panels, (operations, minutes), strict=True):
+            panel.plot(x, [*map(mean, values)], '.-', label=config)
+            ends = [*map(min, values)], [*map(max, values)]
+            panel.fill_between(x, *ends, alpha=0.15)
     panels[0].set(xlabel='3 x operations x images seen (T)', ylabel=metric)
-    panels[1].set(xlabel='minutes of training')
+    panels[1].set(xlabel='minutes of training, on its machine')
     save_figure(figure, path)
 
 
@@ -345,11 +346,18 @@ def search_section(records: list[dict], metric: str) -> str:
         rows.append(row | {metric: f'{value:.4g}'})
     rows.sort(key=lambda row: list(row.values())[:3])
     best = (
-        f'- The best learning rate of {config} is {max(found)[1]:.2g}.'
+        f'- The best of {len(found)} learning rates of {config} is '
+        f'{max(found)[1]:.2g}{is_end(found)}.'
         for config, found in sorted(rates.items())
         if len(found) > 1
     )
     return '\n'.join([markdown_table(rows), '', *best]).rstrip()
+
+
+def is_end(found: list[tuple[float, float]]) -> str:
+    """Whether a larger learning rate than the best was not tried."""
+    is_largest = max(found)[1] == max(rate for _, rate in found)
+    return ', the largest of them' if is_largest else ''
 
 
 def make_section(folder: Path, name: str) -> str:
