@@ -270,9 +270,11 @@ def one_line_errors(*packages: str) -> Iterator[None]:
         message = next(filter(None, map(explain, chain)), '')
         if any(getattr(cause, 'errno', None) == ENOSPC for cause in chain):
             message = 'no space is left on the disk: free some, and try again'
+        elif message:
+            pass  # says more than an error of ours that followed
         elif origin and isinstance(error, ImportError | OSError | ValueError):
             message = f'{origin!s:.2000}'
-        if not message:
+        else:
             raise
         where = f' (rank {rank})' if rank != '0' else ''
         sys.exit(f'{name}{where}: error: {message}')

@@ -92,25 +92,27 @@ def _explain_input(frames: Sequence[FrameType], problem: str) -> str:
     layers = [layer for layer in layers if isinstance(layer, nn.Module)]
     model = next((x for x in layers if hasattr(x, 'backbone')), None)
     part = next((x for x in layers if hasattr(x, 'in_channels')), None)
-    if model is None or part is None:
+    if model and model.backbone in layers:
+        ours = _is_of_mm(type(model.backbone).__module__)
+        return IMAGES if ours and problem == OTHERS else ''
+    if part is None or not _is_of_mm(type(part).__module__):
         return ''
-    backbone, neck = model.backbone, getattr(model, 'neck', None)
-    if backbone in layers:
-        return IMAGES if problem == OTHERS else ''
-    if not all(_is_of_mm(type(x).__module__) for x in model.children()):
-        return ''  # it may be an error of a user's own part
-    name = next((k for k, v in model.named_modules() if v is part), '')
-    source = ''
-    given = getattr(neck, 'out_channels', None)
-    if part is not neck and given:
-        source = f'; the neck gives {given}'
-    elif hasattr(backbone, 'embed_dims'):
-        indices = backbone.out_indices
-        dims = [backbone.embed_dims[i] for i in indices]
-        source = f'; the backbone gives {dims}, as its out_indices={indices}'
+    name, source = type(part).__name__, ''
+    if model:
+        backbone, neck = model.backbone, getattr(model, 'neck', None)
+        if not all(_is_of_mm(type(x).__module__) for x in model.children()):
+            return ''  # it may be an error of a user's own part
+        places = (k for k, v in model.named_modules() if v is part)
+        name = f'{next(places, "the model")} ({name})'
+        given = getattr(neck, 'out_channels', None)
+        if part is not neck and given:
+            source = f'; the neck gives {given}'
+        elif hasattr(backbone, 'embed_dims'):
+            indices = backbone.out_indices
+            dims = [backbone.embed_dims[i] for i in indices]
+            source = f'; the backbone gives {dims}, as its out_indices='
+            source += f'{indices}'
     settings = ' and '.join(
         f'{key}={getattr(part, key)}' for key in SETTINGS if hasattr(part, key)
     )
-    return (
-        f'{name} ({type(part).__name__}) has {settings}, but {problem}{source}'
-    )
+    return f'{name} has {settings}, but {problem}{source}'
