@@ -24,6 +24,8 @@ CHANNELS = re.compile(
     r'|shapes cannot be multiplied'
     r'|Invalid channel dimensions|must have same reduction dim'
 )
+# In the code of mm that counts the maps that a part gets.
+NUMBERS = re.compile('in_channels|in_index|num_ins|num_levels')
 # Settings on which the input of a part of a model depends.
 SETTINGS = 'in_channels', 'in_index', 'roi_feat_size'
 OTHERS = 'its input has other channels'
@@ -50,10 +52,11 @@ def explain(error: BaseException) -> str:
     text = str(error)
     refused = isinstance(error, AssertionError) and not text
     if refused or isinstance(error, IndexError):
-        if not _is_of_mm(frames[-1].f_globals.get('__name__', '')):
-            return ''
         line = extract_tb(error.__traceback__)[-1].line or ''
-        return _explain_input(frames, f'{line} fails')
+        is_of_mm = _is_of_mm(frames[-1].f_globals.get('__name__', ''))
+        if is_of_mm and NUMBERS.search(line):
+            return _explain_input(frames, f'{line} fails')
+        return ''
     if isinstance(error, RuntimeError) and CHANNELS.search(text):
         return _explain_input(frames, OTHERS)
     if not _is_of_mm(frames[-1].f_globals.get('__name__', '')):

@@ -337,6 +337,14 @@ def test_wrong_channels(config, part, value, message, device):
         model(images, mode='tensor')
 
 
+def test_other_errors_of_mm_keep_their_traceback():
+    """Those that do not come from the settings of a part."""
+    model = MODELS.build(open_config(FPN).model)
+    model.decode_head.in_index = []  # fails later, at x[0]
+    with pytest.raises(IndexError), cli.one_line_errors():
+        model(torch.rand(1, 3, 32, 32), mode='tensor')
+
+
 def test_own_part_keeps_its_traceback():
     """It may be what gives the wrong channels."""
 
