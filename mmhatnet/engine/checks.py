@@ -174,7 +174,9 @@ def _class_counts(cfg: Any, name: str) -> Iterator[tuple[str, int]]:
     """Iterate over ``num_classes`` of the heads in a model's config."""
     if isinstance(cfg, list):
         cfg = dict(enumerate(cfg))
-    for key, part in cfg.items() if isinstance(cfg, dict) else ():
+    if not isinstance(cfg, dict) or cfg.get('type') == 'STDCHead':
+        return  # the latter's classes are edges and others
+    for key, part in cfg.items():
         if key == 'num_classes' and isinstance(part, int):
             yield f'{name}.{key}', part
         elif key in HEADS or isinstance(key, int):
