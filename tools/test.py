@@ -30,9 +30,8 @@ def enable_show(cfg: Config, show_dir: str) -> None:
 def enable_tta(cfg: Config) -> None:
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise ValueError(
-            '--tta needs tta_model and tta_pipeline in the config: '
-            'configs/_base_/datasets/coco_detection.py shows how to inherit '
-            'those of mmdetection'
+            '--tta needs tta_model and tta_pipeline in the config; '
+            'docs/training.md names configs that have both'
         )
     loader = cfg.get('test_dataloader') or {}
     for dataset in iter_datasets(loader.get('dataset')):

@@ -175,7 +175,7 @@ def _class_counts(cfg: Any, name: str) -> Iterator[tuple[str, int]]:
     if isinstance(cfg, list):
         cfg = dict(enumerate(cfg))
     if not isinstance(cfg, dict) or cfg.get('type') == 'STDCHead':
-        return  # the latter's classes are edges and others
+        return  # STDC's head of details has classes of its own: edges, others
     for key, part in cfg.items():
         if key == 'num_classes' and isinstance(part, int):
             yield f'{name}.{key}', part

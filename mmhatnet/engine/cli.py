@@ -267,14 +267,17 @@ def one_line_errors(*packages: str) -> Iterator[None]:
             sys.exit(130)
         ours = {__name__.partition('.')[0], '__main__', *packages}
         origin = next((x for x in chain if _is_raised_by(ours, x)), None)
+        # What explains an error of mm says more than ours that followed it.
         message = next(filter(None, map(explain, chain)), '')
         if any(getattr(cause, 'errno', None) == ENOSPC for cause in chain):
             message = 'no space is left on the disk: free some, and try again'
-        elif message:
-            pass  # says more than an error of ours that followed
-        elif origin and isinstance(error, ImportError | OSError | ValueError):
+        elif (
+            not message
+            and origin
+            and isinstance(error, ImportError | OSError | ValueError)
+        ):
             message = f'{origin!s:.2000}'
-        else:
+        if not message:
             raise
         where = f' (rank {rank})' if rank != '0' else ''
         sys.exit(f'{name}{where}: error: {message}')

@@ -1,11 +1,12 @@
 """Says in one line what mm's classes refuse in a config."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from inspect import signature
 from traceback import extract_tb, walk_tb
 from types import FrameType
+from typing import Any
 
 from torch import nn
 
@@ -49,39 +50,42 @@ def explain(error: BaseException) -> str:
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     if not frames:
         return ''
-    text = str(error)
-    refused = isinstance(error, AssertionError) and not text
-    if refused or isinstance(error, IndexError):
-        line = extract_tb(error.__traceback__)[-1].line or ''
-        is_of_mm = _is_of_mm(frames[-1].f_globals.get('__name__', ''))
-        if is_of_mm and NUMBERS.search(line):
-            return _explain_input(frames, f'{line} fails')
-        return ''
-    if isinstance(error, RuntimeError) and CHANNELS.search(text):
+    if isinstance(error, RuntimeError) and CHANNELS.search(str(error)):
         return _explain_input(frames, OTHERS)
     if not _is_of_mm(frames[-1].f_globals.get('__name__', '')):
         return ''
-    found = frames[-1].f_locals
-    match = UNKNOWN_TYPE.search(text)
+    if isinstance(error, AssertionError | IndexError):
+        line = extract_tb(error.__traceback__)[-1].line or ''
+        counts = NUMBERS.search(line)
+        return _explain_input(frames, f'{line} fails') if counts else ''
+    match = UNKNOWN_TYPE.search(str(error))
     if match and isinstance(error, KeyError):
-        names = {x.lower(): f'mmhatnet.{x}' for x in MODELS.module_dict}
-        names |= {x.lower(): x for x in found['registry'].module_dict}
-        similar = get_close_matches(match[1].lower(), names)
-        return (
-            f"the config has type='{match[1]}', which is not in the registry "
-            f'{match[2]}; similar names: '
-            f'{", ".join(names[x] for x in similar) or "none"}'
-        )
-    match = ARGUMENTS.search(text)
+        return _explain_type(match, frames[-1].f_locals)
+    match = ARGUMENTS.search(str(error))
     if match and isinstance(error, TypeError):
-        unknown, missing = match['unknown'], match['missing']
-        text = f'needs {missing}' if missing else f'has no argument {unknown}'
-        text = f'{match[1]} {text}'
-        if 'obj_cls' in found:  # else a parent class, called by another
-            known = ', '.join(signature(found['obj_cls']).parameters)
-            text += f'; it has {known}'
-        return text
+        return _explain_arguments(match, frames[-1].f_locals)
     return ''
+
+
+def _explain_type(match: re.Match, found: Mapping) -> str:
+    name, registry = match.groups()
+    names = {x.lower(): f'mmhatnet.{x}' for x in MODELS.module_dict}
+    names |= {x.lower(): x for x in found['registry'].module_dict}
+    similar = [names[x] for x in get_close_matches(name.lower(), names)]
+    return (
+        f"the config has type='{name}', which is not in the registry "
+        f'{registry}; similar names: {", ".join(similar) or "none"}'
+    )
+
+
+def _explain_arguments(match: re.Match, found: Mapping) -> str:
+    unknown, missing = match['unknown'], match['missing']
+    text = f'needs {missing}' if missing else f'has no argument {unknown}'
+    text = f'{match[1]} {text}'
+    if 'obj_cls' in found:  # else a parent class, called by another
+        known = ', '.join(signature(found['obj_cls']).parameters)
+        text += f'; it has {known}'
+    return text
 
 
 def _is_of_mm(module: str) -> bool:
@@ -91,30 +95,30 @@ def _is_of_mm(module: str) -> bool:
 
 def _explain_input(frames: Sequence[FrameType], problem: str) -> str:
     """Name the part of a model whose settings do not fit its input."""
-    layers = [frame.f_locals.get('self') for frame in frames]
-    layers = [layer for layer in layers if isinstance(layer, nn.Module)]
-    model = next((x for x in layers if hasattr(x, 'backbone')), None)
+    owners = [frame.f_locals.get('self') for frame in frames]
+    layers = [owner for owner in owners if isinstance(owner, nn.Module)]
+    model = next((x for x in layers if hasattr(x, 'backbone')), nn.Module())
     part = next((x for x in layers if hasattr(x, 'in_channels')), None)
-    if model and model.backbone in layers:
-        ours = _is_of_mm(type(model.backbone).__module__)
-        return IMAGES if ours and problem == OTHERS else ''
+    backbone: Any = getattr(model, 'backbone', None)
+    neck = getattr(model, 'neck', None)
+    # One of a user's own parts may be what gives the wrong maps.
+    if not all(_is_of_mm(type(x).__module__) for x in model.children()):
+        return ''
+    if backbone in layers:
+        return IMAGES if problem == OTHERS else ''
     if part is None or not _is_of_mm(type(part).__module__):
         return ''
     name, source = type(part).__name__, ''
-    if model:
-        backbone, neck = model.backbone, getattr(model, 'neck', None)
-        if not all(_is_of_mm(type(x).__module__) for x in model.children()):
-            return ''  # it may be an error of a user's own part
-        places = (k for k, v in model.named_modules() if v is part)
-        name = f'{next(places, "the model")} ({name})'
-        given = getattr(neck, 'out_channels', None)
-        if part is not neck and given:
-            source = f'; the neck gives {given}'
-        elif hasattr(backbone, 'embed_dims'):
-            indices = backbone.out_indices
-            dims = [backbone.embed_dims[i] for i in indices]
-            source = f'; the backbone gives {dims}, as its out_indices='
-            source += f'{indices}'
+    places = [place for place, x in model.named_modules() if x is part]
+    if places:
+        name = f'{places[0]} ({name})'
+    given = getattr(neck, 'out_channels', None)
+    if given and part is not neck:
+        source = f'; the neck gives {given}'
+    elif hasattr(backbone, 'embed_dims'):
+        indices = backbone.out_indices
+        dims = [backbone.embed_dims[i] for i in indices]
+        source = f'; the backbone gives {dims}, as its out_indices={indices}'
     settings = ' and '.join(
         f'{key}={getattr(part, key)}' for key in SETTINGS if hasattr(part, key)
     )

@@ -300,11 +300,13 @@ def plot_trainings(records: list[dict], metric: str, path: Path) -> None:
     figure, panels = make_figure(1, 2, size=(12, 5), sharey=True)
     for config in dict.fromkeys(record['config'] for record in records):
         here = [record for record in records if record['config'] == config]
-        points = list(zip(*(x['curve'] for x in here), strict=True))
+        curves = [{x['images']: x for x in each['curve']} for each in here]
+        images = sorted(set.intersection(*map(set, curves)))
+        points = [[curve[number] for curve in curves] for number in images]
         values = [[seed[metric] for seed in point] for point in points]
         # The backward pass has two products for each of the forward pass.
         of_image = 3e-12 * here[0]['operations']
-        operations = [of_image * point[0]['images'] for point in points]
+        operations = [of_image * number for number in images]
         minutes = [mean(x['seconds'] for x in point) / 60 for point in points]
         for panel, x in zip(panels, (operations, minutes), strict=True):
             panel.plot(x, [*map(mean, values)], '.-', label=config)
@@ -345,19 +347,16 @@ def search_section(records: list[dict], metric: str) -> str:
         row = dict(config=config, changed=changed, lr=f'{record["lr"]:.2g}')
         rows.append(row | {metric: f'{value:.4g}'})
     rows.sort(key=lambda row: list(row.values())[:3])
-    best = (
-        f'- The best of {len(found)} learning rates of {config} is '
-        f'{max(found)[1]:.2g}{is_end(found)}.'
-        for config, found in sorted(rates.items())
-        if len(found) > 1
-    )
+    best = []
+    for config, found in sorted(rates.items()):
+        rate, largest = max(found)[1], max(rate for _, rate in found)
+        if len(found) > 1:
+            end = ', the largest of them' if rate == largest else ''
+            best.append(
+                f'- The best of {len(found)} learning rates of {config} is '
+                f'{rate:.2g}{end}.'
+            )
     return '\n'.join([markdown_table(rows), '', *best]).rstrip()
-
-
-def is_end(found: list[tuple[float, float]]) -> str:
-    """Whether a larger learning rate than the best was not tried."""
-    is_largest = max(found)[1] == max(rate for _, rate in found)
-    return ', the largest of them' if is_largest else ''
 
 
 def make_section(folder: Path, name: str) -> str:
