@@ -38,15 +38,17 @@ def parse_args(exported: bool) -> argparse.Namespace:
         metavar='[CHECKPOINT] IMAGES',
         help=f'checkpoint: a file (*{", *".join(FILES)}), a URL or '
         'hatnet://NAME (default: the released weights of the model); then '
-        "images, videos, folders of them, patterns such as 'photos/*.jpg', or "
-        'the number of a webcam, such as 0, which q and Enter end',
+        'images, videos, folders of them (without subfolders), patterns such '
+        "as 'photos/*.jpg', or the number of a webcam, such as 0, which q and "
+        'Enter end',
     )
     add(
         '--out-dir',
         type=Path,
         default=Path('outputs'),
         help='folder for the picture, <image>.png or <video>.mp4, and the '
-        'files of --format (default: outputs)',
+        'files of --format; of images with the same name, the next ones get '
+        '<image>_2 and so on (default: outputs)',
     )
     add(
         '--format',

@@ -42,6 +42,11 @@ TITLES = dict(
     demo='Demo data',
     shipped='Small models whose weights are in the package',
 )
+NOTES = dict(
+    ablation='Designs 1 to 4 of Table 5 have H-MHSA in none of the stages 0 '
+    'to 2, in stage 0,\nin stages 0 and 1, and in all three, and only window '
+    'attention in the others.\n\n',
+)
 PAGES = ('README.md', 'docs/model_zoo.md')
 
 
@@ -163,7 +168,7 @@ Numbers with an asterisk are the paper's, and those without were measured with
 our configs.
 The [model zoo](../../docs/model_zoo.md) says how they are counted.
 
-{table(metafile, '../../')}
+{NOTES.get(folder, '')}{table(metafile, '../../')}
 
 The first recipe has a batch of {metadata['Batch Size']} images, and \
 {', '.join(metadata['Training Techniques'])}.
