@@ -12,8 +12,10 @@ while [ $# -gt 0 ]; do
       cat <<'EOF'
 Usage: tools/run_tests.sh [--stack onedl|openmmlab] [--isolated] [PYTEST ARGS]
 
-Sets up the environment (for the options, see tools/setup_env.sh --help), checks the code with ruff and runs the tests: all
-of them, or those that PYTEST ARGS select, such as -m "not slow".
+Sets up the environment (for the options, see tools/setup_env.sh --help), checks
+the code with ruff and runs the tests: all of them, or those that PYTEST ARGS
+select, such as -m "not slow". Up to eight processes share the tests; -n 0 runs
+them in one.
 EOF
       exit 0 ;;
     *) break ;;
@@ -26,4 +28,6 @@ bin=$("$root/tools/setup_env.sh" "${setup[@]}" --path)/bin
 cd "$root"
 "$bin/ruff" check .
 "$bin/ruff" format --check .
-exec "$bin/python" -m pytest "$@"
+# Each process needs 3 GiB.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec "$bin/python" -m pytest -n logical --maxprocesses 8 "$@"

@@ -156,8 +156,10 @@ class TestEach:
             assert x.grad.shape == x.shape
             assert not x.grad.any()
 
-    @pytest.mark.parametrize('weights_too', [False, True])
-    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize(
+        ('dtype', 'weights_too'),
+        [(torch.float16, False), (torch.bfloat16, True)],
+    )
     @pytest.mark.parametrize('name', ['norm', 'mlp'])
     def test_half_precision(self, name, dtype, weights_too):
         """Computed in float32: rounding of the results is all."""
@@ -206,8 +208,7 @@ class TestEach:
             # Some windows are partial or too large, some are the whole map.
             *(
                 ('windows', (75, 101), dict(grid_sizes=g, attn_types=[t] * 3))
-                for g in ((4, 3, 5), (9, 3, 64))
-                for t in ('h-mhsa', 'window')
+                for g, t in (((4, 3, 5), 'h-mhsa'), ((9, 3, 64), 'window'))
             ),
         ],
     )
