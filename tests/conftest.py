@@ -1,3 +1,4 @@
+import gc
 import http.server
 import os
 import sys
@@ -19,9 +20,10 @@ from helpers import (
     golden_weight,
     official_shapes,
 )
-from mmengine.config import Config
+from mmengine.config import Config, config
 from mmengine.config.utils import load
 from mmengine.registry import MODELS, init_default_scope
+from yapf.yapflib import yapf_api
 
 import mmhatnet
 from mmhatnet.datasets import make_demo_data
@@ -245,11 +247,36 @@ def single_run(demo_folder, small_config):
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _read_metafiles_once():
-    """mmengine reads them for each config that a config inherits from."""
+def _remember():
+    """Save the time that mmengine takes for what it computed before.
+
+    It reads the metafiles for each config that a config inherits from, and
+    formats the config of a training for each checkpoint, in a second.
+    """
+    formatted = {}
+
+    def format_once(text, **options):
+        if text not in formatted:
+            formatted[text] = format_code(text, **options)
+        return formatted[text]
+
+    format_code = yapf_api.FormatCode
     with pytest.MonkeyPatch.context() as patch:
+        # Older versions of mmengine import it into their module.
+        patch.setattr(config, 'FormatCode', format_once, raising=False)
+        patch.setattr(yapf_api, 'FormatCode', format_once)
         patch.setattr('mmengine.config.utils.load', cache(load))
         yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _freeze():
+    """Collecting garbage among all objects of the libraries is slow.
+
+    The data sets of mmengine do it each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

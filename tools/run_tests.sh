@@ -30,4 +30,5 @@ cd "$root"
 "$bin/ruff" format --check .
 # Each process needs 3 GiB.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$bin/python" -m pytest -n logical --maxprocesses 8 "$@"
+exec "$bin/python" -m pytest -n logical --maxprocesses 8 \
+  --dist loadscope "$@"

@@ -55,6 +55,7 @@ class TestMetafiles:
         assert {model.name for model in index.models} == set(MODELS)
         assert not [e for m in index.models for e in m.check_errors]
 
+    @pytest.mark.default_stack
     @pytest.mark.parametrize('name', MODELS)
     def test_numbers_match_get_flops(self, name):
         metadata = MODELS[name]['Metadata']
@@ -100,6 +101,7 @@ class TestMetafiles:
         assert sum('Converted From' in m for m in MODELS.values()) == 4
 
 
+@pytest.mark.default_stack
 def test_tables_are_current():
     """The pages have the tables that tools/pages/model_zoo.py makes."""
     model_zoo = import_page('model_zoo')

@@ -154,10 +154,10 @@ def test_new_and_replaced_settings():
     assert found == dict(a=dict(b=dict(c=1)), n=dict(x=2))
 
 
-def test_failed_download_is_one_line(demo_folder, tmp_path):
+def test_failed_download_is_one_line(demo_folder, small_config, tmp_path):
     config = tmp_path / 'config.py'
-    config.write_text("""
-_base_ = 'mmhatnet::demo/fpn_hatnet-tiny_2xb4-400_demo.py'
+    config.write_text(f"""
+_base_ = '{small_config}'
 init_cfg = dict(
     _delete_=True, type='Pretrained', checkpoint='hatnet://tiny'
 )

@@ -203,8 +203,9 @@ def first(train):
 class TestAnotherBatchSize:
     """A run of 1 epoch of 2 batches goes on with epochs of 6 or 1."""
 
-    @pytest.mark.parametrize('runner', ['Runner', 'FlexibleRunner'])
-    @pytest.mark.parametrize('batch_size', [4, 24])
+    @pytest.mark.parametrize(
+        ('batch_size', 'runner'), [(4, 'FlexibleRunner'), (24, 'Runner')]
+    )
     def test_schedule(self, batch_size, runner, train, first):
         """As that of a run with these batches from the beginning."""
         name = f'{batch_size}_{runner}'

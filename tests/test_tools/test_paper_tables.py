@@ -34,6 +34,7 @@ def committed():
     return read_csv(PAGE.with_suffix('.csv'))
 
 
+@pytest.mark.default_stack
 @pytest.mark.parametrize(
     ('number', 'model'),
     [
