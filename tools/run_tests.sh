@@ -31,4 +31,4 @@ cd "$root"
 # Each process needs 3 GiB.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec "$bin/python" -m pytest -n logical --maxprocesses 8 \
-  --dist loadscope "$@"
+  --dist worksteal "$@"
