@@ -183,7 +183,8 @@ def run_interpreted(file):
     if INTERPRETED:
         pytest.skip('runs already')
     options = '-q', '-m', 'not slow', '-p', 'no:cacheprovider'
-    output = run_tool('-m', 'pytest', file, *options, TRITON_INTERPRET='1')
+    command = '-m', 'pytest', file, *options
+    output = run_tool(*command, timeout=900, TRITON_INTERPRET='1')
     assert ' passed' in output, output
 
 
