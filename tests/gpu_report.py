@@ -7,7 +7,7 @@ import pytest
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.provenance import describe_run
-from mmhatnet.utils.atomic import replacing
+from mmhatnet.utils.atomic import write_text
 from mmhatnet.utils.device import find_device
 
 
@@ -56,8 +56,7 @@ class Report:
             'report.json': content,
             'report.md': f'{title}\n\n{markdown_table(cells)}',
         }.items():
-            with replacing(self.folder / name) as part:
-                part.write_text(f'{text}\n', 'utf-8')
+            write_text(self.folder / name, f'{text}\n')
 
     def pytest_terminal_summary(self, terminalreporter):
         terminalreporter.write_line(str(self.folder / 'report.md'))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..runtime.images import decode
 from ..runtime.results import Result, caption
-from ..utils.atomic import check_folder, replacing
+from ..utils.atomic import check_folder, replacing, write_text
 from . import records
 from .records import recording, to_json
 from .videos import VIDEOS, Video, is_video, is_webcam, writing
@@ -223,8 +223,8 @@ def _save_image(
     if labels is not None and 'labels' in formats:
         _save(f'{target}_labels.png', _paint(labels, result['classes']))
     if 'json' in formats:
-        with replacing(f'{target}.json') as part:
-            part.write_text(to_json(dict(image=str(path), **result)), 'utf-8')
+        content = dict(image=str(path), **result)
+        write_text(f'{target}.json', to_json(content))
 
 
 def _paint(labels: np.ndarray, classes: Sequence[dict]) -> Image.Image:

@@ -17,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
 
 from ..registry import HOOKS
-from ..utils.atomic import replacing
+from ..utils.atomic import replacing, write_text
 from ..weights.files import unwrap_state_dict
 from ..weights.loading import check_finite, check_state_dict, to_mm
 from ..weights.official import BACKBONE, strip_prefix
@@ -70,8 +70,8 @@ class AtomicCheckpointHook(CheckpointHook):
     def _delete_outdated(self, runner: Runner) -> None:
         if self._outdated and self.last_ckpt:
             # mmengine has rewritten this file in place.
-            with replacing(Path(runner.work_dir, 'last_checkpoint')) as part:
-                part.write_text(self.last_ckpt, 'utf-8')
+            record = Path(runner.work_dir, 'last_checkpoint')
+            write_text(record, self.last_ckpt)
         best = getattr(self, 'best_ckpt_path_dict', {}).values()
         used = {self.last_ckpt, getattr(self, 'best_ckpt_path', None), *best}
         while self._outdated:

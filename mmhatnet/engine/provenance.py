@@ -13,7 +13,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..utils.atomic import replacing
+from ..utils.atomic import write_text
 from ..utils.config import iter_dicts
 from ..utils.device import find_device
 from ..utils.hashes import sha256_of
@@ -184,8 +184,8 @@ class ProvenanceHook(Hook):
         if not is_main_process():
             return
         starts = [*_find_earlier(runner), self._describe(runner, weights)]
-        with replacing(Path(runner.work_dir, FILE)) as part:
-            part.write_text(json.dumps(starts, indent=1) + '\n', 'utf-8')
+        text = json.dumps(starts, indent=1) + '\n'
+        write_text(Path(runner.work_dir, FILE), text)
 
     @staticmethod
     def _describe(runner: Runner, weights: list[dict]) -> dict:

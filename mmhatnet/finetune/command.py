@@ -16,7 +16,7 @@ import numpy as np
 
 from ..engine.provenance import describe_run
 from ..engine.resuming import lock_work_dir
-from ..utils.atomic import replacing
+from ..utils.atomic import write_text
 from ..weights.releases import locate_weights
 from . import results
 from .converting import check_apart, convert
@@ -119,9 +119,8 @@ def _run(
 
 
 def _write_json(content: dict, path: Path) -> None:
-    with replacing(path) as part:
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        part.write_text(text + '\n', 'utf-8')
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_text(path, text + '\n')
 
 
 def _fingerprint(found: Found, args: Namespace) -> dict:

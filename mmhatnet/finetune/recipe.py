@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from ..engine.cli import apply_options, inherit_options
 from ..models.archs import ARCHS
-from ..utils.atomic import replacing
+from ..utils.atomic import write_text
 from ..utils.config import read_config
 from .plan import Plan, has_muon
 
@@ -52,8 +52,7 @@ def write_config(plan: Plan, data: dict, path: Path) -> None:
             complete = read_config(plain)
         apply_options(complete, args)
         inherit_options(config, args, complete)
-    with replacing(path) as part:
-        part.write_text(config.pretty_text, 'utf-8')
+    write_text(path, config.pretty_text)
 
 
 def _model(plan: Plan) -> Settings:

@@ -34,6 +34,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8, as :func:`replacing` does."""
+    with replacing(path) as part:
+        part.write_text(text, 'utf-8')
+
+
 @contextmanager
 def creating(
     folder: str | os.PathLike, replace: bool = False

@@ -10,7 +10,7 @@ import torch
 from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 
-from ..utils.atomic import replacing
+from ..utils.atomic import replacing, write_text
 from ..utils.hashes import sha256_of, verify_sha256
 from .reader import read_file
 
@@ -168,7 +168,6 @@ def _verify(
     if recorded or not is_main_process():
         return
     try:
-        with replacing(_record(path)) as part:
-            part.write_text(f'# {url}\n{found}  {path.name}\n', 'utf-8')
+        write_text(_record(path), f'# {url}\n{found}  {path.name}\n')
     except OSError as error:  # a read-only cache
         print_log(f'the hash of {path} is not recorded: {error}', 'current')

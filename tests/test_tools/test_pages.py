@@ -37,6 +37,7 @@ def test_page_is_current(tool, page, tmp_path, monkeypatch):
 
     # Files are written elsewhere, figures included.
     monkeypatch.setattr(import_page('common'), 'replacing', writing)
+    monkeypatch.setattr('mmhatnet.utils.atomic.replacing', writing)
     call_tool(TOOLS / 'pages' / f'{tool}.py')
     found = (tmp_path / f'{page}.md').read_text()
     assert found == (ROOT / 'docs' / f'{page}.md').read_text()

@@ -20,7 +20,7 @@ from mmhatnet.engine.cli import (
 )
 from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.engine.runner import train_steps
-from mmhatnet.utils.atomic import replacing
+from mmhatnet.utils.atomic import write_text
 
 PAGE = """# Where the time of training goes
 
@@ -138,8 +138,7 @@ def main() -> None:
     )
     print(page)
     if args.out:
-        with replacing(args.out) as part:
-            part.write_text(page, 'utf-8')
+        write_text(args.out, page)
 
 
 if __name__ == '__main__':

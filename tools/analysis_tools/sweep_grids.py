@@ -33,7 +33,7 @@ from mmhatnet.engine.cli import (
     positive,
 )
 from mmhatnet.models.archs import Grids, complete_grids
-from mmhatnet.utils.atomic import replacing
+from mmhatnet.utils.atomic import write_text
 from mmhatnet.weights.releases import locate_weights
 
 # Column, its label in a figure, and the unit there.
@@ -255,8 +255,7 @@ def write_config(args: argparse.Namespace, cfg: Config, best: Grids) -> None:
     inherit_options(tuned, args, cfg)
     grids = dict(zip(('grid_sizes', 'ds_ratios'), best, strict=True))
     tuned.merge_from_dict(dict(model=dict(backbone=grids)))
-    with replacing(args.out_dir / 'tuned.py') as part:
-        part.write_text(tuned.pretty_text, 'utf-8')
+    write_text(args.out_dir / 'tuned.py', tuned.pretty_text)
     print(f'{tuned.pretty_text}{args.out_dir / "tuned.py"}')
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mmhatnet.analysis.report import read_csv, write_csv
 from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.utils.atomic import replacing
+from mmhatnet.utils.atomic import replacing, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs'
@@ -87,12 +87,6 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    with replacing(path) as part:
-        part.write_text(text, 'utf-8')
 
 
 def fill_regions(text: str, name: str, make: Callable[..., str]) -> str:

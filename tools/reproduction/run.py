@@ -22,7 +22,7 @@ from mmhatnet.engine.provenance import (
 )
 from mmhatnet.engine.resuming import find_checkpoints, is_intact
 from mmhatnet.engine.runner import die_with_parent
-from mmhatnet.utils.atomic import replacing
+from mmhatnet.utils.atomic import write_text
 from mmhatnet.utils.hashes import sha256_of
 from mmhatnet.weights.files import read_checkpoint
 
@@ -62,8 +62,7 @@ def reproduce(
     if obstacles:
         raise ValueError('; '.join(obstacles))
     config = folder / 'config.py'
-    with replacing(config) as part:
-        part.write_text(cfg.pretty_text, 'utf-8')
+    write_text(config, cfg.pretty_text)
     work_dir = work_dir or folder / 'train'
     if train:
         options = ['--resume'] if smoke else ['--resume', '--auto-scale-lr']
@@ -108,8 +107,7 @@ def reproduce(
         # Of the training or, if that is unknown, of this test.
         **({x: starts[0][x] for x in RUN} if starts else describe_run()),
     )
-    with replacing(folder / 'result.json') as part:
-        part.write_text(json.dumps(result, indent=1), 'utf-8')
+    write_text(folder / 'result.json', json.dumps(result, indent=1))
     return result
 
 
