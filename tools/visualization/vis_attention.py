@@ -1,6 +1,5 @@
 #!/usr/bin/env python
 import argparse
-import sys
 from pathlib import Path
 
 import mmcv
@@ -66,9 +65,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    reason = unreadable(args.image)
-    if reason:
-        sys.exit(f'vis_attention.py: error: {args.image}: {reason}')
+    if reason := unreadable(args.image):
+        raise ValueError(f'{args.image}: {reason}')
     cfg = load_model_config(args.model)
     apply_options(cfg, args)
     model = MODELS.build(cfg.model.backbone)
