@@ -151,8 +151,9 @@ class TestPredictionsBesideTheTruth:
         """The prediction of the shipped model is compared with the truth."""
         monkeypatch.chdir(demo_folder)
         cfg = load_model_config('shape-segmentor')
+        cfg.test_dataloader = None  # the validation's data stand in
         draw = run_path(self.TOOL)['draw_montage']
-        figure = draw(cfg, 'hatnet://shape-segmentor', 9, 'cpu')
+        figure = draw(cfg, 'hatnet://shape-segmentor', 9)
         titles = [axis.get_title() for axis in figure.axes]
         count = len(list(Path('data/demo').glob('ade/*/images/val*/*')))
         assert titles.count('truth') == titles.count('image') == count > 1

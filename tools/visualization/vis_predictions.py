@@ -10,8 +10,12 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmhatnet.apis.inference import get_inferencer, predict
-from mmhatnet.apis.zoo import find_weights, load_model_config
-from mmhatnet.engine.checks import check_data, iter_datasets
+from mmhatnet.apis.zoo import (
+    find_test_dataset,
+    find_weights,
+    load_model_config,
+)
+from mmhatnet.engine.checks import check_data
 from mmhatnet.engine.cli import (
     add_cfg_options,
     apply_options,
@@ -53,19 +57,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def draw_montage(
-    cfg: Config, checkpoint: str, count: int, device: str | None = None
-) -> Figure:
+def draw_montage(cfg: Config, checkpoint: str, count: int) -> Figure:
     """Draw images of the test data, each beside its prediction and truth."""
     if cfg.default_scope != 'mmseg':
         raise ValueError(
             'predictions beside the truth need a segmentor: for other models, '
             'use tools/test.py --show-dir'
         )
+    settings = find_test_dataset(cfg)
     check_data(cfg, ('test',))
-    inferencer = get_inferencer(cfg, checkpoint, device)
+    inferencer = get_inferencer(cfg, checkpoint)
     with DefaultScope.overwrite_default_scope('mmseg'):
-        settings = next(iter_datasets(cfg.test_dataloader.dataset))
         dataset = DATASETS.build(settings)
         chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset)))
         samples = [dataset[i]['data_samples'] for i in chosen.astype(int)]
