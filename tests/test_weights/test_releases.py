@@ -101,9 +101,9 @@ class TestConversion:
             assert torch.equal(value, wanted)
             assert value.shape == expected[key].shape
 
-    def test_backbone(self, official_file, golden, tmp_path):
+    def test_backbone(self, server, golden, tmp_path):
         path, content = self.convert(
-            HATNET2MM, official_file(), tmp_path, '--backbone'
+            HATNET2MM, 'hatnet://tiny', tmp_path, '--backbone'
         )
         model = HATNet('tiny', **CLS_GRIDS).eval()
         model.load_state_dict(content['state_dict'])
@@ -148,10 +148,11 @@ class TestConversion:
         weights = from_official(official('tiny'))
         meta = dict(cfg='model = dict()', dataset_meta=dict(classes=('a',)))
         content = dict(meta=meta, state_dict=weights, optimizer=dict(state={}))
-        torch.save(content, tmp_path / 'epoch_3.pth')
+        source = tmp_path / 'epoch_3.pth'
+        torch.save(content, source)
+        pinned = f'{source}#sha256={sha256_of(source)}'
         path, published = self.convert(
-            *(PUBLISH_MODEL, tmp_path / 'epoch_3.pth', tmp_path / 'out'),
-            run=run_tool,
+            PUBLISH_MODEL, pinned, tmp_path / 'out', run=run_tool
         )
         assert path.name.startswith('epoch_3-')
         assert published.keys() == {'meta', 'state_dict'}

@@ -5,14 +5,10 @@ import sys
 from mmhatnet import __version__
 from mmhatnet.apis.conversion import convert_classifier, convert_to_official
 from mmhatnet.engine.cli import one_line_errors
-from mmhatnet.utils.hashes import sha256_of, split_pin
-from mmhatnet.weights.files import (
-    locate_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
+from mmhatnet.utils.hashes import sha256_of
+from mmhatnet.weights.files import read_checkpoint, save_checkpoint
 from mmhatnet.weights.official import BACKBONE, OFFICIAL_HEAD, strip_prefix
-from mmhatnet.weights.releases import RELEASES
+from mmhatnet.weights.releases import RELEASES, locate_weights
 
 
 def main() -> None:
@@ -21,7 +17,7 @@ def main() -> None:
         'back; every key, shape and value is checked.'
     )
     add = parser.add_argument
-    add('source', help='file (*.pth) or URL')
+    add('source', help='file, URL or hatnet://NAME')
     add('folder', help='folder for NAME-SHA256.pth; the path is printed')
     direction = parser.add_mutually_exclusive_group()
     direction.add_argument(
@@ -36,7 +32,7 @@ def main() -> None:
         'backbone of a segmentor or detector',
     )
     args = parser.parse_args()
-    path = locate_checkpoint(*split_pin(args.source))
+    path = locate_weights(args.source)
     meta = dict(
         mmhatnet_version=__version__,
         source=path.name,

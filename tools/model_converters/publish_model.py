@@ -3,13 +3,13 @@ import argparse
 
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.weights.files import (
-    locate_checkpoint,
     read_checkpoint,
     save_checkpoint,
     strip_checkpoint,
     to_half,
 )
 from mmhatnet.weights.loading import check_finite
+from mmhatnet.weights.releases import locate_weights
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
         'and the logs.'
     )
     add = parser.add_argument
-    add('checkpoint', help='file (*.pth)')
+    add('checkpoint', help='file, URL or hatnet://NAME')
     add('folder', help='folder for NAME-SHA256.pth; the path is printed')
     add('--name', help='start of the file name (default: the checkpoint name)')
     add(
@@ -33,7 +33,7 @@ def main() -> None:
         help='save a .safetensors file, which other libraries read as well',
     )
     args = parser.parse_args()
-    path = locate_checkpoint(args.checkpoint)
+    path = locate_weights(args.checkpoint)
     name = args.name or path.stem
     content = strip_checkpoint(read_checkpoint(path))
     if args.half:
