@@ -11,11 +11,12 @@ from mmhatnet.engine.runner import build_runner, stop_distributed
 
 
 def enable_show(cfg: Config, show_dir: str) -> None:
-    if 'visualization' not in (cfg.get('default_hooks') or {}):
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if not hook or not cfg.get('visualizer'):
         raise ValueError(
-            '--show-dir needs default_hooks.visualization in the config'
+            '--show-dir needs default_hooks.visualization and a visualizer '
+            'in the config'
         )
-    hook = cfg.default_hooks.visualization
     # Each library has its own settings.
     if cfg.default_scope == 'mmpretrain':
         hook.update(enable=True, interval=1, out_dir=show_dir)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmhatnet.apis.zoo import load_model_config
 from mmhatnet.engine.cli import load_config, make_parser, one_line_errors
@@ -13,7 +13,7 @@ from mmhatnet.engine.runner import (
 
 def enable_amp(cfg: Config, dtype: str | None = None) -> None:
     """Train in this type, or else that of the config or the device."""
-    wrapper = cfg.get('optim_wrapper') or {}
+    wrapper = cfg.get('optim_wrapper') or ConfigDict()
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'--amp does not support optim_wrapper.type={kind}')
@@ -42,7 +42,8 @@ def enable_auto_scale_lr(cfg: Config) -> None:
         )
     cfg.auto_scale_lr.enable = True
     # mmengine does not count accumulated batches.
-    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+    wrapper = cfg.get('optim_wrapper') or {}
+    counts = wrapper.get('accumulative_counts', 1)
     if counts != 1:
         cfg.auto_scale_lr.base_batch_size /= counts
 

@@ -121,7 +121,8 @@ def train_steps(cfg: Config, steps: int, hook: Hook) -> None:
     for key in cfg:
         if key.startswith(('val_', 'test_')) or key == 'param_scheduler':
             cfg[key] = None
-    cfg.setdefault('default_hooks', ConfigDict()).checkpoint = None
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = dict(hooks, checkpoint=None)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=steps)
     cfg.update(launcher='none', load_from=None, resume=False)
     runner = build_runner(cfg, ('train',))
@@ -131,9 +132,10 @@ def train_steps(cfg: Config, steps: int, hook: Hook) -> None:
 
 def _guard_checkpoints(cfg: Config) -> None:
     """Use our hook instead of mmengine's CheckpointHook."""
-    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    cfg.default_hooks = cfg.get('default_hooks') or {}
     usual = 'CheckpointHook', 'mmengine.CheckpointHook'
-    hook = hooks.setdefault('checkpoint', ConfigDict(type=usual[0]))
+    default = ConfigDict(type=usual[0])
+    hook = cfg.default_hooks.setdefault('checkpoint', default)
     if hook and hook.type in usual:
         hook.type = 'mmhatnet.AtomicCheckpointHook'
 

@@ -70,6 +70,29 @@ def test_amp_and_auto_scale_lr():
         train.enable_auto_scale_lr(Config(dict()))
     with pytest.raises(ValueError, match='Other'):
         train.enable_amp(Config(dict(optim_wrapper=dict(type='Other'))))
+    # The runner says that the wrapper is missing.
+    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16)))
+    train.enable_amp(cfg)
+    train.enable_auto_scale_lr(cfg)
+
+
+@pytest.mark.parametrize('hooks', [None, dict(checkpoint=None), dict(a=1)])
+def test_checkpoints_without_usual_hooks(hooks):
+    cfg = Config(dict(default_hooks=hooks))
+    engine._guard_checkpoints(cfg)
+    checkpoint = dict(type='mmhatnet.AtomicCheckpointHook')
+    assert cfg.default_hooks == dict(
+        dict(checkpoint=checkpoint), **hooks or {}
+    )
+
+
+def test_show_dir_needs_a_hook_and_a_visualizer():
+    show = run_path(TOOLS / 'test.py')['enable_show']
+    for hook, visualizer in (None, dict(type='A')), (dict(type='A'), None):
+        hooks = dict(visualization=hook)
+        cfg = Config(dict(default_hooks=hooks, visualizer=visualizer))
+        with pytest.raises(ValueError, match='--show-dir needs'):
+            show(cfg, 'shown')
 
 
 @pytest.mark.parametrize(
