@@ -135,10 +135,10 @@ class ElasticGridsHook(Hook):
         if self.scale == 1:
             return
         images = data['inputs']
-        size = [
+        size = tuple(
             max(self.backbone.stride, round(side * self.scale))
             for side in images.shape[2:]
-        ]
+        )
         data['inputs'] = F.interpolate(
             images, size, mode='bilinear', antialias=True
         )
@@ -150,5 +150,4 @@ class ElasticGridsHook(Hook):
                     )
                     data = resized[0].to(value.data.dtype)
                     sample.set_field(PixelData(data=data), name)
-            shape = tuple(size)
-            sample.set_metainfo(dict(img_shape=shape, pad_shape=shape))
+            sample.set_metainfo(dict(img_shape=size, pad_shape=size))
