@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 from runpy import run_path
 
@@ -142,6 +143,25 @@ def test_tool(tmp_path):
     no_image = tmp_path / 'backbone.pth'
     output = call_tool(tool, 'hatnet-tiny_8xb128_in1k', no_image, code=1)
     assert 'cannot identify image file' in output
+
+
+@pytest.mark.parametrize(('flip', 'red'), [(True, 0), (False, 2)])
+def test_order_of_the_channels(flip, red, tmp_path, monkeypatch):
+    """The model gets the one of its config."""
+
+    def attend(model, images, *args):
+        seen.append(images)
+        sys.exit()
+
+    seen = []
+    monkeypatch.setattr('mmhatnet.analysis.attention.attend_from', attend)
+    Image.new('RGB', (64, 64), 'red').save(tmp_path / 'image.png')
+    call_tool(
+        TOOLS / 'visualization' / 'vis_attention.py',
+        *('shape-segmentor', tmp_path / 'image.png', '--cfg-options'),
+        f'model.data_preprocessor.bgr_to_rgb={flip}',
+    )
+    assert seen[0].mean((0, 2, 3)).argmax() == red
 
 
 class TestPredictionsBesideTheTruth:

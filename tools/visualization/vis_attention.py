@@ -75,8 +75,6 @@ def main() -> None:
     )
 
     image = load_image(cfg, args.image)
-    if image.shape[2] == 3:
-        image = image[..., ::-1]  # BGR
     size = args.size or (224 if cfg.default_scope == 'mmpretrain' else 512)
     scale = size / min(image.shape[:2])
     height, width = image.shape[:2]
@@ -89,14 +87,15 @@ def main() -> None:
     image = np.atleast_3d(mmcv.imrescale(image, scale))
     # Rounding may have changed the scale slightly.
     point = x * image.shape[1] / width, y * image.shape[0] / height
+    # BGR and maybe more, or less than three channels.
+    shown = image[..., [2, 1, 0] if image.shape[2] > 2 else [0, 0, 0]]
     preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    if preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb'):
+        image = shown
     mean, std = torch.tensor(preprocessor.mean), torch.tensor(preprocessor.std)
     tensor = ((torch.tensor(image) - mean) / std).permute(2, 0, 1)[None]
     attentions = attend_from(model, tensor.float(), point, args.block)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    # RGB by now, BGR and more, or less than three channels.
-    orders = {3: [0, 1, 2], 1: [0, 0, 0], 2: [0, 0, 0]}
-    shown = image[..., orders.get(image.shape[2], [2, 1, 0])]
     draw_attention(shown, point, attentions).savefig(args.out, dpi=130)
     print(args.out)
 
