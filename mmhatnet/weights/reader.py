@@ -290,12 +290,11 @@ def _read_zip(file: BinaryIO) -> object:
     storages: dict[str, tuple[torch.dtype, _Storage]] = {}
 
     def storage(dtype: torch.dtype, key: str, *_: Any) -> _Storage:
-        if key not in storages:
-            part = _Storage(lambda: _elements(read(f'data/{key}'), dtype))
-            storages[key] = dtype, part
-        if storages[key][0] != dtype:
+        new = _Storage(lambda: _elements(read(f'data/{key}'), dtype))
+        known, part = storages.setdefault(key, (dtype, new))
+        if known != dtype:
             raise ValueError('a storage has two types')
-        return storages[key][1]
+        return part
 
     return _unpickle(io.BytesIO(read('data.pkl')), storage)
 
