@@ -105,6 +105,16 @@ LAYOUTS = {
 }
 
 
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
 _parse = cache(Config.fromfile)
 
 

@@ -16,6 +16,7 @@ from helpers import (
     ITERS,
     ROOT,
     TOOLS,
+    Payload,
     call_tool,
     forget,
     recorded,
@@ -246,26 +247,14 @@ def cfg(small_config, tmp_path):
     return cfg
 
 
-class Harmful:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 def test_checkpoints_run_no_code(cfg, tmp_path):
     """Only while the runner loads one, mmengine's loaders are replaced."""
     schemes = dict(CheckpointLoader._schemes)
     runner = engine.build_runner(cfg, ())
     file = tmp_path / 'harmful.pth'
-    content = dict(
-        state_dict=runner.model.state_dict(),
-        meta=Harmful(str(tmp_path / 'made')),
-    )
-    torch.save(content, file)
+    weights = runner.model.state_dict()
+    meta = Payload(tmp_path / 'made')
+    torch.save(dict(state_dict=weights, meta=meta), file)
     runner.load_checkpoint(str(file))
     assert not (tmp_path / 'made').exists()
     assert CheckpointLoader._schemes == schemes

@@ -1,23 +1,12 @@
-import os
 import pickle
 
 import pytest
 import torch
-from helpers import error_of_last_stage, pretrained
+from helpers import Payload, error_of_last_stage, pretrained
 from made_files import FORMATS, save
 from safetensors.torch import save_file
 
 from mmhatnet.weights.files import read_checkpoint, unwrap_state_dict
-
-
-class Payload:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize('form', FORMATS)
