@@ -188,11 +188,7 @@ def add_grids(parser: argparse.ArgumentParser) -> None:
 
 
 def add_shape(parser: argparse.ArgumentParser) -> None:
-    """Add ``--shape H W``, the size of images.
-
-    Args:
-        parser (ArgumentParser): Gets the option.
-    """
+    """Add ``--shape H W``, the size of images, to a parser."""
     parser.add_argument(
         '--shape',
         type=positive,

@@ -82,22 +82,12 @@ class SandwichGridsHook(ElasticGridsHook):
     def before_train_iter(
         self, runner: Runner, *args: Any, **kwargs: Any
     ) -> None:
-        """Draw.
-
-        Args:
-            runner (Runner): The runner.
-            *args: Unused.
-            **kwargs: Unused.
-        """
+        """Draw."""
         super().before_train_iter(runner, *args, **kwargs)
         self.share = Random(f'{self.seed} {runner.iter} cost').random()
 
     def after_train(self, runner: Runner) -> None:
-        """Give the model its own losses back.
-
-        Args:
-            runner (Runner): Unused.
-        """
+        """Give the model its own losses back."""
         super().after_train(runner)
         self.keeping.remove()
         del self.model.loss
