@@ -8,6 +8,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import zlib
@@ -183,6 +184,13 @@ def run_tool(*command, code=0, timeout=300, **kwargs):
         pytest.fail(f'no end after {timeout} s:\n{process.communicate()[0]}')
     assert code is None or process.returncode == code, output
     return output
+
+
+def free_port():
+    """A port of this machine that no process uses."""
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return str(s.getsockname()[1])
 
 
 def run_interpreted(file):

@@ -6,7 +6,6 @@ Without a GPU, those that say something on a CPU run there. What they find,
 
 import copy
 import math
-import socket
 import time
 from contextlib import contextmanager
 from importlib import import_module
@@ -15,7 +14,7 @@ from statistics import median
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import ARCHS, DEMOS
+from helpers import ARCHS, DEMOS, free_port
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -242,9 +241,7 @@ def run_process(rank, count, port, kind):
 def test_distributed(device, found):
     """DDP on all GPUs; all processes have equal gradients and statistics."""
     count = torch.cuda.device_count() if device.type == 'cuda' else 2
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        args = count, free.getsockname()[1], device.type
+    args = count, free_port(), device.type
     if count == 1:  # a GPU may allow one process alone
         run_process(0, *args)
     else:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -13,16 +12,11 @@ from helpers import (
     ITERS,
     TOOLS,
     call_tool,
+    free_port,
     recorded,
     run_tool,
     start_tool,
 )
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return str(s.getsockname()[1])
 
 
 def losses(folder, ranks=1):

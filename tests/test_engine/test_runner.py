@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from helpers import (
     Payload,
     call_tool,
     forget,
+    free_port,
     recorded,
     run_tool,
 )
@@ -266,14 +266,11 @@ def test_checkpoints_run_no_code(cfg, tmp_path):
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
 def test_process_group_on_the_cpu(launcher, monkeypatch):
     """SyncBN and mixed precision need a GPU."""
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = str(s.getsockname()[1])
     mpi = 'OMPI_COMM_WORLD'
     ranks = dict.fromkeys(['RANK', 'SLURM_PROCID', f'{mpi}_RANK'], '0')
     sizes = dict.fromkeys(['WORLD_SIZE', 'SLURM_NTASKS', f'{mpi}_SIZE'], '1')
     names = 'LOCAL_RANK', 'SLURM_LOCALID', f'{mpi}_LOCAL_RANK'
-    address = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    address = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     variables = {**ranks, **sizes, **dict.fromkeys(names, '3'), **address}
     variables['SLURM_NODELIST'] = 'here'
     for name, value in variables.items():
