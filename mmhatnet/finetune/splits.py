@@ -42,7 +42,7 @@ def drop_unreadable(found: Found, files: Files) -> Looks:
     step = -(-whole // SAMPLED) if whole > MANY_FILES else 1
     sizes = {image: files.size(names[image]) for image in images[::step]}
     pixels = sum(prod(size) for size in sizes.values() if size)
-    step = max(step, -(-pixels // MANY_PIXELS))
+    step *= max(1, -(-pixels // MANY_PIXELS))
     looks = {}
     for image in images[::step]:
         try:

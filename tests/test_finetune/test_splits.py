@@ -169,3 +169,13 @@ def test_many_files(tmp_path, monkeypatch):
     assert len(found.splits['val']) == 6
     (tmp_path / 'a').rename(tmp_path / 'b')
     assert names(recognize(tmp_path / 'b'), 'val') == names(found, 'val')
+
+
+def test_many_large_files(tmp_path, monkeypatch):
+    """Every third header is read, and of these every fourth image."""
+    monkeypatch.setattr(splits, 'MANY_FILES', 10)
+    monkeypatch.setattr(splits, 'SAMPLED', 10)
+    monkeypatch.setattr(splits, 'MANY_PIXELS', 3 * 32 * 24)
+    found = recognize(made.folders(tmp_path, count=10))
+    (note,) = (x for x in found.notes if 'only some images' in x)
+    assert note.endswith(': 3 of 30')
