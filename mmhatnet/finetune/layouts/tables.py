@@ -65,7 +65,7 @@ def _check_numbers(labels: list[str], files: Files) -> None:
 
 def _read_table(path: Path, files: Files) -> Iterator[Sample]:
     """Read the sample of each row, with a label or up to one box."""
-    lines = files.text(path).splitlines()
+    lines = files.text(path).lstrip('\r\n').splitlines()
     dialect: type[csv.Dialect] = csv.excel
     with suppress(csv.Error):
         dialect = csv.Sniffer().sniff('\n'.join(lines[:20]), ',;\t|')
