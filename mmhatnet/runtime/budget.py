@@ -42,7 +42,7 @@ def choose(model: 'OnnxModel', budget_ms: float) -> float:
         if slower * row.get('ms', 0) > SKIPPED * budget_ms:
             continue
         model.metadata['steps'] = scale_steps(whole, row['factor'])
-        if 'G1' in row:
+        if model.has_free_grids and 'G1' in row:
             model.set_grids(row['G1'], row['G2'])
         try:
             milliseconds = time_photo(model)

@@ -73,6 +73,8 @@ def test_metadata_of_strangers(change):
 class Slow:
     """A model that takes 6 ms for 10,000 pixels, and more for a small G2."""
 
+    has_free_grids = True
+
     def __init__(self, clock, **metadata):
         self.clock, self.metadata = clock, GOOD | metadata
 
@@ -127,6 +129,10 @@ def test_setting_for_a_budget(clock):
         assert model.metadata['G2'] == rows[row]['G2']
         scale = model.metadata['steps'][0]['scale']
         assert scale == [512 * rows[row]['factor']] * 2
+    # The curve of a file with fixed G1 and G2 has sizes alone.
+    model = Slow(clock, steps=steps, curve=dict(rows=rows[::2]))
+    model.has_free_grids = model.set_grids = False
+    assert choose(model, 30) <= 30
 
 
 def test_nan_in_results():
