@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from mmengine.config import Config, ConfigDict
@@ -19,6 +19,7 @@ from ..models.archs import Grids
 from ..runtime import OnnxModel
 from ..runtime.budget import prepare_photo, scale_steps, time_photo
 from .complexity import measure_complexity
+from .sweep import main_metric
 from .timing import peak_memory
 
 if TYPE_CHECKING:
@@ -66,10 +67,9 @@ def measure_curve(
     model = OnnxModel(path)
     whole = model.metadata['steps']
     rows: list[dict] = []
+    metric: Any = None
     if not model.has_free_grids and {*grids} != {(None, None)}:
         raise ValueError(f'{path} has fixed G1 and G2: export --free-grids')
-    checkpoint = cfg.get('default_hooks', {}).get('checkpoint', {})
-    metric = checkpoint.get('save_best')
 
     def choose(
         factor: float, g1: Sequence | None, g2: Sequence | None
@@ -87,7 +87,7 @@ def measure_curve(
             if not rows:
                 raise
             break
-        metric = metric if metric in found else next(iter(found))
+        metric = main_metric(cfg, [found])
         g1, g2 = (list(model.metadata[name]) for name in ('G1', 'G2'))
         row = dict(G1=g1, G2=g2, factor=setting[0], metric=found[metric])
         rows.append(row)
