@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models import HATNet
+from ..models.archs import Grids
 
 aten = torch.ops.aten
 
@@ -150,6 +151,17 @@ def measure_complexity(cfg: Config, shape: Sequence[int]) -> Complexity:
             f'the size of an image alone ({error!r:.99}): count its backbone'
         ) from error
     return Complexity(params, *counts)
+
+
+def count_operations(cfg: Config, grids: Grids, shape: Sequence[int]) -> int:
+    """Count the operations of a config's model with a G1 and a G2.
+
+    Config and shape are those of :func:`measure_complexity`.
+    """
+    cfg = deepcopy(cfg)
+    g1, g2 = grids
+    cfg.model.backbone.update(grid_sizes=g1, ds_ratios=g2)
+    return measure_complexity(cfg, shape).operations
 
 
 def _count_model(model: nn.Module, image: Tensor) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from ..engine.provenance import describe_machine
 from ..models.archs import Grids
 from ..runtime import OnnxModel
 from ..runtime.budget import prepare_photo, scale_steps, time_photo
-from .complexity import measure_complexity
+from .complexity import count_operations
 from .sweep import main_metric
 from .timing import peak_memory
 
@@ -103,21 +103,12 @@ def measure_curve(
     for row, setting, milliseconds in zip(rows, todo, times, strict=False):
         choose(*setting)
         row['ms'] = round(median(milliseconds), 3)
-        row['operations'] = _count(cfg, model)
+        shape, pair = prepare_photo(model).shape[2:], (row['G1'], row['G2'])
+        row['operations'] = count_operations(cfg, pair, shape)
         if not on_gpu and (peak := _peak(session, model)) is not None:
             row['memory'] = peak
     machine = describe_machine('cuda' if on_gpu else 'cpu')
     return dict(metric=metric, machine=machine, rows=rows)
-
-
-def _count(cfg: Config, model: OnnxModel) -> int:
-    """Count the operations of a model with its G1 and G2 for one photo."""
-    cfg = copy.deepcopy(cfg)
-    grids = dict(grid_sizes='G1', ds_ratios='G2')
-    found = {key: model.metadata[name] for key, name in grids.items()}
-    cfg.model.backbone.update(found)
-    shape = prepare_photo(model).shape[2:]
-    return measure_complexity(cfg, shape).operations
 
 
 def _peak(session: 'InferenceSession', model: OnnxModel) -> int | None:

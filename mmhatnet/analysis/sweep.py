@@ -26,7 +26,7 @@ from ..models import HATNet
 from ..models.archs import Grids, Ratio, as_integers, complete_grids
 from ..utils.hashes import sha256_of
 from ..weights.releases import locate_weights
-from .complexity import measure_complexity
+from .complexity import count_operations
 from .report import read_csv, write_csv
 from .timing import peak_memory, time_in_turns
 
@@ -199,8 +199,6 @@ def _costs(
     shape: tuple[int, int],
     rounds: int,
 ) -> dict:
-    cfg = deepcopy(cfg)
-    cfg.model.backbone.update(grid_sizes=setting[0], ds_ratios=setting[1])
     device = torch.device(get_device())
     channels = backbone.stem[0].in_channels
     image = torch.rand(1, channels, *shape, device=device)
@@ -213,7 +211,7 @@ def _costs(
     seconds = time_in_turns(steps, rounds, device)
     ratios = map(truediv, seconds['setting'], seconds['configured'])
     costs = dict(
-        operations=measure_complexity(cfg, shape).operations,
+        operations=count_operations(cfg, setting, shape),
         latency=median(seconds['setting']),
         latency_ratio=median(ratios) if setting != configured else 1.0,
     )

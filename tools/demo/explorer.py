@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from mmhatnet.analysis.attention import attend_from
 from mmhatnet.analysis.attention_figure import draw_attention
-from mmhatnet.analysis.complexity import measure_complexity
+from mmhatnet.analysis.complexity import count_operations
 from mmhatnet.analysis.timing import peak_memory, time_once
 from mmhatnet.apis.zoo import find_weights, get_model, load_model_config
 from mmhatnet.deploy.export import describe
@@ -137,12 +137,8 @@ class Explorer:
 
     def _count(self, height: int, width: int) -> int:
         """Count what the model would compute, and refuse too much."""
-        cfg = self.cfg.copy()
-        cfg.model.backbone.update(
-            grid_sizes=self.backbone.grid_sizes,
-            ds_ratios=self.backbone.ds_ratios,
-        )
-        operations = measure_complexity(cfg, (height, width)).operations
+        grids = self.backbone.grid_sizes, self.backbone.ds_ratios
+        operations = count_operations(self.cfg, grids, (height, width))
         if operations > OPERATIONS:
             raise ValueError(
                 f'this needs {operations / 1e9:.0f} G multiply-accumulates, '
