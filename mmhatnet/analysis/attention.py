@@ -1,5 +1,6 @@
 """The attention of one point of an image, in every stage of a HATNet."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -75,17 +76,13 @@ def attend_from(
             f'stage has {fewest}; got {block}'
         )
     inputs: list[Tensor] = []
-    hooks = [
-        stage[block].attn.register_forward_pre_hook(
-            lambda _, args: inputs.append(args[0])
-        )
-        for stage in model.stages
-    ]
-    try:
+    with ExitStack() as hooks:
+        for stage in model.stages:
+            hook = stage[block].attn.register_forward_pre_hook(
+                lambda _, args: inputs.append(args[0])
+            )
+            hooks.enter_context(hook)
         model.eval()(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
     found = []
     stages = zip(model.stages, inputs, strict=True)
     for i, (stage, tokens) in enumerate(stages):
