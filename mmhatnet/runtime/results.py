@@ -31,9 +31,8 @@ def classification(
     found = [_entry(i, classes, score=float(scores[i])) for i in best]
     picture = None
     if image is not None:
-        picture = _enlarge(image)[0]
         lines = [(caption(entry), None) for entry in found]
-        picture = _write_legend(picture, lines)
+        picture = _write_legend(_enlarge(image)[0], lines)
     return dict(classes=found), picture, None
 
 
