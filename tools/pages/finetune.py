@@ -14,13 +14,13 @@ from subprocess import Popen
 from typing import NamedTuple
 
 import numpy as np
-from common import DOCS, ROOT, fill_page, read_json, write_json, write_text
+from common import DOCS, ROOT, fill_page, read_json, write_json
 from PIL import Image
 
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.finetune.plan import NAMES, TASKS
-from mmhatnet.utils.atomic import creating
+from mmhatnet.utils.atomic import creating, write_text
 
 CIFAR10 = ROOT / 'data' / 'cifar10'
 CROWNS = ROOT / 'data' / 'tree_crowns'

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 import yaml
-from common import DOCS, ROOT, fill_regions, read_json, write_json, write_text
+from common import DOCS, ROOT, fill_regions, read_json, write_json
 from mmengine.config import Config
 from reproduction.experiments import (
     METRICS,
@@ -24,6 +24,7 @@ from mmhatnet.analysis.complexity import measure_complexity
 from mmhatnet.analysis.report import markdown_table
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import precision_of
+from mmhatnet.utils.atomic import write_text
 from mmhatnet.utils.config import read_config
 from mmhatnet.utils.hashes import sha256_of
 from mmhatnet.weights.releases import list_shipped
