@@ -14,9 +14,11 @@ LISTS = 'images', 'annotations', 'categories'
 
 def read_coco(files: Files) -> Found | None:
     """Read boxes and masks; None without a JSON."""
+    contents = _load(files)
+    if not contents:
+        return None
     classes: dict[str, None] = {}
     samples: dict[Path, Sample] = {}
-    contents = _load(files)
     for path, content in contents.items():
         try:
             classes |= {str(x['name']): None for x in content['categories']}
@@ -30,8 +32,7 @@ def read_coco(files: Files) -> Found | None:
                 f'{error!s:.200}'
             ) from error
     found = [*samples.values()]
-    made = Found(files.root, 'COCO', 'detection', found, [*classes])
-    return made if contents else None
+    return Found(files.root, 'COCO', 'detection', found, [*classes])
 
 
 def _load(files: Files) -> dict[Path, dict]:

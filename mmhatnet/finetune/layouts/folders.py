@@ -28,17 +28,17 @@ def read_folders(files: Files) -> Found | None:
             for path, folders, split in places
             if not splits or split_of(*folders[:1])
         ]
+    if not names:
+        return None
     samples = []
     for path, folders, split in places:
         if folders:
             image, label = files.root / path, folders[0]
             samples.append(Sample(image, split or None, label=label))
-        elif names:
+        else:
             files.odd.add('outside', path)
-    made = Found(
-        files.root, 'folders of classes', 'classification', samples, []
-    )
-    return made if names else None
+    layout, task = 'folders of classes', 'classification'
+    return Found(files.root, layout, task, samples, [])
 
 
 def _are_splits(names: set[str]) -> bool:

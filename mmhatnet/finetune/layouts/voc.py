@@ -17,19 +17,18 @@ def read_voc(files: Files) -> Found | None:
         for line in files.text(path).splitlines()
         if line.strip()
     }
-    trees = {path: _parse(path, files) for path in files.others['.xml']}
+    parsed = ((path, _parse(path, files)) for path in files.others['.xml'])
+    trees = {path: tree for path, tree in parsed if tree is not None}
+    if not trees:
+        return None
     samples: dict[Path, Sample] = {}
     for path, tree in trees.items():
-        if tree is None:
-            continue
         split = split_of(*path.parent.parts) or lists.get(path.stem)
         names = path.stem, tree.findtext('filename', '')
         sample = files.sample(path, split, *names)
         if sample:
             sample.boxes = list(_read_objects(tree, path, files))
             samples[sample.image] = sample
-    if all(tree is None for tree in trees.values()):
-        return None
     found = [*samples.values()]
     return Found(files.root, 'Pascal VOC', 'detection', found, [])
 
