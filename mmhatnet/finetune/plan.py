@@ -291,8 +291,7 @@ def schedule(plan: Plan, seconds: float, iters: int | None = None) -> Plan:
         why += ', too few to learn much: give a larger --budget'
     epochs = plan.iters * plan.batch_size / plan.images
     plan.reasons['schedule'] = (
-        f'{plan.iters} step{"s" * (plan.iters > 1)} of '
-        f'{1000 * plan.step:.0f} ms, or {epochs:.3g} epochs, '
-        f'{"as asked" if iters else why}'
+        f'{counted(plan.iters, "step")} of {1000 * plan.step:.0f} ms, or '
+        f'{epochs:.3g} epochs, {"as asked" if iters else why}'
     )
     return plan
