@@ -261,20 +261,16 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
     found = results(records, group.metric)
     for config, (goal, limit) in group.goals.items():
         here = [x for x in records if x['config'] == config]
+        verdict = 'was not tried'
         if here:
             values = found[config].values()
             spent = max(map(cpu_minutes, here))
-            met = min(values) >= goal and spent <= limit
-            yield (
-                f'The goal of {goal:g} ({group.metric}){within(limit)} for '
-                f'`{config}` is {"met" if met else "missed"}: '
-                f'{span(values)}{within(spent)}.'
-            )
-        else:
-            yield (
-                f'The goal of {goal:g} ({group.metric}){within(limit)} for '
-                f'`{config}` was not tried.'
-            )
+            met = 'met' if min(values) >= goal and spent <= limit else 'missed'
+            verdict = f'is {met}: {span(values)}{within(spent)}'
+        yield (
+            f'The goal of {goal:g} ({group.metric}){within(limit)} for '
+            f'`{config}` {verdict}.'
+        )
         for record in here:
             for how, metrics in record.get('tests', {}).items():
                 value = metrics[group.metric]
