@@ -55,10 +55,8 @@ SUITE = (
 def accuracy(model: str) -> float | None:
     """Published top-1 accuracy of a config in percent, if there is one."""
     name = Entry(model).name
-    if name in model_entries():
-        return model_entries()[name]['Results'][0]['Metrics'][
-            'Top 1 Accuracy*'
-        ]
+    if entry := model_entries().get(name):
+        return entry['Results'][0]['Metrics']['Top 1 Accuracy*']
     if model.startswith('mmpretrain::'):
         return ModelHub.get(name).results[0].metrics['Top 1 Accuracy']
     return None
