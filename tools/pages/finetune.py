@@ -116,10 +116,9 @@ def crowns(
         for tree in content['annotations']:
             boxes.setdefault(tree['image_id'], []).append(tree['bbox'])
         for image in content['images']:
-            path = (out / split / labels / image['file_name']).with_suffix(
-                suffix
-            )
-            write_text(path, write(image, boxes.get(image['id'], [])))
+            path = out / split / labels / image['file_name']
+            text = write(image, boxes.get(image['id'], []))
+            write_text(path.with_suffix(suffix), text)
 
 
 def crowns_voc(out: Path) -> None:
