@@ -29,6 +29,8 @@ def tune_grids(plan: Plan, config: Path, weights: Path, seconds: float) -> str:
         str: What was chosen, and why.
     """
     if HEADING in config.read_text('utf-8'):
+        found = prepare(config).model.backbone
+        plan.grid_sizes, plan.ds_ratios = found.grid_sizes, found.ds_ratios
         return 'as an earlier call found them'
     if 2 * plan.evaluation > seconds:
         return f'{plan.reasons["G1, G2"]}; no time for others'

@@ -5,6 +5,7 @@ import runpy
 import shutil
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -117,8 +118,10 @@ class TestClassification:
         assert backbone.ds_ratios == tuple(plan.ds_ratios)
         assert (plan.ds_ratios[0] == 4) == better
         if better:
-            again = tuning.tune_grids(plan, config, work / 'model.pth', 60)
-            assert again == 'as an earlier call found them'
+            again = replace(plan, grid_sizes=before[0], ds_ratios=before[1])
+            said = tuning.tune_grids(again, config, work / 'model.pth', 60)
+            assert said == 'as an earlier call found them'
+            assert again == plan
 
     def test_train_reads_the_config(self, done, work):
         output = call_tool(
