@@ -26,16 +26,20 @@ from mmhatnet.utils.config import name_types
 CLASSIFIER = 'hatnet/hatnet-tiny_8xb128_in1k.py'
 
 
-@pytest.mark.parametrize(
-    'config',
-    [
-        # The stacks cannot differ by a setting of the backbone.
-        pytest.param(config, marks=pytest.mark.default_stack)
-        if re.search('large|medium|ablation', config)
-        else config
-        for config in CONFIGS
-    ],
-)
+def rarely(config):
+    """A config, which is left out where another one shows the same.
+
+    The numbers of the metafiles are those of a forward pass of each model.
+    """
+    marks = []
+    if re.search('large|medium', config):
+        marks = [pytest.mark.slow]
+    elif 'ablation' in config:  # the stacks cannot differ by the backbone
+        marks = [pytest.mark.default_stack]
+    return pytest.param(config, marks=marks)
+
+
+@pytest.mark.parametrize('config', map(rarely, CONFIGS))
 def test_training_step(config):
     cfg = open_config(config)
     if cfg.default_scope == 'mmseg':
