@@ -103,8 +103,6 @@ class PatientStoppingHook(EarlyStoppingHook):
 class FiniteLossHook(Hook):
     """Stop before a loss or weights that are not finite are saved."""
 
-    priority = 'NORMAL'
-
     def after_train_iter(
         self,
         runner: Runner,
