@@ -17,7 +17,11 @@ from mmengine.structures import InstanceData
 from ..runtime.images import decode, unreadable
 from ..runtime.results import Result, classification, detection, segmentation
 from ..utils.device import find_device
-from ..utils.stack import explain_missing_operators, one_thread_at_a_time
+from ..utils.stack import (
+    OPTIONAL,
+    explain_missing_operators,
+    one_thread_at_a_time,
+)
 from ..weights.loading import load_weights
 from .zoo import (
     dataset_meta,
@@ -55,10 +59,16 @@ def get_inferencer(
         FileNotFoundError: If a file does not exist.
         ImportError: If a detector lacks mmcv's operators.
         ValueError: If the name is unknown, there is no such device, the model
-            has no released weights, or the weights do not fit.
+            has no released weights, the weights do not fit, or the config has
+            no ``default_scope``.
     """
     device = str(find_device(device or get_device()))
     cfg = load_model_config(model)
+    if cfg.get('default_scope') not in OPTIONAL:
+        raise ValueError(
+            'predictions need default_scope in the config: one of '
+            + ', '.join(OPTIONAL)
+        )
     checkpoint = checkpoint or find_weights(model)
     # The libraries do not look into a ConcatDataset.
     cfg.test_dataloader.dataset = find_test_dataset(cfg)

@@ -198,7 +198,7 @@ def get_model(
     meta = dataset_meta(cfg)
     if 'data_preprocessor' in cfg:  # as mmengine's Runner
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         built = revert_sync_batchnorm(MODELS.build(cfg.model))
     built.cfg = built._config = cfg  # the latter for mmpretrain
     built.dataset_meta = meta
@@ -256,7 +256,8 @@ def dataset_meta(cfg: Config) -> dict:
         dataset = find_test_dataset(cfg)
     except ValueError:
         return {}
-    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+    scope = cfg.get('default_scope')
+    with DATASETS.switch_scope_and_registry(scope) as registry:
         meta = getattr(registry.get(dataset.type), 'METAINFO', {})
     return {**meta, **dataset.get('metainfo', {})}
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import yaml
-from helpers import DEMOS, ROOT, import_page, run_tool
+from helpers import DEMOS, ROOT, SMALL_ARCH, import_page, run_tool
 from mmengine.config import Config
 
 import mmhatnet
@@ -199,6 +199,14 @@ class TestNames:
         # The passed config is unchanged.
         assert isinstance(model, Config)
         assert model.model.backbone.arch == 'tiny'
+
+    def test_config_without_a_scope(self):
+        backbone = dict(type='mmhatnet.HATNet', arch=SMALL_ARCH)
+        model = dict(type='mmpretrain.ImageClassifier', backbone=backbone)
+        cfg = Config(dict(model=model, test_dataloader=None))
+        assert mmhatnet.get_model(cfg).backbone.embed_dims[-1] == 24
+        with pytest.raises(ValueError, match='need default_scope in the con'):
+            mmhatnet.get_inferencer(cfg, 'x.pth')
 
 
 class TestWeights:
