@@ -241,8 +241,12 @@ def _time_kernels() -> float:
     with torch.profiler.profile() as profile:
         _step()
         torch.cuda.synchronize()
-    events = profile.key_averages()
-    return 1e-6 * sum(event.self_device_time_total for event in events)
+    return 1e-6 * sum(
+        event.self_device_time_total
+        if hasattr(event, 'self_device_time_total')
+        else event.self_cuda_time_total  # its name before torch 2.4
+        for event in profile.key_averages()
+    )
 
 
 def _measure_peak(entry: Entry, case: Case) -> int | None:

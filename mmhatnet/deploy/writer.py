@@ -155,7 +155,8 @@ def write_hash(file: Path) -> Path:
     """Write ``<file>.sha256``, as ``sha256sum`` does."""
     record = file.with_name(f'{file.name}.sha256')
     text = f'{sha256_of(file)}  {file.name}\n'
-    record.write_text(text, 'utf-8', newline='\n')
+    with replacing(record) as part:
+        part.write_text(text, 'utf-8', newline='\n')
     return record
 
 
