@@ -1,6 +1,7 @@
 import gc
 import http.server
 import os
+import signal
 import sys
 import threading
 from functools import cache
@@ -32,6 +33,12 @@ from mmhatnet.utils.device import find_device
 
 def pytest_addoption(parser):
     parser.addoption('--device', help='default: a GPU if there is one')
+
+
+def pytest_configure():
+    # A shell lets what it runs in the background ignore Ctrl-C, and what that
+    # starts inherits it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')

@@ -37,9 +37,6 @@ print('loaded')
 load('small')
 """
 INTERRUPTED = """
-import signal
-# A process that a shell starts in the background ignores Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from mmhatnet.weights.files import read_checkpoint
 read_checkpoint('hatnet://tiny')
 """
