@@ -28,7 +28,6 @@ bin=$("$root/tools/setup_env.sh" "${setup[@]}" --path)/bin
 cd "$root"
 "$bin/ruff" check .
 "$bin/ruff" format --check .
-# Each process needs 3 GiB.
+# Each process holds the libraries and some models.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$bin/python" -m pytest -n logical --maxprocesses 8 \
-  --dist worksteal "$@"
+exec "$bin/python" -m pytest -n logical --maxprocesses 8 --dist worksteal "$@"

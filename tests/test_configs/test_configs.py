@@ -26,10 +26,10 @@ from mmhatnet.utils.config import name_types
 CLASSIFIER = 'hatnet/hatnet-tiny_8xb128_in1k.py'
 
 
-def rarely(config):
-    """A config, which is left out where another one shows the same.
+def mark(config):
+    """Mark a config that needs no training step in each run of the tests.
 
-    The numbers of the metafiles are those of a forward pass of each model.
+    A forward pass of each model is behind the numbers of the metafiles.
     """
     marks = []
     if re.search('large|medium', config):
@@ -39,7 +39,7 @@ def rarely(config):
     return pytest.param(config, marks=marks)
 
 
-@pytest.mark.parametrize('config', map(rarely, CONFIGS))
+@pytest.mark.parametrize('config', map(mark, CONFIGS))
 def test_training_step(config):
     cfg = open_config(config)
     if cfg.default_scope == 'mmseg':

@@ -263,24 +263,24 @@ def test_record_of_a_training(tmp_path):
     start.update(processes=2, batch_size=256)
     later, end = start | dict(step=50), {'accuracy/top1': 20.0, 'step': 2}
 
-    def record(starts, *more):
-        lines = [
-            dict(loss=1.0, step=50, time=1.5),
-            {'accuracy/top1': 10.0, 'time': 1.0, 'step': 1},
-        ]
-        text = '\n'.join(map(json.dumps, [*lines, *more]))
+    loss = dict(loss=1.0, step=50, time=1.5)
+    first = {'accuracy/top1': 10.0, 'time': 1.0, 'step': 1}
+
+    def record(starts, *lines):
+        text = '\n'.join(map(json.dumps, lines))
         (folder / 'scalars.json').write_text(text)
         (tmp_path / 'provenance.json').write_text(json.dumps(starts))
         return record_training(tmp_path, (64, 64))
 
-    for starts, message in (
-        ([], 'has no provenance.json: train it with this version'),
-        ([later], 'has no start of the training'),
-        ([start, later], 'no validation after 2 of its'),
+    for starts, lines, message in (
+        ([], [loss], 'has no provenance.json: train it with this version'),
+        ([later], [loss], 'has no start of the training'),
+        ([start, later], [loss, first], 'no validation after 2 of its'),
+        ([start, later], [first, end], 'has no logged iteration'),
     ):
         with pytest.raises(ValueError, match=message):
-            record(starts)
-    found = record([start, later], end)
+            record(starts, *lines)
+    found = record([start, later], loss, first, end)
     assert (found['precision'], found['starts']) == ('float16', 2)
     assert 'training' not in found
     assert found['parameters'] == 12_650_152  # as in the metafile

@@ -48,12 +48,12 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         raise ValueError(
             f'{work_dir} has no validation after {end} of its steps: resume it'
         )
-    iterations = _count_iterations(cfg, work_dir)
     if not losses:
         raise ValueError(
             f'{work_dir} has no logged iteration: let the logger hook write '
             'more often'
         )
+    iterations = _count_iterations(cfg, work_dir)
     # Each accumulated batch is an iteration of its own.
     batch_size = cfg.train_dataloader.batch_size * starts[0]['processes']
     seconds = median(point['time'] for point in losses.values())
