@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -54,6 +55,14 @@ CONFIGS = sorted(
     for path in (ROOT / 'configs').rglob('*.py')
     if '_base_' not in path.parts
 )
+
+
+def slow_if_larger(name, names):
+    """Mark the test of a size that differs from a smaller one by it alone."""
+    smaller = re.sub('small|medium|large', 'tiny', name)
+    larger = 'large' in name or smaller != name and smaller in names
+    return [pytest.mark.slow] * larger
+
 
 # Task -> name of the demo model.
 DEMOS = {

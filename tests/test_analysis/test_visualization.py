@@ -137,6 +137,10 @@ def test_tool(tmp_path):
         *('--checkpoint', tmp_path / 'backbone.pth', '--size', 64),
         *('--point', 100, 70, '--out', tmp_path / 'new' / 'figure.png'),
         *('--cfg-options', 'model.backbone.grid_sizes=3,5,7'),
+        *(
+            'model.data_preprocessor.mean=None',
+            'model.data_preprocessor.std=None',
+        ),
     )
     with Image.open(tmp_path / 'new' / 'figure.png') as figure:
         assert min(figure.size) > 500

@@ -7,7 +7,14 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import yaml
-from helpers import DEMOS, ROOT, SMALL_ARCH, import_page, run_tool
+from helpers import (
+    DEMOS,
+    ROOT,
+    SMALL_ARCH,
+    import_page,
+    run_tool,
+    slow_if_larger,
+)
 from mmengine.config import Config
 
 import mmhatnet
@@ -56,7 +63,13 @@ class TestMetafiles:
         assert not [e for m in index.models for e in m.check_errors]
 
     @pytest.mark.default_stack
-    @pytest.mark.parametrize('name', MODELS)
+    @pytest.mark.parametrize(
+        'name',
+        [
+            pytest.param(name, marks=slow_if_larger(name, MODELS))
+            for name in MODELS
+        ],
+    )
     def test_numbers_match_get_flops(self, name):
         metadata = MODELS[name]['Metadata']
         shape = tuple(map(int, metadata['Input Size'].split('x')))

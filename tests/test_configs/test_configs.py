@@ -1,7 +1,6 @@
 """Every config builds, trains a step and is tested by mm's own tool."""
 
 import ast
-import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import mmengine
 import numpy as np
 import pytest
 import torch
-from helpers import CONFIGS, ROOT, call_tool, open_config
+from helpers import CONFIGS, ROOT, call_tool, open_config, slow_if_larger
 from mmengine.config import Config
 from mmengine.config.lazy import LazyObject
 from mmengine.optim import build_optim_wrapper
@@ -31,15 +30,14 @@ def mark(config):
 
     A forward pass of each model is behind the numbers of the metafiles.
     """
-    marks = []
-    if re.search('large|medium', config):
-        marks = [pytest.mark.slow]
-    elif 'ablation' in config:  # the stacks cannot differ by the backbone
-        marks = [pytest.mark.default_stack]
+    marks = slow_if_larger(config, CONFIGS)
+    # The stacks cannot differ by the backbone.
+    if config.startswith(('ablation', 'evidence')):
+        marks.append(pytest.mark.default_stack)
     return pytest.param(config, marks=marks)
 
 
-@pytest.mark.parametrize('config', map(mark, CONFIGS))
+@pytest.mark.parametrize('config', [*map(mark, CONFIGS)])
 def test_training_step(config):
     cfg = open_config(config)
     if cfg.default_scope == 'mmseg':

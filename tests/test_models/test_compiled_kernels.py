@@ -19,8 +19,11 @@ pytestmark = [
     pytest.mark.skipif(INTERPRETED, reason='interpreted, not compiled'),
 ]
 slow = pytest.mark.slow
-# Of A100, H100 and B200.
-on_each_gpu = pytest.mark.parametrize('capability', [80, 90, 100])
+# Of H100, A100 and B200.
+on_each_gpu = pytest.mark.parametrize(
+    'capability',
+    [90, pytest.param(80, marks=slow), pytest.param(100, marks=slow)],
+)
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from mmhatnet.models.kernels.choice import CHECKS, TOLERANCES, largest_error
 pytestmark = needs_triton
 
 EPS = 1e-6
+slow = pytest.mark.slow
 each_kernel = pytest.mark.parametrize('name', ['norm', 'mlp', 'windows'])
 
 
@@ -176,7 +177,7 @@ class TestEach:
         ('name', 'dtypes'),
         [
             ('norm', TOLERANCES),
-            ('mlp', [torch.float32]),
+            pytest.param('mlp', [torch.float32], marks=slow),
             ('windows', [torch.float32, torch.float16]),
         ],
     )
@@ -204,11 +205,13 @@ class TestEach:
         ('name', 'size', 'options'),
         [
             ('norm', (64, 64), {}),
-            ('mlp', (32, 37), {}),
+            pytest.param('mlp', (32, 37), {}, marks=slow),
             # Some windows are partial or too large, some are the whole map.
-            *(
-                ('windows', (75, 101), dict(grid_sizes=g, attn_types=[t] * 3))
-                for g, t in (((4, 3, 5), 'h-mhsa'), ((9, 3, 64), 'window'))
+            ('windows', (75, 101), dict(grid_sizes=(4, 3, 5))),
+            pytest.param(
+                *('windows', (75, 101)),
+                dict(grid_sizes=(9, 3, 64), attn_types=['window'] * 3),
+                marks=slow,
             ),
         ],
     )
@@ -221,7 +224,7 @@ class TestEach:
         model = HATNet(arch, **options)
         plain = HATNet(arch, fast=False, **options).double()
         plain.load_state_dict(model.state_dict())
-        x = random_images(*size)[: 2 if name == 'windows' else 1]
+        x = random_images(*size)[:1]
         with select_kernels(name):
             found, slopes = model(x), gradients(model, x)
         expected = [y.float() for y in plain(x.double())]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -10,7 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TOOLS, descendants, run_tool, start_tool
+from helpers import (
+    ROOT,
+    TOOLS,
+    call_tool,
+    descendants,
+    run_tool,
+    start_tool,
+)
 from PIL import Image
 
 pytestmark = pytest.mark.default_stack
@@ -67,8 +75,9 @@ def test_whole_quickstart(clone):
     commands = re.findall('^  (python .*)', output, re.M)
     assert len(commands) == 3
     activate = re.search("'(source .*)'", output)[1]
-    script = '\n'.join(['set -e', activate, *commands])
-    run_tool('bash', '-c', script, cwd=clone)
+    run_tool('bash', '-c', f'{activate} && {commands[0]}', cwd=clone)
+    for command in commands[1:]:
+        call_tool(*shlex.split(command)[1:], cwd=clone)
     assert (clone / 'outputs' / 'ADE_val_00000001.json').exists()
 
 

@@ -164,6 +164,7 @@ def test_last_metrics(tmp_path):
     assert read_metrics(tmp_path) == dict(mIoU=2)
 
 
+@pytest.mark.default_stack
 @pytest.mark.parametrize('row', list_experiments())
 def test_smoke_configs(row):
     """Every row can be shrunk, and its config written and read."""
@@ -237,6 +238,7 @@ def test_arguments(arguments, code, message, tmp_path):
     assert message in output
 
 
+@pytest.mark.default_stack
 @pytest.mark.parametrize(
     'command',
     [

@@ -89,10 +89,12 @@ def main() -> None:
     point = x * image.shape[1] / width, y * image.shape[0] / height
     # BGR and maybe more, or less than three channels.
     shown = image[..., [2, 1, 0] if image.shape[2] > 2 else [0, 0, 0]]
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    preprocessor = cfg.model.get('data_preprocessor')
+    preprocessor = preprocessor or cfg.get('data_preprocessor') or {}
     if preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb'):
         image = shown
-    mean, std = torch.tensor(preprocessor.mean), torch.tensor(preprocessor.std)
+    mean = torch.tensor(preprocessor.get('mean') or 0.0)
+    std = torch.tensor(preprocessor.get('std') or 1.0)
     tensor = ((torch.tensor(image) - mean) / std).permute(2, 0, 1)[None]
     attentions = attend_from(model, tensor.float(), point, args.block)
     args.out.parent.mkdir(parents=True, exist_ok=True)
