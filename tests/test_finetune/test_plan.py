@@ -170,8 +170,9 @@ def test_search_of_the_learning_rate(chosen, loss, found):
     assert search_lr(plan, 10, losses) is plan
 
 
-@pytest.mark.parametrize('start', ['', plans.SHIPPED])
-@pytest.mark.parametrize('arch', ['micro', 'tiny'])
+@pytest.mark.parametrize(
+    ('arch', 'start'), [('micro', plans.SHIPPED), ('tiny', '')]
+)
 @pytest.mark.parametrize('task', plans.NAMES)
 def test_config_builds(task, arch, start, found, tmp_path):
     """With mm's own reader; the classes, G1 and G2 arrive in the model."""

@@ -26,6 +26,7 @@ SHORT = (
     '--cfg-options',
     'train_cfg.max_iters=4',
     'train_cfg.val_interval=4',
+    'val_dataloader.dataset.indices=6',
     'default_hooks.logger.interval=1',
 )
 
