@@ -214,6 +214,7 @@ def test_text_is_utf8():
                 assert encoded, f'{path}:{call.lineno} has no encoding'
 
 
+@pytest.mark.default_stack
 def test_tools_without_a_clone(tmp_path):
     output = run_tool('-m', 'mmhatnet', cwd=tmp_path)
     shown = re.findall(r'^  (\w+) +[A-Z]\w+ .{8,}$', output, re.M)

@@ -43,7 +43,7 @@ def photos(tmp_path):
 
 
 ARGUMENTS = (
-    *('my photos', '--iters', 16, '--budget', '40s'),
+    *('my photos', '--iters', 30, '--budget', '40s'),
     *('--cfg-options', 'optim_wrapper.clip_grad.max_norm=3.0'),
 )
 
@@ -80,12 +80,12 @@ class TestClassification:
         assert len(screen) <= 15
         assert 'accuracy' in screen[0]
         assert 'commonest class' in screen[1]
-        assert 'schedule: 16 steps' in done[1]
+        assert 'schedule: 30 steps' in done[1]
 
     def test_result(self, work):
         result = state_of(work)
         assert result['finished']
-        assert result['steps'] == 16
+        assert result['steps'] == 30
         assert result['metric'] > result['baseline']
         assert sum(result['images'].values()) == 18
         assert all(map(Path.exists, map(Path, result['examples'])))
@@ -96,7 +96,7 @@ class TestClassification:
         assert 'mmhatnet::_base_' in text
         cfg = Config.fromfile(work / 'config.py')
         assert cfg.optim_wrapper.clip_grad.max_norm == 3.0
-        assert cfg.train_cfg.max_iters == 16
+        assert cfg.train_cfg.max_iters == 30
 
     @pytest.mark.parametrize(('gain', 'better'), [(0, False), (90, True)])
     def test_grids(self, gain, better, work, tmp_path, monkeypatch):

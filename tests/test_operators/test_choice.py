@@ -78,7 +78,10 @@ except ImportError as error:
     ('choice', 'operators', 'result'),
     [
         ('', 'torchvision', 'loaded'),
-        ('mmcv', 'none', 'run tools/setup_env.sh'),
+        pytest.param(
+            *('mmcv', 'none', 'run tools/setup_env.sh'),
+            marks=pytest.mark.default_stack,
+        ),
     ],
 )
 def test_an_mmcv_without_operators(choice, operators, result):
