@@ -18,16 +18,17 @@ ARGUMENTS = re.compile(
     r'(?P<unknown>.+)|missing .+?: (?P<missing>.+))'
 )
 UNKNOWN_TYPE = re.compile(r"'(\S+) is not in the (\S+) registry")
-# Of torch, where a layer gets other channels than it has weights for; the
-# last two are those of meta tensors.
+# Of torch, where a layer gets other channels than it has weights for, or than
+# it copies; the last two are those of meta tensors.
 CHANNELS = re.compile(
     r'to have \d+ channels, but got \d+ channels'
-    r'|shapes cannot be multiplied'
+    r'|shapes cannot be multiplied|cannot be broadcast to indexing result'
     r'|Invalid channel dimensions|must have same reduction dim'
 )
 # In the code of mm that counts the maps that a part gets.
 NUMBERS = re.compile('in_channels|in_index|num_ins|num_levels')
-# Settings on which the input of a part of a model depends.
+# Settings on which the input of a part of a model depends. What extracts
+# features of regions has no in_channels, but as many out_channels.
 SETTINGS = 'in_channels', 'in_index', 'roi_feat_size'
 OTHERS = 'its input has other channels'
 IMAGES = (
@@ -99,6 +100,9 @@ def _explain_input(frames: Sequence[FrameType], problem: str) -> str:
     layers = [owner for owner in owners if isinstance(owner, nn.Module)]
     model = next((x for x in layers if hasattr(x, 'backbone')), nn.Module())
     part = next((x for x in layers if hasattr(x, 'in_channels')), None)
+    keys = SETTINGS
+    if extractor := [x for x in layers if hasattr(x, 'roi_layers')]:
+        part, keys = extractor[0], ('out_channels',)
     backbone: Any = getattr(model, 'backbone', None)
     neck = getattr(model, 'neck', None)
     # One of a user's own parts may be what gives the wrong maps.
@@ -120,6 +124,6 @@ def _explain_input(frames: Sequence[FrameType], problem: str) -> str:
         dims = [backbone.embed_dims[i] for i in indices]
         source = f'; the backbone gives {dims}, as its out_indices={indices}'
     settings = ' and '.join(
-        f'{key}={getattr(part, key)}' for key in SETTINGS if hasattr(part, key)
+        f'{key}={getattr(part, key)}' for key in keys if hasattr(part, key)
     )
     return f'{name} has {settings}, but {problem}{source}'

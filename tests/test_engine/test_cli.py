@@ -335,6 +335,16 @@ def test_wrong_channels(config, part, value, message, device):
         model(images, mode='tensor')
 
 
+def test_wrong_channels_of_regions():
+    cfg = open_config('mask_rcnn/mask-rcnn_hatnet-tiny_fpn_8xb2-1x_coco.py')
+    cfg.model.roi_head.bbox_roi_extractor.out_channels = 9
+    extract = MODELS.build(cfg.model.roi_head.bbox_roi_extractor)
+    maps, regions = [torch.rand(1, 256, 8, 8)] * 4, torch.zeros(1, 5)
+    message = 'SingleRoIExtractor has out_channels=9, but its input has other'
+    with pytest.raises(SystemExit, match=message), cli.one_line_errors():
+        extract(maps, regions)
+
+
 def test_other_errors_of_mm_keep_their_traceback():
     """Those that do not come from the settings of a part."""
     model = MODELS.build(open_config(FPN).model)
