@@ -41,6 +41,11 @@ def pytest_configure():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    # At the end, a long test would leave the other processes without work.
+    items.sort(key=lambda item: item.get_closest_marker('long') is None)
+
+
 @pytest.fixture(scope='session')
 def device(request):
     """The device of --device; else a GPU if there is one, or the CPU."""

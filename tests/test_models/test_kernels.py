@@ -83,6 +83,7 @@ def errors(kernels, equation, inputs, make_grad=torch.randn):
     ]
 
 
+@pytest.mark.long
 def test_interpreted():
     run_interpreted(__file__)
 

@@ -47,6 +47,7 @@ def write(path, lines):
     path.chmod(0o755)
 
 
+@pytest.mark.long
 def test_whole_quickstart(clone):
     """It ends well, says what is true, and names commands that run."""
     pytest.importorskip('skimage', reason='the demo data need scikit-image')
