@@ -63,7 +63,7 @@ def test_span():
     assert span([0.124, 3], '+.1f') == '+0.1 to +3.0'
 
 
-MICRO = 'hatnet-micro_1xb256-10e_cifar10'
+MICRO = 'hatnet-micro-lr8e-3_1xb256-10e_cifar10'
 
 
 def add_records(
@@ -220,7 +220,7 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
     assert not absent.exists()
     evidence.add_training(absent, 'search', tmp_path)
     stored = json.loads((absent / 'search_a.json').read_text())
-    assert stored['options'] == {'optim_wrapper.optimizer.lr': 8e-3}
+    assert stored['options'] == {'optim_wrapper.optimizer.lr': 1.6e-2}
     assert stored['curve'][0]['seconds'] == 6.0  # two steps of 3 seconds
     monkeypatch.setattr(evidence, 'describe_machine', lambda: '1 CPU with X')
     with pytest.raises(ValueError, match='where it ran, on 1 CPU thread'):
