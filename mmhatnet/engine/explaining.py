@@ -29,7 +29,7 @@ CHANNELS = re.compile(
 NUMBERS = re.compile('in_channels|in_index|num_ins|num_levels')
 # Settings on which the input of a part of a model depends. What extracts
 # features of regions has no in_channels, but as many out_channels.
-SETTINGS = 'in_channels', 'in_index', 'roi_feat_size'
+SETTINGS: tuple[str, ...] = 'in_channels', 'in_index', 'roi_feat_size'
 OTHERS = 'its input has other channels'
 IMAGES = (
     'the backbone is for images with other channels: its in_channels, '
