@@ -1,5 +1,5 @@
 # The same model for 60 epochs, with CutMix in half of the batches.
-_base_ = './hatnet-micro_1xb256-10e_cifar10.py'
+_base_ = './hatnet-micro-lr8e-3_1xb256-10e_cifar10.py'
 
 model = dict(
     train_cfg=dict(
