@@ -18,18 +18,20 @@ ARGUMENTS = re.compile(
     r'(?P<unknown>.+)|missing .+?: (?P<missing>.+))'
 )
 UNKNOWN_TYPE = re.compile(r"'(\S+) is not in the (\S+) registry")
-# Of torch, where a layer gets other channels than it has weights for, or than
-# it copies; the last two are those of meta tensors.
+# Of torch, where a layer gets other channels than it has weights for; the
+# last two are those of meta tensors.
 CHANNELS = re.compile(
     r'to have \d+ channels, but got \d+ channels'
-    r'|shapes cannot be multiplied|cannot be broadcast to indexing result'
+    r'|shapes cannot be multiplied'
     r'|Invalid channel dimensions|must have same reduction dim'
 )
+# Where an extractor of regions copies other channels than it has room for.
+COPIED = re.compile('cannot be broadcast to indexing result')
 # In the code of mm that counts the maps that a part gets.
 NUMBERS = re.compile('in_channels|in_index|num_ins|num_levels')
-# Settings on which the input of a part of a model depends. What extracts
-# features of regions has no in_channels, but as many out_channels.
-SETTINGS: tuple[str, ...] = 'in_channels', 'in_index', 'roi_feat_size'
+# Settings on which the input of a part of a model depends. An extractor of
+# regions has no in_channels; its out_channels are those of its input.
+SETTINGS = 'in_channels', 'in_index', 'roi_feat_size'
 OTHERS = 'its input has other channels'
 IMAGES = (
     'the backbone is for images with other channels: its in_channels, '
@@ -51,8 +53,11 @@ def explain(error: BaseException) -> str:
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     if not frames:
         return ''
-    if isinstance(error, RuntimeError) and CHANNELS.search(str(error)):
-        return _explain_input(frames, OTHERS)
+    if isinstance(error, RuntimeError):
+        extracts = hasattr(frames[-1].f_locals.get('self'), 'roi_layers')
+        channels = COPIED if extracts else CHANNELS
+        known = channels.search(str(error))
+        return _explain_input(frames, OTHERS) if known else ''
     if not _is_of_mm(frames[-1].f_globals.get('__name__', '')):
         return ''
     if isinstance(error, AssertionError | IndexError):
@@ -99,10 +104,9 @@ def _explain_input(frames: Sequence[FrameType], problem: str) -> str:
     owners = [frame.f_locals.get('self') for frame in frames]
     layers = [owner for owner in owners if isinstance(owner, nn.Module)]
     model = next((x for x in layers if hasattr(x, 'backbone')), nn.Module())
-    part = next((x for x in layers if hasattr(x, 'in_channels')), None)
-    keys = SETTINGS
-    if extractor := [x for x in layers if hasattr(x, 'roi_layers')]:
-        part, keys = extractor[0], ('out_channels',)
+    extracts = hasattr(owners[-1], 'roi_layers')
+    keys = ('out_channels',) if extracts else SETTINGS
+    part = next((x for x in layers if hasattr(x, keys[0])), None)
     backbone: Any = getattr(model, 'backbone', None)
     neck = getattr(model, 'neck', None)
     # One of a user's own parts may be what gives the wrong maps.

@@ -352,6 +352,15 @@ def test_other_errors_of_mm_keep_their_traceback():
     with pytest.raises(IndexError), cli.one_line_errors():
         model(torch.rand(1, 3, 32, 32), mode='tensor')
 
+    class Head(torch.nn.Module):
+        in_channels = 3
+
+        def forward(self, x):
+            x[[0]] = torch.ones(2, 3)  # such as labels
+
+    with pytest.raises(RuntimeError), cli.one_line_errors():
+        Head()(torch.rand(3, 2))
+
 
 def test_own_part_keeps_its_traceback():
     """It may be what gives the wrong channels."""
