@@ -162,7 +162,6 @@ def test_mim_finds_configs_of_an_editable_install():
         assert (mim / name).resolve() == ROOT / name
 
 
-@pytest.mark.default_stack
 def test_clone_without_installation(tmp_path):
     """PYTHONPATH is enough, also for configs that inherit ours."""
     clone = tmp_path / 'clone'
@@ -266,6 +265,12 @@ def test_old_names(old, new):
     assert found.__name__ == found.__spec__.name == new
 
 
+def test_old_name_of_a_command():
+    output = run_tool('-m', 'mmhatnet.collect_env')
+    assert 'MMEngine' in output
+    assert 'mmhatnet.engine.collect_env; the old name' in output
+
+
 def test_sizes():
     """A file is read in one go, and the README on two screens."""
     lengths = {
@@ -280,5 +285,5 @@ def test_sizes():
 def test_equations_do_not_ask_for_graphs(name):
     """Forms decide that."""
     code = (ROOT / 'mmhatnet' / 'models' / f'{name}.py').read_text('utf-8')
-    questions = 'makes_graph', 'exports', 'is_transformed', 'settle'
+    questions = 'makes_graph', 'exports', 'is_transformed', 'copy_for_export'
     assert not [word for word in questions if word in code]

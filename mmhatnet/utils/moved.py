@@ -4,10 +4,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
-from types import ModuleType
+from types import CodeType, ModuleType
 
 MOVED = {
     f'mmhatnet.{old}': f'mmhatnet.{folder}.{new or old}'
@@ -24,21 +24,31 @@ MOVED = {
 RUNTIME = 'mmhatnet.deploy.runtime'
 
 
-class _Alias(SourceFileLoader):
+class _Alias(Loader):
     """Gives a module under its old name, and the code that runs with -m."""
 
-    def __init__(self, name: str, path: str, target: str) -> None:
-        super().__init__(name, path)
+    def __init__(self, target: str) -> None:
         self.target = target
 
     def exec_module(self, module: ModuleType) -> None:
-        warnings.warn(
-            f'{self.name} is now {self.target}; the old name will be removed '
-            'in mmhatnet 0.2',
-            FutureWarning,
-            stacklevel=2,
-        )
+        self.warn(module.__name__)
         sys.modules[module.__name__] = import_module(self.target)
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Code for runpy, which runs the module under its new name."""
+        self.warn(fullname)
+        run = f'run_module({self.target!r}, run_name="__main__")'
+        return compile(
+            f'from runpy import run_module; {run}', fullname, 'exec'
+        )
+
+    def warn(self, name: str) -> None:
+        warnings.warn(
+            f'{name} is now {self.target}; the old name will be removed in '
+            'mmhatnet 0.2',
+            FutureWarning,
+            stacklevel=3,
+        )
 
 
 class _Finder(MetaPathFinder):
@@ -54,8 +64,7 @@ class _Finder(MetaPathFinder):
         found = find_spec(new) if new else None
         if not new or not found or not found.origin:
             return None
-        alias = _Alias(fullname, found.origin, new)
-        return ModuleSpec(fullname, alias, origin=found.origin)
+        return ModuleSpec(fullname, _Alias(new), origin=found.origin)
 
 
 def support_old_names() -> None:
