@@ -58,9 +58,9 @@ CONFIGS = sorted(
 
 
 def slow_if_larger(name, names):
-    """Mark the test of a size that differs from a smaller one by it alone."""
-    smaller = re.sub('small|medium|large', 'tiny', name)
-    larger = 'large' in name or smaller != name and smaller in names
+    """Mark a size as slow if the smallest one of the same kind is there."""
+    smallest = re.sub('small|medium|large', 'tiny', name)
+    larger = smallest != name and smallest in names
     return [pytest.mark.slow] * larger
 
 
@@ -202,14 +202,22 @@ def free_port():
         return str(s.getsockname()[1])
 
 
-def run_interpreted(file):
+def write_program(path, lines):
+    """Write a program of the shell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/bash\n{lines}\n')
+    path.chmod(0o755)
+    return path
+
+
+def run_interpreted(file, select):
     """Run the tests of a file once where Triton computes on a CPU.
 
-    Triton decides this when it is imported.
+    Triton decides this when it is imported. ``select`` is pytest's ``-m``.
     """
     if INTERPRETED:
         pytest.skip('runs already')
-    options = '-q', '-m', 'not slow', '-p', 'no:cacheprovider'
+    options = '-q', '-m', select, '-p', 'no:cacheprovider'
     command = '-m', 'pytest', file, *options
     output = run_tool(*command, timeout=900, TRITON_INTERPRET='1')
     assert ' passed' in output, output

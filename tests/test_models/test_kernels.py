@@ -84,8 +84,11 @@ def errors(kernels, equation, inputs, make_grad=torch.randn):
 
 
 @pytest.mark.long
-def test_interpreted():
-    run_interpreted(__file__)
+@pytest.mark.parametrize(
+    'select', ['not slow', pytest.param('slow', marks=slow)]
+)
+def test_interpreted(select):
+    run_interpreted(__file__, select)
 
 
 @needs_interpreter

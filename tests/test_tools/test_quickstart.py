@@ -18,6 +18,7 @@ from helpers import (
     descendants,
     run_tool,
     start_tool,
+    write_program,
 )
 from PIL import Image
 
@@ -36,15 +37,10 @@ def clone(tmp_path):
     shutil.copytree(TOOLS, tmp_path / 'tools')
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     (tmp_path / 'venv').symlink_to(sys.prefix)
-    write(
+    write_program(
         tmp_path / 'tools' / 'setup_env.sh', '[ "$*" != --path ] || echo venv'
     )
     return tmp_path
-
-
-def write(path, lines):
-    path.write_text(f'#!/bin/bash\n{lines}\n')
-    path.chmod(0o755)
 
 
 @pytest.mark.long

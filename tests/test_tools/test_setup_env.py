@@ -5,18 +5,10 @@ import re
 import sys
 
 import pytest
-from helpers import ROOT, TOOLS, run_tool
+from helpers import ROOT, TOOLS, run_tool, write_program
 
 SETUP = TOOLS / 'setup_env.sh'
 pytestmark = pytest.mark.default_stack
-
-
-def write(path, lines):
-    """Write a program of the shell."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'#!/bin/sh\n{lines}\n')
-    path.chmod(0o755)
-    return path
 
 
 class TestArguments:
@@ -38,7 +30,7 @@ class TestArguments:
         assert len(output.splitlines()) == 1
 
     def test_python_that_is_missing_or_too_old(self, tmp_path):
-        old = write(
+        old = write_program(
             tmp_path / 'python3',
             '[ "$1" = --version ] && echo Python 3.8.1 && exit\nexit 1',
         )
@@ -49,7 +41,7 @@ class TestArguments:
             assert not venv.exists()
 
     def test_environment_of_another_python(self, tmp_path):
-        write(tmp_path / 'venv' / 'bin' / 'python', 'echo Python 3.9')
+        write_program(tmp_path / 'venv' / 'bin' / 'python', 'echo Python 3.9')
         output = run_tool(
             *(SETUP, '--python', sys.executable),
             code=1,
@@ -77,8 +69,8 @@ def set_up(tmp_path):
     """Function that runs the set-up with a Python that is a script."""
 
     def run(python, gpu=True, options=(), **env):
-        write(tmp_path / 'nvidia-smi', f'exit {0 if gpu else 9}')
-        write(tmp_path / 'venv' / 'bin' / 'python', python)
+        write_program(tmp_path / 'nvidia-smi', f'exit {0 if gpu else 9}')
+        write_program(tmp_path / 'venv' / 'bin' / 'python', python)
         return run_tool(
             *(SETUP, *options),
             code=1,
