@@ -18,9 +18,9 @@ def enable_show(cfg: Config, show_dir: str) -> None:
             'in the config'
         )
     # Each library has its own settings.
-    if cfg.default_scope == 'mmpretrain':
+    if cfg.get('default_scope') == 'mmpretrain':
         hook.update(enable=True, interval=1, out_dir=show_dir)
-    elif cfg.default_scope == 'mmdet':
+    elif cfg.get('default_scope') == 'mmdet':
         # mmdet puts a relative folder inside the work_dir.
         hook.update(draw=True, test_out_dir=os.path.abspath(show_dir))
     else:
@@ -43,7 +43,8 @@ def enable_tta(cfg: Config) -> None:
 def enable_out(cfg: Config, out: str) -> None:
     if not out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out writes a .pkl file, not {out}')
-    kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    detects = cfg.get('default_scope') == 'mmdet'
+    kind = 'DumpDetResults' if detects else 'DumpResults'
     metrics = cfg.get('test_evaluator') or []
     if isinstance(metrics, dict):
         metrics = [metrics]

@@ -231,7 +231,8 @@ def main_metric(cfg: Config, rows: Sequence[dict]) -> str | None:
     in mmengine. It is None if nothing was evaluated.
     """
     metrics = metrics_of(rows[0])
-    best = cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best')
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    best = hook.get('save_best')
     return best if best in metrics else next(iter(metrics), None)
 
 

@@ -185,7 +185,8 @@ def load_image(cfg: Config, path: str | np.ndarray) -> np.ndarray:
         if path.shape[2] == 3 and loader.get('color_type') == 'grayscale':
             path = cv2.cvtColor(path, cv2.COLOR_BGR2GRAY)
         return np.atleast_3d(path)
-    with TRANSFORMS.switch_scope_and_registry(cfg.default_scope) as registry:
+    scope = cfg.get('default_scope')
+    with TRANSFORMS.switch_scope_and_registry(scope) as registry:
         image = registry.build(loader)(dict(img_path=path))['img']
     return np.atleast_3d(image)
 

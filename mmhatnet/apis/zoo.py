@@ -134,8 +134,9 @@ def load_backbone_config(model: str | os.PathLike | Config) -> ConfigDict:
     backbone = cfg.get('model', {}).get('backbone')
     if not backbone:
         raise ValueError(f'{model} has no model.backbone')
-    if '.' not in backbone.type:
-        backbone.type = f'{cfg.default_scope}.{backbone.type}'
+    scope = cfg.get('default_scope')
+    if scope and '.' not in backbone.type:
+        backbone.type = f'{scope}.{backbone.type}'
     return backbone
 
 

@@ -41,6 +41,8 @@ def test_costs_alone(tmp_path):
         assert row['latency'] > 0
         assert (row['latency_ratio'] == 1) == row['configured']
     assert main_metric(cfg, rows) is None
+    cfg.default_hooks = None
+    assert main_metric(cfg, rows) is None
     assert '## 96x64' in SWEEP['sweep_tables'](rows, None)
 
 

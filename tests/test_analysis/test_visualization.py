@@ -151,7 +151,7 @@ def test_tool(tmp_path):
 
 @pytest.mark.parametrize(('flip', 'red'), [(True, 0), (False, 2)])
 def test_order_of_the_channels(flip, red, tmp_path, monkeypatch):
-    """The model gets the one of its config."""
+    """The model gets the order of its config."""
 
     def attend(model, images, *args):
         seen.append(images)
@@ -166,6 +166,26 @@ def test_order_of_the_channels(flip, red, tmp_path, monkeypatch):
         f'model.data_preprocessor.bgr_to_rgb={flip}',
     )
     assert seen[0].mean((0, 2, 3)).argmax() == red
+
+
+def test_images_of_one_channel_have_no_order(tmp_path, monkeypatch):
+    def attend(model, images, *args):
+        assert images.shape[1] == 1
+        sys.exit()
+
+    monkeypatch.setattr('mmhatnet.analysis.attention.attend_from', attend)
+    Image.new('L', (64, 64)).save(tmp_path / 'image.png')
+    weights = HATNet('tiny', in_channels=1).state_dict()
+    torch.save(weights, tmp_path / 'backbone.pth')
+    call_tool(
+        TOOLS / 'visualization' / 'vis_attention.py',
+        *('hatnet-tiny_8xb128_in1k', tmp_path / 'image.png'),
+        *('--checkpoint', tmp_path / 'backbone.pth', '--cfg-options'),
+        'model.backbone.in_channels=1',
+        'data_preprocessor.mean=[128]',
+        'data_preprocessor.std=[128]',
+        'test_dataloader.dataset.pipeline.0.color_type=grayscale',
+    )
 
 
 class TestPredictionsBesideTheTruth:

@@ -36,6 +36,16 @@ def test_tta(config):
     assert any(step.type == 'TestTimeAug' for step in dataset.pipeline)
 
 
+def test_test_of_a_config_without_a_scope():
+    hooks = dict(visualization=dict(type='SegVisualizationHook'))
+    cfg = Config(dict(default_hooks=hooks, visualizer=dict(type='Visualizer')))
+    tool = run_path(TOOLS / 'test.py')
+    tool['enable_show'](cfg, 'shown')
+    assert cfg.visualizer.save_dir == 'shown'
+    tool['enable_out'](cfg, 'out.pkl')
+    assert cfg.test_evaluator[0].type == 'DumpResults'
+
+
 def test_bfloat16_of_mmcv(monkeypatch):
     """Refused where mmcv's operators would fail."""
     monkeypatch.setattr(engine, 'describe_operators', lambda: 'mmcv')

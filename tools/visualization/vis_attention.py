@@ -75,7 +75,8 @@ def main() -> None:
     )
 
     image = load_image(cfg, args.image)
-    size = args.size or (224 if cfg.default_scope == 'mmpretrain' else 512)
+    classifies = cfg.get('default_scope') == 'mmpretrain'
+    size = args.size or (224 if classifies else 512)
     scale = size / min(image.shape[:2])
     height, width = image.shape[:2]
     x, y = args.point or (width / 2, height / 2)
@@ -91,7 +92,8 @@ def main() -> None:
     shown = image[..., [2, 1, 0] if image.shape[2] > 2 else [0, 0, 0]]
     preprocessor = cfg.model.get('data_preprocessor')
     preprocessor = preprocessor or cfg.get('data_preprocessor') or {}
-    if preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb'):
+    to_rgb = preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb')
+    if to_rgb and image.shape[2] == 3:  # as the libraries do
         image = shown
     mean = torch.tensor(preprocessor.get('mean') or 0.0)
     std = torch.tensor(preprocessor.get('std') or 1.0)

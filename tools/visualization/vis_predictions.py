@@ -59,7 +59,7 @@ def parse_args() -> argparse.Namespace:
 
 def draw_montage(cfg: Config, checkpoint: str, count: int) -> Figure:
     """Draw images of the test data, each beside its prediction and truth."""
-    if cfg.default_scope != 'mmseg':
+    if cfg.get('default_scope') != 'mmseg':
         raise ValueError(
             'predictions beside the truth need a segmentor: for other models, '
             'use tools/test.py --show-dir'
