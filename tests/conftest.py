@@ -1,5 +1,6 @@
 import gc
 import http.server
+import math
 import os
 import signal
 import sys
@@ -36,14 +37,24 @@ def pytest_addoption(parser):
 
 
 def pytest_configure():
-    # A shell lets what it runs in the background ignore Ctrl-C, and what that
-    # starts inherits it.
+    # A shell makes its background jobs ignore Ctrl-C, and their children
+    # inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     # At the end, a long test would leave the other processes without work.
-    items.sort(key=lambda item: item.get_closest_marker('long') is None)
+    # Each process gets the next part of the tests, so that each part starts
+    # with some of the long ones.
+    parts = getattr(config, 'workerinput', {}).get('workercount', 1)
+    long = [item for item in items if item.get_closest_marker('long')]
+    others = [item for item in items if item not in long]
+    size = math.ceil(len(items) / parts)
+    items.clear()
+    for part in (long[k::parts] for k in range(parts)):
+        rest = max(size - len(part), 0)
+        items += part + others[:rest]
+        others = others[rest:]
 
 
 @pytest.fixture(scope='session')

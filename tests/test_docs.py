@@ -195,7 +195,6 @@ def reader(released, shown, trained, official_file, tmp_path):
     return tmp_path
 
 
-@pytest.mark.default_stack
 @pytest.mark.parametrize('page', RUN, ids=lambda page: page.name)
 def test_commands_one_after_the_other(page, reader, official_file):
     """Those that take seconds run in their order, in one folder."""

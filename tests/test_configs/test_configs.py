@@ -26,13 +26,10 @@ CLASSIFIER = 'hatnet/hatnet-tiny_8xb128_in1k.py'
 
 
 def mark(config):
-    """Mark a config that needs no training step in each run of the tests.
-
-    A forward pass of each model is behind the numbers of the metafiles.
-    """
+    """Mark a config that needs no training step in each run of the tests."""
     marks = slow_if_larger(config, CONFIGS)
-    # The stacks cannot differ by the backbone.
-    if config.startswith(('ablation', 'evidence')):
+    # Variants of HAT-Net, in which the stacks cannot differ.
+    if config.startswith('ablation') or 'evidence/fpn' in config:
         marks.append(pytest.mark.default_stack)
     return pytest.param(config, marks=marks)
 
@@ -65,6 +62,19 @@ def test_training_step(config):
     before = weight.clone()
     build_optim_wrapper(model, cfg.optim_wrapper).step()
     assert not torch.equal(weight, before)
+
+
+@pytest.mark.default_stack
+@pytest.mark.parametrize('config', CONFIGS)
+def test_neck_fits_the_backbone(config):
+    """Also of the sizes whose training step is slow."""
+    model = open_config(config).model
+    channels = (model.get('neck') or {}).get('in_channels')
+    if not channels:
+        pytest.skip('it has no neck with channels')
+    backbone = MODELS.build({**model.backbone, 'init_cfg': None})
+    dims = [backbone.embed_dims[i] for i in backbone.out_indices]
+    assert list(channels) == dims
 
 
 def find_groups(cfg):

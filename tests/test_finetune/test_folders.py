@@ -385,7 +385,7 @@ QUIET = {
     '18: loop of links': change(made.folders, 'red/again', link('..')),
     '18: files of systems': change(made.folders, 'red', of_system),
     '8: CSV after a blank line': table(
-        lambda i: f'{i}.png,{i % 2}', '\nfilename,label'
+        lambda i: f'{i}.png,{i % 2}', ' \nfilename,label'
     ),
     '8: CSV in Latin 1': encoded('cp1252', ';'),
     '8: CSV in UTF-16': encoded('utf-16', '\t'),

@@ -171,7 +171,7 @@ def test_search_of_the_learning_rate(chosen, loss, found):
 
 
 @pytest.mark.parametrize(
-    ('arch', 'start'), [('micro', plans.SHIPPED), ('tiny', '')]
+    ('arch', 'start'), [('micro', plans.SHIPPED), ('micro', ''), ('tiny', '')]
 )
 @pytest.mark.parametrize('task', plans.NAMES)
 def test_config_builds(task, arch, start, found, tmp_path):

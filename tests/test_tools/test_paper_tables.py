@@ -3,11 +3,10 @@
 import re
 
 import pytest
-from helpers import ROOT, TOOLS, import_page
+from helpers import ROOT, import_page
 
 from mmhatnet.analysis.report import read_csv
 
-TOOL = TOOLS / 'pages' / 'paper_tables.py'
 PAGE = ROOT / 'docs' / 'paper_tables.md'
 PAPER = ROOT.parent / 'shared' / 'reference' / 'paper.txt'
 

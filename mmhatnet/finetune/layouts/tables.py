@@ -4,6 +4,7 @@ import csv
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import dropwhile
 from pathlib import Path
 
 from ..samples import Box, Found, Sample
@@ -65,7 +66,8 @@ def _check_numbers(labels: list[str], files: Files) -> None:
 
 def _read_table(path: Path, files: Files) -> Iterator[Sample]:
     """Read the sample of each row, with a label or up to one box."""
-    lines = files.text(path).lstrip('\r\n').splitlines()
+    lines = files.text(path).splitlines()
+    lines = [*dropwhile(lambda line: not line.strip(), lines)]
     dialect: type[csv.Dialect] = csv.excel
     with suppress(csv.Error):
         dialect = csv.Sniffer().sniff('\n'.join(lines[:20]), ',;\t|')
