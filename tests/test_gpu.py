@@ -251,7 +251,7 @@ def test_distributed(device, found):
 
 @pytest.mark.slow
 def test_resuming(device, found):
-    """A state saved on the CPU goes on on the device, and back."""
+    """A training continues on the device from a state of the CPU, and back."""
     images = torch.randn(2, 3, 96, 64)
 
     def train(state, device):

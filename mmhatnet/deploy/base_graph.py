@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def check_exportable(condition: object, otherwise: str) -> None:
-    """Check that a graph computes what mm does; ValueError says what not."""
+    """Raise a ValueError that names the part that cannot be exported."""
     if not condition:
         raise ValueError(f'{otherwise} cannot be exported')
 

@@ -111,7 +111,7 @@ class ElasticGridsHook(Hook):
     def before_train_iter(
         self, runner: Runner, *args: Any, **kwargs: Any
     ) -> None:
-        """Draw."""
+        """Draw the G1, G2 and size of this iteration."""
         draw = Random(f'{self.seed} {runner.iter}')
         self.backbone.set_grids(
             draw.choice(self.grid_sizes or [None]),

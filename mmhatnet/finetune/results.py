@@ -59,7 +59,7 @@ class Confusion(BaseMetric):
         self.counts += counts.reshape(classes, classes).numpy()
 
     def compute_metrics(self, results: list) -> dict:
-        """Add nothing."""
+        """Return no metrics; the counts are what is needed."""
         return {}
 
 
@@ -162,9 +162,9 @@ def _find_best(work_dir: Path) -> Path:
 
 
 def constant_answer(task: str, counts: np.ndarray) -> float:
-    """Compute the accuracy or mIoU (%) of always the commonest class.
+    """Compute the accuracy or mIoU (%) of always answering one class.
 
-    It is that of the tested images, so that no constant answer is better.
+    It is the commonest class of the tested images: no other one is better.
     """
     truth = counts.sum(1)
     share = 100 * truth.max() / max(1, truth.sum())
@@ -233,7 +233,7 @@ def draw_curves(truth: str, found: Path, kind: str) -> Figure:
 
 
 def _export(config: Path, weights: Path) -> str:
-    """Export a model for images of any size; why not, if it cannot."""
+    """Export a model for images of any size, or return why it cannot be."""
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -259,7 +259,7 @@ def read_result(work_dir: Path) -> dict:
 
 
 def describe(result: dict, work_dir: Path) -> Iterator[str]:
-    """Say what came out, in the lines of the last screen."""
+    """Summarize the result in the lines of the last screen."""
     about = TASKS[result['task']]
     images = counted(result['images'][result['split']], 'image')
     if result['split'] == 'val':

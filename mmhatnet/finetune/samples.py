@@ -60,7 +60,7 @@ class Box(NamedTuple):
 
 @dataclass
 class Sample:
-    """An image and its labels, those that the task has."""
+    """An image with the labels that its task needs."""
 
     image: Path
     split: str | None = None  # 'train', 'val' or 'test', if the folder says it

@@ -106,7 +106,7 @@ def exports_dynamic(*sizes: int) -> bool:
     return has_static_value is not None and exports() and is_dynamic(*sizes)
 
 
-def settle(x: Tensor) -> Tensor:
+def copy_for_export(x: Tensor) -> Tensor:
     """Copy a tensor whose strides depend on its size, for torch.export.
 
     Operators would branch on them, and the graph would fit some sizes only.

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .compiling import (
+    copy_for_export,
     exports,
     exports_dynamic,
     is_transformed,
     makes_graph,
-    settle,
 )
 from .derivatives import (
     SiLUConv,
@@ -81,7 +81,7 @@ def to_memory_format(x: Tensor, layout: torch.memory_format) -> Tensor:
     if is_transformed(x):
         return x
     if exports_dynamic(*x.shape):
-        return settle(x)
+        return copy_for_export(x)
     return x.contiguous(memory_format=layout)
 
 
@@ -98,7 +98,7 @@ class PointwiseConv(nn.Conv2d):
         """Map (N, C, H, W) to (N, C', H, W)."""
         weight, bias = self.cast or (self.weight, self.bias)
         if not is_half(x) or exports() or (makes_graph() and not x.is_cuda):
-            return self._conv_forward(settle(x), weight, bias)
+            return self._conv_forward(copy_for_export(x), weight, bias)
         x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)
         return x.permute(0, 3, 1, 2)
 
@@ -160,7 +160,7 @@ class SingleGroupNorm(nn.GroupNorm):
 
             return NormFunction.apply(x, w, b, self.eps)
         if self._has_good_kernel(x):
-            return super().forward(settle(x)).to(x.dtype)
+            return super().forward(copy_for_export(x)).to(x.dtype)
         large = math.prod(x.shape[1:]) >= LARGE
         return SingleGroupNormFunction.apply(x, w, b, self.eps, large)
 
@@ -268,11 +268,11 @@ def silu_conv(x: Tensor, conv: nn.Conv2d, padding: tuple[int, int]) -> Tensor:
     return F.conv2d(x, conv.weight, padding=padding, groups=conv.groups)
 
 
-def is_bare(layer: nn.Module | None) -> bool:
-    """Whether a layer of an MLP, if it has it, is that of the paper.
+def is_unchanged(layer: nn.Module | None) -> bool:
+    """Whether an MLP has no such layer, or that of the paper.
 
-    It is not where it has hooks, or a user has replaced the layer, its forward
-    method or its arguments. Whether a dropout drops does not count here.
+    It is another one where it has hooks, or a user has replaced the layer, its
+    forward method or its arguments. Whether a dropout drops does not count.
     """
     if layer is None:
         return True
@@ -299,7 +299,7 @@ def is_bare_mlp(layer: nn.Module) -> bool:
     if layer.drop.training and layer.drop.p:
         return False
     layers = layer.fc1, layer.dw_conv, layer.fc2, layer.act, layer.drop
-    return all(map(is_bare, layers))
+    return all(map(is_unchanged, layers))
 
 
 def bottleneck(layer: nn.Module, equation: Callable, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from .archs import Ratio
-from .compiling import exports_dynamic, settle
+from .compiling import copy_for_export, exports_dynamic
 from .windows import cell_side, mark_tokens, real_tokens
 
 
@@ -56,7 +56,7 @@ def attend(
     if exports_dynamic(*q.shape, *k.shape):
         # Products of three dimensions, as others branch on sizes of 1.
         windows = q.shape[:2]
-        q, k, v = (settle(x).flatten(0, 1) for x in (q, k, v))
+        q, k, v = (copy_for_export(x).flatten(0, 1) for x in (q, k, v))
         scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
         if mask is not None:
             scores = (scores.unflatten(0, windows) + mask).flatten(0, 1)
@@ -72,7 +72,7 @@ def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """Split heads as :func:`.hatnet.split_heads`."""
     return tuple(
         part.unflatten(1, (heads, -1)).transpose(-2, -1)
-        for part in settle(x).flatten(2).chunk(parts, dim=1)
+        for part in copy_for_export(x).flatten(2).chunk(parts, dim=1)
     )
 
 
@@ -91,17 +91,17 @@ def local_attention(
     if mask is None:
         mask = layer.window_mask(x)
 
-    qkv = settle(layer.qkv(layer.norm(x)).permute(0, 2, 3, 1))
+    qkv = copy_for_export(layer.qkv(layer.norm(x)).permute(0, 2, 3, 1))
     if size is not None:
         qkv = F.pad(qkv, (0, 0, left, right, top, bottom))
     qkv = qkv.reshape(n, num_h, size_h, num_w, size_w, 3 * channels)
-    qkv = settle(qkv.transpose(2, 3))
+    qkv = copy_for_export(qkv.transpose(2, 3))
     qkv = qkv.reshape(n * num_h * num_w, size_h * size_w, 3 * channels)
     qkv = split_heads(qkv.transpose(1, 2), 3, layer.num_heads)
-    out = settle(layer.attend(*qkv, mask).transpose(1, 2)).flatten(2)
+    out = copy_for_export(layer.attend(*qkv, mask).transpose(1, 2)).flatten(2)
 
     out = out.view(n, num_h, num_w, size_h, size_w, channels)
-    out = settle(out.transpose(2, 3))
+    out = copy_for_export(out.transpose(2, 3))
     if size is not None:
         out = out.reshape(n, num_h * size_h, num_w * size_w, channels)
         rows = torch.arange(top, top + h, device=x.device)
@@ -109,7 +109,7 @@ def local_attention(
         out = out.index_select(1, rows).index_select(2, columns)
     if residual:
         out = x.permute(0, 2, 3, 1).reshape(out.shape) + out
-    out = settle(out.reshape(n, h, w, channels).permute(0, 3, 1, 2))
+    out = copy_for_export(out.reshape(n, h, w, channels).permute(0, 3, 1, 2))
     if residual:
         return out
     return out.clone(memory_format=torch.contiguous_format)
@@ -123,7 +123,7 @@ def global_attention(
     pooled = layer.pool_norm(average_cells(x, layer.ds_ratio))
     q = split_heads(layer.q(x), 1, layer.num_heads)
     kv = split_heads(layer.kv(pooled), 2, layer.num_heads)
-    out = settle(layer.attend(*q, *kv).transpose(1, 2))
+    out = copy_for_export(layer.attend(*q, *kv).transpose(1, 2))
     return out.reshape(n, h, w, channels).permute(0, 3, 1, 2)
 
 
@@ -132,7 +132,7 @@ def average_cells(x: Tensor, ratio: Ratio) -> Tensor:
     n, channels, h, w = x.shape
     size = cell_side(ratio, h, w)
     rows, columns = cut_side(h, size), cut_side(w, size)
-    x = F.pad(settle(x), (0, columns[3], 0, rows[3]))
+    x = F.pad(copy_for_export(x), (0, columns[3], 0, rows[3]))
     x = x.reshape(n, channels, rows[0], size, columns[0], size).sum((3, 5))
     real_rows = real_tokens(h, *rows[1:], x.device).sum(1)
     real_columns = real_tokens(w, *columns[1:], x.device).sum(1)

@@ -1,4 +1,4 @@
-"""What is recorded of a training when it starts and goes on."""
+"""What is recorded of a training when it starts and continues."""
 
 import json
 import os
@@ -166,7 +166,7 @@ class TestTraining:
         return call
 
     def test_starts(self, train, tmp_path):
-        """A training that goes on adds to it; a new one replaces it."""
+        """A training that continues adds to it; a new one replaces it."""
         folder = tmp_path / 'a'
         (first,) = train(folder)
         expected = dict(step=0, seed=1, precision='float32', batch_size=2)
@@ -182,7 +182,7 @@ class TestTraining:
             dict(name='iter_2.pth', sha256=sha256_of(folder / 'iter_2.pth'))
         ]
         assert found[1]['lr'] == first['lr']
-        # It goes on in another folder.
+        # It continues in another folder.
         moved = train(
             tmp_path / 'b',
             length=5,

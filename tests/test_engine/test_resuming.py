@@ -201,7 +201,7 @@ def first(train):
 
 
 class TestAnotherBatchSize:
-    """A run of 1 epoch of 2 batches goes on with epochs of 6 or 1."""
+    """A run of 1 epoch of 2 batches continues with epochs of 6 or 1."""
 
     @pytest.mark.parametrize(
         ('batch_size', 'runner'), [(4, 'FlexibleRunner'), (24, 'Runner')]

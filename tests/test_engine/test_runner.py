@@ -213,7 +213,7 @@ def killed_run(demo_folder, small_config):
 @pytest.mark.slow
 @pytest.mark.parametrize('damaged', [False, True])
 def test_resume(damaged, demo_folder, small_config, single_run, killed_run):
-    """A run that was killed goes on as if it had not been."""
+    """A run that was killed continues as if it had not been."""
     folder = demo_folder / f'resumed_{damaged}'
     shutil.copytree(killed_run, folder)
     last, before = folder / 'iter_4.pth', folder / 'iter_2.pth'

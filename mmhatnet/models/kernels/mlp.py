@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from ..derivatives import refuse_graph
 from .choice import CHECKS, largest_error
@@ -239,13 +240,13 @@ class MLPFunction(torch.autograd.Function):
     """The kernels."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         x = x.contiguous(memory_format=torch.channels_last)
         return mlp_forward(x, weight.contiguous())
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         x, weight = ctx.saved_tensors
         x, grad = (

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from ..derivatives import refuse_graph, single_group_norm
 from .choice import CHECKS, largest_error
@@ -215,7 +216,9 @@ class NormFunction(torch.autograd.Function):
     """The kernels."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps: float) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> Tensor:
         if x.shape[1] != len(weight):
             raise ValueError(f'{x.shape[1]} channels instead of {len(weight)}')
         rows = x.contiguous(memory_format=torch.channels_last)
@@ -224,7 +227,7 @@ class NormFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         x, weight, statistics = ctx.saved_tensors
         x = x.contiguous(memory_format=torch.channels_last)

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from ..derivatives import refuse_graph
 from ..windows import cut_side, cut_windows, join_windows, window_mask
@@ -174,7 +175,7 @@ class WindowAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, qkv: Tensor, residual: Tensor | None, *grid: int
+        ctx: FunctionCtx, qkv: Tensor, residual: Tensor | None, *grid: int
     ) -> Tensor:
         ctx.grid, ctx.added = grid, residual is not None
         ctx.save_for_backward(qkv)
@@ -182,7 +183,7 @@ class WindowAttention(torch.autograd.Function):
         return window_attention_forward(qkv, residual, *grid)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_graph(grad)
         qkv_grad = window_attention_backward(
             grad, *ctx.saved_tensors, *ctx.grid
