@@ -1,5 +1,5 @@
 # The same model for 60 epochs, with CutMix in half of the batches.
-_base_ = './hatnet-micro-lr8e-3_1xb256-10e_cifar10.py'
+_base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(
     train_cfg=dict(
@@ -8,6 +8,8 @@ model = dict(
         probs=[0.5],
     )
 )
+# The best learning rate of the search over two epochs.
+optim_wrapper = dict(optimizer=dict(lr=8e-3))
 param_scheduler = [
     dict(
         type='LinearLR', start_factor=1e-2, end=1, convert_to_iter_based=True

@@ -132,7 +132,7 @@ def test_section_of_evidence(tmp_path):
     ):
         assert f'- {sentence}\n' in text
     assert 'in at most 240 CPU minutes for `' in text
-    assert text.count('was not tried') == 1
+    assert text.count('was not tried') == 2
     assert 'differ by' not in text
     assert (tmp_path / 'cifar10.png').stat().st_size > 1000
     assert not evidence.make_section(tmp_path, 'trees')
