@@ -1,4 +1,5 @@
-# The same model for 60 epochs, with CutMix in half of the batches.
+# The same model for 60 epochs, with CutMix in half of the batches and the rate
+# that was better at ten epochs.
 _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(
@@ -8,8 +9,6 @@ model = dict(
         probs=[0.5],
     )
 )
-# The best learning rate of the search over two epochs.
-optim_wrapper = dict(optimizer=dict(lr=8e-3))
 param_scheduler = [
     dict(
         type='LinearLR', start_factor=1e-2, end=1, convert_to_iter_based=True
