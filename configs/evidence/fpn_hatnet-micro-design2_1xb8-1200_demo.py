@@ -1,9 +1,0 @@
-# Design 2 of Table 5: H-MHSA in stage 0, window attention in stages 1 and 2.
-_base_ = 'fpn_hatnet-micro_1xb8-1200_demo.py'
-
-model = dict(
-    backbone=dict(
-        attn_types=('h-mhsa', 'window', 'window'),
-        init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit'),
-    )
-)

@@ -1,0 +1,23 @@
+# From random weights, on enough scenes for comparisons: 1,200 for training, of
+# which it sees each eight times, and 300 for the tests.
+_base_ = [
+    '../_base_/models/fpn_hatnet-micro.py',
+    '../_base_/datasets/demo_semantic.py',
+    '../_base_/schedules/demo_muon_1200.py',
+    '../_base_/mmseg_runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=(128, 128)),
+    # The maps are as small as in classification, so use its G2.
+    backbone=dict(
+        ds_ratios=(8, 4, 2),
+        init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit'),
+    ),
+    decode_head=dict(num_classes=7),
+)
+dataset = dict(data_root='data/demo-1200/ade/ADEChallengeData2016')
+train_dataloader = dict(batch_size=8, dataset=dataset)
+val_dataloader = dict(dataset=dataset)
+test_dataloader = val_dataloader
+default_hooks = dict(checkpoint=dict(interval=300), logger=dict(interval=10))
