@@ -30,9 +30,19 @@ def hatnet(
 
 
 def _classifier(
-    arch: str, pretrained: bool | str = False, **kwargs
+    arch: str,
+    pretrained: bool | str = False,
+    init_cfg: dict | None = None,
+    **kwargs,
 ) -> nn.Module:
-    """Build the ImageNet classifier; ``kwargs`` as for mmhatnet.get_model."""
+    """Build the ImageNet classifier; ``kwargs`` as for mmhatnet.get_model.
+
+    ``init_cfg`` is that of the backbone, as in ``hatnet``.
+    """
+    if init_cfg:
+        kwargs['backbone'] = kwargs.get('backbone', {}) | {
+            'init_cfg': init_cfg
+        }
     return get_model(f'hatnet-{arch}_8xb128_in1k', pretrained, **kwargs)
 
 
