@@ -8,6 +8,7 @@ from traceback import extract_tb, walk_tb
 from types import FrameType
 from typing import Any
 
+from mmengine.model import BaseDataPreprocessor
 from torch import nn
 
 from ..registry import MODELS
@@ -27,11 +28,17 @@ CHANNELS = re.compile(
 )
 # Where an extractor of regions copies other channels than it has room for.
 COPIED = re.compile('cannot be broadcast to indexing result')
+# Where a data_preprocessor takes the mean of other channels from images.
+UNEQUAL = re.compile('must match the size of tensor')
 # In the code of mm that counts the maps that a part gets.
 NUMBERS = re.compile('in_channels|in_index|num_ins|num_levels')
 # Settings on which the input of a part of a model depends. An extractor of
 # regions has no in_channels; its out_channels are those of its input.
 SETTINGS = 'in_channels', 'in_index', 'roi_feat_size'
+NORMALIZED = (
+    'mean and std of the data_preprocessor need one value for each channel of '
+    'the images'
+)
 OTHERS = 'its input has other channels'
 IMAGES = (
     'the backbone is for images with other channels: its in_channels, '
@@ -53,12 +60,18 @@ def explain(error: BaseException) -> str:
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     if not frames:
         return ''
+    owner = frames[-1].f_locals.get('self')
+    of_mm = _is_of_mm(frames[-1].f_globals.get('__name__', ''))
+    if of_mm and isinstance(owner, BaseDataPreprocessor):
+        if isinstance(error, AssertionError):
+            return str(error)
+        if UNEQUAL.search(str(error)):
+            return NORMALIZED
     if isinstance(error, RuntimeError):
-        extracts = hasattr(frames[-1].f_locals.get('self'), 'roi_layers')
-        channels = COPIED if extracts else CHANNELS
+        channels = COPIED if hasattr(owner, 'roi_layers') else CHANNELS
         known = channels.search(str(error))
         return _explain_input(frames, OTHERS) if known else ''
-    if not _is_of_mm(frames[-1].f_globals.get('__name__', '')):
+    if not of_mm:
         return ''
     if isinstance(error, AssertionError | IndexError):
         line = extract_tb(error.__traceback__)[-1].line or ''

@@ -345,6 +345,22 @@ def test_wrong_channels_of_regions():
         extract(maps, regions)
 
 
+@pytest.mark.parametrize(
+    'inputs', [torch.rand(2, 3, 8, 8), [torch.ones(3, 8, 8)]]
+)
+def test_wrong_length_of_mean(inputs):
+    """In mmpretrain, which does not check it, and in mmseg, which does."""
+    cfg = dict(type='mmpretrain.ClsDataPreprocessor', mean=[1, 2], std=[1, 2])
+    preprocessor = MODELS.build(cfg)
+    message = 'mean and std of the data_preprocessor need one value for each'
+    with pytest.raises(SystemExit, match=message), cli.one_line_errors():
+        preprocessor(dict(inputs=inputs))
+    cfg['type'] = 'mmseg.SegDataPreProcessor'
+    message = '`mean` should have 1 or 3 values'
+    with pytest.raises(SystemExit, match=message), cli.one_line_errors():
+        MODELS.build(cfg)
+
+
 def test_other_errors_of_mm_keep_their_traceback():
     """Those that do not come from the settings of a part."""
     model = MODELS.build(open_config(FPN).model)
