@@ -1,5 +1,5 @@
 # The same model for 60 epochs, with CutMix in half of the batches and the rate
-# that was better at ten epochs.
+# that was better at ten epochs, with one seed.
 _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 model = dict(
