@@ -1,5 +1,5 @@
-# From random weights, for comparisons: on 1,200 scenes, each seen eight times in
-# other colors, so that less depends on the seed. It is tested on 300 scenes.
+# From random weights, for comparisons: on 1,200 scenes, each seen eight times
+# in other colors, so that less depends on the seed; tested on 300 scenes.
 _base_ = [
     '../_base_/models/fpn_hatnet-micro.py',
     '../_base_/datasets/demo_semantic.py',
