@@ -122,7 +122,8 @@ def test_section_of_evidence(tmp_path):
     assert rows['`c`'][3:] == ['1', '90', '90', '-5.5 (-5.5)']
     for sentence in (
         f'The goal of 84 (accuracy/top1) in at most 60 CPU minutes for '
-        f'`{MICRO}` is met: 84.5 to 86 in at most 2 CPU minutes.',
+        f'`{MICRO}` is met with 3 seeds: 84.5 to 86 in at most 2 CPU '
+        'minutes.',
         f'`a` against `{MICRO}`: behind in all 3 pairs, by 0.25 to 0.5.',
         f'`b` against `{MICRO}`: from 0.5 behind to 2 ahead in 3 pairs, which '
         'is inconclusive.',
@@ -136,6 +137,18 @@ def test_section_of_evidence(tmp_path):
     assert 'differ by' not in text
     assert (tmp_path / 'cifar10.png').stat().st_size > 1000
     assert not evidence.make_section(tmp_path, 'trees')
+
+
+def test_lead_that_changes(tmp_path):
+    """The page says until when the other was ahead."""
+    add_records(tmp_path, 'cifar10', MICRO, [80, 81, 82])
+    late = [
+        {'images': 1000 * k, 'seconds': 60 * k, 'accuracy/top1': value}
+        for k, value in ((1, 30), (2, 90))
+    ]
+    add_records(tmp_path, 'cifar10', 'a', [80, 81, 82], curve=late)
+    text = import_page('evidence').make_section(tmp_path, 'cifar10')
+    assert 'by 8 to 10 (on average, the reverse up to 1,000 images).' in text
 
 
 def test_seeds_that_differ(tmp_path):
@@ -208,7 +221,7 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
     machine = '1 CPU thread, torch 0'
     monkeypatch.setattr(evidence, 'describe_machine', lambda: machine)
     monkeypatch.setattr(evidence, 'record_training', lambda *x: dict(record))
-    config = evidence.CONFIGS / f'{MICRO}.py'
+    config = evidence.find_config(MICRO)
     cfg = read_config(config)
     cfg.optim_wrapper.optimizer.lr *= 2
     cfg.train_cfg.val_interval = 3  # changes nothing

@@ -26,7 +26,7 @@ from common import (
 )
 
 from mmhatnet.analysis.curve import scale_tests
-from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.report import markdown_table, show_ratios
 from mmhatnet.analysis.sweep import build_tester, evaluate_grids, name_sizes
 from mmhatnet.engine.cli import one_line_errors
 from mmhatnet.engine.provenance import RUN, read_provenance
@@ -287,10 +287,10 @@ def conclude(results: Results) -> Iterator[str]:
     )
     gains = lead(mean_metrics(arms['sandwich']), mean_metrics(both))
     pairs = zip(arms['sandwich'], both, strict=True)
-    longer = mean(x['seconds'] / y['seconds'] for x, y in pairs)
+    longer = show_ratios([x['seconds'] / y['seconds'] for x, y in pairs])
     yield (
         f'The mean of *sandwich* differs from that of *both drawn* by '
-        f'{show_pairs(gains)} points, in {longer:.1f} times the time.'
+        f'{show_pairs(gains)} points, in {longer} times the time.'
     )
     ahead = [
         special['found'][x] - general['found'][x]

@@ -32,7 +32,7 @@ from mmhatnet.engine.provenance import describe_machine
 from mmhatnet.engine.runner import train_steps
 from mmhatnet.utils.config import read_config
 
-CONFIGS = ROOT / 'configs' / 'evidence'
+CONFIGS = ROOT / 'configs'
 FOLDER = DOCS / 'evidence'
 
 
@@ -44,14 +44,14 @@ class Group(NamedTuple):
     base: str  # the config with which the others are compared
     # Config -> a value for all of its trainings, within these CPU minutes.
     goals: Mapping[str, tuple[float, float]] = {}
-    shared: str = 'none'  # records of another group that belong here, too
     spread: float = inf  # how far seeds of a config may differ
 
 
 MICRO = 'hatnet-micro_1xb256-10e_cifar10'
 BEST_RATE = 'hatnet-micro-lr8e-3_1xb256-10e_cifar10'
 LONG = 'hatnet-micro_1xb256-60e_cifar10'
-SCRATCH = 'fpn_hatnet-micro-scratch_1xb8-1200_demo'
+QUICKSTART = 'fpn_hatnet-tiny_2xb4-400_demo'
+SCRATCH = 'fpn_hatnet-micro-scratch_1xb8-1200_demo-1200'
 SEGMENTOR = 'fpn_hatnet-micro_1xb8-1200_demo'
 DETECTOR = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees'
 # Names of regions of the page.
@@ -65,9 +65,9 @@ GROUPS = {
         'coco/bbox_mAP_50', (400, 400), DETECTOR, {DETECTOR: (0.4, inf)}
     ),
     'fpn': Group(
-        *('mIoU', (160, 192), SEGMENTOR, {SEGMENTOR: (80, inf)}),
-        *('ablation_scratch*.json', 3),
+        *('mIoU', (160, 192), SEGMENTOR, {SEGMENTOR: (80, inf)}), spread=3
     ),
+    'quickstart': Group('mIoU', (160, 192), QUICKSTART),
     'ablation': Group('mIoU', (160, 192), SCRATCH, spread=3),
 }
 # Settings that define a training, without those that depend on the machine.
@@ -81,8 +81,7 @@ NOT_LISTED = 'param_scheduler', 'train_cfg', 'optim_wrapper.optimizer.lr'
 
 
 def read_records(folder: Path, name: str) -> list[dict]:
-    patterns = f'{name}_*.json', GROUPS[name].shared
-    records = [read_json(x) for each in patterns for x in folder.glob(each)]
+    records = map(read_json, folder.glob(f'{name}_*.json'))
     return sorted(records, key=lambda record: record['name'])
 
 
@@ -92,6 +91,12 @@ def flatten(cfg: object, prefix: str = '') -> Iterator[tuple[str, Any]]:
             yield from flatten(value, f'{prefix}.{key}' if prefix else key)
     else:
         yield prefix, cfg
+
+
+def find_config(name: str) -> Path:
+    for path in CONFIGS.glob(f'*/{name}.py'):
+        return path
+    raise FileNotFoundError(f'no config {name} in {CONFIGS}')
 
 
 def find_options(work_dir: Path, config: Path) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def add_training(folder: Path, name: str, work_dir: str) -> None:
     directories of other tests.
 
     Raises:
-        FileNotFoundError: If its config is not in ``configs/evidence``.
+        FileNotFoundError: If its config is not in a folder of ``configs``.
         ValueError: If the page could not show it, or not beside the others,
             or this is another kind of machine.
     """
@@ -148,7 +153,7 @@ def add_training(folder: Path, name: str, work_dir: str) -> None:
         raise ValueError(f"no group '{name}': choose from {', '.join(GROUPS)}")
     metric = GROUPS[name].metric
     record = record_training(work_dir, GROUPS[name].shape)
-    config = CONFIGS / f'{record["config"]}.py'
+    config = find_config(record['config'])
     record['options'] = find_options(Path(work_dir), config)
     if record['options'] and name != 'search':
         raise ValueError(
@@ -250,6 +255,33 @@ def judge_pairs(ahead: list[float]) -> str:
     )
 
 
+def find_lead(records: list[dict], group: Group, config: str) -> str:
+    """Say from when on the order is that of the end, on average.
+
+    It is empty if that is so from the first test on.
+    """
+    leads = {}
+    for images in sorted(
+        {x['images'] for each in records for x in each['curve']}
+    ):
+        then = [
+            record | {'curve': [point]}
+            for record in records
+            for point in record['curve']
+            if point['images'] == images
+        ]
+        found = results(then, group.metric)
+        if config in found and (ahead := pairs(found, group.base, config)):
+            leads[images] = mean(ahead)
+    end = leads[max(leads)]
+    reverse = [images for images in leads if leads[images] * end <= 0]
+    return (
+        f' (on average, the reverse up to {reverse[-1]:,} images)'
+        if reverse
+        else ''
+    )
+
+
 def cpu_minutes(record: dict) -> float:
     """CPU time of all threads and processes; infinite with a GPU."""
     if record['machine'].split()[1] != 'CPU':
@@ -267,7 +299,8 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
             values = found[config].values()
             spent = max(map(cpu_minutes, here))
             met = 'met' if min(values) >= goal and spent <= limit else 'missed'
-            verdict = f'is {met}: {span(values)}{within(spent)}'
+            seeds = f'{len(values)} seed{"s" * (len(values) > 1)}'
+            verdict = f'is {met} with {seeds}: {span(values)}{within(spent)}'
         yield (
             f'The goal of {goal:g} ({group.metric}){within(limit)} for '
             f'`{config}` {verdict}.'
@@ -283,7 +316,11 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
     for config, seeds in found.items():
         ahead = pairs(found, group.base, config)
         if ahead:
-            yield f'`{config}` against `{group.base}`: {judge_pairs(ahead)}.'
+            since = find_lead(records, group, config)
+            yield (
+                f'`{config}` against `{group.base}`: {judge_pairs(ahead)}'
+                f'{since}.'
+            )
         spread = max(seeds.values()) - min(seeds.values())
         if spread > group.spread:
             yield (
