@@ -37,7 +37,7 @@ def _classifier(
 ) -> nn.Module:
     """Build the ImageNet classifier; ``kwargs`` as for mmhatnet.get_model.
 
-    ``init_cfg`` is that of the backbone, as in ``hatnet``.
+    ``init_cfg`` says how the backbone's initial weights are drawn.
     """
     if init_cfg:
         kwargs['backbone'] = kwargs.get('backbone', {}) | {

@@ -1,4 +1,4 @@
-# The quickstart as it was at first: also with AdamW, at its rate of then.
+# The quickstart as it was at first: also with AdamW, at its first rate.
 _base_ = '../demo/fpn_hatnet-tiny_2xb4-400_demo.py'
 
 model = dict(backbone=dict(init_cfg=None))

@@ -28,6 +28,8 @@ DATA_SOURCES = {
     'data/tree_crowns': 'run: pip download --no-deps deepforest==2.1.0; '
     'python tools/dataset_converters/tree_crowns.py deepforest-*.whl',
     'data/demo': 'run: python tools/dataset_converters/make_demo_data.py',
+    'data/demo-1200': 'run: python tools/dataset_converters/make_demo_data.py '
+    '--num-train 1200 --num-val 300 --out data/demo-1200',
 }
 # Heads of the libraries' models whose classes are those of the data set.
 HEADS = (

@@ -63,7 +63,7 @@ def explain(error: BaseException) -> str:
     owner = frames[-1].f_locals.get('self')
     of_mm = _is_of_mm(frames[-1].f_globals.get('__name__', ''))
     if of_mm and isinstance(owner, BaseDataPreprocessor):
-        if isinstance(error, AssertionError):
+        if isinstance(error, AssertionError) and '` should have' in str(error):
             return str(error)
         if UNEQUAL.search(str(error)):
             return NORMALIZED

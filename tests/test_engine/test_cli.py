@@ -349,14 +349,19 @@ def test_wrong_channels_of_regions():
     'inputs', [torch.rand(2, 3, 8, 8), [torch.ones(3, 8, 8)]]
 )
 def test_wrong_length_of_mean(inputs):
-    """In mmpretrain, which does not check it, and in mmseg, which does."""
+    """Of mmpretrain, which does not check it."""
     cfg = dict(type='mmpretrain.ClsDataPreprocessor', mean=[1, 2], std=[1, 2])
     preprocessor = MODELS.build(cfg)
     message = 'mean and std of the data_preprocessor need one value for each'
     with pytest.raises(SystemExit, match=message), cli.one_line_errors():
         preprocessor(dict(inputs=inputs))
-    cfg['type'] = 'mmseg.SegDataPreProcessor'
-    message = '`mean` should have 1 or 3 values'
+
+
+@pytest.mark.parametrize('name', ['mean', 'std'])
+def test_wrong_length_in_other_libraries(name):
+    values = dict(mean=[1, 2, 3], std=[1, 2, 3]) | {name: [1, 2]}
+    cfg = dict(type='mmseg.SegDataPreProcessor', **values)
+    message = f'`{name}` should have 1 or 3 values'
     with pytest.raises(SystemExit, match=message), cli.one_line_errors():
         MODELS.build(cfg)
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from helpers import ROOT, TOOLS, call_tool, import_page
@@ -31,13 +31,10 @@ EVIDENCE = TOOLS / 'pages' / 'evidence.py'
     ],
 )
 def test_page_is_current(tool, page, tmp_path, monkeypatch):
-    @contextmanager
-    def writing(path):
-        yield tmp_path / path.name
-
     # Files are written elsewhere, figures included.
-    monkeypatch.setattr(import_page('common'), 'replacing', writing)
-    monkeypatch.setattr('mmhatnet.utils.atomic.replacing', writing)
+    monkeypatch.setattr(
+        'mmhatnet.utils.atomic.Path', lambda path: tmp_path / Path(path).name
+    )
     call_tool(TOOLS / 'pages' / f'{tool}.py')
     found = (tmp_path / f'{page}.md').read_text()
     assert found == (ROOT / 'docs' / f'{page}.md').read_text()
@@ -139,16 +136,32 @@ def test_section_of_evidence(tmp_path):
     assert not evidence.make_section(tmp_path, 'trees')
 
 
-def test_lead_that_changes(tmp_path):
-    """The page says until when the other was ahead."""
+@pytest.mark.parametrize(
+    ('start', 'end', 'text'),
+    [
+        (
+            [30, 30, 30],
+            [90, 90, 90],
+            'by 8 to 10 (the reverse at 1,000 images).',
+        ),
+        ([30, 30, 41], [90, 90, 90], 'by 8 to 10.'),
+        ([90, 90, 90], [80, 90, 90], 'which is inconclusive.'),
+    ],
+)
+def test_order_that_changes(start, end, text, tmp_path):
+    """The page says when it was the reverse, if all pairs agree."""
     add_records(tmp_path, 'cifar10', MICRO, [80, 81, 82])
-    late = [
-        {'images': 1000 * k, 'seconds': 60 * k, 'accuracy/top1': value}
-        for k, value in ((1, 30), (2, 90))
-    ]
-    add_records(tmp_path, 'cifar10', 'a', [80, 81, 82], curve=late)
-    text = import_page('evidence').make_section(tmp_path, 'cifar10')
-    assert 'by 8 to 10 (on average, the reverse up to 1,000 images).' in text
+    add_records(tmp_path, 'cifar10', 'a', [0, 0, 0])
+    for seed, values in enumerate(zip(start, end, strict=True), 1):
+        path = tmp_path / f'cifar10_a-{seed}.json'
+        record = json.loads(path.read_text())
+        for point, value in zip(record['curve'], values, strict=True):
+            point['accuracy/top1'] = value
+        path.write_text(json.dumps(record))
+    # Another test, and one training that has none at the end of the others.
+    add_records(tmp_path, 'cifar10', 'b', [9], curve=[point | {'images': 1}])
+    page = import_page('evidence').make_section(tmp_path, 'cifar10')
+    assert f'{text}\n' in page
 
 
 def test_seeds_that_differ(tmp_path):
@@ -170,7 +183,7 @@ def test_other_tests_of_a_training(tmp_path):
     text = import_page('evidence').make_section(tmp_path, 'cifar10')
     for how, value, verdict in (('a', '83.5', 'missed'), ('b', '84', 'met')):
         sentence = f'has {value}: the goal of 84 is {verdict}.'
-        assert f'- Tested {how}, the seed 1 {sentence}\n' in text
+        assert f'- Tested {how}, seed 1 {sentence}\n' in text
 
 
 def test_search(tmp_path):
@@ -221,6 +234,9 @@ def test_training_that_the_evidence_refuses(tmp_path, monkeypatch):
     machine = '1 CPU thread, torch 0'
     monkeypatch.setattr(evidence, 'describe_machine', lambda: machine)
     monkeypatch.setattr(evidence, 'record_training', lambda *x: dict(record))
+    assert evidence.find_config(evidence.QUICKSTART).parent.name == 'demo'
+    with pytest.raises(FileNotFoundError, match='no config absent in'):
+        evidence.find_config('absent')
     config = evidence.find_config(MICRO)
     cfg = read_config(config)
     cfg.optim_wrapper.optimizer.lr *= 2

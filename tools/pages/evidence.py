@@ -162,6 +162,8 @@ def add_training(folder: Path, name: str, work_dir: str) -> None:
         )
     if metric not in record['curve'][-1]:
         raise ValueError(f'{work_dir} has no last {metric}')
+    # A detector without any boxes has none.
+    record['curve'] = [x for x in record['curve'] if metric in x]
     tests = sorted(Path(work_dir).glob('tested */'))
     if tests:
         record['tests'] = {
@@ -255,15 +257,12 @@ def judge_pairs(ahead: list[float]) -> str:
     )
 
 
-def find_lead(records: list[dict], group: Group, config: str) -> str:
-    """Say from when on the order is that of the end, on average.
-
-    It is empty if that is so from the first test on.
-    """
-    leads = {}
-    for images in sorted(
-        {x['images'] for each in records for x in each['curve']}
-    ):
+def find_reverse(
+    records: list[dict], group: Group, config: str, ahead: list[float]
+) -> str:
+    """Say when the order was the reverse of the end, in all pairs."""
+    reverse = 0
+    for images in {x['images'] for each in records for x in each['curve']}:
         then = [
             record | {'curve': [point]}
             for record in records
@@ -271,15 +270,11 @@ def find_lead(records: list[dict], group: Group, config: str) -> str:
             if point['images'] == images
         ]
         found = results(then, group.metric)
-        if config in found and (ahead := pairs(found, group.base, config)):
-            leads[images] = mean(ahead)
-    end = leads[max(leads)]
-    reverse = [images for images in leads if leads[images] * end <= 0]
-    return (
-        f' (on average, the reverse up to {reverse[-1]:,} images)'
-        if reverse
-        else ''
-    )
+        leads = pairs(found, group.base, config) if config in found else []
+        opposite = all(lead * mean(ahead) < 0 for lead in leads)
+        if opposite and len(leads) == len(ahead):
+            reverse = max(reverse, images)
+    return f' (the reverse at {reverse:,} images)' if reverse else ''
 
 
 def cpu_minutes(record: dict) -> float:
@@ -310,17 +305,16 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
                 value = metrics[group.metric]
                 meets = 'met' if value >= goal else 'missed'
                 yield (
-                    f'Tested {how}, the seed {record["seed"]} has '
+                    f'Tested {how}, seed {record["seed"]} has '
                     f'{value:.4g}: the goal of {goal:g} is {meets}.'
                 )
     for config, seeds in found.items():
         ahead = pairs(found, group.base, config)
         if ahead:
-            since = find_lead(records, group, config)
-            yield (
-                f'`{config}` against `{group.base}`: {judge_pairs(ahead)}'
-                f'{since}.'
-            )
+            verdict = judge_pairs(ahead)
+            if verdict.startswith(('ahead', 'behind')):
+                verdict += find_reverse(records, group, config, ahead)
+            yield f'`{config}` against `{group.base}`: {verdict}.'
         spread = max(seeds.values()) - min(seeds.values())
         if spread > group.spread:
             yield (

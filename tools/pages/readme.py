@@ -88,7 +88,7 @@ def describe_gains() -> str:
         f'({on_gpu("float32", 1344):.2f} at 800x1344), '
         f'{on_gpu("bfloat16"):.2f} in bfloat16, '
         f'{on_gpu("bfloat16", train=True):.2f} in its training.\n  '
-        'Ratios without a range are of medians.'
+        'Ratios of times without a range are of medians.'
     )
 
 
