@@ -108,7 +108,10 @@ def find_options(work_dir: Path, config: Path) -> dict[str, Any]:
     return {
         key: here.get(key)
         for key in here | there
-        if here.get(key) != there.get(key) and key not in IGNORED
+        if here.get(key) != there.get(key)
+        and key not in IGNORED
+        # train.py replaces it on CPUs.
+        and (there.get(key), here.get(key)) != ('SyncBN', 'BN')
     }
 
 
