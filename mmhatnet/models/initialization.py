@@ -2,7 +2,7 @@
 
 The authors draw all weights with a standard deviation of 0.02. The signal in
 an MLP is then so small that its activations are linear, SiLU(x) = x / 2. A
-long training overcomes this; in a short one, the MLPs stay almost linear.
+long training overcomes this; a short one may be too short for that.
 """
 
 from collections.abc import Iterable, Mapping
