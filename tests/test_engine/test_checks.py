@@ -26,7 +26,7 @@ def test_missing_data(name, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
         check_data(cfg, ('train', 'val'))
     message = str(error.value)
-    assert sum(s in message for s in DATA_SOURCES.values()) == 1
+    assert sum(map(message.endswith, DATA_SOURCES.values())) == 1
     assert cfg.train_dataloader.dataset.data_root in message
     assert '\n' not in message
     settings = inspect_data(cfg, SPLITS)['settings']

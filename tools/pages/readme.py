@@ -78,8 +78,8 @@ def describe_gains() -> str:
         f'and {few["seconds"] / many["seconds"]:.2f} times the time of\n  '
         '8, 4, 2 ([scaling](docs/scaling.md)); accuracy is in '
         '[G1 and G2](docs/grids.md).\n'
-        '- **Speed, as measured.** HAT-Net-Small takes '
-        f'{batches} times the time of\n  Swin-T and '
+        '- **Speed, as measured** (medians; ranges where stored). '
+        f'HAT-Net-Small takes {batches} times the time of\n  Swin-T and '
         f'{ours["memory"] / swin["memory"]:.2f} times the memory for 8 images '
         'of 224x224 on [2 CPU threads](docs/benchmark.md),\n  but '
         f'{single[224]:.2f} times the time for one, and {single[384]:.2f} at '
@@ -87,8 +87,7 @@ def describe_gains() -> str:
         f'kernels, {on_gpu("float32"):.2f} times in float32 '
         f'({on_gpu("float32", 1344):.2f} at 800x1344), '
         f'{on_gpu("bfloat16"):.2f} in bfloat16, '
-        f'{on_gpu("bfloat16", train=True):.2f} in its training.\n  '
-        'Ratios of times without a range are of medians.'
+        f'{on_gpu("bfloat16", train=True):.2f} in its training.'
     )
 
 
