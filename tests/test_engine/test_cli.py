@@ -358,9 +358,9 @@ def test_wrong_length_of_mean(inputs):
 
 
 @pytest.mark.parametrize('name', ['mean', 'std'])
-def test_wrong_length_in_other_libraries(name):
+def test_wrong_length_in_mmengine(name):
     values = dict(mean=[1, 2, 3], std=[1, 2, 3]) | {name: [1, 2]}
-    cfg = dict(type='mmseg.SegDataPreProcessor', **values)
+    cfg = dict(type='mmengine.ImgDataPreprocessor', **values)
     message = f'`{name}` should have 1 or 3 values'
     with pytest.raises(SystemExit, match=message), cli.one_line_errors():
         MODELS.build(cfg)
