@@ -8,13 +8,7 @@ _base_ = [
 ]
 
 model = dict(
-    data_preprocessor=dict(size=(128, 128)),
-    # The maps are as small as in classification, so use its G2.
-    backbone=dict(
-        ds_ratios=(8, 4, 2),
-        init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit'),
-    ),
-    decode_head=dict(num_classes=7),
+    backbone=dict(init_cfg=dict(_delete_=True, type='mmhatnet.FanOutInit'))
 )
 dataset = dict(data_root='data/demo-1200/ade/ADEChallengeData2016')
 train_dataloader = dict(

@@ -6,12 +6,6 @@ _base_ = [
     '../_base_/mmseg_runtime.py',
 ]
 
-model = dict(
-    data_preprocessor=dict(size=(128, 128)),
-    # The maps are as small as in classification, so use its G2.
-    backbone=dict(ds_ratios=(8, 4, 2)),
-    decode_head=dict(num_classes=7),
-)
 train_dataloader = dict(batch_size=8)
 default_hooks = dict(checkpoint=dict(interval=300), logger=dict(interval=10))
 visualizer = dict(alpha=0.5)

@@ -1,18 +1,18 @@
-# A segmentor that is small enough for a CPU and for the package: without the
-# last stage, which has half of the parameters. Its backbone is pretrained on
-# CIFAR-10. The stem has its usual stride, with the same weights.
+# A segmentor of the demo data, small enough for a CPU and for the package:
+# without the last stage, which has half of the parameters. Its backbone is
+# pretrained on CIFAR-10. The stem has its usual stride, with the same weights.
 _base_ = ['../import_mmhatnet.py', 'mmseg::_base_/models/fpn_r50.py']
 
 model = dict(
     pretrained=None,
-    data_preprocessor=dict(size=(512, 512)),
+    data_preprocessor=dict(size=(128, 128)),
     backbone=dict(
         _delete_=True,
         type='mmhatnet.HATNet',
         arch='micro',
-        # G1 and G2 of the paper for dense prediction (Sec. 4.2 and 4.3).
         grid_sizes=(8, 8, 8),
-        ds_ratios=(16, 8, 4),
+        # The maps are as small as in classification, so use its G2.
+        ds_ratios=(8, 4, 2),
         drop_path_rate=0.0,
         init_cfg=dict(
             type='Pretrained', checkpoint='hatnet://cifar10-classifier'
@@ -25,6 +25,6 @@ model = dict(
         in_channels=[64] * 3,
         in_index=[0, 1, 2],
         channels=64,
-        num_classes=150,
+        num_classes=7,
     ),
 )
