@@ -129,8 +129,7 @@ def test_section_of_evidence(tmp_path):
         f'`d` against `{MICRO}`: ahead in all 3 pairs, by 0.25 to 1.',
     ):
         assert f'- {sentence}\n' in text
-    assert 'in at most 240 CPU minutes for `' in text
-    assert text.count('was not tried') == 2
+    assert text.count('was not tried') == 1
     assert 'differ by' not in text
     assert (tmp_path / 'cifar10.png').stat().st_size > 1000
     assert not evidence.make_section(tmp_path, 'trees')

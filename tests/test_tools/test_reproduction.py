@@ -262,7 +262,7 @@ def test_record_of_a_training(tmp_path):
     log = '11/26 08:00:00 - mmengine - INFO - Epoch(train)  [1][ 50/100]  lr'
     (tmp_path / '1' / '1.log').write_text(log)
     start = dict.fromkeys(KEYS) | dict(precision='float16', step=0)
-    start.update(processes=2, batch_size=256)
+    start.update(processes=2, batch_size=256, weights=[{'name': 'a.pth'}])
     later, end = start | dict(step=50), {'accuracy/top1': 20.0, 'step': 2}
 
     loss = dict(loss=1.0, step=50, time=1.5)
@@ -284,6 +284,7 @@ def test_record_of_a_training(tmp_path):
             record(starts, *lines)
     found = record([start, later], loss, first, end)
     assert (found['precision'], found['starts']) == ('float16', 2)
+    assert found['weights'] == start['weights']
     assert 'training' not in found
     assert found['parameters'] == 12_650_152  # as in the metafile
     assert found['kept_memory'] > 2**20

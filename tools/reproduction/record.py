@@ -24,8 +24,8 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
 
     ``operations`` are those of the model, and ``kept_memory`` is what the
     backbone keeps for the backward pass, for one image (height, width) in
-    float32. The settings are those of the first start. If a resumed one had
-    others, ``training`` lists all starts.
+    float32. The settings and the files of weights are those of the first
+    start. If a resumed one had other settings, ``training`` lists all starts.
 
     Raises:
         FileNotFoundError: If there is no config or no log.
@@ -77,6 +77,7 @@ def record_training(work_dir: str | Path, shape: tuple[int, int]) -> dict:
         ],
         starts=len(starts),
         **described[0],
+        weights=starts[0]['weights'],
         **(dict(training=starts) if differ else {}),
     )
 
