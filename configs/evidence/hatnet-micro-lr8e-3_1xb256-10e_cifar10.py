@@ -1,5 +1,4 @@
-# The best learning rate of the search over two epochs. The shipped classifier
-# was trained before the search.
+# The best learning rate of the search over two epochs.
 _base_ = './hatnet-micro_1xb256-10e_cifar10.py'
 
 optim_wrapper = dict(optimizer=dict(lr=8e-3))

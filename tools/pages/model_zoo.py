@@ -95,8 +95,10 @@ def add_training(model: dict, cfg: Config) -> None:
         if 'Epochs' in metadata
         else f'iter_{metadata["Iterations"]}'
     )
+    starts = record.get('training', [record])
+    machines = dict.fromkeys(start['machine'] for start in starts)
     metadata |= {
-        'Training Resources': record['machine'],
+        'Training Resources': '; '.join(machines),
         'Training Command': 'python tools/train.py '
         f'configs/evidence/{record["config"]}.py --cfg-options {given}',
         'Publishing Command': (
