@@ -200,18 +200,18 @@ def test_classes_become_names():
 
 def depth(path):
     """Levels of inheritance among our own files that set something."""
-    tree = ast.parse(path.read_text())
-    found = [
-        ast.literal_eval(node.value)
-        for node in tree.body
+    settings = {
+        ast.unparse(node.targets[0]): node.value
+        for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Assign)
-        and ast.unparse(node.targets[0]) == '_base_'
-    ]
-    bases = found[0] if found else []
+    }
+    bases = ast.literal_eval(settings.pop('_base_', ast.List([])))
     bases = [bases] if isinstance(bases, str) else bases
     others = '::', 'import_mmhatnet'
     ours = [x for x in bases if not any(name in x for name in others)]
-    return 1 + max((depth(path.parent / x) for x in ours), default=0)
+    return bool(settings) + max(
+        (depth(path.parent / x) for x in ours), default=0
+    )
 
 
 @pytest.mark.parametrize('config', CONFIGS)
