@@ -365,32 +365,28 @@ def training_section(records: list[dict], group: Group, picture: Path) -> str:
 
 def search_section(records: list[dict], metric: str) -> str:
     """A row for each training, and the best learning rate of each config."""
-    rows = []
-    rates: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    rows, rates = [], {}
     for record in records:
-        config, last = f'`{record["config"]}`', record['curve'][-1]
+        config, value = f'`{record["config"]}`', record['curve'][-1][metric]
         changed = ', '.join(
             f'`{key.removeprefix("optim_wrapper.").removeprefix("model.")}='
             f'{value}`'
             for key, value in record['options'].items()
             if not key.startswith(NOT_LISTED)
         )
-        row = dict(config=config, changed=changed, images=last['images'])
-        rows.append(row | {'lr': record['lr'], metric: f'{last[metric]:.4g}'})
         if not changed:
-            seen = config, f'{last["images"]:,}'
-            rates.setdefault(seen, []).append((last[metric], record['lr']))
-    rows.sort(key=lambda row: list(row.values())[:4])
-    for row in rows:
-        row.update(images=f'{row["images"]:,}', lr=f'{row["lr"]:g}')
+            rates.setdefault(config, []).append((value, record['lr']))
+        row = dict(config=config, changed=changed, lr=f'{record["lr"]:.2g}')
+        rows.append(row | {metric: f'{value:.4g}'})
+    rows.sort(key=lambda row: list(row.values())[:3])
     best = []
-    for (config, images), found in sorted(rates.items()):
+    for config, found in sorted(rates.items()):
         rate, largest = max(found)[1], max(rate for _, rate in found)
         if len(found) > 1:
             end = ', the largest of them' if rate == largest else ''
             best.append(
                 f'- The best of {len(found)} learning rates of {config} is '
-                f'{rate:g} after {images} images{end}.'
+                f'{rate:.2g}{end}.'
             )
     return '\n'.join([markdown_table(rows), '', *best]).rstrip()
 
@@ -398,12 +394,10 @@ def search_section(records: list[dict], metric: str) -> str:
 def make_section(folder: Path, name: str) -> str:
     """Fill the region of a group; it is empty without records."""
     group, records = GROUPS[name], read_records(folder, name)
-    if name == 'search':
-        compared = read_records(folder, 'cifar10')
-        records += [record for record in compared if record['seed'] == 0]
-        return search_section(records, group.metric) if records else ''
     if not records:
         return ''
+    if name == 'search':
+        return search_section(records, group.metric)
     return training_section(records, group, folder / f'{name}.png')
 
 
