@@ -12,7 +12,7 @@ Sets up an environment (tools/setup_env.sh; its variables apply), draws
 predictions of a small segmentor whose weights are in the package, trains the
 Semantic FPN demo from scratch, on all GPUs or in two processes on the CPU,
 evaluates it and draws its predictions beside the truth. Then a small detector is
-trained for a minute, and its boxes are drawn. A second call continues where the
+trained for few iterations, and its boxes are drawn. A second call continues where the
 first was interrupted. What the libraries print is in
 work_dirs/fpn_hatnet-tiny_2xb4-400_demo/quickstart.log.
 
@@ -68,7 +68,7 @@ run : "$PYTHON" tools/visualization/vis_predictions.py shape-segmentor \
 echo "  image, prediction and truth: $work/shape-segmentor.png"
 
 n=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count() or 2)')
-say "3/5 training $config in $n processes (this takes minutes)"
+say "3/5 training $config in $n processes"
 use progress tools/dist_train.sh $config "$n" --work-dir $work --resume
 
 say '4/5 evaluating, and drawing predictions'
@@ -79,7 +79,7 @@ use progress "$PYTHON" tools/test.py $config "$checkpoint" --work-dir $work/test
 use : "$PYTHON" tools/visualization/vis_predictions.py $config "$checkpoint" \
   --out $work/predictions.png
 
-say "5/5 training configs/demo/$detector.py, and drawing its boxes (a minute)"
+say "5/5 training configs/demo/$detector.py, and drawing its boxes"
 run progress "$PYTHON" tools/train.py configs/demo/$detector.py --resume \
   ${short[@]+--cfg-options "${short[@]}"}
 boxes=work_dirs/$detector

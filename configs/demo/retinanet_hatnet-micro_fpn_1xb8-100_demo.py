@@ -1,5 +1,5 @@
-# A detector that learns the shapes of the demo data in a minute, with the
-# backbone of the CIFAR-10 classifier.
+# A detector that learns the shapes of the demo data in few iterations, with
+# the backbone of the CIFAR-10 classifier.
 _base_ = [
     '../_base_/models/retinanet_hatnet-micro_fpn.py',
     '../_base_/datasets/demo_instance.py',

@@ -33,7 +33,8 @@ from .timing import peak_memory, time_in_turns
 # All other columns are metrics.
 COLUMNS = {
     *('G1', 'G2', 'configured', 'height', 'width'),
-    *('operations', 'latency', 'latency_ratio', 'memory'),
+    *('operations', 'memory', 'latency', 'latency_ratio'),
+    *('latency_ratio_min', 'latency_ratio_max'),
     *('machine', 'fingerprint'),
 }
 
@@ -209,11 +210,15 @@ def _costs(
 
     steps = dict(configured=lambda: step(configured), setting=step)
     seconds = time_in_turns(steps, rounds, device)
-    ratios = map(truediv, seconds['setting'], seconds['configured'])
+    if setting == configured:
+        seconds['setting'] = seconds['configured']
+    ratios = [*map(truediv, seconds['setting'], seconds['configured'])]
     costs = dict(
         operations=count_operations(cfg, setting, shape),
         latency=median(seconds['setting']),
-        latency_ratio=median(ratios) if setting != configured else 1.0,
+        latency_ratio=median(ratios),
+        latency_ratio_min=min(ratios),
+        latency_ratio_max=max(ratios),
     )
     memory = peak_memory(step, device)
     return costs if memory is None else costs | dict(memory=memory)

@@ -104,7 +104,7 @@ def finish(
     save_figure(grid, work_dir / 'predictions.png')
     why = NOT_ASKED
     if exports:
-        say('exporting to ONNX (one or two minutes)')
+        say('exporting to ONNX (may take minutes)')
         why = _export(config, weights)
     return dict(
         task=plan.task,

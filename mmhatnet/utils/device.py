@@ -35,7 +35,7 @@ def find_device(name: str | torch.device) -> torch.device:
 def computes_bfloat16() -> bool:
     """Whether Linux says that this CPU has instructions for bfloat16.
 
-    Without them, a step takes several times as long as in float32.
+    Without them, torch emulates it.
     """
     try:
         return 'bf16' in CPU_INFO.read_text('utf-8')

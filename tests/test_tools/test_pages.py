@@ -112,11 +112,11 @@ def test_section_of_evidence(tmp_path):
         )
     }
     assert rows['`a`'] == [
-        *('2', '2 CPU threads', '0.004', '1, 2, 3', '84, 84.75, 85.5'),
-        '84.75 ± 0.75',
+        *('2', '2 CPU threads', 'float32', '0.004', '1, 2, 3'),
+        *('84, 84.75, 85.5', '84.75 ± 0.75'),
         '0.417 (0.25 to 0.5)',
     ]
-    assert rows['`c`'][3:] == ['1', '90', '90', '-5.5 (-5.5)']
+    assert rows['`c`'][4:] == ['1', '90', '90', '-5.5 (-5.5)']
     for sentence in (
         f'The goal of 84 (accuracy/top1) in at most 60 CPU minutes for '
         f'`{MICRO}` is met with 3 seeds: 84.5 to 86 in at most 2 CPU '
@@ -173,6 +173,26 @@ def test_seeds_that_differ(tmp_path):
     )
     assert sentence in text
     assert text.count('differ by') == 1
+
+
+def test_other_pairs(tmp_path):
+    """Two configs are also compared with each other."""
+    evidence = import_page('evidence')
+    (config, base), *_ = evidence.GROUPS['fpn'].others
+    add_records(tmp_path, 'fpn', config, [80, 82, 81], metric='mIoU')
+    add_records(tmp_path, 'fpn', base, [82, 82.5, 84], metric='mIoU')
+    text = evidence.make_section(tmp_path, 'fpn')
+    verdict = 'behind in all 3 pairs, by 0.5 to 3'
+    assert f'- `{config}` against `{base}`: {verdict}.\n' in text
+
+
+def test_machines_of_a_training(tmp_path):
+    """Those of all its starts, without the version of torch."""
+    machines = '1 CPU thread, torch 2', '2 CPU threads, torch 2'
+    starts = [dict(machine=x) for x in (*machines, machines[0])]
+    add_records(tmp_path, 'cifar10', MICRO, [80], training=starts)
+    text = import_page('evidence').make_section(tmp_path, 'cifar10')
+    assert '| 1 CPU thread, 2 CPU threads | float32 |' in text
 
 
 def test_other_tests_of_a_training(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
-from mmhatnet.analysis.report import markdown_table
+from mmhatnet.analysis.report import markdown_table, show_ratios
 from mmhatnet.analysis.sweep import (
     build_hatnet,
     main_metric,
@@ -195,7 +195,8 @@ def cells_of(row: dict, metric: str | None) -> dict[str, str]:
         cells[metric] = f'{row[metric]:.4g}'
     cells['#FLOPs (G)'] = f'{row["operations"] / 1e9:.2f}'
     cells['time (ms)'] = f'{1000 * row["latency"]:.1f}'
-    cells['relative'] = f'{row["latency_ratio"]:.2f}'
+    ratios = ('latency_ratio', 'latency_ratio_min', 'latency_ratio_max')
+    cells['relative'] = show_ratios([row[x] for x in ratios if x in row])
     if 'memory' in row:
         cells['memory (MiB)'] = f'{row["memory"] / 2**20:.0f}'
     cells[''] = 'configured' if row['configured'] else ''

@@ -3,7 +3,7 @@
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil, inf
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -45,6 +45,7 @@ class Group(NamedTuple):
     # Config -> a value for all of its trainings, within these CPU minutes.
     goals: Mapping[str, tuple[float, float]] = {}
     spread: float = inf  # how far seeds of a config may differ
+    others: Sequence[tuple[str, str]] = ()  # pairs that are also compared
 
 
 MICRO = 'hatnet-micro_1xb256-10e_cifar10'
@@ -54,9 +55,9 @@ QUICKSTART = 'fpn_hatnet-tiny_2xb4-400_demo'
 SCRATCH = 'fpn_hatnet-micro-scratch_1xb8-1200_demo-1200'
 SEGMENTOR = 'fpn_hatnet-micro_1xb8-1200_demo'
 DETECTOR = 'retinanet_hatnet-micro_fpn_1xb4-36e_trees'
-TREES = Group(
-    'coco/bbox_mAP_50', (400, 400), DETECTOR, {DETECTOR: (0.4, inf)}
-)
+TREES = Group('coco/bbox_mAP_50', (400, 400), DETECTOR, {DETECTOR: (0.4, inf)})
+SCRATCH_DEMO = 'fpn_hatnet-micro-scratch_1xb8-1200_demo'
+OFFICIAL_DEMO = 'fpn_hatnet-micro-official_1xb8-1200_demo'
 # Names of regions of the page.
 GROUPS = {
     'cifar10': Group(
@@ -68,9 +69,10 @@ GROUPS = {
     'trees': TREES,
     'trees-60e': TREES,  # from the classifier of 60 epochs
     'fpn': Group(
-        *('mIoU', (160, 192), SEGMENTOR, {SEGMENTOR: (80, inf)}), spread=3
+        *('mIoU', (160, 192), SEGMENTOR, {SEGMENTOR: (80, inf)}, 3),
+        [(OFFICIAL_DEMO, SCRATCH_DEMO)],
     ),
-    'quickstart': Group('mIoU', (160, 192), QUICKSTART),
+    'quickstart': Group('mIoU', (160, 192), QUICKSTART, spread=3),
     'ablation': Group('mIoU', (160, 192), SCRATCH, spread=3),
 }
 # Settings that define a training, without those that depend on the machine.
@@ -212,6 +214,11 @@ def pairs(found: dict, base: str, other: str) -> list[float]:
     return [mine[k] - v for k, v in found[other].items() if k in mine]
 
 
+def join(values: Iterable[str]) -> str:
+    """List values, each of them once."""
+    return ', '.join(dict.fromkeys(values))
+
+
 def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
     """One row for each config; its seeds share a cell."""
     found = results(records, group.metric)
@@ -219,16 +226,17 @@ def training_rows(records: list[dict], group: Group) -> Iterator[dict]:
         here = [record for record in records if record['config'] == config]
         seconds = mean(record['curve'][-1]['seconds'] for record in here)
         ahead = pairs(found, group.base, config)
-        # Without the version of torch.
-        machines = dict.fromkeys(x['machine'].partition(',')[0] for x in here)
+        starts = [start for x in here for start in x.get('training', [x])]
         yield {
             'config': f'`{config}`',
             'parameters (M)': f'{here[0]["parameters"] / 1e6:.2f}',
             'operations (M)': f'{here[0]["operations"] / 1e6:.0f}',
             'kept (MiB)': f'{here[0]["kept_memory"] / 2**20:.1f}',
             'minutes': f'{seconds / 60:.3g}',
-            'machine': ', '.join(machines),
-            'lr': ', '.join(dict.fromkeys(f'{x["lr"]:g}' for x in here)),
+            # Without the version of torch.
+            'machine': join(x['machine'].split(',')[0] for x in starts),
+            'precision': join(x['precision'] for x in here),
+            'lr': join(f'{x["lr"]:g}' for x in here),
             'seeds': ', '.join(map(str, values)),
             group.metric: ', '.join(f'{v:.4g}' for v in values.values()),
             'mean': show_mean([*values.values()]),
@@ -314,13 +322,16 @@ def judge(records: list[dict], group: Group) -> Iterator[str]:
                     f'Tested {how}, seed {record["seed"]} has '
                     f'{value:.4g}: the goal of {goal:g} is {meets}.'
                 )
-    for config, seeds in found.items():
-        ahead = pairs(found, group.base, config)
+    compared = [(config, group.base) for config in found]
+    for config, base in (*compared, *group.others):
+        ahead = pairs(found, base, config) if config in found else []
         if ahead:
             verdict = judge_pairs(ahead)
             if verdict.startswith(('ahead', 'behind')):
-                verdict += find_reverse(records, group, config, ahead)
-            yield f'`{config}` against `{group.base}`: {verdict}.'
+                here = group._replace(base=base)
+                verdict += find_reverse(records, here, config, ahead)
+            yield f'`{config}` against `{base}`: {verdict}.'
+    for config, seeds in found.items():
         spread = max(seeds.values()) - min(seeds.values())
         if spread > group.spread:
             yield (

@@ -22,7 +22,7 @@ from .choice import CHECKS, largest_error
 from .launching import operator, wrap_triton
 
 # Columns of a program. SiLU is computed K - 1 columns wider, and 2 (K - 1) in
-# the backward pass. 7 would take 11 % fewer instructions, but all registers.
+# the backward pass. 7 would need fewer instructions, but all registers.
 COLUMNS = 4
 # Channels of a program by K: two in each thread, or one if it has to hold the
 # sums for 25 taps.
