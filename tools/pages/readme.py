@@ -38,10 +38,15 @@ def describe_gains() -> str:
     }
     base = f'{SMALL}, G2 8, 4, 2'
     few, many = sizes[f'{SMALL}, G2 32, 16, 8', 1536], sizes[base, 1536]
-    single = {
-        side: sizes[base, side]['seconds'] / sizes['Swin-T', side]['seconds']
+
+    def in_turns(mine: dict, other: dict) -> str:
+        pairs = zip(mine['seconds'], other['seconds'], strict=True)
+        return show_ratios([own / theirs for own, theirs in pairs])
+
+    single, larger = (
+        in_turns(sizes[base, side], sizes['Swin-T', side])
         for side in (224, 384)
-    }
+    )
     rows = {
         row['model']: row
         for row in read_csv(DOCS / 'benchmark.csv')
@@ -49,8 +54,7 @@ def describe_gains() -> str:
         and row['form'] == 'eager'
     }
     ours, swin = rows['hatnet-small_8xb128_in1k'], rows[CLASSIFIERS['Swin-T']]
-    pairs = zip(ours['seconds'], swin['seconds'], strict=True)
-    batches = show_ratios([own / theirs for own, theirs in pairs])
+    threads = ours['machine'].partition(' with')[0]
     timings = read_json(DOCS / 'gpu' / 'h100.json')['timings']
 
     def on_gpu(dtype: str, width: int = 224, train: bool = False) -> float:
@@ -75,14 +79,15 @@ def describe_gains() -> str:
         '- **A dial.** G1 and G2 can be changed on a trained model. At '
         '1536x1536, HAT-Net-Small with\n  G2 of 32, 16, 8 takes '
         f'{few["operations"] / many["operations"]:.2f} times the operations '
-        f'and {few["seconds"] / many["seconds"]:.2f} times the time of\n  '
+        f'and {in_turns(few, many)} times the time of\n  '
         '8, 4, 2 ([scaling](docs/scaling.md)); accuracy is in '
         '[G1 and G2](docs/grids.md).\n'
         '- **Speed, as measured** (medians; ranges where stored). '
-        f'HAT-Net-Small takes {batches} times the time of\n  Swin-T and '
+        f'HAT-Net-Small takes {in_turns(ours, swin)} times the time of\n'
+        '  Swin-T and '
         f'{ours["memory"] / swin["memory"]:.2f} times the memory for 8 images '
-        'of 224x224 on [2 CPU threads](docs/benchmark.md),\n  but '
-        f'{single[224]:.2f} times the time for one, and {single[384]:.2f} at '
+        f'of 224x224 on [{threads}](docs/benchmark.md),\n  but '
+        f'{single} times the time for one, and {larger} at '
         '[384x384](docs/scaling.md). On an [H100](docs/gpu.md), before\n  our '
         f'kernels, {on_gpu("float32"):.2f} times in float32 '
         f'({on_gpu("float32", 1344):.2f} at 800x1344), '

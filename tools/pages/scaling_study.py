@@ -77,13 +77,19 @@ def rows_of(size: int) -> list[dict]:
             machine=describe_machine(),
         )
         if operations <= 1e9 * LIMIT:
-            steps[name] = partial(MODELS.build(cfg.model).eval(), image)
+            model = MODELS.build(cfg.model)
+            model.eval()  # returns nothing for a Swin
+            steps[name] = partial(model, image)
     for name, seconds in time_in_turns(steps, ROUNDS).items():
-        rows[name]['seconds'] = median(seconds)
+        rows[name]['seconds'] = seconds
         memory = peak_memory(steps[name])
         if memory is not None:
             rows[name]['memory'] = memory
     return list(rows.values())
+
+
+def cost_of(row: dict, column: str) -> float:
+    return median(row[column]) if column == 'seconds' else row[column]
 
 
 def costs_of(rows: list[dict], column: str) -> dict[str, dict[int, float]]:
@@ -91,7 +97,7 @@ def costs_of(rows: list[dict], column: str) -> dict[str, dict[int, float]]:
     _, unit = UNITS[column]
     return {
         name: {
-            row['size']: row[column] / unit
+            row['size']: cost_of(row, column) / unit
             for row in rows
             if row['backbone'] == name and column in row
         }
