@@ -339,8 +339,7 @@ class HATNet(BackboneBase):
             file or URL of the authors or of mm, or ``'hatnet://small'``; see
             :func:`mmhatnet.weights.loading.load_backbone`. With
             ``dict(type='mmhatnet.FanOutInit')`` short trainings from scratch
-            can learn faster. Defaults to the authors' normal weights, cut
-            at two standard deviations.
+            can learn faster. Defaults to the authors', cut at 2 deviations.
 
     Raises:
         ValueError: If an argument is illegal or an image is smaller than 32x32
